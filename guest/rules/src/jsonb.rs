@@ -1,0 +1,110 @@
+//! What JSON the column `properties` can hold, as the contract in `wit/` has it.
+//!
+//! The host would refuse the rest as well; checked here, the producer is told
+//! which value it was.
+
+use std::slice;
+
+use crate::{Code, quote};
+
+/// Levels of objects and arrays within each other, at most.
+const MAX_DEPTH: usize = 127;
+
+/// Characters of a number that fits in a 64-bit float if it has no exponent:
+/// the greatest has 309 digits.
+const SAFE_DIGITS: usize = 300;
+
+type Refusal = (Code, String);
+
+/// Checks a text that is known to be well-formed JSON, which makes this simple:
+/// one pass, and a closer look only at strings with `\u` and at numbers with an
+/// exponent.
+pub(crate) fn check(json: &str) -> Result<(), Refusal> {
+    let mut depth = 0_usize;
+    let mut bytes = json.as_bytes().iter();
+    loop {
+        let token = bytes.as_slice();
+        match bytes.next() {
+            Some(b'"') => {
+                if has_unicode_escape(&mut bytes) {
+                    check_string(consumed(token, &bytes))?;
+                }
+            }
+            Some(b'-' | b'0'..=b'9') => {
+                let (number, rest) = split_number(token);
+                check_number(number)?;
+                bytes = rest.iter();
+            }
+            Some(b'{' | b'[') => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    let message = format!("found more than {MAX_DEPTH} levels, expected fewer");
+                    return Err((Code::TooDeep, message));
+                }
+            }
+            Some(b'}' | b']') => depth = depth.saturating_sub(1),
+            Some(_) => {}
+            None => return Ok(()),
+        }
+    }
+}
+
+/// The text of a JSON string with its quotes; none if half a surrogate pair is in it.
+pub(crate) fn unescape(string: &[u8]) -> Option<String> {
+    serde_json::from_slice(string).ok()
+}
+
+/// What of `token` the iterator, which started there, has consumed.
+fn consumed<'a>(token: &'a [u8], rest: &slice::Iter<'_, u8>) -> &'a [u8] {
+    token.get(..token.len().saturating_sub(rest.len())).unwrap_or(token)
+}
+
+/// Consumes a string after its opening quote, and tells whether it has a `\u`.
+fn has_unicode_escape(bytes: &mut slice::Iter<'_, u8>) -> bool {
+    let mut found = false;
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => break,
+            b'\\' => found |= bytes.next() == Some(&b'u'),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Splits off the number that `json` begins with.
+fn split_number(json: &[u8]) -> (&[u8], &[u8]) {
+    let ends = |byte: &u8| !matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+    let len = json.iter().position(ends).unwrap_or(json.len());
+    json.split_at_checked(len).unwrap_or((json, &[]))
+}
+
+fn check_string(string: &[u8]) -> Result<(), Refusal> {
+    let found = || quote(&String::from_utf8_lossy(string));
+    match unescape(string) {
+        None => {
+            let message = format!("found {}, expected no half surrogate pair", found());
+            Err((Code::InvalidUnicode, message))
+        }
+        Some(text) if text.contains('\0') => {
+            let message = format!("found {}, expected text without NUL characters", found());
+            Err((Code::NulCharacter, message))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn check_number(number: &[u8]) -> Result<(), Refusal> {
+    let has_exponent = number.iter().any(|byte| matches!(byte, b'e' | b'E'));
+    if !has_exponent && number.len() <= SAFE_DIGITS {
+        return Ok(());
+    }
+    let number = String::from_utf8_lossy(number);
+    match number.parse::<f64>() {
+        Ok(value) if value.is_finite() => Ok(()),
+        _ => {
+            let message = format!("found {}, expected a number within a 64-bit float", quote(&number));
+            Err((Code::OutOfRange, message))
+        }
+    }
+}

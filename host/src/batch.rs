@@ -1,0 +1,267 @@
+//! What flows through the pipeline: entries, verdicts and fates. Pure data, no I/O.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+/// The ID that Redis gave a stream entry: `<milliseconds>-<sequence>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId {
+    /// Milliseconds since the Unix epoch.
+    pub milliseconds: u64,
+    /// Distinguishes the entries of one millisecond.
+    pub sequence: u64,
+}
+
+impl EntryId {
+    /// Smaller than the ID of any entry that Redis can hold.
+    pub const ZERO: Self = Self { milliseconds: 0, sequence: 0 };
+
+    /// Reads the text form, or gives `None`.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let (milliseconds, sequence) = std::str::from_utf8(text).ok()?.split_once('-')?;
+        Some(Self { milliseconds: milliseconds.parse().ok()?, sequence: sequence.parse().ok()? })
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.milliseconds, self.sequence)
+    }
+}
+
+/// One stream entry, as Redis delivered it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its ID, unique in the stream.
+    pub id: EntryId,
+    /// Field names and values in the order of the producer, any bytes that
+    /// Redis can hold. `None` when the entry was deleted from the stream while
+    /// it was pending: its content is lost.
+    pub fields: Option<Vec<(Vec<u8>, Vec<u8>)>>,
+}
+
+/// An entry whose fields are text, as a guest gets it.
+#[derive(Clone, Debug)]
+pub struct Readable<'a> {
+    /// Its ID.
+    pub id: EntryId,
+    /// Field names and values in the order of the producer.
+    pub fields: Vec<(&'a str, &'a str)>,
+}
+
+/// What a guest wants to become of an entry: its claims, not yet checked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Store one row.
+    Accept(Claim),
+    /// Store several rows, all or none.
+    Expand(Vec<Claim>),
+    /// Keep the entry as a dead letter.
+    Reject(Vec<Violation>),
+    /// Drop the entry on purpose.
+    Discard(String),
+}
+
+/// A row as a guest hands it over: hostile input until `screen` has seen it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// A UUID in text form.
+    pub event_id: String,
+    /// Microseconds since the Unix epoch.
+    pub time: i64,
+    /// Anything.
+    pub event_type: String,
+    /// Anything.
+    pub user_id: String,
+    /// A JSON object in text form.
+    pub properties: Option<String>,
+}
+
+/// A row that PostgreSQL can hold. Only `screen` makes one from a claim.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Event {
+    // The key comes first, so that the derived order is that of the key:
+    // concurrent batches lock rows in one order and cannot deadlock.
+    /// With `time`, the key.
+    pub event_id: Uuid,
+    /// When the event happened, to the microsecond.
+    pub time: DateTime<Utc>,
+    /// Without NUL.
+    pub event_type: String,
+    /// Without NUL.
+    pub user_id: String,
+    /// A JSON object that `jsonb` can hold.
+    pub properties: Option<String>,
+}
+
+/// One reason why an entry is refused.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Violation {
+    /// Where in the entry; empty for the whole.
+    pub path: String,
+    /// A short, stable name for programs.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+/// Why an entry became a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The guest rejected it.
+    Rejected,
+    /// A field is not UTF-8, which a guest cannot be given.
+    Undecodable,
+    /// It was deleted from the stream while pending: the content is lost.
+    Deleted,
+    /// The guest's verdict does not keep the contract.
+    BadVerdict,
+    /// The guest trapped.
+    Trapped,
+    /// The guest overstepped its time limit.
+    TimedOut,
+    /// The guest overstepped its memory limit.
+    OutOfMemory,
+    /// PostgreSQL refused the row.
+    Refused,
+}
+
+impl Reason {
+    /// The name in the table `dead_letters`, in logs and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Undecodable => "undecodable",
+            Self::Deleted => "deleted",
+            Self::BadVerdict => "bad_verdict",
+            Self::Trapped => "trapped",
+            Self::TimedOut => "timed_out",
+            Self::OutOfMemory => "out_of_memory",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// The one way in which an entry ends (invariant 2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Its rows are stored, or are there already.
+    Store(Vec1<Event>),
+    /// It is kept with the reasons.
+    DeadLetter(Reason, Vec<Violation>),
+    /// It is dropped; the guest's reason.
+    Discard(String),
+}
+
+/// One item, mostly, and never none. Saves an allocation for each entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Vec1<T> {
+    /// Exactly one.
+    One(T),
+    /// Two or more.
+    Many(Vec<T>),
+}
+
+impl<T> Vec1<T> {
+    /// All items.
+    pub fn as_slice(&self) -> &[T] {
+        match self {
+            Self::One(item) => std::slice::from_ref(item),
+            Self::Many(items) => items,
+        }
+    }
+}
+
+/// An entry and what is to become of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// As it was delivered.
+    pub entry: Entry,
+    /// What is to be done.
+    pub fate: Fate,
+    /// The version of the rules that decided.
+    pub digest: Digest,
+}
+
+/// The SHA-256 of a component: the name of a version of the rules.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The digest of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The first 12 hexadecimal digits: enough for a log line.
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take(6).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+/// How the entries of a batch ended. The five add up to the entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// At least one new row.
+    pub stored: u64,
+    /// Every row was there already.
+    pub duplicate: u64,
+    /// Dead letters by the guest's verdict.
+    pub rejected: u64,
+    /// Dropped by the guest's verdict.
+    pub discarded: u64,
+    /// Dead letters for any other reason.
+    pub dead_lettered: u64,
+}
+
+impl Tally {
+    /// All entries.
+    pub fn total(&self) -> u64 {
+        self.stored + self.duplicate + self.rejected + self.discarded + self.dead_lettered
+    }
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.stored += other.stored;
+        self.duplicate += other.duplicate;
+        self.rejected += other.rejected;
+        self.discarded += other.discarded;
+        self.dead_lettered += other.dead_lettered;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_ids_read_what_they_write() {
+        let id = EntryId { milliseconds: 1_768_689_000_123, sequence: 7 };
+        assert_eq!(EntryId::parse(id.to_string().as_bytes()), Some(id));
+        for bad in ["", "1", "1-", "-1", "a-b", "1-2-3", "18446744073709551616-0"] {
+            assert_eq!(EntryId::parse(bad.as_bytes()), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_named_by_its_first_twelve_digits() {
+        assert_eq!(Digest::of(b"").to_string(), "e3b0c44298fc");
+    }
+}

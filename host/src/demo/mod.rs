@@ -1,0 +1,3 @@
+//! `sluicegate demo`: the whole service on private servers, with a generator and a ledger.
+
+pub mod servers;

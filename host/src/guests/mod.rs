@@ -1,0 +1,97 @@
+//! Versions of the rules: which component is in force, and how a new one comes into force.
+//!
+//! - `watch`: notices that the component's file changed, and swaps
+//!
+//! A version is a compiled [`Guest`], named by the digest of its file.
+
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::watch as channel;
+
+use crate::batch::Digest;
+use crate::judge::Rules;
+use crate::pipeline::RulesInForce;
+use crate::sandbox::{COMPONENT_MAX_BYTES, Guest, LoadError, Sandbox};
+
+/// The default rules, inside the program so that it needs no other file.
+pub const DEFAULT: &[u8] = include_bytes!(env!("SLUICEGATE_GUEST_DEFAULT"));
+/// Stricter rules, which the demo swaps in.
+pub const STRICT: &[u8] = include_bytes!(env!("SLUICEGATE_GUEST_STRICT"));
+
+/// Why there are no rules to begin with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file named by `GUEST`.
+    #[error("the guest {file} cannot be read: {source}")]
+    Unreadable {
+        /// Its path.
+        file: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// It is no component that can be used.
+    #[error("the guest {file} is refused: {source}")]
+    Refused {
+        /// Its path.
+        file: PathBuf,
+        /// Why.
+        source: LoadError,
+    },
+}
+
+/// The version in force, and the means to replace it.
+pub struct Guests {
+    sandbox: Sandbox,
+    /// `None` for the default rules, which do not change.
+    file: Option<PathBuf>,
+    in_force: channel::Sender<Arc<dyn Rules>>,
+}
+
+impl Guests {
+    /// Loads the first version. Compiles: not for a thread that has batches to serve.
+    pub fn load(sandbox: Sandbox, file: Option<&Path>) -> Result<Self, Error> {
+        let refused =
+            |source| Error::Refused { file: file.unwrap_or(Path::new("inside the program")).into(), source };
+        let guest = match file {
+            None => sandbox.load(DEFAULT).map_err(refused)?,
+            Some(file) => {
+                let bytes =
+                    read(file).map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
+                sandbox.load(&bytes).map_err(refused)?
+            }
+        };
+        tracing::info!(
+            guest = %guest.digest(),
+            file = file.map(|file| tracing::field::display(file.display())),
+            "guest loaded"
+        );
+        let (in_force, _) = channel::channel(Arc::new(guest) as Arc<dyn Rules>);
+        Ok(Self { sandbox, file: file.map(Path::to_owned), in_force })
+    }
+
+    /// Where the pipeline sees the version in force.
+    pub fn in_force(&self) -> RulesInForce {
+        self.in_force.subscribe()
+    }
+
+    fn digest(&self) -> Digest {
+        self.in_force.borrow().digest()
+    }
+
+    /// From the next batch on.
+    fn put_in_force(&self, guest: Guest) {
+        self.in_force.send_replace(Arc::new(guest));
+    }
+}
+
+/// The whole file, or its beginning if it is larger than any component may be.
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(COMPONENT_MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    std::fs::File::open(file)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

@@ -1,0 +1,100 @@
+//! The command line, logging and signals. The only place for `anyhow`.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use sluicegate::config::{Config, LogFormat, SETTINGS, Setting};
+use sluicegate::tenant;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Reads events from Redis Streams, lets a sandboxed WebAssembly component
+/// judge them, stores them in TimescaleDB and acknowledges what is committed.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the service
+    #[command(after_help = settings_help())]
+    Run {
+        /// Settings file; without it, sluicegate.toml is read if it is there
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+fn settings_help() -> String {
+    let mut help = String::from("Settings, as environment variables or in lower case in sluicegate.toml:\n");
+    for Setting { name, default, meaning, .. } in &SETTINGS {
+        let default = default.map_or(String::new(), |default| format!(" [default: {default}]"));
+        help.push_str(&format!("  {name:<24} {meaning}{default}\n"));
+    }
+    help
+}
+
+fn main() -> ExitCode {
+    let Command::Run { config } = Arguments::parse().command;
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
+    let config = match Config::load(file.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            start_logging(LogFormat::Text);
+            return Err(error.into());
+        }
+    };
+    start_logging(config.log_format);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting tokio")?;
+    let outcome = runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        tokio::spawn(cancel_on_signal(shutdown.clone())?);
+        tenant::run(config, shutdown).await.map_err(anyhow::Error::from)
+    });
+    // A guest may still be running, for its time limit at most: do not wait for it.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    outcome
+}
+
+/// Calls the shutdown at SIGTERM or SIGINT. The signals are caught from here on.
+fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
+    Ok(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "shutting down: finishing the batches in flight");
+        shutdown.cancel();
+    })
+}
+
+/// For people on a terminal, without colours elsewhere, JSON on request. `RUST_LOG` sets the level.
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+}

@@ -1,0 +1,98 @@
+//! The metrics file: its form is a contract.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+const HEADER: [&str; 5] = ["timestamp", "events_processed", "lag", "batch_time_ms", "processing_rate"];
+
+/// One line.
+#[derive(Clone, Copy, Debug)]
+pub struct Record {
+    /// When it was taken.
+    pub timestamp: DateTime<Utc>,
+    /// Entries that ended, in total since the start.
+    pub events_processed: u64,
+    /// Entries not yet delivered to the group; empty in the file when Redis does not know.
+    pub lag: Option<u64>,
+    /// How long the last batch took, from its reading to its acknowledgement.
+    pub batch_time_ms: u64,
+    /// Events a second over the interval.
+    pub processing_rate: f64,
+}
+
+/// Appended to; made with its folders when it is missing, and again when
+/// somebody moved it away. The header stands once, at the beginning.
+#[derive(Debug)]
+pub struct CsvFile {
+    path: PathBuf,
+}
+
+impl CsvFile {
+    /// Touches nothing yet.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds a line.
+    pub fn append(&self, record: &Record) -> Result<(), csv::Error> {
+        if let Some(folder) = self.path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let mut file = OpenOptions::new().append(true).create(true).open(&self.path)?;
+        let is_empty = file.seek(SeekFrom::End(0))? == 0;
+        write(&mut file, is_empty, record)
+    }
+}
+
+fn write(file: &mut File, with_header: bool, record: &Record) -> Result<(), csv::Error> {
+    let mut writer = csv::Writer::from_writer(file);
+    if with_header {
+        writer.write_record(HEADER)?;
+    }
+    writer.write_record([
+        record.timestamp.to_rfc3339_opts(SecondsFormat::Millis, true),
+        record.events_processed.to_string(),
+        record.lag.map(|lag| lag.to_string()).unwrap_or_default(),
+        record.batch_time_ms.to_string(),
+        format!("{:.2}", record.processing_rate),
+    ])?;
+    writer.flush()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_has_its_exact_form() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = CsvFile::new(&folder.path().join("a/b/metrics.csv"));
+        let record = Record {
+            timestamp: DateTime::from_timestamp_millis(1_768_774_674_827).expect("a time"),
+            events_processed: 137,
+            lag: Some(2),
+            batch_time_ms: 8,
+            processing_rate: 13.588,
+        };
+        file.append(&record).expect("written");
+        // A second run appends, without a second header.
+        CsvFile::new(file.path())
+            .append(&Record { lag: None, processing_rate: 0.0, ..record })
+            .expect("written");
+        assert_eq!(
+            std::fs::read_to_string(file.path()).expect("read"),
+            "timestamp,events_processed,lag,batch_time_ms,processing_rate\n\
+             2026-01-18T22:17:54.827Z,137,2,8,13.59\n\
+             2026-01-18T22:17:54.827Z,137,,8,0.00\n"
+        );
+    }
+}

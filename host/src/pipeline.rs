@@ -1,0 +1,322 @@
+//! The loop: read, judge, write, acknowledge. The only file that names all the steps.
+//!
+//! Each step is a task; bounded channels join them, so that batch n+1 is judged
+//! and n+2 read while batch n commits. What is read holds a permit until it is
+//! acknowledged: that bounds the memory, stops reading while the database is
+//! away, and tells when nothing is in flight.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{Entry, Fate, Judged, Reason, Violation};
+use crate::config::Config;
+use crate::judge::{Rules, judge};
+use crate::metrics::Counters;
+use crate::retry::Backoff;
+use crate::screen::cut;
+use crate::store::{self, Committed, Remedy, Store};
+use crate::stream::{self, Acknowledger, Reader};
+
+/// Batches beyond those that commit: one being read, one being judged, one
+/// waiting to be written, one being acknowledged.
+const BATCHES_BESIDE_COMMITS: usize = 4;
+
+/// The version of the rules that is in force; a new one takes effect with the next batch.
+pub type RulesInForce = watch::Receiver<Arc<dyn Rules>>;
+
+/// Why the pipeline stopped on its own.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Redis, and trying again cannot help.
+    #[error(transparent)]
+    Stream(#[from] stream::Error),
+    /// PostgreSQL, and trying again cannot help.
+    #[error("postgres: {0}")]
+    Store(#[from] store::Error),
+    /// A defect of the service.
+    #[error("a stage of the pipeline panicked: {0}")]
+    Panicked(#[from] JoinError),
+}
+
+/// All parts, ready to run.
+pub struct Pipeline {
+    /// Reads.
+    pub reader: Reader,
+    /// Judges.
+    pub rules: RulesInForce,
+    /// Writes.
+    pub store: Store,
+    /// Acknowledges.
+    pub acknowledger: Acknowledger,
+    /// Counts what was acknowledged.
+    pub counters: Arc<Counters>,
+}
+
+/// A batch on its way, with what belongs to the whole of it.
+struct Flight {
+    read_at: Instant,
+    /// Given back when the last part of the batch is acknowledged.
+    _permit: OwnedSemaphorePermit,
+}
+
+struct ReadBatch {
+    entries: Vec<Entry>,
+    flight: Flight,
+}
+
+struct JudgedBatch {
+    entries: Vec<Judged>,
+    flight: Flight,
+}
+
+struct CommittedBatch {
+    committed: Committed,
+    /// Shared, because a batch with a refused row commits in parts.
+    flight: Arc<Flight>,
+}
+
+impl Pipeline {
+    /// Runs until `shutdown` is called and everything read is acknowledged, or
+    /// until trying again cannot help.
+    pub async fn run(self, config: &Config, shutdown: CancellationToken) -> Result<(), Error> {
+        let permits = config.commits_in_flight + BATCHES_BESIDE_COMMITS;
+        // The permits bound what the channels can hold.
+        let (to_judge, read_batches) = mpsc::channel(permits);
+        let (to_write, judged_batches) = mpsc::channel(permits);
+        let (to_acknowledge, committed_batches) = mpsc::channel(permits);
+
+        let mut stages = JoinSet::new();
+        stages.spawn(read(self.reader, config.clone(), permits, to_judge, shutdown.clone()));
+        stages.spawn(judge_all(self.rules, read_batches, to_write));
+        stages.spawn(write(self.store, config.commits_in_flight, judged_batches, to_acknowledge));
+        stages.spawn(acknowledge(self.acknowledger, self.counters, committed_batches));
+
+        let mut outcome = Ok(());
+        while let Some(stage) = stages.join_next().await {
+            if let Err(error) = stage.map_err(Error::from).flatten() {
+                shutdown.cancel();
+                outcome = outcome.and(Err(error));
+            }
+        }
+        outcome
+    }
+}
+
+/// Reads until `shutdown`; closing the channel then lets the other stages run empty.
+async fn read(
+    mut reader: Reader,
+    config: Config,
+    permits_max: usize,
+    to_judge: mpsc::Sender<ReadBatch>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let permits = Arc::new(Semaphore::new(permits_max));
+    let mut backoff = Backoff::default();
+    while !shutdown.is_cancelled() {
+        let permit = tokio::select! {
+            permit = Arc::clone(&permits).acquire_owned() => permit,
+            () = shutdown.cancelled() => break,
+        };
+        let Ok(permit) = permit else { break }; // never closed
+        match reader.read(&shutdown).await {
+            Ok(batch) => {
+                backoff = Backoff::default();
+                let is_partial = !batch.redelivered && batch.entries.len() < config.batch_size;
+                if !batch.entries.is_empty() {
+                    let flight = Flight { read_at: Instant::now(), _permit: permit };
+                    if to_judge.send(ReadBatch { entries: batch.entries, flight }).await.is_err() {
+                        break; // a later stage failed
+                    }
+                    if is_partial {
+                        pause(config.partial_batch_delay(), &shutdown).await;
+                    }
+                }
+            }
+            Err(error) if error.is_permanent() => return Err(error.into()),
+            Err(error) => {
+                drop(permit);
+                tracing::warn!(%error, "reading failed; trying again");
+                backoff.wait(&shutdown).await;
+                // The reader goes back to the pending entries: none of them may be on its way still.
+                tokio::select! {
+                    all = permits.acquire_many(u32::try_from(permits_max).unwrap_or(u32::MAX)) => drop(all),
+                    () = shutdown.cancelled() => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn pause(delay: Duration, shutdown: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(delay) => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+/// Judges batch by batch, each by the version that is in force when it begins (invariant 6).
+async fn judge_all(
+    mut in_force: RulesInForce,
+    mut batches: mpsc::Receiver<ReadBatch>,
+    to_write: mpsc::Sender<JudgedBatch>,
+) -> Result<(), Error> {
+    let mut last = in_force.borrow_and_update().digest();
+    let mut rejections = RejectionLog::default();
+    while let Some(ReadBatch { entries, flight }) = batches.recv().await {
+        let rules = Arc::clone(&in_force.borrow_and_update());
+        if rules.digest() != last {
+            tracing::info!(from = %last, to = %rules.digest(), "guest swapped");
+            last = rules.digest();
+        }
+        let entries = tokio::task::spawn_blocking(move || judge(rules.as_ref(), entries)).await?;
+        rejections.log(&entries);
+        if to_write.send(JudgedBatch { entries, flight }).await.is_err() {
+            break; // a later stage failed
+        }
+    }
+    Ok(())
+}
+
+/// Logs what was not stored, with a bound: a flood of bad entries must not become a flood of lines.
+#[derive(Default)]
+struct RejectionLog {
+    second: Option<Instant>,
+    lines: u32,
+}
+
+impl RejectionLog {
+    const LINES_A_SECOND_MAX: u32 = 1_000;
+
+    fn log(&mut self, batch: &[Judged]) {
+        let mut silenced = 0;
+        for Judged { entry, fate, .. } in batch {
+            let Fate::DeadLetter(reason, violations) = fate else { continue };
+            if self.second.is_none_or(|second| second.elapsed() >= Duration::from_secs(1)) {
+                *self = Self { second: Some(Instant::now()), lines: 0 };
+            }
+            self.lines = self.lines.saturating_add(1);
+            match self.lines <= Self::LINES_A_SECOND_MAX {
+                true => tracing::warn!(
+                    entry = %entry.id, reason = reason.as_str(), violations = summary(violations), "entry not stored"
+                ),
+                false => silenced += 1,
+            }
+        }
+        if silenced > 0 {
+            tracing::warn!(entries = silenced, "more entries not stored; see the table dead_letters");
+        }
+    }
+}
+
+fn summary(violations: &[Violation]) -> String {
+    let parts: Vec<String> = violations
+        .iter()
+        .map(|Violation { path, code, message }| match path.is_empty() {
+            true => format!("{code} ({message})"),
+            false => format!("{path}: {code} ({message})"),
+        })
+        .collect();
+    cut(parts.join("; "))
+}
+
+/// Commits up to so many batches at the same time, in no promised order.
+///
+/// Each write is a task that nobody aborts: see [`Store::write`].
+async fn write(
+    store: Store,
+    commits_max: usize,
+    mut batches: mpsc::Receiver<JudgedBatch>,
+    to_acknowledge: mpsc::Sender<CommittedBatch>,
+) -> Result<(), Error> {
+    let mut commits: JoinSet<Result<(), Error>> = JoinSet::new();
+    while let Some(batch) = batches.recv().await {
+        commits.spawn(write_batch(store.clone(), batch, to_acknowledge.clone()));
+        while commits.len() >= commits_max {
+            commits.join_next().await.transpose()?.transpose()?;
+        }
+    }
+    while let Some(commit) = commits.join_next().await {
+        commit??;
+    }
+    Ok(())
+}
+
+/// Writes a batch until its fate is committed. When PostgreSQL refuses a row,
+/// the batch is halved until the row's entry is alone; it becomes a dead letter.
+async fn write_batch(
+    store: Store,
+    batch: JudgedBatch,
+    to_acknowledge: mpsc::Sender<CommittedBatch>,
+) -> Result<(), Error> {
+    let flight = Arc::new(batch.flight);
+    let mut backoff = Backoff::default();
+    let mut parts = vec![batch.entries];
+    while let Some(mut part) = parts.pop() {
+        match store.write(&part).await {
+            Ok(committed) => {
+                // A closed channel: acknowledging failed for good. The entries stay pending.
+                let _ = to_acknowledge.send(CommittedBatch { committed, flight: Arc::clone(&flight) }).await;
+            }
+            Err(error) => match (error.remedy(), part.as_mut_slice()) {
+                (Remedy::Retry, _) => {
+                    tracing::warn!(%error, database = store.address(), "writing failed; trying again");
+                    backoff.wait(&CancellationToken::new()).await;
+                    parts.push(part);
+                }
+                (Remedy::BlameRow, [only]) if !matches!(only.fate, Fate::DeadLetter(..)) => {
+                    tracing::warn!(entry = %only.entry.id, %error, "postgres refused the row");
+                    only.fate = Fate::DeadLetter(Reason::Refused, vec![refusal(&error)]);
+                    parts.push(part);
+                }
+                (Remedy::BlameRow, [_, _, ..]) => {
+                    let right = part.split_off(part.len() / 2);
+                    parts.extend([part, right]);
+                }
+                (Remedy::BlameRow | Remedy::Stop, _) => return Err(error.into()),
+            },
+        }
+    }
+    Ok(())
+}
+
+fn refusal(error: &store::Error) -> Violation {
+    Violation {
+        path: String::new(),
+        code: Reason::Refused.as_str().to_owned(),
+        message: cut(error.to_string()),
+    }
+}
+
+/// Acknowledges what is committed, until Redis has it. Only then does it count.
+async fn acknowledge(
+    mut acknowledger: Acknowledger,
+    counters: Arc<Counters>,
+    mut batches: mpsc::Receiver<CommittedBatch>,
+) -> Result<(), Error> {
+    let mut backoff = Backoff::default();
+    while let Some(first) = batches.recv().await {
+        let mut flights = vec![first.flight];
+        let mut committed = vec![first.committed];
+        while let Ok(next) = batches.try_recv() {
+            flights.push(next.flight);
+            committed.push(next.committed);
+        }
+        while let Err(error) = acknowledger.acknowledge(&committed).await {
+            if error.is_permanent() {
+                return Err(error.into());
+            }
+            tracing::warn!(%error, "acknowledging failed; trying again");
+            backoff.wait(&CancellationToken::new()).await;
+        }
+        backoff = Backoff::default();
+        for (committed, flight) in committed.iter().zip(flights) {
+            counters.add(committed.tally(), flight.read_at.elapsed());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! What goes wrong with PostgreSQL, and what is to be done about it.
+
+/// What goes wrong with PostgreSQL.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The URL does not read. It may hold a password, so it is not repeated.
+    #[error("POSTGRES_URL does not read; wanted postgres://user:password@host:port/database")]
+    Url,
+    /// The server is older than what the service is tested with.
+    #[error("postgres has version {found}; wanted {wanted} or later")]
+    ServerTooOld {
+        /// As the server says it.
+        found: String,
+        /// The major version.
+        wanted: u32,
+    },
+    /// No TimescaleDB on this server.
+    #[error(
+        "the extension timescaledb is not available on this postgres; install it and add it to \
+         shared_preload_libraries, or set ALLOW_PLAIN_TABLE=true to run on a plain table"
+    )]
+    ExtensionMissing,
+    /// TimescaleDB is installed but not loaded by the server.
+    #[error(
+        "the extension timescaledb is installed but not loaded; set shared_preload_libraries = 'timescaledb' \
+         in postgresql.conf and restart postgres, or set ALLOW_PLAIN_TABLE=true to run on a plain table ({0})"
+    )]
+    ExtensionNotLoaded(sqlx::Error),
+    /// The role may not make what the service needs.
+    #[error("the role may not {what} ({source}); let an administrator run: {remedy}")]
+    NoRights {
+        /// What was tried.
+        what: &'static str,
+        /// SQL for the administrator.
+        remedy: &'static str,
+        /// What PostgreSQL says.
+        source: sqlx::Error,
+    },
+    /// The table is there, but it is another.
+    #[error("the table events has another form: {found}; wanted {wanted}")]
+    WrongTable {
+        /// The columns that differ.
+        found: String,
+        /// As the migration makes them.
+        wanted: &'static str,
+    },
+    /// A migration failed.
+    #[error("migrating: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// More fields in one batch's dead letters than an array can count.
+    #[error("the dead letters of one batch have more than 2^31 fields")]
+    TooManyFields,
+    /// Violations that do not become JSON, which text always does.
+    #[error("writing violations: {0}")]
+    Violations(serde_json::Error),
+    /// A statement failed, or the connection did.
+    #[error("{0}")]
+    Statement(#[from] sqlx::Error),
+}
+
+/// What is to be done about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// The same again, later: the server is away, busy, or the outcome is unknown.
+    Retry,
+    /// A row is at fault: find it.
+    BlameRow,
+    /// Somebody must change something: the settings, the schema, the rights.
+    Stop,
+}
+
+impl Error {
+    /// What is to be done.
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Statement(error) => remedy(error),
+            Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => remedy(error),
+            Self::Migrate(sqlx::migrate::MigrateError::ExecuteMigration(error, _)) => remedy(error),
+            _ => Remedy::Stop,
+        }
+    }
+}
+
+fn remedy(error: &sqlx::Error) -> Remedy {
+    match error {
+        sqlx::Error::Database(error) => error.code().map_or(Remedy::Stop, |code| by_sqlstate(&code)),
+        // The connection broke, or none was to be had.
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => Remedy::Retry,
+        _ => Remedy::Stop,
+    }
+}
+
+/// Decides by the five characters of PostgreSQL's Appendix A.
+pub(super) fn by_sqlstate(code: &str) -> Remedy {
+    match code {
+        // Duplicate key in spite of DO NOTHING: a race in a compressed chunk (timescaledb#5448).
+        "23505" => Remedy::Retry,
+        // A read-only server: the old primary after a failover.
+        "25006" => Remedy::Retry,
+        // The server is starting, or the database is being copied or dropped.
+        "55000" | "55006" | "55P03" => Remedy::Retry,
+        _ => match code.get(..2).unwrap_or_default() {
+            // Connection, transaction rollback, resources, operator's intervention, system, internal.
+            "08" | "40" | "53" | "57" | "58" | "XX" => Remedy::Retry,
+            // Cardinality, data, integrity, check option, program limits (nesting), a trigger's own exception.
+            "21" | "22" | "23" | "44" | "54" | "P0" => Remedy::BlameRow,
+            _ => Remedy::Stop,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlstates_have_remedies() {
+        for (code, wanted) in [
+            ("08006", Remedy::Retry),    // connection_failure
+            ("40001", Remedy::Retry),    // serialization_failure
+            ("40P01", Remedy::Retry),    // deadlock_detected
+            ("53300", Remedy::Retry),    // too_many_connections
+            ("57P01", Remedy::Retry),    // admin_shutdown
+            ("57P03", Remedy::Retry),    // cannot_connect_now
+            ("23505", Remedy::Retry),    // unique_violation
+            ("22P05", Remedy::BlameRow), // untranslatable_character
+            ("22008", Remedy::BlameRow), // datetime_field_overflow
+            ("23514", Remedy::BlameRow), // check_violation
+            ("54001", Remedy::BlameRow), // statement_too_complex
+            ("42P01", Remedy::Stop),     // undefined_table
+            ("42501", Remedy::Stop),     // insufficient_privilege
+            ("28P01", Remedy::Stop),     // invalid_password
+            ("3D000", Remedy::Stop),     // invalid_catalog_name
+            ("", Remedy::Stop),
+        ] {
+            assert_eq!(by_sqlstate(code), wanted, "{code}");
+        }
+    }
+}

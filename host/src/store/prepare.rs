@@ -1,0 +1,154 @@
+//! What must be true of the database before the first batch: version, extension, schema.
+
+use sqlx::{Connection, PgConnection};
+
+use super::{Error, Store};
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+const POSTGRES_MAJOR_MIN: u32 = 14;
+/// Below it, ON CONFLICT DO NOTHING on a compressed chunk can drop the rest of
+/// a statement after the first conflict (timescaledb#7672).
+const TIMESCALEDB_MIN: (u32, u32, u32) = (2, 18, 1);
+
+/// The columns of `events`, as PostgreSQL names their types.
+const COLUMNS: &str =
+    "event_id uuid, event_type text, properties jsonb, time timestamp with time zone, user_id text";
+
+impl Store {
+    /// Checks the server, makes the extension and the tables if they are
+    /// missing. Safe when several replicas start together: sqlx takes an
+    /// advisory lock, and what the extension's making races on is tried again.
+    pub async fn prepare(&self) -> Result<(), Error> {
+        let mut connection = self.pool.acquire().await?;
+        check_server(&mut connection).await?;
+        match self.make_extension(&mut connection).await? {
+            Some(version) => tracing::info!(timescaledb = version, "database ready to migrate"),
+            None => tracing::warn!("no timescaledb: events go to a plain table, as ALLOW_PLAIN_TABLE says"),
+        }
+        MIGRATIONS.run(&mut *connection).await.map_err(|error| match error {
+            sqlx::migrate::MigrateError::Execute(source)
+            | sqlx::migrate::MigrateError::ExecuteMigration(source, _)
+                if is_denied(&source) =>
+            {
+                Error::NoRights {
+                    what: "make the tables",
+                    remedy: "GRANT CREATE, USAGE ON SCHEMA public TO <role>",
+                    source,
+                }
+            }
+            other => Error::Migrate(other),
+        })?;
+        check_table(&mut connection).await
+    }
+
+    /// Makes the extension if it is missing; gives its version, or `None` for a plain table.
+    async fn make_extension(&self, connection: &mut PgConnection) -> Result<Option<String>, Error> {
+        if let Some(version) = extension_version(connection).await? {
+            return Ok(Some(version));
+        }
+        let available: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        if !available {
+            return if self.allow_plain_table { Ok(None) } else { Err(Error::ExtensionMissing) };
+        }
+        // In a transaction with a lock of its own: IF NOT EXISTS alone races
+        // with another replica.
+        let mut transaction = connection.begin().await?;
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtext('sluicegate.extension'))")
+            .execute(&mut *transaction)
+            .await?;
+        let made = sqlx::query("CREATE EXTENSION IF NOT EXISTS timescaledb").execute(&mut *transaction).await;
+        match made {
+            Ok(_) => transaction.commit().await?,
+            Err(_) if self.allow_plain_table => {
+                transaction.rollback().await?;
+                return Ok(None);
+            }
+            Err(source) if is_denied(&source) => {
+                return Err(Error::NoRights {
+                    what: "make the extension timescaledb",
+                    remedy: "CREATE EXTENSION timescaledb",
+                    source,
+                });
+            }
+            // The extension's own check raises `object_not_in_prerequisite_state`
+            // or a fatal error, depending on its version.
+            Err(source) if must_be_preloaded(&source) => return Err(Error::ExtensionNotLoaded(source)),
+            Err(source) => return Err(source.into()),
+        }
+        extension_version(connection).await
+    }
+}
+
+async fn check_server(connection: &mut PgConnection) -> Result<(), Error> {
+    let number: String = sqlx::query_scalar("SHOW server_version_num").fetch_one(&mut *connection).await?;
+    let number: u32 = number.parse().unwrap_or(0);
+    match number >= POSTGRES_MAJOR_MIN * 10_000 {
+        true => Ok(()),
+        false => Err(Error::ServerTooOld {
+            found: sqlx::query_scalar("SHOW server_version").fetch_one(connection).await?,
+            wanted: POSTGRES_MAJOR_MIN,
+        }),
+    }
+}
+
+async fn extension_version(connection: &mut PgConnection) -> Result<Option<String>, Error> {
+    let version: Option<String> =
+        sqlx::query_scalar("SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'")
+            .fetch_optional(connection)
+            .await?;
+    if let Some(found) = version.as_deref().filter(|version| parts(version) < Some(TIMESCALEDB_MIN)) {
+        tracing::warn!(
+            found,
+            "this timescaledb can drop rows when a batch meets a compressed chunk (timescaledb#7672); \
+             update to 2.18.1 or later, or leave compression off"
+        );
+    }
+    Ok(version)
+}
+
+fn parts(version: &str) -> Option<(u32, u32, u32)> {
+    let mut parts = version.split(['.', '-']).map_while(|part| part.parse().ok());
+    Some((parts.next()?, parts.next()?, parts.next().unwrap_or(0)))
+}
+
+/// A table of the same name may have been there before.
+async fn check_table(connection: &mut PgConnection) -> Result<(), Error> {
+    let found: Option<String> = sqlx::query_scalar(
+        "SELECT string_agg(attname || ' ' || format_type(atttypid, NULL), ', ' ORDER BY attname)
+         FROM pg_attribute
+         WHERE attrelid = to_regclass('events') AND attnum > 0 AND NOT attisdropped
+           AND attname IN ('event_id', 'event_type', 'properties', 'time', 'user_id')",
+    )
+    .fetch_one(connection)
+    .await?;
+    match found {
+        Some(found) if found == COLUMNS => Ok(()),
+        found => Err(Error::WrongTable { found: found.unwrap_or_default(), wanted: COLUMNS }),
+    }
+}
+
+fn is_denied(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "42501")
+}
+
+fn must_be_preloaded(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.message().contains("preload"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare() {
+        assert!(parts("2.19.3") >= Some(TIMESCALEDB_MIN));
+        assert!(parts("2.18.1-dev") >= Some(TIMESCALEDB_MIN));
+        assert!(parts("2.9.11") < Some(TIMESCALEDB_MIN));
+        assert!(parts("3.0") >= Some(TIMESCALEDB_MIN));
+    }
+}

@@ -1,0 +1,149 @@
+//! One supervised pipeline: start when the servers are there, drain at shutdown.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::guests::{self, Guests};
+use crate::metrics::{Counters, Reporter};
+use crate::pipeline::{self, Pipeline, RulesInForce};
+use crate::retry::Backoff;
+use crate::sandbox::{Limits, Sandbox};
+use crate::store;
+use crate::store::{Remedy, Store};
+use crate::stream::{self, Stream};
+
+/// How long the batches in flight may take to be committed and acknowledged
+/// after the shutdown. What is not done by then stays pending, for the next start.
+const DRAIN: Duration = Duration::from_millis(3_500);
+
+/// Why the service ended on its own.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Redis, and trying again cannot help.
+    #[error(transparent)]
+    Stream(#[from] stream::Error),
+    /// PostgreSQL, and trying again cannot help.
+    #[error("postgres at {address}: {source}")]
+    Store {
+        /// Host, port and database.
+        address: String,
+        /// What was found.
+        source: store::Error,
+    },
+    /// No rules to begin with.
+    #[error(transparent)]
+    Guest(#[from] guests::Error),
+    /// The sandbox does not start.
+    #[error("wasmtime: {0}")]
+    Sandbox(wasmtime::Error),
+    /// The pipeline stopped.
+    #[error(transparent)]
+    Pipeline(#[from] pipeline::Error),
+    /// A defect of the service.
+    #[error("a task panicked: {0}")]
+    Panicked(#[from] tokio::task::JoinError),
+}
+
+/// Runs the service until `shutdown` is called.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    let limits = Limits { time: config.guest_time_limit(), memory_bytes: config.guest_memory_bytes };
+    let sandbox = Sandbox::new(limits).map_err(Error::Sandbox)?;
+    let file = config.guest.clone();
+    let guests = tokio::task::spawn_blocking(move || Guests::load(sandbox, file.as_deref())).await??;
+    let guests = Arc::new(guests);
+    let watching = tokio::spawn(Arc::clone(&guests).watch(shutdown.clone()));
+    let outcome = run_with(config, guests.in_force(), shutdown).await;
+    watching.abort();
+    outcome
+}
+
+/// Runs the service with these rules until `shutdown` is called.
+pub async fn run_with(config: Config, rules: RulesInForce, shutdown: CancellationToken) -> Result<(), Error> {
+    let store_error = |source| Error::Store { address: String::new(), source };
+    let stream = Stream::new(&config)?;
+    let store = Store::new(&config).map_err(store_error)?;
+    if !prepare(&stream, &store, &shutdown).await? {
+        return Ok(());
+    }
+    tracing::info!(
+        redis = stream.address(),
+        postgres = store.address(),
+        stream = config.stream_name,
+        group = config.consumer_group,
+        consumer = config.consumer_name,
+        "running"
+    );
+
+    let counters = Arc::new(Counters::default());
+    let mut reporter = Reporter::new(&config, stream.gauge());
+    let pipeline = Pipeline {
+        reader: stream.reader(&config),
+        rules,
+        store,
+        acknowledger: stream.acknowledger(),
+        counters: Arc::clone(&counters),
+    };
+    let reporting = shutdown.child_token();
+    let (outcome, ()) = tokio::join!(
+        async {
+            let outcome = drained(pipeline.run(&config, shutdown.clone()), &shutdown).await;
+            reporting.cancel();
+            outcome
+        },
+        reporter.run(&counters, config.monitoring_interval(), &reporting),
+    );
+    reporter.report(&counters).await;
+    Ok(outcome?)
+}
+
+/// Waits until both servers are there and as they must be; false when `shutdown` comes first.
+async fn prepare(stream: &Stream, store: &Store, shutdown: &CancellationToken) -> Result<bool, Error> {
+    let redis = async {
+        let mut backoff = Backoff::default();
+        while let Err(error) = stream.prepare().await {
+            if error.is_permanent() {
+                return Err(Error::Stream(error));
+            }
+            tracing::warn!(%error, "waiting for redis");
+            backoff.wait(shutdown).await;
+        }
+        Ok(())
+    };
+    let postgres = async {
+        let mut backoff = Backoff::default();
+        while let Err(source) = store.prepare().await {
+            if source.remedy() != Remedy::Retry {
+                return Err(Error::Store { address: store.address().to_owned(), source });
+            }
+            tracing::warn!(error = %source, database = store.address(), "waiting for postgres");
+            backoff.wait(shutdown).await;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        prepared = async { tokio::try_join!(redis, postgres) } => prepared.map(|_| true),
+        () = shutdown.cancelled() => Ok(false),
+    }
+}
+
+/// The pipeline's outcome; after the shutdown, not longer than [`DRAIN`].
+async fn drained(
+    pipeline: impl Future<Output = Result<(), pipeline::Error>>,
+    shutdown: &CancellationToken,
+) -> Result<(), pipeline::Error> {
+    let deadline = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        outcome = pipeline => outcome,
+        () = deadline => {
+            tracing::warn!("not everything was committed in time; the rest stays pending for the next start");
+            Ok(())
+        }
+    }
+}
