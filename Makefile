@@ -1,7 +1,8 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: build guests demo test bench servers wasmtime fmt
+.PHONY: build guests demo test lint unit integration bench servers wasmtime clean
 
 SLUICEGATE := target/release/sluicegate
+GUESTS := -p guest-default -p guest-strict
 
 # The components, then the service, which carries the default guest inside.
 build: guests
@@ -9,11 +10,25 @@ build: guests
 
 guests:
 	@tests/setup/tools.sh
-	cargo build --profile guest --locked --target wasm32-wasip2 -p guest-default -p guest-strict
+	cargo build --profile guest --locked --target wasm32-wasip2 $(GUESTS)
 
 # The whole service on private servers, for DEMO_SECONDS (20).
 demo: build servers
 	@$(SLUICEGATE) demo
 
+# Everything, against real servers: those of REDIS_URL and POSTGRES_URL if set, else private ones.
+# One profile for all of it, so that the heavy dependencies are built once.
+test: build servers wasmtime
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	$(SLUICEGATE) servers -- cargo test --release --locked --workspace
+
+# Events a second, the price of the sandbox, transactions an event.
+bench: build servers
+	cargo bench --locked -p sluicegate
+
 servers:
 	@tests/setup/servers.sh
+
+wasmtime:
+	@tests/setup/tools.sh wasmtime

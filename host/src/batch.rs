@@ -32,15 +32,17 @@ impl fmt::Display for EntryId {
     }
 }
 
+/// The name and the value of a field: any bytes that Redis can hold.
+pub type Field = (Vec<u8>, Vec<u8>);
+
 /// One stream entry, as Redis delivered it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its ID, unique in the stream.
     pub id: EntryId,
-    /// Field names and values in the order of the producer, any bytes that
-    /// Redis can hold. `None` when the entry was deleted from the stream while
-    /// it was pending: its content is lost.
-    pub fields: Option<Vec<(Vec<u8>, Vec<u8>)>>,
+    /// In the order of the producer. `None` when the entry was deleted from
+    /// the stream while it was pending: its content is lost.
+    pub fields: Option<Vec<Field>>,
 }
 
 /// An entry whose fields are text, as a guest gets it.

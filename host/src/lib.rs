@@ -1,4 +1,12 @@
-#![doc = include_str!("../../ARCHITECTURE.md")]
+//! Sluicegate as a library: the service, and the demo around it.
+//!
+//! The modules in the order in which an entry meets them: [`stream`] reads it,
+//! [`judge`] asks the rules in their [`sandbox`] and lets [`screen`] check what
+//! they say, [`store`] commits its fate, [`stream`] acknowledges it.
+//! [`pipeline`] joins these steps, [`tenant`] starts and drains a pipeline,
+//! [`guests`] decides which version of the rules is in force, [`metrics`] tells
+//! what happened. [`batch`] is the data they share, [`config`] every setting.
+//! ARCHITECTURE.md has the invariants.
 
 pub mod batch;
 pub mod config;

@@ -18,7 +18,7 @@ use crate::judge::{Rules, judge};
 use crate::metrics::Counters;
 use crate::retry::Backoff;
 use crate::screen::cut;
-use crate::store::{self, Committed, Remedy, Store};
+use crate::store::{self, Committed, Remedy, Store, Writer};
 use crate::stream::{self, Acknowledger, Reader};
 
 /// Batches beyond those that commit: one being read, one being judged, one
@@ -140,7 +140,7 @@ async fn read(
             Err(error) => {
                 drop(permit);
                 tracing::warn!(%error, "reading failed; trying again");
-                backoff.wait(&shutdown).await;
+                backoff.wait_unless(&shutdown).await;
                 // The reader goes back to the pending entries: none of them may be on its way still.
                 tokio::select! {
                     all = permits.acquire_many(u32::try_from(permits_max).unwrap_or(u32::MAX)) => drop(all),
@@ -225,19 +225,22 @@ fn summary(violations: &[Violation]) -> String {
 }
 
 /// Commits up to so many batches at the same time, in no promised order.
-///
-/// Each write is a task that nobody aborts: see [`Store::write`].
 async fn write(
     store: Store,
     commits_max: usize,
     mut batches: mpsc::Receiver<JudgedBatch>,
     to_acknowledge: mpsc::Sender<CommittedBatch>,
 ) -> Result<(), Error> {
-    let mut commits: JoinSet<Result<(), Error>> = JoinSet::new();
+    let mut idle: Vec<Writer> = (0..commits_max).map(|_| store.writer()).collect();
+    let mut commits: JoinSet<Result<Writer, Error>> = JoinSet::new();
     while let Some(batch) = batches.recv().await {
-        commits.spawn(write_batch(store.clone(), batch, to_acknowledge.clone()));
-        while commits.len() >= commits_max {
-            commits.join_next().await.transpose()?.transpose()?;
+        if let Some(writer) = idle.pop() {
+            commits.spawn(write_batch(writer, batch, to_acknowledge.clone()));
+        }
+        while idle.is_empty()
+            && let Some(commit) = commits.join_next().await
+        {
+            idle.push(commit??);
         }
     }
     while let Some(commit) = commits.join_next().await {
@@ -249,23 +252,23 @@ async fn write(
 /// Writes a batch until its fate is committed. When PostgreSQL refuses a row,
 /// the batch is halved until the row's entry is alone; it becomes a dead letter.
 async fn write_batch(
-    store: Store,
+    mut writer: Writer,
     batch: JudgedBatch,
     to_acknowledge: mpsc::Sender<CommittedBatch>,
-) -> Result<(), Error> {
+) -> Result<Writer, Error> {
     let flight = Arc::new(batch.flight);
     let mut backoff = Backoff::default();
     let mut parts = vec![batch.entries];
     while let Some(mut part) = parts.pop() {
-        match store.write(&part).await {
+        match writer.write(&part).await {
             Ok(committed) => {
                 // A closed channel: acknowledging failed for good. The entries stay pending.
                 let _ = to_acknowledge.send(CommittedBatch { committed, flight: Arc::clone(&flight) }).await;
             }
             Err(error) => match (error.remedy(), part.as_mut_slice()) {
                 (Remedy::Retry, _) => {
-                    tracing::warn!(%error, database = store.address(), "writing failed; trying again");
-                    backoff.wait(&CancellationToken::new()).await;
+                    tracing::warn!(%error, "writing to postgres failed; trying again");
+                    backoff.wait().await;
                     parts.push(part);
                 }
                 (Remedy::BlameRow, [only]) if !matches!(only.fate, Fate::DeadLetter(..)) => {
@@ -281,7 +284,7 @@ async fn write_batch(
             },
         }
     }
-    Ok(())
+    Ok(writer)
 }
 
 fn refusal(error: &store::Error) -> Violation {
@@ -311,7 +314,7 @@ async fn acknowledge(
                 return Err(error.into());
             }
             tracing::warn!(%error, "acknowledging failed; trying again");
-            backoff.wait(&CancellationToken::new()).await;
+            backoff.wait().await;
         }
         backoff = Backoff::default();
         for (committed, flight) in committed.iter().zip(flights) {

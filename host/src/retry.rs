@@ -21,11 +21,15 @@ impl Default for Backoff {
 }
 
 impl Backoff {
+    /// Waits for the next delay.
+    pub(crate) async fn wait(&mut self) {
+        tokio::time::sleep(self.0.next().unwrap_or(Duration::from_secs(1))).await;
+    }
+
     /// Waits for the next delay, or for `shutdown`.
-    pub(crate) async fn wait(&mut self, shutdown: &CancellationToken) {
-        let delay = self.0.next().unwrap_or(Duration::from_secs(1));
+    pub(crate) async fn wait_unless(&mut self, shutdown: &CancellationToken) {
         tokio::select! {
-            () = tokio::time::sleep(delay) => {}
+            () = self.wait() => {}
             () = shutdown.cancelled() => {}
         }
     }

@@ -6,7 +6,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Entry, EntryId};
+use crate::batch::{Entry, EntryId, Field};
 use crate::config::Config;
 use crate::store::Committed;
 
@@ -451,7 +451,7 @@ fn entry(value: Value) -> Result<Entry, Error> {
     Ok(Entry { id, fields })
 }
 
-fn pairs(flat: Vec<Value>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+fn pairs(flat: Vec<Value>) -> Result<Vec<Field>, Error> {
     let mut pairs = Vec::with_capacity(flat.len() / 2);
     let mut flat = flat.into_iter();
     while let Some(name) = flat.next() {

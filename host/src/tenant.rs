@@ -18,7 +18,7 @@ use crate::stream::{self, Stream};
 
 /// How long the batches in flight may take to be committed and acknowledged
 /// after the shutdown. What is not done by then stays pending, for the next start.
-const DRAIN: Duration = Duration::from_millis(3_500);
+const DRAIN: Duration = Duration::from_secs(3);
 
 /// Why the service ended on its own.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +109,7 @@ async fn prepare(stream: &Stream, store: &Store, shutdown: &CancellationToken) -
                 return Err(Error::Stream(error));
             }
             tracing::warn!(%error, "waiting for redis");
-            backoff.wait(shutdown).await;
+            backoff.wait_unless(shutdown).await;
         }
         Ok(())
     };
@@ -120,7 +120,7 @@ async fn prepare(stream: &Stream, store: &Store, shutdown: &CancellationToken) -
                 return Err(Error::Store { address: store.address().to_owned(), source });
             }
             tracing::warn!(error = %source, database = store.address(), "waiting for postgres");
-            backoff.wait(shutdown).await;
+            backoff.wait_unless(shutdown).await;
         }
         Ok(())
     };

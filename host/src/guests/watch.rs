@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
-use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use super::{Guests, read};
 use crate::batch::Digest;
-use crate::sandbox::{Guest, LoadError};
 
 /// How long the folder must be quiet before the file is read: copying a file
 /// makes several changes.
@@ -56,8 +54,7 @@ impl Guests {
             let is_news = digest != in_force && Some(digest) != known;
             is_news.then(|| (digest, guests.sandbox.load(&bytes)))
         });
-        let looked: Result<Option<(Digest, Result<Guest, LoadError>)>, JoinError> = looked.await;
-        match looked {
+        match looked.await {
             Ok(None) => {}
             Ok(Some((digest, Ok(guest)))) => {
                 self.put_in_force(guest);

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::csv::{CsvFile, Record};
 use crate::batch::Tally;
 use crate::config::Config;
-use crate::stream::{Gauge, Levels};
+use crate::stream::Gauge;
 
 /// How many entries ended in which way since the start.
 #[derive(Debug, Default)]
@@ -84,8 +84,7 @@ impl Reporter {
             batch_time_ms: u64::try_from(last_batch.as_millis()).unwrap_or(u64::MAX),
             processing_rate: rate,
         };
-        let Levels { length, pending, .. } = levels.unwrap_or_default();
-        let known = |number: u64| levels.map_or("unknown".to_owned(), |_| number.to_string());
+        // What Redis did not tell is left out of the line.
         tracing::info!(
             processed = record.events_processed,
             stored = tally.stored,
@@ -93,12 +92,12 @@ impl Reporter {
             rejected = tally.rejected,
             discarded = tally.discarded,
             dead_lettered = tally.dead_lettered,
-            lag = record.lag.map_or("unknown".to_owned(), |lag| lag.to_string()),
-            pending = known(pending),
-            stream_length = known(length),
+            lag = record.lag,
+            pending = levels.map(|levels| levels.pending),
+            stream_length = levels.map(|levels| levels.length),
             batches,
             batch_time_ms = record.batch_time_ms,
-            rate = format!("{rate:.2}/s"),
+            rate = (rate * 100.0).round() / 100.0,
             "metrics"
         );
         if let Err(error) = self.csv.append(&record) {

@@ -47,6 +47,14 @@ pub enum Error {
     /// A migration failed.
     #[error("migrating: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// No answer: the server, or the network to it, hangs.
+    #[error("no answer to {what} within {after:?}")]
+    TimedOut {
+        /// What was asked.
+        what: &'static str,
+        /// How long was waited.
+        after: std::time::Duration,
+    },
     /// More fields in one batch's dead letters than an array can count.
     #[error("the dead letters of one batch have more than 2^31 fields")]
     TooManyFields,
@@ -76,6 +84,7 @@ impl Error {
             Self::Statement(error) => remedy(error),
             Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => remedy(error),
             Self::Migrate(sqlx::migrate::MigrateError::ExecuteMigration(error, _)) => remedy(error),
+            Self::TimedOut { .. } => Remedy::Retry,
             _ => Remedy::Stop,
         }
     }
@@ -88,7 +97,6 @@ fn remedy(error: &sqlx::Error) -> Remedy {
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
         | sqlx::Error::Protocol(_)
-        | sqlx::Error::PoolTimedOut
         | sqlx::Error::WorkerCrashed
         | sqlx::Error::BeginFailed => Remedy::Retry,
         _ => Remedy::Stop,

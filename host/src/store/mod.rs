@@ -1,27 +1,31 @@
-//! PostgreSQL: migrate at start, write a batch in one transaction.
+//! PostgreSQL: prepare at start, write a batch in one transaction.
+//!
+//! Connections are held, not pooled: each [`Writer`] has one, and gives it up
+//! after any error. So the reason why there is none is told as it is, and a
+//! connection whose state is in doubt is never used again.
 
 mod error;
 mod prepare;
 mod write;
 
-use std::str::FromStr;
+use std::str::FromStr as _;
 use std::time::Duration;
 
-use sqlx::PgPool;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
 
 pub use error::{Error, Remedy};
-pub use write::Committed;
+pub use write::{Committed, Writer};
 
 use crate::config::Config;
 
 /// How long a connection may take to be had.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The database. Cheap to clone.
+/// The database. Cheap to clone; connects to nothing by itself.
 #[derive(Clone)]
 pub struct Store {
-    pool: PgPool,
+    options: PgConnectOptions,
     address: String,
     /// Named in dead letters.
     stream: String,
@@ -29,28 +33,15 @@ pub struct Store {
 }
 
 impl Store {
-    /// Connects to nothing yet.
+    /// Reads the URL.
     pub fn new(config: &Config) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(config.postgres_url.reveal())
             .map_err(|_| Error::Url)? // its message may repeat the password
             .application_name("sluicegate");
-        let address = format!(
-            "{}:{}/{}",
-            options.get_host(),
-            options.get_port(),
-            options.get_database().unwrap_or(options.get_username())
-        );
-        let connections = u32::try_from(config.commits_in_flight).unwrap_or(u32::MAX);
-        let pool = PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(PATIENCE)
-            // A connection that broke while idle shows at the next statement,
-            // which is idempotent and tried again: no round trip to find out before.
-            .test_before_acquire(false)
-            .connect_lazy_with(options);
+        let database = options.get_database().unwrap_or(options.get_username());
         Ok(Self {
-            pool,
-            address,
+            address: format!("{}:{}/{database}", options.get_host(), options.get_port()),
+            options,
             stream: config.stream_name.clone(),
             allow_plain_table: config.allow_plain_table,
         })
@@ -59,5 +50,17 @@ impl Store {
     /// Host, port and database, without the password.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Something that writes one batch after the other.
+    pub fn writer(&self) -> Writer {
+        Writer::new(self.clone())
+    }
+
+    async fn connect(&self) -> Result<PgConnection, Error> {
+        match tokio::time::timeout(CONNECT_PATIENCE, self.options.connect()).await {
+            Ok(connected) => Ok(connected?),
+            Err(_) => Err(Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE }),
+        }
     }
 }

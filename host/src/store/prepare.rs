@@ -20,13 +20,13 @@ impl Store {
     /// missing. Safe when several replicas start together: sqlx takes an
     /// advisory lock, and what the extension's making races on is tried again.
     pub async fn prepare(&self) -> Result<(), Error> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.connect().await?;
         check_server(&mut connection).await?;
         match self.make_extension(&mut connection).await? {
             Some(version) => tracing::info!(timescaledb = version, "database ready to migrate"),
             None => tracing::warn!("no timescaledb: events go to a plain table, as ALLOW_PLAIN_TABLE says"),
         }
-        MIGRATIONS.run(&mut *connection).await.map_err(|error| match error {
+        MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
             sqlx::migrate::MigrateError::Execute(source)
             | sqlx::migrate::MigrateError::ExecuteMigration(source, _)
                 if is_denied(&source) =>

@@ -1,6 +1,7 @@
 //! Writes a batch: events and dead letters in one transaction.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest as _, Sha256};
@@ -12,7 +13,7 @@ use crate::batch::{Entry, EntryId, Event, Fate, Judged, Reason, Tally, Vec1, Vio
 
 /// Entries whose fate is committed: the only thing that can be acknowledged (invariant 1).
 ///
-/// Nothing but a successful [`Store::write`] makes one.
+/// Nothing but a successful [`Writer::write`] makes one.
 #[derive(Debug)]
 #[must_use = "committed entries must be acknowledged"]
 pub struct Committed {
@@ -57,31 +58,59 @@ const INSERT_LETTERS: &str =
           AS letter (entry_id, fingerprint, reason, violations, first_field, last_field, component)
      ON CONFLICT DO NOTHING";
 
-impl Store {
+/// How long the database may take for a batch. After it the connection is given
+/// up: a network that swallows packets would keep the batch waiting for ever.
+const WRITE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Writes batches over a connection of its own.
+pub struct Writer {
+    store: Store,
+    /// None before the first batch and after an error.
+    connection: Option<PgConnection>,
+}
+
+impl Writer {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store, connection: None }
+    }
+
     /// Writes what is to be stored and what is to be kept as a dead letter, all or nothing.
     ///
-    /// Idempotent: a batch whose outcome is unknown is written again. Must not
-    /// be cancelled: sqlx could hand the connection on with its transaction
-    /// still open (sqlx#4385).
-    pub async fn write(&self, batch: &[Judged]) -> Result<Committed, Error> {
+    /// Idempotent: a batch whose outcome is unknown is written again. When this
+    /// is cancelled or fails, the connection is closed, and a transaction that
+    /// was open on it is rolled back.
+    pub async fn write(&mut self, batch: &[Judged]) -> Result<Committed, Error> {
         let rows = Rows::of(batch);
         let letters = Letters::of(batch)?;
-        let mut connection = self.pool.acquire().await?;
-        let new_rows = if letters.is_empty() {
-            // A single statement is a transaction by itself, without two round trips more.
-            rows.insert(&mut connection).await?
-        } else {
-            let mut transaction = connection.begin().await?;
-            letters.insert(&self.stream, &mut transaction).await?;
-            let new_rows = rows.insert(&mut transaction).await?;
-            transaction.commit().await?;
-            new_rows
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.store.connect().await?,
         };
-        Ok(Committed {
-            ids: batch.iter().map(|judged| judged.entry.id).collect(),
-            tally: tally(batch, &new_rows),
-        })
+        let new_rows = write(&mut connection, &self.store.stream, &rows, &letters);
+        let new_rows = tokio::time::timeout(WRITE_PATIENCE, new_rows)
+            .await
+            .map_err(|_| Error::TimedOut { what: "writing a batch", after: WRITE_PATIENCE })??;
+        self.connection = Some(connection);
+        let ids = batch.iter().map(|judged| judged.entry.id).collect();
+        Ok(Committed { ids, tally: tally(batch, &new_rows) })
     }
+}
+
+async fn write(
+    connection: &mut PgConnection,
+    stream: &str,
+    rows: &Rows<'_>,
+    letters: &Letters<'_>,
+) -> Result<NewRows, Error> {
+    if letters.is_empty() {
+        // A single statement is a transaction by itself, without two round trips more.
+        return rows.insert(connection).await;
+    }
+    let mut transaction = connection.begin().await?;
+    letters.insert(stream, &mut transaction).await?;
+    let new_rows = rows.insert(&mut transaction).await?;
+    transaction.commit().await?;
+    Ok(new_rows)
 }
 
 /// Which rows the statement added.

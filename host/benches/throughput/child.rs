@@ -1,0 +1,131 @@
+//! The contenders that are no program of their own: the benchmark starts itself with a word.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use sluicegate::batch::{Claim, Digest, Entry, EntryId, Judged, Readable, Verdict, Violation};
+use sluicegate::config::Config;
+use sluicegate::judge::{Rules, judge};
+use sluicegate::sandbox::Fault;
+use sluicegate::store::{self, Store};
+use sluicegate::tenant;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::load::Events;
+
+pub(crate) const NATIVE: &str = "native";
+pub(crate) const DATABASE_ALONE: &str = "database-alone";
+/// How many events [`database_alone`] writes.
+pub(crate) const EVENTS: &str = "BENCH_EVENTS";
+
+/// The default rules as native code, behind the interface that components have.
+struct Native;
+
+impl Rules for Native {
+    fn digest(&self) -> Digest {
+        Digest::of(b"native")
+    }
+
+    fn process(&self, batch: &[Readable<'_>]) -> Result<Vec<Verdict>, Fault> {
+        // The rules take what a guest takes: strings of their own.
+        let entries: Vec<guest_rules::Entry> = batch
+            .iter()
+            .map(|Readable { id, fields }| guest_rules::Entry {
+                id: guest_rules::EntryId { milliseconds: id.milliseconds, sequence: id.sequence },
+                fields: fields
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                    .collect(),
+            })
+            .collect();
+        Ok(guest_rules::process(&entries).into_iter().map(verdict).collect())
+    }
+}
+
+fn verdict(verdict: guest_rules::Verdict) -> Verdict {
+    match verdict {
+        guest_rules::Verdict::Accept(event) => Verdict::Accept(claim(event)),
+        guest_rules::Verdict::Expand(events) => Verdict::Expand(events.into_iter().map(claim).collect()),
+        guest_rules::Verdict::Reject(violations) => Verdict::Reject(
+            violations
+                .into_iter()
+                .map(|violation| Violation {
+                    path: violation.path,
+                    code: violation.code,
+                    message: violation.message,
+                })
+                .collect(),
+        ),
+        guest_rules::Verdict::Discard(reason) => Verdict::Discard(reason),
+    }
+}
+
+fn claim(event: guest_rules::Event) -> Claim {
+    Claim {
+        event_id: event.event_id,
+        time: event.time,
+        event_type: event.event_type,
+        user_id: event.user_id,
+        properties: event.properties,
+    }
+}
+
+/// The service with native rules, until SIGTERM.
+pub(crate) fn native() -> anyhow::Result<()> {
+    let config = Config::load(None)?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let shutdown = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let (_keep, in_force) = watch::channel(Arc::new(Native) as Arc<dyn Rules>);
+        let stop = shutdown.clone();
+        tokio::spawn(async move {
+            terminate.recv().await;
+            stop.cancel();
+        });
+        Ok(tenant::run_with(config, in_force, shutdown).await?)
+    })
+}
+
+/// Writes the benchmark's rows, judged beforehand, as the pipeline does it, and
+/// prints the seconds that the writing took.
+pub(crate) fn database_alone() -> anyhow::Result<()> {
+    let config = Config::load(None)?;
+    let events: usize = std::env::var(EVENTS)?.parse()?;
+    let entries: Vec<Entry> = Events::new(1)
+        .take(events)
+        .zip(0..)
+        .map(|(data, sequence)| Entry {
+            id: EntryId { milliseconds: 1, sequence },
+            fields: Some(vec![(b"data".to_vec(), data.into_bytes())]),
+        })
+        .collect();
+    let batches: Vec<Vec<Judged>> =
+        entries.chunks(config.batch_size).map(|batch| judge(&Native, batch.to_vec())).collect();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let store = Store::new(&config)?;
+        store.prepare().await?;
+        let begun = Instant::now();
+        let batches = Arc::new(Mutex::new(batches));
+        let mut writers = JoinSet::new();
+        for _ in 0..config.commits_in_flight {
+            let (mut writer, batches) = (store.writer(), Arc::clone(&batches));
+            writers.spawn(async move {
+                loop {
+                    let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                    let Some(batch) = batch else { return Ok(()) };
+                    // There is nothing to acknowledge.
+                    let _ = writer.write(&batch).await?;
+                }
+            });
+        }
+        while let Some(writer) = writers.join_next().await {
+            let outcome: Result<(), store::Error> = writer?;
+            outcome?;
+        }
+        crate::say(&format!("{}\n", begun.elapsed().as_secs_f64()));
+        Ok(())
+    })
+}

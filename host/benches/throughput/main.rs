@@ -1,0 +1,100 @@
+//! Events a second, end to end, from a preloaded stream: run by `make bench`.
+//!
+//! Three ways to do the same work, interleaved in one run, each in a process of
+//! its own and on a database of its own:
+//!
+//! - (a) the service, as it is shipped
+//! - (b) the same pipeline with the default rules as native code: what the sandbox costs
+//! - (c) the database alone, fed with the same rows ready-made: what is possible
+//!
+//! Then the transactions of a trickle of 27 events a second.
+//! `BENCH_EVENTS` (300000) and `BENCH_REPETITIONS` (5) change the size.
+
+mod child;
+mod load;
+mod run;
+
+use std::process::ExitCode;
+
+use run::{Bench, Contender, Outcome};
+
+const BATCH_SIZES: [usize; 2] = [100, 1_000];
+
+fn main() -> ExitCode {
+    let outcome = match std::env::args().nth(1).as_deref() {
+        Some(child::NATIVE) => child::native(),
+        Some(child::DATABASE_ALONE) => child::database_alone(),
+        // `cargo bench` passes `--bench`.
+        _ => bench(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench() -> anyhow::Result<()> {
+    let events = number("BENCH_EVENTS", 300_000)?;
+    let repetitions = number("BENCH_REPETITIONS", 5)?;
+    let bench = Bench::start(events)?;
+    say(&format!(
+        "{events} events a run, {repetitions} repetitions, medians; (a) service, (b) native rules, (c) database alone\n"
+    ));
+    say("batch   (a) events/s   (b) events/s   (c) events/s    a/b    a/c   (a) memory  (a) CPU µs/event\n");
+    for batch_size in BATCH_SIZES {
+        let mut rounds = Vec::new();
+        for repetition in 0..repetitions {
+            rounds.push(bench.round(batch_size, repetition)?);
+        }
+        say(&row(batch_size, &rounds));
+    }
+    say(&bench.trickle()?);
+    Ok(())
+}
+
+/// The medians of all rounds. A ratio is the median of the rounds' ratios, so
+/// that what slows the machine for a while slows both sides of it.
+fn row(batch_size: usize, rounds: &[[Outcome; 3]]) -> String {
+    let of = |value: &dyn Fn(&[Outcome; 3]) -> f64| median(rounds.iter().map(value).collect());
+    let rate = |contender: Contender| of(&|round| contender.of(round).events_a_second);
+    let ratio = |other: Contender| {
+        of(&|round| Contender::Service.of(round).events_a_second / other.of(round).events_a_second)
+    };
+    format!(
+        "{batch_size:>5} {:>14.0} {:>14.0} {:>14.0} {:>6.2} {:>6.2} {:>8.0} MB {:>17.1}\n",
+        rate(Contender::Service),
+        rate(Contender::Native),
+        rate(Contender::DatabaseAlone),
+        ratio(Contender::Native),
+        ratio(Contender::DatabaseAlone),
+        of(&|round| Contender::Service.of(round).memory_mb),
+        of(&|round| Contender::Service.of(round).cpu_micros_an_event),
+    )
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn number(variable: &str, default: usize) -> anyhow::Result<usize> {
+    match std::env::var(variable) {
+        Err(_) => Ok(default),
+        Ok(text) => text
+            .parse()
+            .ok()
+            .filter(|number| (1..=10_000_000).contains(number))
+            .ok_or_else(|| anyhow::anyhow!("{variable} is {text:?}; wanted 1 to 10000000")),
+    }
+}
+
+/// Progress and results go to standard output, without a buffer.
+fn say(text: &str) {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    // Whoever closed the pipe does not want to hear more.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
