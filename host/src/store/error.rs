@@ -1,5 +1,7 @@
 //! What goes wrong with PostgreSQL, and what is to be done about it.
 
+use sqlx::migrate::MigrateError;
+
 /// What goes wrong with PostgreSQL.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -23,11 +25,11 @@ pub enum Error {
     /// TimescaleDB is installed but not loaded by the server.
     #[error(
         "the extension timescaledb is installed but not loaded; set shared_preload_libraries = 'timescaledb' \
-         in postgresql.conf and restart postgres, or set ALLOW_PLAIN_TABLE=true to run on a plain table ({0})"
+         in postgresql.conf and restart postgres, or set ALLOW_PLAIN_TABLE=true to run on a plain table ({})", plain(.0)
     )]
     ExtensionNotLoaded(sqlx::Error),
     /// The role may not make what the service needs.
-    #[error("the role may not {what} ({source}); let an administrator run: {remedy}")]
+    #[error("the role may not {what} ({}); let an administrator run: {remedy}", plain(source))]
     NoRights {
         /// What was tried.
         what: &'static str,
@@ -45,8 +47,8 @@ pub enum Error {
         wanted: &'static str,
     },
     /// A migration failed.
-    #[error("migrating: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("migrating: {}", plain_migrate(.0))]
+    Migrate(#[from] MigrateError),
     /// No answer: the server, or the network to it, hangs.
     #[error("no answer to {what} within {after:?}")]
     TimedOut {
@@ -62,8 +64,27 @@ pub enum Error {
     #[error("writing violations: {0}")]
     Violations(serde_json::Error),
     /// A statement failed, or the connection did.
-    #[error("{0}")]
+    #[error("{}", plain(.0))]
     Statement(#[from] sqlx::Error),
+}
+
+/// What PostgreSQL says, without the decoration of sqlx.
+fn plain(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => {
+            format!("{} (SQLSTATE {})", error.message(), error.code().as_deref().unwrap_or("unknown"))
+        }
+        sqlx::Error::Io(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
+fn plain_migrate(error: &MigrateError) -> String {
+    match error {
+        MigrateError::Execute(error) => plain(error),
+        MigrateError::ExecuteMigration(error, version) => format!("migration {version}: {}", plain(error)),
+        other => other.to_string(),
+    }
 }
 
 /// What is to be done about an error.
@@ -82,8 +103,8 @@ impl Error {
     pub fn remedy(&self) -> Remedy {
         match self {
             Self::Statement(error) => remedy(error),
-            Self::Migrate(sqlx::migrate::MigrateError::Execute(error)) => remedy(error),
-            Self::Migrate(sqlx::migrate::MigrateError::ExecuteMigration(error, _)) => remedy(error),
+            Self::Migrate(MigrateError::Execute(error)) => remedy(error),
+            Self::Migrate(MigrateError::ExecuteMigration(error, _)) => remedy(error),
             Self::TimedOut { .. } => Remedy::Retry,
             _ => Remedy::Stop,
         }
