@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use figment::Figment;
+use figment::error::Kind;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
@@ -153,8 +154,8 @@ impl fmt::Debug for Secret {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or a value that does not read.
-    #[error("settings: {0}")]
-    Unreadable(#[from] Box<figment::Error>),
+    #[error("settings: {}", explain(.0))]
+    Unreadable(Box<figment::Error>),
     /// The file named on the command line.
     #[error("settings: the file {0} does not exist")]
     NoFile(PathBuf),
@@ -226,7 +227,7 @@ impl Config {
                 }
             }
         }
-        let config: Self = figment.extract().map_err(Box::new)?;
+        let config: Self = figment.extract().map_err(|error| Error::Unreadable(Box::new(error)))?;
         config.check()?;
         Ok(config)
     }
@@ -269,6 +270,24 @@ impl Config {
     /// `MONITORING_INTERVAL_MS` as a duration.
     pub fn monitoring_interval(&self) -> Duration {
         Duration::from_millis(self.monitoring_interval_ms)
+    }
+}
+
+/// Names the setting, what was found, and what is wanted in the words of the manual.
+fn explain(error: &figment::Error) -> String {
+    let name = error.path.join(".");
+    let setting = SETTINGS.iter().find(|setting| setting.name.eq_ignore_ascii_case(&name));
+    match (&error.kind, setting) {
+        (Kind::InvalidType(found, _) | Kind::InvalidValue(found, _), Some(Setting { name, meaning, .. })) => {
+            format!("{name} is {found}; wanted {meaning}")
+        }
+        (Kind::UnknownVariant(found, _), Some(Setting { name, meaning, .. })) => {
+            format!("{name} is {found:?}; wanted {meaning}")
+        }
+        (Kind::UnknownField(found, _), _) => {
+            format!("{found} is not a setting; `sluicegate run --help` lists them all")
+        }
+        _ => error.to_string(),
     }
 }
 

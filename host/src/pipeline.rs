@@ -139,7 +139,9 @@ async fn read(
             Err(error) if error.is_permanent() => return Err(error.into()),
             Err(error) => {
                 drop(permit);
-                tracing::warn!(%error, "reading failed; trying again");
+                if backoff.is_news() {
+                    tracing::warn!(%error, "reading failed; trying again");
+                }
                 backoff.wait_unless(&shutdown).await;
                 // The reader goes back to the pending entries: none of them may be on its way still.
                 tokio::select! {
@@ -267,7 +269,9 @@ async fn write_batch(
             }
             Err(error) => match (error.remedy(), part.as_mut_slice()) {
                 (Remedy::Retry, _) => {
-                    tracing::warn!(%error, "writing to postgres failed; trying again");
+                    if backoff.is_news() {
+                        tracing::warn!(%error, "writing to postgres failed; trying again");
+                    }
                     backoff.wait().await;
                     parts.push(part);
                 }
@@ -313,7 +317,9 @@ async fn acknowledge(
             if error.is_permanent() {
                 return Err(error.into());
             }
-            tracing::warn!(%error, "acknowledging failed; trying again");
+            if backoff.is_news() {
+                tracing::warn!(%error, "acknowledging failed; trying again");
+            }
             backoff.wait().await;
         }
         backoff = Backoff::default();

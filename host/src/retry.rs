@@ -1,13 +1,19 @@
-//! How long to wait before trying again.
+//! How long to wait before trying again, and how often to say so.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio_util::sync::CancellationToken;
 
+/// Between two log lines about the same trouble.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 /// Delays that grow from 50 ms to between 1 and 2 s, with jitter, so that
-/// replicas do not come back all at once.
-pub(crate) struct Backoff(ExponentialBackoff);
+/// replicas do not come back all at once. A new value begins anew.
+pub(crate) struct Backoff {
+    delays: ExponentialBackoff,
+    told: Option<Instant>,
+}
 
 impl Default for Backoff {
     fn default() -> Self {
@@ -16,14 +22,23 @@ impl Default for Backoff {
             .with_max_delay(Duration::from_secs(1))
             .without_max_times()
             .with_jitter();
-        Self(delays.build())
+        Self { delays: delays.build(), told: None }
     }
 }
 
 impl Backoff {
+    /// Whether this failure is worth a log line: the first is, and then one every 10 s.
+    pub(crate) fn is_news(&mut self) -> bool {
+        let is_news = self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY);
+        if is_news {
+            self.told = Some(Instant::now());
+        }
+        is_news
+    }
+
     /// Waits for the next delay.
     pub(crate) async fn wait(&mut self) {
-        tokio::time::sleep(self.0.next().unwrap_or(Duration::from_secs(1))).await;
+        tokio::time::sleep(self.delays.next().unwrap_or(Duration::from_secs(1))).await;
     }
 
     /// Waits for the next delay, or for `shutdown`.

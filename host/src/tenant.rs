@@ -34,6 +34,9 @@ pub enum Error {
         /// What was found.
         source: store::Error,
     },
+    /// PostgreSQL's URL.
+    #[error(transparent)]
+    StoreUrl(store::Error),
     /// No rules to begin with.
     #[error(transparent)]
     Guest(#[from] guests::Error),
@@ -50,22 +53,45 @@ pub enum Error {
 
 /// Runs the service until `shutdown` is called.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    let ends = Ends::new(&config)?;
     let limits = Limits { time: config.guest_time_limit(), memory_bytes: config.guest_memory_bytes };
     let sandbox = Sandbox::new(limits).map_err(Error::Sandbox)?;
     let file = config.guest.clone();
     let guests = tokio::task::spawn_blocking(move || Guests::load(sandbox, file.as_deref())).await??;
     let guests = Arc::new(guests);
     let watching = tokio::spawn(Arc::clone(&guests).watch(shutdown.clone()));
-    let outcome = run_with(config, guests.in_force(), shutdown).await;
+    let outcome = serve(config, ends, guests.in_force(), shutdown).await;
     watching.abort();
     outcome
 }
 
 /// Runs the service with these rules until `shutdown` is called.
 pub async fn run_with(config: Config, rules: RulesInForce, shutdown: CancellationToken) -> Result<(), Error> {
-    let store_error = |source| Error::Store { address: String::new(), source };
-    let stream = Stream::new(&config)?;
-    let store = Store::new(&config).map_err(store_error)?;
+    let ends = Ends::new(&config)?;
+    serve(config, ends, rules, shutdown).await
+}
+
+/// Where entries come from and where rows go to.
+struct Ends {
+    stream: Stream,
+    store: Store,
+}
+
+impl Ends {
+    /// Reads both URLs, before anything that takes time.
+    fn new(config: &Config) -> Result<Self, Error> {
+        let stream = Stream::new(config)?;
+        let store = Store::new(config).map_err(Error::StoreUrl)?;
+        Ok(Self { stream, store })
+    }
+}
+
+async fn serve(
+    config: Config,
+    Ends { stream, store }: Ends,
+    rules: RulesInForce,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
     if !prepare(&stream, &store, &shutdown).await? {
         return Ok(());
     }
@@ -108,7 +134,9 @@ async fn prepare(stream: &Stream, store: &Store, shutdown: &CancellationToken) -
             if error.is_permanent() {
                 return Err(Error::Stream(error));
             }
-            tracing::warn!(%error, "waiting for redis");
+            if backoff.is_news() {
+                tracing::warn!(%error, "waiting for redis");
+            }
             backoff.wait_unless(shutdown).await;
         }
         Ok(())
@@ -119,7 +147,9 @@ async fn prepare(stream: &Stream, store: &Store, shutdown: &CancellationToken) -
             if source.remedy() != Remedy::Retry {
                 return Err(Error::Store { address: store.address().to_owned(), source });
             }
-            tracing::warn!(error = %source, database = store.address(), "waiting for postgres");
+            if backoff.is_news() {
+                tracing::warn!(error = %source, database = store.address(), "waiting for postgres");
+            }
             backoff.wait_unless(shutdown).await;
         }
         Ok(())

@@ -35,7 +35,12 @@ pub struct Store {
 impl Store {
     /// Reads the URL.
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let options = PgConnectOptions::from_str(config.postgres_url.reveal())
+        let url = config.postgres_url.reveal();
+        // sqlx takes any scheme.
+        if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+            return Err(Error::Url);
+        }
+        let options = PgConnectOptions::from_str(url)
             .map_err(|_| Error::Url)? // its message may repeat the password
             .application_name("sluicegate");
         let database = options.get_database().unwrap_or(options.get_username());
