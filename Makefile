@@ -25,7 +25,7 @@ test: build servers wasmtime
 
 # Events a second, the price of the sandbox, transactions an event.
 bench: build servers
-	cargo bench --locked -p sluicegate
+	cargo bench --locked -p sluicegate --bench throughput
 
 servers:
 	@tests/setup/servers.sh
