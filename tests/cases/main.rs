@@ -8,4 +8,7 @@
     reason = "a test fails by a panic"
 )]
 
+mod outages;
+mod stopping;
 mod storing;
+mod swapping;

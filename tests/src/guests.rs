@@ -30,14 +30,16 @@ pub fn command() -> Vec<u8> {
     std::fs::read(built("command.wasm")).expect("a component is read")
 }
 
-/// A component that imports what nobody has granted: (component (import "sluicegate:test/secrets" (instance)))
+/// A component that imports what nobody has granted, written by hand because it
+/// is so small: `(component (import "sluicegate:test/secrets" (instance (export "reveal" (func)))))`.
 pub fn greedy() -> Vec<u8> {
-    const NAME: &[u8; 23] = b"sluicegate:test/secrets";
     let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
-    bytes.extend([7, 3, 1, 0x42, 0]); // types: one, an instance that exports nothing
-    bytes.extend([10, 28, 1, 0, 23]); // imports: one, its name
-    bytes.extend(NAME);
-    bytes.extend([5, 0]); // of the instance type 0
+    // Types, 19 bytes, one: an instance of two declarations, a function's type (nothing in, nothing out) ...
+    bytes.extend([7, 19, 1, 0x42, 2, 1, 0x40, 0, 1, 0]);
+    // ... and the export of a function of that type.
+    bytes.extend(b"\x04\0\x06reveal\x01\0");
+    // Imports, 28 bytes, one: of the instance type 0.
+    bytes.extend(b"\x0a\x1c\x01\0\x17sluicegate:test/secrets\x05\0");
     bytes
 }
 
