@@ -8,6 +8,7 @@
     reason = "a test fails by a panic"
 )]
 
+mod misbehaving;
 mod outages;
 mod stopping;
 mod storing;
