@@ -8,8 +8,15 @@
     reason = "a test fails by a panic"
 )]
 
+mod batching;
 mod misbehaving;
 mod outages;
+mod portable;
+mod refusing;
+mod repeating;
+mod reporting;
+mod settings;
+mod starting;
 mod stopping;
 mod storing;
 mod swapping;
