@@ -15,6 +15,7 @@ mod portable;
 mod refusing;
 mod repeating;
 mod reporting;
+mod screening;
 mod settings;
 mod starting;
 mod stopping;
