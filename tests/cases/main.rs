@@ -21,3 +21,4 @@ mod starting;
 mod stopping;
 mod storing;
 mod swapping;
+mod unanswered;
