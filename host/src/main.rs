@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use sluicegate::config::{Config, LogFormat, SETTINGS, Setting};
+use sluicegate::demo;
 use sluicegate::demo::command::{self, with_servers};
 use sluicegate::tenant;
 use tokio::runtime::Runtime;
@@ -34,6 +35,9 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Show the whole service on private servers: events, a swap of the rules in mid-flow, a ledger
+    #[command(after_help = DEMO_HELP)]
+    Demo,
     /// Run a command with private servers at REDIS_URL and POSTGRES_URL
     #[command(after_help = "A server that one of the two names already is used instead of a private one.")]
     Servers {
@@ -44,6 +48,13 @@ enum Command {
         arguments: Vec<OsString>,
     },
 }
+
+const DEMO_HELP: &str = "Environment variables:
+  DEMO_SECONDS            how long events are generated; 5 to 300 [default: 20]
+  DEMO_SEED               the seed of the events, to have the same ones again
+  REDIS_URL, POSTGRES_URL servers to use instead of private ones; the demo keeps to a stream and a
+                          database of its own there, and removes both
+The settings of `run` that are not about servers, stream, group and rules work here too.";
 
 fn settings_help() -> String {
     let mut help = String::from("Settings, as environment variables or in lower case in sluicegate.toml:\n");
@@ -63,6 +74,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Demo => tool(demo::run(), |_| 1),
         Command::Servers { command, arguments } => {
             tool(with_servers(&command, &arguments), command::Error::exit_code)
         }

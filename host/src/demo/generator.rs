@@ -83,7 +83,7 @@ impl Generator {
         Self { random: Rng::with_seed(seed), recent: VecDeque::with_capacity(REMEMBERED) }
     }
 
-    /// The next entry. A new event in it happens `now`.
+    /// The next entry. A new event in it happens `now`, to the microsecond.
     pub fn sample(&mut self, now: DateTime<Utc>) -> Sample {
         if self.one_in(DUPLICATE_ONE_IN)
             && let Some((event, strict)) = self.remembered()
@@ -233,7 +233,7 @@ mod tests {
 
     fn samples(seed: u64, count: i64) -> Vec<Sample> {
         let mut generator = Generator::new(seed);
-        let at = |i| DateTime::from_timestamp_micros(1_768_774_654_000_000 + i).expect("a time");
+        let at = |i| DateTime::from_timestamp_nanos(1_768_774_654_000_000_000 + 1_500 * i);
         (0..count).map(|i| generator.sample(at(i))).collect()
     }
 

@@ -1,6 +1,6 @@
 //! What the visitors of an imaginary shop do.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use fastrand::Rng;
 use serde_json::{Value, json};
 use uuid::Builder;
@@ -37,7 +37,7 @@ pub(super) fn event(random: &mut Rng, now: DateTime<Utc>) -> (Event, Strict) {
     };
     let event = Event {
         event_id: Builder::from_random_bytes(random.u128(..).to_be_bytes()).into_uuid(),
-        time: now,
+        time: now.trunc_subsecs(6), // PostgreSQL knows no finer time, and the rules cut off the rest
         event_type: event_type.to_owned(),
         user_id: format!("u-{:05}", random.u32(..USERS)),
         properties: properties.map(|properties| properties.to_string()),

@@ -69,8 +69,9 @@ impl<'a> Audit<'a> {
     /// Takes a row of `dead_letters`.
     pub fn letter(&mut self, letter: &Letter) {
         *self.report.letters.entry(letter.reason.clone()).or_default() += 1;
-        for (_, code) in &letter.violations {
-            *self.report.codes.entry(code.clone()).or_default() += 1;
+        for (path, code) in &letter.violations {
+            let paths = self.report.codes.entry(code.clone()).or_default();
+            *paths.entry(path.clone()).or_default() += 1;
         }
         let entry = EntryId::parse(letter.entry.as_bytes());
         let origin = entry.and_then(|entry| self.ledger.entries.get(&entry));

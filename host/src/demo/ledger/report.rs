@@ -118,6 +118,14 @@ pub enum Discrepancy {
         /// Its value.
         found: String,
     },
+    /// The service did not end as it should.
+    #[error("{found}; wanted {wanted}")]
+    Ending {
+        /// How it ended.
+        found: String,
+        /// How it should end.
+        wanted: String,
+    },
     /// A counter does not fit.
     #[error("{what}: {found}; wanted {wanted}")]
     Sum {
@@ -147,24 +155,35 @@ pub enum Check {
     Drained,
     /// The numbers agree.
     Sums,
+    /// The service ended in order.
+    Ending,
 }
 
 impl Check {
     /// All, in the order in which they are told.
-    pub const ALL: [Self; 7] =
-        [Self::Rows, Self::Duplicates, Self::Letters, Self::Invented, Self::Swap, Self::Drained, Self::Sums];
+    pub const ALL: [Self; 8] = [
+        Self::Rows,
+        Self::Duplicates,
+        Self::Letters,
+        Self::Invented,
+        Self::Swap,
+        Self::Drained,
+        Self::Sums,
+        Self::Ending,
+    ];
 
     /// What must hold, for people.
     #[must_use]
     pub fn claim(self) -> &'static str {
         match self {
-            Self::Rows => "every valid event is in the table, every column as it was sent",
-            Self::Duplicates => "events that were sent again are there once all the same",
-            Self::Letters => "every invalid entry is a dead letter with the right reasons",
+            Self::Rows => "every accepted event is in the table, each column as it was sent",
+            Self::Duplicates => "every event that was sent again is there once all the same",
+            Self::Letters => "every refused entry is a dead letter, reasons and fields right",
             Self::Invented => "there is no row and no dead letter that nobody sent",
-            Self::Swap => "each entry was judged by one version; one swap, between batches",
+            Self::Swap => "every entry was judged once, by one version; there was one swap",
             Self::Drained => "nothing is left in the stream: lag 0, pending 0",
-            Self::Sums => "the service's counters and its CSV agree with all that",
+            Self::Sums => "the five ways to end add up; the service's log and CSV agree",
+            Self::Ending => "the service ended in order, in time, with exit code 0",
         }
     }
 }
@@ -187,6 +206,7 @@ impl Discrepancy {
             Self::BothWays { .. } | Self::OutOfOrder { .. } | Self::NeverSwapped => Check::Swap,
             Self::NotDrained { .. } => Check::Drained,
             Self::Sum { .. } => Check::Sums,
+            Self::Ending { .. } => Check::Ending,
         }
     }
 }
@@ -233,8 +253,8 @@ pub struct Report {
     pub rows: u64,
     /// Dead letters by reason.
     pub letters: Counts,
-    /// Violations of the dead letters by code.
-    pub codes: Counts,
+    /// Violations of the dead letters by code, and then by path.
+    pub codes: BTreeMap<String, Counts>,
     /// Dead letters by version: default, strict.
     pub letters_by_version: [u64; 2],
     /// Events that the strict rules discard: stored, and not stored.

@@ -1,0 +1,124 @@
+//! Where the demo takes place: private servers, or a corner of given ones that nobody else uses.
+
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use redis::AsyncConnectionConfig;
+use redis::aio::MultiplexedConnection;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection};
+use url::Url;
+
+use super::Error;
+use super::error::within;
+use super::public::public;
+use super::servers::Servers;
+use super::signals::stop_servers;
+
+/// How long a server may take to answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Servers, a database and a stream.
+#[derive(Debug)]
+pub(super) struct Place {
+    servers: Servers,
+    /// The database for the service.
+    pub(super) postgres_url: String,
+    /// The stream for the service.
+    pub(super) stream: String,
+    /// What was made on a given PostgreSQL and is dropped again.
+    database: Option<String>,
+}
+
+impl Place {
+    /// Makes a database on a given PostgreSQL. Must not be cancelled: PostgreSQL would go on making it.
+    pub(super) async fn prepare(servers: Servers) -> Result<Self, Error> {
+        let name = format!("sluicegate_demo_{}_{:08x}", std::process::id(), fastrand::u32(..));
+        let stream = match servers.redis {
+            Some(_) => crate::config::Config::default().stream_name,
+            None => name.clone(),
+        };
+        if servers.postgres.is_some() {
+            let postgres_url = servers.postgres_url.clone();
+            return Ok(Self { servers, postgres_url, stream, database: None });
+        }
+        let mut url = Url::parse(&servers.postgres_url).map_err(|_| Error::Url("POSTGRES_URL"))?;
+        url.set_path(&name);
+        statement("making a database", &servers.postgres_url, format!("CREATE DATABASE {name}")).await?;
+        Ok(Self { servers, postgres_url: url.into(), stream, database: Some(name) })
+    }
+
+    pub(super) fn redis_url(&self) -> &str {
+        &self.servers.redis_url
+    }
+
+    /// Where it is and what becomes of it, for people.
+    pub(super) fn description(&self) -> [(&'static str, String); 2] {
+        let redis = match self.servers.redis {
+            Some(_) => public(self.redis_url()),
+            None => format!("as REDIS_URL says; the stream {} is removed in the end", self.stream),
+        };
+        let postgres = match &self.database {
+            None => public(&self.postgres_url),
+            Some(name) => format!("as POSTGRES_URL says; the database {name} is dropped in the end"),
+        };
+        [("redis", redis), ("postgres", postgres)]
+    }
+
+    /// Removes what was made, stops what was started.
+    pub(super) async fn clear(self) -> Result<(), Error> {
+        let dropped = match &self.database {
+            None => Ok(()),
+            Some(name) => {
+                let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+                statement("dropping the database", &self.servers.postgres_url, drop).await
+            }
+        };
+        let removed = match self.servers.redis {
+            Some(_) => Ok(()),
+            None => remove_stream(self.redis_url(), &self.stream).await,
+        };
+        stop_servers(self.servers).await;
+        dropped.and(removed)
+    }
+}
+
+async fn statement(what: &'static str, url: &str, statement: String) -> Result<(), Error> {
+    let at = |source| Error::Postgres { what, source };
+    within(what, PATIENCE, async {
+        let mut connection = connect(url).await?;
+        // Only a name of our own making is in it.
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.map_err(at)?;
+        Ok::<_, Error>(())
+    })
+    .await
+}
+
+async fn remove_stream(url: &str, stream: &str) -> Result<(), Error> {
+    let what = "removing the stream";
+    let mut connection = connect_redis(url).await?;
+    let removed = redis::cmd("DEL").arg(stream).query_async(&mut connection).await;
+    removed.map_err(|source| Error::Redis { what, source })
+}
+
+/// A connection of our own to PostgreSQL.
+pub(super) async fn connect(url: &str) -> Result<PgConnection, Error> {
+    // Its message may repeat the password.
+    let options = PgConnectOptions::from_str(url).map_err(|_| Error::Url("POSTGRES_URL"))?;
+    let options = options.application_name("sluicegate demo").disable_statement_logging();
+    let what = "connecting";
+    within("connecting to postgres", PATIENCE, async {
+        options.connect().await.map_err(|source| Error::Postgres { what, source })
+    })
+    .await
+}
+
+/// A connection of our own to Redis.
+pub(super) async fn connect_redis(url: &str) -> Result<MultiplexedConnection, Error> {
+    let client = redis::Client::open(url).map_err(|_| Error::Url("REDIS_URL"))?;
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE));
+    let connection = client.get_multiplexed_async_connection_with_config(&config).await;
+    connection.map_err(|source| Error::Redis { what: "connecting", source })
+}
