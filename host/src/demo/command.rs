@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::public::public;
 use super::servers::{self, Servers};
-use super::signals::{Caught, Signals, Started, start_servers, stop_servers};
+use super::signals::{Caught, Signals, start_servers, stop_servers};
 
 /// How long the command may take to end after a signal, before it is ended.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,8 +52,8 @@ impl Error {
 pub async fn with_servers(command: &OsStr, arguments: &[OsString]) -> Result<u8, Error> {
     let mut signals = Signals::catch().map_err(Error::Signals)?;
     let servers = match start_servers(&mut signals).await? {
-        Started::Servers(servers) => servers,
-        Started::Caught(caught) => return Ok(caught.exit_code()),
+        Ok(servers) => servers,
+        Err(caught) => return Ok(caught.exit_code()),
     };
     tell(&servers);
     let ended = match start(&servers, command, arguments) {

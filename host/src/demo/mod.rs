@@ -47,7 +47,7 @@ use place::Place;
 use producer::Producer;
 use service::{GROUP, Log, STOP_MAX, Service};
 use settings::Settings;
-use signals::{Caught, Signals, Started, start_servers};
+use signals::{Caught, Signals, start_servers};
 use summary::{Rules, Summary};
 use terminal::{Ink, Terminal, grouped, short};
 
@@ -80,8 +80,8 @@ async fn on_servers() -> Result<u8, Error> {
     terminal.begin("  servers   starting … ").map_err(Error::Output)?;
     let begin = Instant::now();
     let place = match start_servers(&mut signals).await? {
-        Started::Servers(servers) => Place::prepare(servers).await?,
-        Started::Caught(caught) => return interrupted(&mut terminal, caught),
+        Ok(servers) => Place::prepare(servers).await?,
+        Err(caught) => return interrupted(&mut terminal, caught),
     };
     let mut story = Story { settings, terminal, place, rules: rules(), service: None, guest: None };
     let ended = tokio::select! {
@@ -234,8 +234,8 @@ impl Story {
         std::fs::rename(&new, &guest).map_err(at(new))?;
         let strict = self.rules.strict;
         for news in [
-            format!("     now    the strict rules, {strict}, replace the file: from now on"),
-            "            heartbeats are discarded, purchases without an amount rejected".to_owned(),
+            format!("    now   the strict rules, {strict}, replace the file: from now on"),
+            "          heartbeats are discarded, purchases without an amount rejected".to_owned(),
         ] {
             self.say(self.terminal.paint(Ink::News, news))?;
         }
@@ -314,7 +314,7 @@ struct Progress {
 }
 
 impl Progress {
-    const HEADER: &str = "    time   produced     stored  dead letters   lag  events/s  rules in force";
+    const HEADER: &str = "   time   produced     stored dead letters   lag  events/s  rules in force";
 
     fn new(sent: Arc<AtomicU64>, rules: Rules) -> Self {
         let begin = Instant::now();
@@ -338,7 +338,7 @@ impl Progress {
         let rate =
             (millis >= 500).then(|| grouped(ended.saturating_sub(last_ended).saturating_mul(1_000) / millis));
         Ok(format!(
-            "{:>6.1} s {:>10} {:>10} {:>13} {:>5} {:>9}  {}",
+            "{:>5.1} s {:>10} {:>10} {:>12} {:>5} {:>9}  {}",
             self.begin.elapsed().as_secs_f64(),
             grouped(self.sent.load(Ordering::Relaxed)),
             grouped(view.rows),

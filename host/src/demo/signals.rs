@@ -76,17 +76,8 @@ impl Caught {
     }
 }
 
-/// What came of a start.
-#[derive(Debug)]
-pub(super) enum Started {
-    /// They serve.
-    Servers(Servers),
-    /// A signal came first; nothing is left of the start.
-    Caught(Caught),
-}
-
-/// Starts the servers on a thread that may block, unless a signal comes first.
-pub(super) async fn start_servers(signals: &mut Signals) -> Result<Started, servers::Error> {
+/// Starts the servers on a thread that may block, unless a signal comes first: then nothing is left of the start.
+pub(super) async fn start_servers(signals: &mut Signals) -> Result<Result<Servers, Caught>, servers::Error> {
     let given_up = CancellationToken::new();
     let token = given_up.clone();
     let mut start = tokio::task::spawn_blocking(move || Servers::start_unless(&token));
@@ -103,10 +94,10 @@ pub(super) async fn start_servers(signals: &mut Signals) -> Result<Started, serv
             if let Ok(servers) = started {
                 stop_servers(servers).await;
             }
-            Ok(Started::Caught(caught))
+            Ok(Err(caught))
         }
-        (Some(caught), Err(_)) => Ok(Started::Caught(caught)),
-        (None, Ok(started)) => started.map(Started::Servers),
+        (Some(caught), Err(_)) => Ok(Err(caught)),
+        (None, Ok(started)) => started.map(Ok),
         (None, Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
