@@ -1,8 +1,8 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: build guests demo test lint unit integration bench servers wasmtime clean
+.PHONY: build guests hostile demo test bench servers wasmtime
 
 SLUICEGATE := target/release/sluicegate
-GUESTS := -p guest-default -p guest-strict
+COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
 
 # The components, then the service, which carries the default guest inside.
 build: guests
@@ -10,7 +10,11 @@ build: guests
 
 guests:
 	@tests/setup/tools.sh
-	cargo build --profile guest --locked --target wasm32-wasip2 $(GUESTS)
+	$(COMPONENTS) -p guest-default -p guest-strict
+
+# A guest that misbehaves in every way, for the tests.
+hostile: guests
+	$(COMPONENTS) -p guest-hostile
 
 # The whole service on private servers, for DEMO_SECONDS (20).
 demo: build servers
@@ -18,7 +22,7 @@ demo: build servers
 
 # Everything, against real servers: those of REDIS_URL and POSTGRES_URL if set, else private ones.
 # One profile for all of it, so that the heavy dependencies are built once.
-test: build servers wasmtime
+test: build hostile servers wasmtime
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	$(SLUICEGATE) servers -- cargo test --release --locked --workspace

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 pub use sluicegate::guests::{DEFAULT, STRICT};
 
 /// Builds what the tests need besides the service's own guests.
-const BUILD: &str = "cargo build --profile guest --locked --target wasm32-wasip2 -p guest-hostile";
+const BUILD: &str = "make hostile";
 
 /// cargo's target folder: that in which this program was built.
 pub(crate) fn target_folder() -> PathBuf {
