@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Entry, Fate, Judged, Reason, Violation};
+use crate::batch::{Entry, Fate, Judged, Reason, Vec1, Violation};
 use crate::config::Config;
 use crate::judge::{Rules, judge};
 use crate::metrics::Counters;
@@ -268,21 +268,25 @@ async fn write_batch(
                 let _ = to_acknowledge.send(CommittedBatch { committed, flight: Arc::clone(&flight) }).await;
             }
             Err(error) => match (error.remedy(), part.as_mut_slice()) {
-                (Remedy::Retry, _) => {
+                (Remedy::BlameRow | Remedy::Split, [_, _, ..]) => {
+                    let right = part.split_off(part.len() / 2);
+                    parts.extend([part, right]);
+                }
+                // An entry of many rows is at fault itself; one of a single row only came at a bad time.
+                (Remedy::Split, [only]) if matches!(only.fate, Fate::Store(Vec1::Many(_))) => {
+                    refuse(only, &error);
+                    parts.push(part);
+                }
+                (Remedy::BlameRow, [only]) if !matches!(only.fate, Fate::DeadLetter(..)) => {
+                    refuse(only, &error);
+                    parts.push(part);
+                }
+                (Remedy::Retry | Remedy::Split, _) => {
                     if backoff.is_news() {
                         tracing::warn!(%error, "writing to postgres failed; trying again");
                     }
                     backoff.wait().await;
                     parts.push(part);
-                }
-                (Remedy::BlameRow, [only]) if !matches!(only.fate, Fate::DeadLetter(..)) => {
-                    tracing::warn!(entry = %only.entry.id, %error, "postgres refused the row");
-                    only.fate = Fate::DeadLetter(Reason::Refused, vec![refusal(&error)]);
-                    parts.push(part);
-                }
-                (Remedy::BlameRow, [_, _, ..]) => {
-                    let right = part.split_off(part.len() / 2);
-                    parts.extend([part, right]);
                 }
                 (Remedy::BlameRow | Remedy::Stop, _) => return Err(error.into()),
             },
@@ -291,12 +295,15 @@ async fn write_batch(
     Ok(writer)
 }
 
-fn refusal(error: &store::Error) -> Violation {
-    Violation {
+/// Makes a dead letter of an entry whose rows PostgreSQL refuses.
+fn refuse(judged: &mut Judged, error: &store::Error) {
+    tracing::warn!(entry = %judged.entry.id, %error, "postgres refused the row");
+    let violation = Violation {
         path: String::new(),
         code: Reason::Refused.as_str().to_owned(),
         message: cut(error.to_string()),
-    }
+    };
+    judged.fate = Fate::DeadLetter(Reason::Refused, vec![violation]);
 }
 
 /// Acknowledges what is committed, until Redis has it. Only then does it count.

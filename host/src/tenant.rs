@@ -144,7 +144,7 @@ async fn prepare(stream: &Stream, store: &Store, shutdown: &CancellationToken) -
     let postgres = async {
         let mut backoff = Backoff::default();
         while let Err(source) = store.prepare().await {
-            if source.remedy() != Remedy::Retry {
+            if !matches!(source.remedy(), Remedy::Retry | Remedy::Split) {
                 return Err(Error::Store { address: store.address().to_owned(), source });
             }
             if backoff.is_news() {

@@ -15,7 +15,7 @@ fn a_trickle_is_gathered() {
     let scene = Scene::new();
     let service = scene.start();
     // 27 events a second, for eight seconds.
-    let producer = Producer::paced(&scene.stream, 1, Duration::from_millis(36), Event::new);
+    let producer = Producer::paced(&scene.stream, 1, Duration::from_millis(37), Event::new);
     producer.until_sent(216);
     let sent = producer.stop();
     scene.until_stored(sent.len());

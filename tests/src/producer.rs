@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{Connection, RedisResult};
 
 use crate::events::Event;
 use crate::stream::Stream;
 use crate::wait::until;
+
+const CATCH_UP_MAX: Duration = Duration::from_millis(500);
 
 /// Adds events in small portions from a thread of its own until it is told to
 /// stop. While Redis is away it tries again and again.
@@ -29,16 +31,16 @@ pub struct Sent {
 }
 
 impl Producer {
-    /// A portion of events, and a pause, again and again: about 1,000 events a second.
+    /// About 1,000 events a second.
     pub fn start(stream: &Stream, make: impl FnMut() -> Event + Send + 'static) -> Self {
         Self::paced(stream, 10, Duration::from_millis(10), make)
     }
 
-    /// `portion` events, then a pause.
+    /// `portion` events at each interval, on time on average even if single ones are late.
     pub fn paced(
         stream: &Stream,
         portion: usize,
-        pause: Duration,
+        interval: Duration,
         mut make: impl FnMut() -> Event + Send + 'static,
     ) -> Self {
         let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -46,6 +48,7 @@ impl Producer {
         let thread = thread::spawn(move || {
             let mut sent = Vec::new();
             let mut connection = None;
+            let mut next = Instant::now();
             while !stopped.load(Ordering::Relaxed) {
                 let mut events: Vec<Event> = (0..portion).map(|_| make()).collect();
                 // The same events again after an error: nobody knows whether they arrived.
@@ -57,7 +60,9 @@ impl Producer {
                     }
                 }
                 counted.store(sent.len(), Ordering::Relaxed);
-                sleep(pause);
+                // After an outage it does not make up for what was missed.
+                next = (next + interval).max(Instant::now().checked_sub(CATCH_UP_MAX).unwrap_or(next));
+                sleep(next.saturating_duration_since(Instant::now()));
             }
             sent
         });

@@ -92,6 +92,8 @@ fn plain_migrate(error: &MigrateError) -> String {
 pub enum Remedy {
     /// The same again, later: the server is away, busy, or the outcome is unknown.
     Retry,
+    /// Less at once: the server has no room for so many rows, or for the locks of so many chunks.
+    Split,
     /// A row is at fault: find it.
     BlameRow,
     /// Somebody must change something: the settings, the schema, the rights.
@@ -131,6 +133,8 @@ pub(super) fn by_sqlstate(code: &str) -> Remedy {
         "23505" => Remedy::Retry,
         // A read-only server: the old primary after a failover.
         "25006" => Remedy::Retry,
+        // Out of memory, out of shared memory: the latter, for locks, would not pass by itself.
+        "53200" => Remedy::Split,
         // The server is starting, or the database is being copied or dropped.
         "55000" | "55006" | "55P03" => Remedy::Retry,
         _ => match code.get(..2).unwrap_or_default() {
@@ -153,6 +157,7 @@ mod tests {
             ("08006", Remedy::Retry),    // connection_failure
             ("40001", Remedy::Retry),    // serialization_failure
             ("40P01", Remedy::Retry),    // deadlock_detected
+            ("53200", Remedy::Split),    // out_of_memory
             ("53300", Remedy::Retry),    // too_many_connections
             ("57P01", Remedy::Retry),    // admin_shutdown
             ("57P03", Remedy::Retry),    // cannot_connect_now

@@ -3,7 +3,7 @@
 //! | `do` | what happens |
 //! |---|---|
 //! | `accept` | a claim of the fields `event_id`, `time` (microseconds), `event_type`, `user_id`, `properties`, unchecked |
-//! | `expand` | so many claims as `count` says, their event IDs counted up from `event_id` |
+//! | `expand` | so many claims as `count` says, their event IDs counted up from `event_id`, each `step` microseconds after the other |
 //! | `reject` | so many violations as `count` says, with the fields `path`, `code`, `message` |
 //! | `discard` | with the field `reason` |
 //! | `world` | accepts, with all that it could find out about the world as the properties |
@@ -82,12 +82,13 @@ fn claim(entry: &Entry) -> Event {
     }
 }
 
-/// The claim with `i` added to the last twelve digits of its event ID.
+/// The claim with `i` added to the last twelve digits of its event ID, and `i` steps to its time.
 fn nth_claim(entry: &Entry, i: u64) -> Event {
     let claim = claim(entry);
     let (start, end) = claim.event_id.split_at_checked(24).unwrap_or((&claim.event_id, ""));
     let number = u64::from_str_radix(end, 16).unwrap_or(0).wrapping_add(i);
-    Event { event_id: format!("{start}{number:012x}"), ..claim }
+    let time = claim.time.wrapping_add_unsigned(i.wrapping_mul(self::number(entry, "step", 0)));
+    Event { event_id: format!("{start}{number:012x}"), time, ..claim }
 }
 
 fn violation(entry: &Entry) -> Violation {
