@@ -21,7 +21,7 @@ pub(super) const GROUP: &str = "analytics-consumers";
 pub(super) const STOP_MAX: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 const TAIL_LINES: usize = 12;
-const TAIL_BYTES: u64 = 16 << 10;
+const TAIL_BYTES: u64 = 64 << 10;
 
 /// The log, and at first nothing that writes to it.
 #[derive(Debug)]
@@ -56,10 +56,10 @@ impl Log {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// The last lines.
+    /// The last lines, without those that only tell of invalid entries, of which the demo makes many.
     fn tail(&self) -> String {
         let text = end_of(&self.path).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.contains(" entry not stored ")).collect();
         let last = lines.iter().skip(lines.len().saturating_sub(TAIL_LINES));
         last.map(|line| format!("  {line}\n")).collect::<String>().trim_end().to_owned()
     }

@@ -190,7 +190,8 @@ impl Summary<'_> {
                 continue;
             };
             let mark = terminal.paint(Ink::Bad, "✗");
-            lines.push(format!("  {mark} {}: {} times not", check.claim(), grouped(found.count)));
+            let wrong = format!("{} wrong", grouped(found.count));
+            lines.push(format!("  {mark} {:<64} {wrong:>11}", check.claim()));
             lines.extend(found.first.iter().take(SHOWN).map(|discrepancy| format!("      {discrepancy}")));
             let more = found.count.saturating_sub(u64::try_from(SHOWN).unwrap_or(0));
             if more > 0 {
