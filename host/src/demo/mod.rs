@@ -63,17 +63,20 @@ const BROKEN_PIPE: u8 = 141;
 
 /// Runs the demo; gives its exit code: 0 when the ledger adds up, 1 when not, 128 and more after a signal.
 pub async fn run() -> Result<u8, Error> {
-    match on_servers().await {
+    let mut terminal = Terminal::stdout();
+    match on_servers(&mut terminal).await {
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(BROKEN_PIPE),
-        ended => ended,
+        ended => {
+            terminal.give_up();
+            ended
+        }
     }
 }
 
 /// Sets the stage, and clears it however the story ends.
-async fn on_servers() -> Result<u8, Error> {
+async fn on_servers(terminal: &mut Terminal) -> Result<u8, Error> {
     let settings = Settings::from_environment()?;
     let mut signals = Signals::catch().map_err(Error::Signals)?;
-    let mut terminal = Terminal::stdout();
     let log = Log::create(&settings.log)?;
 
     terminal.title(&settings).map_err(Error::Output)?;
@@ -81,12 +84,12 @@ async fn on_servers() -> Result<u8, Error> {
     let begin = Instant::now();
     let place = match start_servers(&mut signals).await? {
         Ok(servers) => Place::prepare(servers).await?,
-        Err(caught) => return interrupted(&mut terminal, caught),
+        Err(caught) => return interrupted(terminal, caught),
     };
     let mut story = Story { settings, terminal, place, rules: rules(), service: None, guest: None };
     let ended = tokio::select! {
         ended = story.tell(log, begin) => ended,
-        caught = signals.next() => interrupted(&mut story.terminal, caught),
+        caught = signals.next() => interrupted(story.terminal, caught),
     };
     let cleared = story.clear().await;
     ended.and_then(|code| cleared.map(|()| code))
@@ -103,9 +106,9 @@ fn interrupted(terminal: &mut Terminal, caught: Caught) -> Result<u8, Error> {
 }
 
 /// Everything that the demo holds and must let go.
-struct Story {
+struct Story<'a> {
     settings: Settings,
-    terminal: Terminal,
+    terminal: &'a mut Terminal,
     place: Place,
     rules: Rules,
     service: Option<Service>,
@@ -121,7 +124,7 @@ struct Flow {
     swapped_at: i64,
 }
 
-impl Story {
+impl Story<'_> {
     async fn tell(&mut self, log: Log, begin: Instant) -> Result<u8, Error> {
         self.say(format_args!("ready in {}", short(begin.elapsed())))?;
         for (name, what) in self.place.description() {
@@ -153,7 +156,7 @@ impl Story {
             swap: swap.map(Duration::from_millis),
             stop,
         };
-        for line in summary.lines(&self.terminal) {
+        for line in summary.lines(self.terminal) {
             self.say(line)?;
         }
         Ok(u8::from(!report.adds_up()))

@@ -38,13 +38,18 @@ impl Place {
             Some(_) => crate::config::Config::default().stream_name,
             None => name.clone(),
         };
+        if servers.redis.is_none() {
+            // The service would wait for it. We would rather say so.
+            connect_redis(&servers.redis_url).await?;
+        }
         if servers.postgres.is_some() {
             let postgres_url = servers.postgres_url.clone();
             return Ok(Self { servers, postgres_url, stream, database: None });
         }
         let mut url = Url::parse(&servers.postgres_url).map_err(|_| Error::Url("POSTGRES_URL"))?;
         url.set_path(&name);
-        statement("making a database", &servers.postgres_url, format!("CREATE DATABASE {name}")).await?;
+        statement("making a database for the demo", &servers.postgres_url, format!("CREATE DATABASE {name}"))
+            .await?;
         Ok(Self { servers, postgres_url: url.into(), stream, database: Some(name) })
     }
 
@@ -56,11 +61,11 @@ impl Place {
     pub(super) fn description(&self) -> [(&'static str, String); 2] {
         let redis = match self.servers.redis {
             Some(_) => public(self.redis_url()),
-            None => format!("as REDIS_URL says; the stream {} is removed in the end", self.stream),
+            None => format!("REDIS_URL; stream {}, removed in the end", self.stream),
         };
         let postgres = match &self.database {
             None => public(&self.postgres_url),
-            Some(name) => format!("as POSTGRES_URL says; the database {name} is dropped in the end"),
+            Some(name) => format!("POSTGRES_URL; database {name}, dropped in the end"),
         };
         [("redis", redis), ("postgres", postgres)]
     }

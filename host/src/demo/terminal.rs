@@ -52,6 +52,13 @@ impl Terminal {
         self.out.flush()
     }
 
+    /// Ends a line that [`Self::begin`] began and nothing ended, as well as it can.
+    pub(super) fn give_up(&mut self) {
+        if self.is_within_line {
+            let _ = self.line("failed");
+        }
+    }
+
     /// A line for itself: in place of the `^C` that a terminal shows.
     pub(super) fn break_in(&mut self, text: impl Display) -> io::Result<()> {
         match (self.is_terminal, self.is_within_line) {
