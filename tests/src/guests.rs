@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 pub use sluicegate::guests::{DEFAULT, STRICT};
 
-/// Builds what the tests need besides the service's own guests.
+/// Builds all components, those that only the tests need too.
 const BUILD: &str = "make hostile";
 
 /// cargo's target folder: that in which this program was built.
