@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::guests::{self, Guests};
-use crate::metrics::{Counters, Reporter};
+use crate::metrics::{Counters, Reporter, Server};
 use crate::pipeline::{self, Pipeline, RulesInForce};
 use crate::retry::Backoff;
 use crate::sandbox::{Limits, Sandbox};
@@ -92,8 +92,12 @@ async fn serve(
     rules: RulesInForce,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    if !prepare(&stream, &store, &shutdown).await? {
-        return Ok(());
+    let counters = Arc::new(Counters::default());
+    let mut reporter = Reporter::new(&config, stream.gauge());
+    let interval = config.monitoring_interval();
+    tokio::select! {
+        prepared = prepare(&stream, &store, &counters) => prepared?,
+        () = reporter.run(&counters, interval, &shutdown) => return Ok(()),
     }
     tracing::info!(
         redis = stream.address(),
@@ -103,9 +107,9 @@ async fn serve(
         consumer = config.consumer_name,
         "running"
     );
+    // What was trimmed while nobody read shows before the first read only.
+    reporter.look_for_losses().await;
 
-    let counters = Arc::new(Counters::default());
-    let mut reporter = Reporter::new(&config, stream.gauge());
     let pipeline = Pipeline {
         reader: stream.reader(&config),
         rules,
@@ -120,25 +124,27 @@ async fn serve(
             reporting.cancel();
             outcome
         },
-        reporter.run(&counters, config.monitoring_interval(), &reporting),
+        reporter.run(&counters, interval, &reporting),
     );
     reporter.report(&counters).await;
     Ok(outcome?)
 }
 
-/// Waits until both servers are there and as they must be; false when `shutdown` comes first.
-async fn prepare(stream: &Stream, store: &Store, shutdown: &CancellationToken) -> Result<bool, Error> {
+/// Waits until both servers are there and as they must be.
+async fn prepare(stream: &Stream, store: &Store, counters: &Counters) -> Result<(), Error> {
     let redis = async {
         let mut backoff = Backoff::default();
         while let Err(error) = stream.prepare().await {
             if error.is_permanent() {
                 return Err(Error::Stream(error));
             }
+            counters.waits_for(Server::Redis, true);
             if backoff.is_news() {
                 tracing::warn!(%error, "waiting for redis");
             }
-            backoff.wait_unless(shutdown).await;
+            backoff.wait().await;
         }
+        counters.waits_for(Server::Redis, false);
         Ok(())
     };
     let postgres = async {
@@ -147,17 +153,16 @@ async fn prepare(stream: &Stream, store: &Store, shutdown: &CancellationToken) -
             if source.remedy() != Remedy::Retry {
                 return Err(Error::Store { address: store.address().to_owned(), source });
             }
+            counters.waits_for(Server::Postgres, true);
             if backoff.is_news() {
                 tracing::warn!(error = %source, database = store.address(), "waiting for postgres");
             }
-            backoff.wait_unless(shutdown).await;
+            backoff.wait().await;
         }
+        counters.waits_for(Server::Postgres, false);
         Ok(())
     };
-    tokio::select! {
-        prepared = async { tokio::try_join!(redis, postgres) } => prepared.map(|_| true),
-        () = shutdown.cancelled() => Ok(false),
-    }
+    tokio::try_join!(redis, postgres).map(|((), ())| ())
 }
 
 /// The pipeline's outcome; after the shutdown, not longer than [`DRAIN`].
