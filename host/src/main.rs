@@ -1,5 +1,6 @@
 //! The command line, logging and signals. The only place for `anyhow`.
 
+use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,7 +9,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use sluicegate::config::{Config, LogFormat, SETTINGS, Setting};
+use sluicegate::demo::command::{self, with_servers};
 use sluicegate::tenant;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -31,6 +34,15 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Run a command with private servers at REDIS_URL and POSTGRES_URL
+    #[command(after_help = "A server that one of the two names already is used instead of a private one.")]
+    Servers {
+        /// The command
+        command: OsString,
+        /// Its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 fn settings_help() -> String {
@@ -43,14 +55,36 @@ fn settings_help() -> String {
 }
 
 fn main() -> ExitCode {
-    let Command::Run { config } = Arguments::parse().command;
-    match run(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
+    match Arguments::parse().command {
+        Command::Run { config } => match run(config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                ExitCode::FAILURE
+            }
+        },
+        Command::Servers { command, arguments } => {
+            tool(with_servers(&command, &arguments), command::Error::exit_code)
         }
     }
+}
+
+/// Runs what is not the service: no log, and exit codes of its own.
+fn tool<E: std::error::Error>(
+    work: impl Future<Output = Result<u8, E>>,
+    code_of: impl Fn(&E) -> u8,
+) -> ExitCode {
+    let (code, error) = match runtime().map(|runtime| runtime.block_on(work)) {
+        Ok(Ok(code)) => return ExitCode::from(code),
+        Ok(Err(error)) => (code_of(&error), error.to_string()),
+        Err(error) => (1, format!("{error:#}")),
+    };
+    eprintln!("sluicegate: {error}");
+    ExitCode::from(code)
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting tokio")
 }
 
 fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
@@ -62,8 +96,7 @@ fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
         }
     };
     start_logging(config.log_format);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting tokio")?;
+    let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         tokio::spawn(cancel_on_signal(shutdown.clone())?);

@@ -144,6 +144,9 @@ fn cut_violation(violation: Violation) -> Violation {
 /// At most `TEXT_MAX_BYTES` of the text, without NUL, which neither `text`
 /// nor `jsonb` can hold.
 pub fn cut(mut text: String) -> String {
+    if text.contains('\0') {
+        text = text.replace('\0', "\u{fffd}");
+    }
     if text.len() > TEXT_MAX_BYTES {
         let mut end = TEXT_MAX_BYTES;
         while !text.is_char_boundary(end) {
@@ -151,10 +154,7 @@ pub fn cut(mut text: String) -> String {
         }
         text.truncate(end);
     }
-    match text.contains('\0') {
-        true => text.replace('\0', "\u{fffd}"),
-        false => text,
-    }
+    text
 }
 
 /// Reads a JSON object and keeps nothing of it: an error tells what `jsonb`

@@ -18,8 +18,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio_util::sync::CancellationToken;
 
-mod child;
+pub(super) mod child;
 mod folder;
 mod programs;
 
@@ -73,6 +74,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The start was cancelled.
+    #[error("the start of the servers was given up")]
+    GivenUp,
     /// No port of 127.0.0.1 could be had.
     #[error("found no free port on 127.0.0.1 between {FIRST_PORT} and {}", FIRST_PORT + PORTS)]
     NoPort,
@@ -118,9 +122,13 @@ pub struct Redis(Server);
 impl Redis {
     /// Starts a new, empty server, and waits until it serves.
     pub fn start(options: &Options) -> Result<Self, Error> {
+        Self::start_unless(&CancellationToken::new(), options)
+    }
+
+    fn start_unless(given_up: &CancellationToken, options: &Options) -> Result<Self, Error> {
         let program = programs::redis_server()?;
         let folder = Folder::create("redis")?;
-        Server::start(Kind::Redis, program, folder, options).map(Self)
+        Server::start(Kind::Redis, program, folder, options, given_up).map(Self)
     }
 
     /// `redis://127.0.0.1:PORT`, the same for the whole life of the value.
@@ -137,10 +145,14 @@ pub struct Postgres(Server);
 impl Postgres {
     /// Makes a new cluster with an empty database `sluicegate`, starts it, and waits until it serves.
     pub fn start(options: &Options) -> Result<Self, Error> {
+        Self::start_unless(&CancellationToken::new(), options)
+    }
+
+    fn start_unless(given_up: &CancellationToken, options: &Options) -> Result<Self, Error> {
         let programs = programs::postgres()?;
         let folder = Folder::create("postgres")?;
-        create_cluster(&programs, &folder, options)?;
-        Server::start(Kind::Postgres, programs.join("postgres"), folder, options).map(Self)
+        create_cluster(&programs, &folder, options, given_up)?;
+        Server::start(Kind::Postgres, programs.join("postgres"), folder, options, given_up).map(Self)
     }
 
     /// The superuser's connection string to the database `sluicegate`, the same for the whole life of the value.
@@ -180,7 +192,7 @@ macro_rules! life {
             /// serves. A server that still runs is killed first.
             pub fn start_again(&mut self) -> Result<(), Error> {
                 self.0.kill()?;
-                self.0.launch()
+                self.0.launch(&CancellationToken::new())
             }
 
             /// Freezes the server: its connections stay open, and nothing answers on them.
@@ -214,10 +226,15 @@ pub struct Servers {
 impl Servers {
     /// Starts what the environment does not name.
     pub fn start() -> Result<Self, Error> {
+        Self::start_unless(&CancellationToken::new())
+    }
+
+    /// The same, but once `given_up` is called it ends soon with [`Error::GivenUp`], and leaves nothing behind.
+    pub fn start_unless(given_up: &CancellationToken) -> Result<Self, Error> {
         let (redis, redis_url) = match given("REDIS_URL") {
             Some(url) => (None, url),
             None => {
-                let redis = Redis::start(&Options::default())?;
+                let redis = Redis::start_unless(given_up, &Options::default())?;
                 let url = redis.url();
                 (Some(redis), url)
             }
@@ -225,7 +242,7 @@ impl Servers {
         let (postgres, postgres_url) = match given("POSTGRES_URL") {
             Some(url) => (None, url),
             None => {
-                let postgres = Postgres::start(&Options::default())?;
+                let postgres = Postgres::start_unless(given_up, &Options::default())?;
                 let url = postgres.url();
                 (Some(postgres), url)
             }
@@ -239,19 +256,24 @@ fn given(variable: &str) -> Option<String> {
 }
 
 /// `initdb`, the settings, and the database, while no server runs yet.
-fn create_cluster(programs: &Path, folder: &Folder, options: &Options) -> Result<(), Error> {
+fn create_cluster(
+    programs: &Path,
+    folder: &Folder,
+    options: &Options,
+    given_up: &CancellationToken,
+) -> Result<(), Error> {
     let data = folder.data();
     let initdb = ["--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C", "-U", DATABASE, "-D"];
     let mut arguments: Vec<&OsStr> = initdb.iter().map(OsStr::new).collect();
     arguments.push(data.as_os_str());
-    folder.run(&programs.join("initdb"), &arguments, Stdio::null())?;
+    folder.run(&programs.join("initdb"), &arguments, Stdio::null(), given_up)?;
 
     let statement = folder.path.join("create.sql");
     let at = |source| Error::Folder { path: statement.clone(), source };
     fs::write(&statement, format!("CREATE DATABASE {DATABASE}\n")).map_err(at)?;
     let input = File::open(&statement).map_err(at)?;
     let arguments = [OsStr::new("--single"), OsStr::new("-D"), data.as_os_str(), OsStr::new("postgres")];
-    folder.run(&programs.join("postgres"), &arguments, input.into())?;
+    folder.run(&programs.join("postgres"), &arguments, input.into(), given_up)?;
 
     let path = data.join("postgresql.conf");
     let at = |source| Error::Folder { path: path.clone(), source };
@@ -322,12 +344,18 @@ struct Server {
 
 impl Server {
     /// The first start: on another port if someone takes the one chosen before the server does.
-    fn start(kind: Kind, program: PathBuf, folder: Folder, options: &Options) -> Result<Self, Error> {
+    fn start(
+        kind: Kind,
+        program: PathBuf,
+        folder: Folder,
+        options: &Options,
+        given_up: &CancellationToken,
+    ) -> Result<Self, Error> {
         let settings = options.settings.clone();
         let mut server = Self { kind, program, folder, port: 0, settings, child: None };
         for _ in 0..PORT_ATTEMPTS {
             server.port = free_port()?;
-            match server.launch() {
+            match server.launch(given_up) {
                 Ok(()) => return Ok(server),
                 Err(Error::Failed { log, .. }) if log.contains("Address already in use") => {}
                 Err(error) => return Err(error),
@@ -336,7 +364,7 @@ impl Server {
         Err(Error::NoPort)
     }
 
-    fn launch(&mut self) -> Result<(), Error> {
+    fn launch(&mut self, given_up: &CancellationToken) -> Result<(), Error> {
         let offset = self.folder.log_size();
         let mut command = self.folder.command(&self.program, self.kind.discard_signal().1)?;
         let port = self.port.to_string();
@@ -355,7 +383,7 @@ impl Server {
             }
         }
         let mut child = spawn(command, &self.program)?;
-        let result = self.until_ready(&mut child, offset);
+        let result = self.until_ready(&mut child, offset, given_up);
         self.child = Some(child);
         if result.is_err() {
             self.kill()?;
@@ -364,7 +392,7 @@ impl Server {
     }
 
     /// The log decides, not an answer on the port: that might be another's server.
-    fn until_ready(&self, child: &mut Child, offset: u64) -> Result<(), Error> {
+    fn until_ready(&self, child: &mut Child, offset: u64, given_up: &CancellationToken) -> Result<(), Error> {
         let deadline = Instant::now() + READY_DEADLINE;
         let failed = |problem| self.folder.failed(self.kind.name(), problem, offset);
         while Instant::now() < deadline {
@@ -375,6 +403,9 @@ impl Server {
             }
             if self.folder.log_since(offset).contains(self.kind.ready()) {
                 return Ok(());
+            }
+            if given_up.is_cancelled() {
+                return Err(Error::GivenUp);
             }
             sleep(POLL);
         }
@@ -399,7 +430,7 @@ impl Server {
             }
             if signal != Signal::KILL {
                 self.signal_all(Signal::CONT)?; // it may be paused, and then deaf to any other signal
-                let _ = wait(&mut child, STOP_DEADLINE);
+                let _ = wait(&mut child, STOP_DEADLINE, &CancellationToken::new());
             }
             let _ = child.kill().and_then(|()| child.wait());
         }

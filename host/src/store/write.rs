@@ -92,7 +92,7 @@ impl Writer {
             .map_err(|_| Error::TimedOut { what: "writing a batch", after: WRITE_PATIENCE })??;
         self.connection = Some(connection);
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
-        Ok(Committed { ids, tally: tally(batch, &new_rows) })
+        Ok(Committed { ids, tally: tally(batch, new_rows) })
     }
 }
 
@@ -122,15 +122,17 @@ enum NewRows {
 }
 
 /// Counts how the entries ended.
-fn tally(batch: &[Judged], new_rows: &NewRows) -> Tally {
+fn tally(batch: &[Judged], mut new_rows: NewRows) -> Tally {
     let mut tally = Tally::default();
     for Judged { fate, .. } in batch {
-        match (fate, new_rows) {
+        match (fate, &mut new_rows) {
             (Fate::Store(_), NewRows::Count(_)) => tally.duplicate += 1,
             (Fate::Store(events), NewRows::Keys(keys)) => {
-                match events.as_slice().iter().any(|event| keys.contains(&(event.event_id, event.time))) {
-                    true => tally.stored += 1,
-                    false => tally.duplicate += 1,
+                // A new row is the first entry's that wanted it; for a later one in the batch it was there already.
+                let new = events.as_slice().iter().filter(|event| keys.remove(&(event.event_id, event.time)));
+                match new.count() {
+                    0 => tally.duplicate += 1,
+                    _ => tally.stored += 1,
                 }
             }
             (Fate::DeadLetter(Reason::Rejected, _), _) => tally.rejected += 1,
@@ -139,8 +141,8 @@ fn tally(batch: &[Judged], new_rows: &NewRows) -> Tally {
         }
     }
     if let NewRows::Count(count) = new_rows {
-        tally.stored = *count;
-        tally.duplicate = tally.duplicate.saturating_sub(*count);
+        tally.stored = count;
+        tally.duplicate = tally.duplicate.saturating_sub(count);
     }
     tally
 }

@@ -8,14 +8,20 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Error, POLL};
 
-/// None when the deadline passed first.
-pub(super) fn wait(child: &mut Child, at_most: Duration) -> io::Result<Option<ExitStatus>> {
+/// None when the deadline passed first, or `given_up` was called.
+pub(super) fn wait(
+    child: &mut Child,
+    at_most: Duration,
+    given_up: &CancellationToken,
+) -> io::Result<Option<ExitStatus>> {
     let deadline = Instant::now() + at_most;
     loop {
         let status = child.try_wait()?;
-        if status.is_some() || Instant::now() > deadline {
+        if status.is_some() || Instant::now() > deadline || given_up.is_cancelled() {
             return Ok(status);
         }
         sleep(POLL);
@@ -24,7 +30,7 @@ pub(super) fn wait(child: &mut Child, at_most: Duration) -> io::Result<Option<Ex
 
 type Spawn = (Command, SyncSender<io::Result<Child>>);
 
-/// Starts every server: the kernel's signal for a parent's death is sent when the *thread* that started the child ends,
+/// Starts every child: the kernel's signal for a parent's death is sent when the *thread* that started the child ends,
 /// so that thread has to live as long as the process.
 static KEEPER: LazyLock<io::Result<SyncSender<Spawn>>> = LazyLock::new(|| {
     let (sender, requests) = sync_channel::<Spawn>(1);
@@ -36,7 +42,7 @@ static KEEPER: LazyLock<io::Result<SyncSender<Spawn>>> = LazyLock::new(|| {
     Ok(sender)
 });
 
-pub(super) fn spawn(command: Command, program: &Path) -> Result<Child, Error> {
+pub(in crate::demo) fn spawn(command: Command, program: &Path) -> Result<Child, Error> {
     let at = |source| Error::Spawn { program: program.to_owned(), source };
     let gone = || at(io::Error::other("the thread that starts servers has ended"));
     let keeper = KEEPER.as_ref().map_err(|error| at(io::Error::new(error.kind(), error.to_string())))?;

@@ -8,11 +8,13 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
+use tokio_util::sync::CancellationToken;
 
 use super::child::{spawn, wait};
-use super::{Error, READY_DEADLINE};
+use super::{Error, POLL, READY_DEADLINE};
 
 const PREFIX: &str = "sluicegate-servers-";
 const LOG_LINES_SHOWN: usize = 20;
@@ -112,16 +114,25 @@ impl Folder {
     }
 
     /// Runs a program to its end.
-    pub(super) fn run(&self, program: &Path, arguments: &[&OsStr], stdin: Stdio) -> Result<(), Error> {
+    pub(super) fn run(
+        &self,
+        program: &Path,
+        arguments: &[&OsStr],
+        stdin: Stdio,
+        given_up: &CancellationToken,
+    ) -> Result<(), Error> {
         let offset = self.log_size();
         let mut command = self.command(program, "KILL")?;
         command.args(arguments).stdin(stdin);
         let mut child = spawn(command, program)?;
-        let problem = match wait(&mut child, READY_DEADLINE) {
+        let problem = match wait(&mut child, READY_DEADLINE, given_up) {
             Ok(Some(status)) if status.success() => return Ok(()),
             Ok(Some(status)) => format!("failed with {status}"),
             Ok(None) => {
                 let _ = child.kill().and_then(|()| child.wait());
+                if given_up.is_cancelled() {
+                    return Err(Error::GivenUp);
+                }
                 format!("was not done after {}s", READY_DEADLINE.as_secs())
             }
             Err(error) => format!("could not be waited for: {error}"),
@@ -132,6 +143,17 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        // Of a program that did not end by itself, children may still be writing here.
+        for _ in 0..100 {
+            let left = processes_in(&self.path);
+            if left.is_empty() {
+                break;
+            }
+            for process in left {
+                let _ = kill_process(process, Signal::KILL);
+            }
+            sleep(POLL);
+        }
         let _ = fs::remove_dir_all(&self.path);
     }
 }

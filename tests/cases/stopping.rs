@@ -1,0 +1,107 @@
+//! SIGTERM and SIGINT end the service soon, and cleanly.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use sluicegate_tests::{Event, Fields, Producer, Scene, block_on, until};
+use sqlx::Connection as _;
+
+const PROMPTLY: Duration = Duration::from_secs(2);
+
+fn stopped_under_load(signal: Signal) {
+    let scene = Scene::new();
+    let service = scene.service().set("BATCH_SIZE", 10).start();
+    let producer = Producer::start(&scene.stream, Event::new);
+    producer.until_sent(500);
+    let ended = service.end(signal);
+    producer.stop();
+
+    assert_eq!(ended.code, Some(0), "the log:\n{}", ended.log);
+    assert!(ended.log.contains("shutting down"), "the log:\n{}", ended.log);
+    assert_eq!(scene.stream.pending().len(), 0, "what was read was finished");
+    let acknowledged = scene.stream.acknowledged().len();
+    assert!(acknowledged > 0, "some were read");
+    assert_eq!(scene.database.events().len(), acknowledged);
+    assert_eq!(usize::try_from(ended.metrics().get("stored")), Ok(acknowledged));
+    let csv = fs::read_to_string(scene.folder().join("backend/metrics.csv")).unwrap();
+    let last = csv.lines().last().unwrap();
+    assert_eq!(last.split(',').nth(1), Some(acknowledged.to_string().as_str()), "{csv}");
+}
+
+#[test]
+fn sigterm_under_load_finishes_what_was_read() {
+    stopped_under_load(Signal::TERM);
+}
+
+#[test]
+fn sigint_under_load_finishes_what_was_read() {
+    stopped_under_load(Signal::INT);
+}
+
+#[test]
+fn a_long_wait_for_entries_is_cut_short() {
+    let scene = Scene::new();
+    let service = scene.service().set("BLOCK_MS", 60_000).start();
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(1);
+    scene.stream.until_drained();
+    let ended = service.stop();
+    assert!(ended.took < PROMPTLY, "{:?}", ended.took);
+    assert_eq!(ended.metrics().tally(), [1, 0, 0, 0, 0]);
+}
+
+#[test]
+fn the_pause_after_a_partial_batch_is_cut_short() {
+    let scene = Scene::new();
+    let service = scene.service().set("PARTIAL_BATCH_DELAY_MS", 60_000).start();
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(1);
+    scene.stream.until_drained();
+    let ended = service.stop();
+    assert!(ended.took < PROMPTLY, "{:?}", ended.took);
+}
+
+#[test]
+fn waiting_for_the_servers_is_cut_short() {
+    let scene = Scene::new();
+    let service = scene
+        .service()
+        .set("REDIS_URL", "redis://127.0.0.1:1")
+        .set("POSTGRES_URL", "postgres://nobody@127.0.0.1:1/nothing")
+        .start_unready();
+    service.until_logged(&["waiting for redis"]);
+    service.until_logged(&["waiting for postgres"]);
+    let ended = service.stop();
+    assert!(ended.took < PROMPTLY, "{:?}", ended.took);
+}
+
+/// A database that does not answer is the worst case: the batch cannot be finished.
+#[test]
+fn a_database_that_hangs_does_not_hold_up_the_end() {
+    let scene = Scene::new();
+    let service = scene.start();
+    let mut lock = scene.database.connect();
+    let transaction = block_on(async {
+        let mut transaction = lock.begin().await.unwrap();
+        sqlx::raw_sql("LOCK TABLE events").execute(&mut *transaction).await.unwrap();
+        transaction
+    });
+    let events: Vec<Event> = (0..50).map(|_| Event::new()).collect();
+    scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
+    until("the entries pending", || match scene.stream.pending().len() {
+        50 => Ok(()),
+        found => Err(format!("{found}")),
+    });
+
+    let ended = service.stop(); // within 5 s, code 0
+    assert!(ended.log.contains("the rest stays pending for the next start"), "the log:\n{}", ended.log);
+    assert_eq!(scene.stream.acknowledged().len(), 0, "nothing is acknowledged that is not stored");
+    assert_eq!(ended.metrics().get("processed"), 0);
+
+    block_on(transaction.rollback()).unwrap();
+    let service = scene.start();
+    assert_eq!(scene.until_stored(50).len(), 50);
+    scene.stream.until_drained();
+    service.stop();
+}

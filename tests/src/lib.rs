@@ -1,0 +1,37 @@
+//! The harness of the tests across processes.
+//!
+//! A test sets a [`Scene`]: a stream, a group, a database and a folder of its
+//! own, on servers that the tests share. It puts [`Event`]s into the stream,
+//! starts the real program as a [`Service`], waits [`until`] something is so,
+//! and looks at what the stream, the database and the log say. Whatever a test
+//! made is gone when its values are dropped.
+//!
+//! `REDIS_URL` and `POSTGRES_URL` name the shared servers: `make test` starts
+//! private ones. Nothing is ever flushed or dropped there but a test's own.
+//! Tests that stop servers start their own, by `sluicegate::demo::servers`.
+//!
+//! The harness is blocking, because a test is a plain sequence of steps.
+//! It panics where a test is to fail.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a harness fails its test by a panic"
+)]
+
+mod database;
+mod events;
+pub mod guests;
+mod producer;
+mod scene;
+mod service;
+mod stream;
+mod wait;
+
+pub use database::{Database, Letter};
+pub use events::{Event, Fields, fields};
+pub use producer::{Producer, Sent};
+pub use scene::{Scene, shared_postgres_url, shared_redis_url};
+pub use service::{Ended, Launch, Metrics, Service};
+pub use stream::Stream;
+pub use wait::{block_on, until, until_within};

@@ -1,0 +1,115 @@
+//! A load: events that flow while the test does something else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle, sleep};
+use std::time::Duration;
+
+use redis::{Connection, RedisResult};
+
+use crate::events::Event;
+use crate::stream::Stream;
+use crate::wait::until;
+
+/// Adds events in small portions from a thread of its own until it is told to
+/// stop. While Redis is away it tries again and again.
+pub struct Producer {
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<Vec<Sent>>>,
+}
+
+/// An event that Redis accepted.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// The entry's ID.
+    pub id: String,
+    /// The event.
+    pub event: Event,
+}
+
+impl Producer {
+    /// A portion of events, and a pause, again and again: about 1,000 events a second.
+    pub fn start(stream: &Stream, make: impl FnMut() -> Event + Send + 'static) -> Self {
+        Self::paced(stream, 10, Duration::from_millis(10), make)
+    }
+
+    /// `portion` events, then a pause.
+    pub fn paced(
+        stream: &Stream,
+        portion: usize,
+        pause: Duration,
+        mut make: impl FnMut() -> Event + Send + 'static,
+    ) -> Self {
+        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stopped, counted, stream) = (Arc::clone(&stop), Arc::clone(&count), stream.another());
+        let thread = thread::spawn(move || {
+            let mut sent = Vec::new();
+            let mut connection = None;
+            while !stopped.load(Ordering::Relaxed) {
+                let mut events: Vec<Event> = (0..portion).map(|_| make()).collect();
+                // The same events again after an error: nobody knows whether they arrived.
+                while let Err(_away) = send(&stream, &mut connection, &mut events, &mut sent) {
+                    connection = None;
+                    sleep(Duration::from_millis(20));
+                    if stopped.load(Ordering::Relaxed) {
+                        return sent;
+                    }
+                }
+                counted.store(sent.len(), Ordering::Relaxed);
+                sleep(pause);
+            }
+            sent
+        });
+        Self { stop, count, thread: Some(thread) }
+    }
+
+    /// How many events Redis has accepted so far.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more events were accepted.
+    pub fn until_sent(&self, more: usize) {
+        let wanted = self.count() + more;
+        until(&format!("{more} more events accepted by redis"), || match self.count() {
+            found if found >= wanted => Ok(()),
+            found => Err(format!("{found} of {wanted}")),
+        });
+    }
+
+    /// Ends the load, and tells what was accepted.
+    pub fn stop(mut self) -> Vec<Sent> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("joined once");
+        thread.join().expect("the producer does not panic")
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn send(
+    stream: &Stream,
+    connection: &mut Option<Connection>,
+    events: &mut Vec<Event>,
+    sent: &mut Vec<Sent>,
+) -> RedisResult<()> {
+    let connection = match connection {
+        Some(connection) => connection,
+        none => none.insert(stream.connect()?),
+    };
+    let mut pipeline = redis::pipe();
+    for event in events.iter() {
+        pipeline.add_command(stream.xadd(&event.data()));
+    }
+    let ids: Vec<String> = pipeline.query(connection)?;
+    sent.extend(ids.into_iter().zip(events.drain(..)).map(|(id, event)| Sent { id, event }));
+    Ok(())
+}

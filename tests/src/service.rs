@@ -1,0 +1,207 @@
+//! The real program, as a child process that never outlives its test.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wait::until;
+
+const LOG_LINES_SHOWN: usize = 60;
+
+/// A service to be started: its settings, and nothing of the test's own environment.
+pub struct Launch {
+    folder: PathBuf,
+    log: PathBuf,
+    variables: BTreeMap<String, String>,
+}
+
+/// A service that was started. Killed when dropped; a failing test then shows the end of its log.
+pub struct Service {
+    child: Child,
+    log: PathBuf,
+}
+
+/// A service that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// `None` when a signal killed it.
+    pub code: Option<i32>,
+    /// All that it wrote.
+    pub log: String,
+    /// From the signal, or the start, to the end.
+    pub took: Duration,
+}
+
+/// Where cargo puts the release build.
+fn program() -> PathBuf {
+    let program = std::env::var_os("SLUICEGATE_BIN")
+        .map_or_else(|| crate::guests::target_folder().join("release/sluicegate"), PathBuf::from);
+    assert!(program.is_file(), "{} is missing; run: make build", program.display());
+    program
+}
+
+impl Launch {
+    pub(crate) fn new(folder: &Path) -> Self {
+        // Each service of a test has a log of its own.
+        let log = (1..).map(|n| folder.join(format!("service-{n}.log"))).find(|log| !log.exists());
+        Self { folder: folder.to_owned(), log: log.unwrap_or_default(), variables: BTreeMap::new() }
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
+        self.variables.insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// Leaves a variable unset that the scene has set.
+    #[must_use]
+    pub fn unset(mut self, name: &str) -> Self {
+        self.variables.remove(name);
+        self
+    }
+
+    /// Starts it, and waits until it has found both servers.
+    pub fn start(self) -> Service {
+        let service = self.start_unready();
+        service.until_logged(&["running"]);
+        service
+    }
+
+    /// Starts it.
+    pub fn start_unready(self) -> Service {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log");
+        // The kernel ends it with the thread that started it: the test's.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(program())
+            .arg("run")
+            .current_dir(&self.folder)
+            .env_clear()
+            .envs(&self.variables)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("setpriv (of util-linux) starts the service");
+        Service { child, log: self.log }
+    }
+
+    /// Starts it, and waits until it ends by itself.
+    pub fn run_to_end(self) -> Ended {
+        let start = Instant::now();
+        self.start_unready().until_ended(start, Duration::from_secs(60))
+    }
+}
+
+impl Service {
+    /// All that it wrote so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits for a line that contains all of these, and gives the first one.
+    pub fn until_logged(&self, parts: &[&str]) -> String {
+        until(&format!("a line of the log with {parts:?}"), || {
+            let log = self.log();
+            let line = log.lines().find(|line| parts.iter().all(|part| line.contains(part)));
+            line.map(str::to_owned).ok_or_else(|| "none".to_owned())
+        })
+    }
+
+    /// The process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the service is there to be signalled");
+    }
+
+    /// Sends a signal, and waits until the service has ended: within 5 s, as it promises.
+    pub fn end(self, signal: Signal) -> Ended {
+        let start = Instant::now();
+        self.signal(signal);
+        self.until_ended(start, Duration::from_secs(5))
+    }
+
+    /// Ends it as an operator would, and expects it to end well.
+    pub fn stop(self) -> Ended {
+        let ended = self.end(Signal::TERM);
+        assert_eq!(ended.code, Some(0), "exit code after SIGTERM; the log:\n{}", ended.log);
+        ended
+    }
+
+    /// Ends it as a crash would.
+    pub fn crash(self) {
+        drop(self);
+    }
+
+    fn until_ended(mut self, start: Instant, deadline: Duration) -> Ended {
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the service is our child") {
+                return Ended { code: status.code(), log: self.log(), took: start.elapsed() };
+            }
+            assert!(start.elapsed() <= deadline, "the service has not ended after {deadline:?}");
+            sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the end of {}:\n{}", self.log.display(), tail(&self.log()));
+        }
+    }
+}
+
+/// The last lines, each cut to a readable length.
+pub(crate) fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let shown = lines.iter().skip(lines.len().saturating_sub(LOG_LINES_SHOWN));
+    shown.map(|line| format!("  {}\n", line.chars().take(400).collect::<String>())).collect()
+}
+
+/// A metrics line of the log.
+#[derive(Clone, Debug)]
+pub struct Metrics(BTreeMap<String, String>);
+
+impl Metrics {
+    /// The last one, if there is any.
+    pub fn last(log: &str) -> Option<Self> {
+        let line = log.lines().rfind(|line| line.contains(" metrics processed="))?;
+        let pairs = line.split(' ').filter_map(|part| part.split_once('='));
+        Some(Self(pairs.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect()))
+    }
+
+    /// One number of it.
+    pub fn get(&self, name: &str) -> u64 {
+        let value = self.0.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}"));
+        value.parse().unwrap_or_else(|_| panic!("{name} is no number in {self:?}"))
+    }
+
+    /// Stored, duplicate, rejected, discarded, dead-lettered: they must add up to what was processed.
+    pub fn tally(&self) -> [u64; 5] {
+        let tally =
+            ["stored", "duplicate", "rejected", "discarded", "dead_lettered"].map(|name| self.get(name));
+        assert_eq!(tally.iter().sum::<u64>(), self.get("processed"), "the five ways add up: {self:?}");
+        tally
+    }
+}
+
+impl Ended {
+    /// The last metrics line: a service that ends well has written one.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::last(&self.log)
+            .unwrap_or_else(|| panic!("no metrics line; the log ends:\n{}", tail(&self.log)))
+    }
+}
