@@ -92,7 +92,7 @@ fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
         Ok(config) => config,
         Err(error) => {
             start_logging(LogFormat::Text);
-            return Err(error.into());
+            return Err(anyhow::anyhow!("{error}"));
         }
     };
     start_logging(config.log_format);
@@ -100,7 +100,8 @@ fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
     let outcome = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         tokio::spawn(cancel_on_signal(shutdown.clone())?);
-        tenant::run(config, shutdown).await.map_err(anyhow::Error::from)
+        // Its message names the cause already.
+        tenant::run(config, shutdown).await.map_err(|error| anyhow::anyhow!("{error}"))
     });
     // A guest may still be running, for its time limit at most: do not wait for it.
     runtime.shutdown_timeout(Duration::from_millis(200));
@@ -123,7 +124,9 @@ fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<O
 
 /// For people on a terminal, without colours elsewhere, JSON on request. `RUST_LOG` sets the level.
 fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // PostgreSQL's notices at the migrations say that nothing was to be done.
+    let default = || EnvFilter::new("info,sqlx::postgres::notice=warn");
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default());
     let lines =
         tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
     match format {
