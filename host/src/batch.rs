@@ -102,7 +102,7 @@ pub struct Event {
 }
 
 /// One reason why an entry is refused.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Violation {
     /// Where in the entry; empty for the whole.
     pub path: String,

@@ -13,6 +13,7 @@ pub mod config;
 pub mod demo;
 pub mod guests;
 pub mod judge;
+pub mod letters;
 pub mod metrics;
 pub mod pipeline;
 mod retry;

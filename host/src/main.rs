@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use sluicegate::config::{Config, LogFormat, SETTINGS, Setting};
 use sluicegate::demo::command::{self, with_servers};
+use sluicegate::letters;
 use sluicegate::tenant;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,6 +34,14 @@ enum Command {
         /// Settings file; without it, sluicegate.toml is read if it is there
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+    },
+    /// Look at, replay and purge the entries that were not stored
+    DeadLetters {
+        /// Settings file; without it, sluicegate.toml is read if it is there
+        #[arg(long, value_name = "FILE", global = true)]
+        config: Option<PathBuf>,
+        #[command(subcommand)]
+        command: letters::Command,
     },
     /// Run a command with private servers at REDIS_URL and POSTGRES_URL
     #[command(after_help = "A server that one of the two names already is used instead of a private one.")]
@@ -63,6 +72,15 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::DeadLetters { config, command } => {
+            let work = async {
+                let config = Config::load(config.as_deref())?;
+                let (mut out, mut progress) = (std::io::stdout().lock(), std::io::stderr().lock());
+                letters::run(command, &config, &mut out, &mut progress).await?;
+                Ok::<u8, letters::Error>(0)
+            };
+            tool(work, |_| 1)
+        }
         Command::Servers { command, arguments } => {
             tool(with_servers(&command, &arguments), command::Error::exit_code)
         }

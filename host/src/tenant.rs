@@ -13,7 +13,7 @@ use crate::pipeline::{self, Pipeline, RulesInForce};
 use crate::retry::Backoff;
 use crate::sandbox::{Limits, Sandbox};
 use crate::store;
-use crate::store::{Remedy, Store};
+use crate::store::{Archive, Filter, Remedy, Store};
 use crate::stream::{self, Stream};
 
 /// How long the batches in flight may take to be committed and acknowledged
@@ -110,6 +110,7 @@ async fn serve(
     // What was trimmed while nobody read shows before the first read only.
     reporter.look_for_losses().await;
 
+    let retention = tokio::spawn(retain(store.clone(), config.dead_letter_retention_days));
     let pipeline = Pipeline {
         reader: stream.reader(&config),
         rules,
@@ -126,8 +127,40 @@ async fn serve(
         },
         reporter.run(&counters, interval, &reporting),
     );
+    retention.abort();
     reporter.report(&counters).await;
     Ok(outcome?)
+}
+
+/// Deletes dead letters that are older than the setting says, every hour; 0 keeps them.
+async fn retain(store: Store, days: u32) {
+    /// Letters deleted in one transaction.
+    const CHUNK: u32 = 1_000;
+    if days == 0 {
+        return;
+    }
+    let mut hours = tokio::time::interval(Duration::from_secs(3_600));
+    loop {
+        hours.tick().await;
+        let before = Some(chrono::Utc::now() - chrono::Duration::days(i64::from(days)));
+        let purged = async {
+            let mut archive = Archive::open(&store).await?;
+            let mut purged = 0;
+            loop {
+                match archive.purge(&Filter { before, ..Filter::default() }, CHUNK).await? {
+                    0 => return Ok::<u64, store::Error>(purged),
+                    part => purged += part,
+                }
+            }
+        };
+        match purged.await {
+            Ok(0) => {}
+            Ok(purged) => tracing::info!(purged, days, "old dead letters deleted"),
+            Err(error) => {
+                tracing::warn!(%error, "old dead letters were not deleted; trying again in an hour")
+            }
+        }
+    }
 }
 
 /// Waits until both servers are there and as they must be.

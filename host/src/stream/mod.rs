@@ -19,7 +19,7 @@ pub use acknowledge::Acknowledger;
 pub use levels::{Gauge, Levels};
 pub use read::{Read, Reader};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 
 /// How long a connection may take to be established, and a reply to come
 /// beyond the time for which the command blocks.
@@ -30,6 +30,9 @@ const REDIS_MAJOR_MIN: u32 = 7;
 /// What goes wrong with Redis.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// No URL.
+    #[error(transparent)]
+    Settings(#[from] config::Error),
     /// The URL does not read. It may hold a password, so it is not repeated.
     #[error(
         "REDIS_URL does not read ({0}); wanted redis://[user:password@]host:port[/db], or rediss:// with TLS"
@@ -75,7 +78,7 @@ impl Error {
     /// Whether trying again cannot help: somebody must change something.
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::Url(_) | Self::TooOld { .. } => true,
+            Self::Settings(_) | Self::Url(_) | Self::TooOld { .. } => true,
             Self::Reply { .. } | Self::Unanswered { .. } => false,
             Self::Command { source, .. } => {
                 matches!(source.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
@@ -102,7 +105,7 @@ pub struct Stream {
 impl Stream {
     /// Connects to nothing yet.
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let client = redis::Client::open(config.redis_url.reveal())
+        let client = redis::Client::open(config.redis_url()?)
             .map_err(|error| Error::Url(error.category().to_owned()))?;
         Ok(Self {
             client,
