@@ -267,6 +267,21 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_entry_id_is_read_back_in_order(a: (u64, u64), b: (u64, u64)) {
+            let [a, b] = [a, b].map(|(milliseconds, sequence)| EntryId { milliseconds, sequence });
+            assert_eq!(EntryId::parse(a.to_string().as_bytes()), Some(a));
+            assert_eq!(a < b, (a.milliseconds, a.sequence) < (b.milliseconds, b.sequence));
+            assert!(a >= EntryId::ZERO);
+        }
+
+        #[test]
+        fn no_bytes_make_an_entry_id_panic(bytes: Vec<u8>) {
+            let _ = EntryId::parse(&bytes);
+        }
+    }
+
     #[test]
     fn a_digest_is_named_by_its_first_twelve_digits() {
         assert_eq!(Digest::of(b"").to_string(), "e3b0c44298fc");

@@ -8,8 +8,17 @@
     reason = "a test fails by a panic"
 )]
 
+mod batching;
 mod misbehaving;
 mod outages;
+mod portable;
+mod refusing;
+mod repeating;
+mod reporting;
+mod screening;
+mod settings;
+mod starting;
 mod stopping;
 mod storing;
 mod swapping;
+mod unanswered;

@@ -162,6 +162,22 @@ fn a_guest_that_takes_all_memory_is_stopped() {
     assert_eq!(letters[0].violations[0]["message"], "the guest wanted more than 134217728 bytes of memory");
 }
 
+/// What it returns is little in its own memory, and 4 GiB for a host that copied it all.
+#[test]
+fn a_guest_cannot_fill_the_hosts_memory() {
+    let scene = Scene::new();
+    let ids = scene.stream.add_all(&[good(), told("amplify", &[("count", "4096")]), good()]);
+    let service = hostile(&scene).start();
+    scene.until_stored(2);
+    scene.stream.until_drained();
+    let letters = scene.database.letters();
+    assert_eq!(reasons(&letters), ["trapped"], "{letters:?}");
+    assert_eq!(letters[0].entry_id, ids[1]);
+    let most = service.memory_peak_bytes();
+    assert!(most < 512 << 20, "{most} bytes resident at the peak");
+    service.stop();
+}
+
 #[test]
 fn a_guest_may_print_as_much_as_it_likes() {
     let scene = Scene::new();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ const LOG_LINES_SHOWN: usize = 60;
 pub struct Launch {
     folder: PathBuf,
     log: PathBuf,
+    arguments: Vec<String>,
     variables: BTreeMap<String, String>,
 }
 
@@ -48,8 +50,16 @@ fn program() -> PathBuf {
 impl Launch {
     pub(crate) fn new(folder: &Path) -> Self {
         // Each service of a test has a log of its own.
-        let log = (1..).map(|n| folder.join(format!("service-{n}.log"))).find(|log| !log.exists());
-        Self { folder: folder.to_owned(), log: log.unwrap_or_default(), variables: BTreeMap::new() }
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let log = folder.join(format!("service-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
+        Self { folder: folder.to_owned(), log, arguments: Vec::new(), variables: BTreeMap::new() }
+    }
+
+    /// Adds an argument to `sluicegate run`.
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
     }
 
     /// Sets an environment variable.
@@ -81,6 +91,7 @@ impl Launch {
             .args(["--pdeathsig", "KILL"])
             .arg(program())
             .arg("run")
+            .args(&self.arguments)
             .current_dir(&self.folder)
             .env_clear()
             .envs(&self.variables)
@@ -117,6 +128,14 @@ impl Service {
     /// The process.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
+    }
+
+    /// The most memory that was resident at any time.
+    pub fn memory_peak_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kibibytes << 10
     }
 
     /// Sends a signal.

@@ -44,9 +44,9 @@ pub enum Error {
     /// The table is there, but it is another.
     #[error("the table events has another form: {found}; wanted {wanted}")]
     WrongTable {
-        /// The columns that differ.
+        /// Its columns and its key.
         found: String,
-        /// As the migration makes them.
+        /// As the migration makes it.
         wanted: &'static str,
     },
     /// A migration failed.

@@ -11,9 +11,9 @@ const POSTGRES_MAJOR_MIN: u32 = 14;
 /// a statement after the first conflict (timescaledb#7672).
 const TIMESCALEDB_MIN: (u32, u32, u32) = (2, 18, 1);
 
-/// The columns of `events`, as PostgreSQL names their types.
-const COLUMNS: &str =
-    "event_id uuid, event_type text, properties jsonb, time timestamp with time zone, user_id text";
+/// The columns of `events`, as PostgreSQL names their types, and its key.
+const TABLE: &str = "event_id uuid, event_type text, properties jsonb, time timestamp with time zone, user_id text; \
+                     primary key (event_id, time)";
 
 impl Store {
     /// Checks the server, makes the extension and the tables if they are
@@ -24,7 +24,15 @@ impl Store {
         check_server(&mut connection).await?;
         match self.make_extension(&mut connection).await? {
             Some(version) => tracing::info!(timescaledb = version, "database ready to migrate"),
-            None => tracing::warn!("no timescaledb: events go to a plain table, as ALLOW_PLAIN_TABLE says"),
+            None => {
+                tracing::warn!("no timescaledb: events go to a plain table, as ALLOW_PLAIN_TABLE says");
+                // Some versions end the connection of who tries to make an extension that is not loaded.
+                connection = self.connect().await?;
+            }
+        }
+        // Before anything is made of it: it may be somebody else's.
+        if let Some(found) = table(&mut connection).await? {
+            check_table(found)?;
         }
         MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
             sqlx::migrate::MigrateError::Execute(source)
@@ -39,7 +47,7 @@ impl Store {
             }
             other => Error::Migrate(other),
         })?;
-        check_table(&mut connection).await
+        check_table(table(&mut connection).await?.unwrap_or_default())
     }
 
     /// Makes the extension if it is missing; gives its version, or `None` for a plain table.
@@ -64,8 +72,7 @@ impl Store {
         let made = sqlx::query("CREATE EXTENSION IF NOT EXISTS timescaledb").execute(&mut *transaction).await;
         match made {
             Ok(_) => transaction.commit().await?,
-            Err(_) if self.allow_plain_table => {
-                transaction.rollback().await?;
+            Err(error) if self.allow_plain_table && (is_denied(&error) || must_be_preloaded(&error)) => {
                 return Ok(None);
             }
             Err(source) if is_denied(&source) => {
@@ -116,19 +123,28 @@ fn parts(version: &str) -> Option<(u32, u32, u32)> {
     Some((parts.next()?, parts.next()?, parts.next().unwrap_or(0)))
 }
 
-/// A table of the same name may have been there before.
-async fn check_table(connection: &mut PgConnection) -> Result<(), Error> {
-    let found: Option<String> = sqlx::query_scalar(
-        "SELECT string_agg(attname || ' ' || format_type(atttypid, NULL), ', ' ORDER BY attname)
-         FROM pg_attribute
-         WHERE attrelid = to_regclass('events') AND attnum > 0 AND NOT attisdropped
-           AND attname IN ('event_id', 'event_type', 'properties', 'time', 'user_id')",
-    )
-    .fetch_one(connection)
-    .await?;
-    match found {
-        Some(found) if found == COLUMNS => Ok(()),
-        found => Err(Error::WrongTable { found: found.unwrap_or_default(), wanted: COLUMNS }),
+/// What the table `events` looks like, if there is one.
+async fn table(connection: &mut PgConnection) -> Result<Option<String>, Error> {
+    let found = sqlx::query_scalar(
+        "SELECT concat(
+             (SELECT string_agg(attname || ' ' || format_type(atttypid, NULL), ', ' ORDER BY attname)
+              FROM pg_attribute
+              WHERE attrelid = events AND attnum > 0 AND NOT attisdropped
+                AND attname IN ('event_id', 'event_type', 'properties', 'time', 'user_id')),
+             '; ',
+             (SELECT coalesce('primary key (' || string_agg(attname, ', ' ORDER BY attname) || ')', 'no primary key')
+              FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)
+              WHERE indrelid = events AND indisprimary))
+         FROM to_regclass('events') AS events WHERE events IS NOT NULL",
+    );
+    Ok(found.fetch_optional(connection).await?)
+}
+
+/// A table of the same name may have been there before. Without the key, duplicates would not show.
+fn check_table(found: String) -> Result<(), Error> {
+    match found == TABLE {
+        true => Ok(()),
+        false => Err(Error::WrongTable { found, wanted: TABLE }),
     }
 }
 

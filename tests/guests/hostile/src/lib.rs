@@ -9,6 +9,7 @@
 //! | `world` | accepts, with all that it could find out about the world as the properties |
 //! | `print` | prints `count` bytes, then accepts |
 //! | `trap`, `loop`, `grow`, `recurse` | what the names say, for the whole batch |
+//! | `amplify` | `count` violations whose messages are all the same mebibyte of memory |
 //! | `few`, `many` | a verdict less or more than there are entries |
 //!
 //! Fields that are missing have values that are in order.
@@ -61,6 +62,7 @@ fn judge(entry: &Entry) -> Verdict {
             print_much(number(entry, "count", 1 << 20));
             Verdict::Accept(claim(entry))
         }
+        Some("amplify") => Verdict::Reject(amplify(number(entry, "count", 1))),
         Some("trap") => trap(),
         Some("loop") => spin(),
         Some("grow") => grow(),
@@ -91,6 +93,21 @@ fn nth_claim(entry: &Entry, i: u64) -> Event {
 fn violation(entry: &Entry) -> Violation {
     let text = |name: &str| field(entry, name).unwrap_or(name).to_owned();
     Violation { path: text("path"), code: text("code"), message: text("message") }
+}
+
+/// Small here, large for a host that copies each of them.
+fn amplify(count: usize) -> Vec<Violation> {
+    let text = "x".repeat(1 << 20).leak();
+    let message = || {
+        #[expect(
+            unsafe_code,
+            reason = "an honest guest cannot do this; nobody lives to free the memory twice"
+        )]
+        unsafe {
+            String::from_raw_parts(text.as_ptr().cast_mut(), text.len(), text.len())
+        }
+    };
+    (0..count).map(|_| Violation { path: String::new(), code: String::new(), message: message() }).collect()
 }
 
 #[expect(clippy::panic, reason = "to trap is what this guest is for")]

@@ -1,0 +1,82 @@
+//! How entries are grouped into transactions.
+
+use std::time::{Duration, Instant};
+
+use sluicegate_tests::{Event, Fields, Producer, Scene};
+
+/// The transactions that stored the events.
+const TRANSACTIONS: &str = "SELECT count(DISTINCT xmin::text) FROM events";
+/// The most events that one of them stored.
+const LARGEST: &str =
+    "SELECT max(count) FROM (SELECT count(*) FROM events GROUP BY xmin::text) AS transaction";
+
+#[test]
+fn a_trickle_is_gathered() {
+    let scene = Scene::new();
+    let service = scene.start();
+    // 27 events a second, for eight seconds.
+    let producer = Producer::paced(&scene.stream, 1, Duration::from_millis(36), Event::new);
+    producer.until_sent(216);
+    let sent = producer.stop();
+    scene.until_stored(sent.len());
+    scene.stream.until_drained();
+    service.stop();
+    let transactions: i64 = scene.database.value(TRANSACTIONS);
+    let events = i64::try_from(sent.len()).unwrap();
+    assert!(
+        10 * transactions <= 4 * events,
+        "{transactions} transactions for {events} events, wanted at most 0.4 each"
+    );
+}
+
+/// With a pause that nobody would survive.
+#[test]
+fn a_full_batch_is_not_followed_by_a_pause() {
+    let scene = Scene::new();
+    let events: Vec<Event> = (0..205).map(|_| Event::new()).collect();
+    scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
+    let start = Instant::now();
+    let service = scene.service().set("BATCH_SIZE", 10).set("PARTIAL_BATCH_DELAY_MS", 60_000).start();
+    assert_eq!(scene.until_stored(205), events);
+    scene.stream.until_drained();
+    assert!(start.elapsed() < Duration::from_secs(30), "the last, partial batch does not wait either");
+    service.stop();
+}
+
+#[test]
+fn a_partial_batch_is_followed_by_a_pause() {
+    let scene = Scene::new();
+    let service = scene.service().set("PARTIAL_BATCH_DELAY_MS", 3_000).start();
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(1);
+    for _ in 0..10 {
+        scene.stream.add(&Event::new().data());
+    }
+    scene.until_stored(11);
+    service.stop();
+    assert_eq!(scene.database.value::<i64>(TRANSACTIONS), 2, "what came during the pause is one batch");
+}
+
+#[test]
+fn batch_size_bounds_a_transaction() {
+    let scene = Scene::new();
+    let events: Vec<Event> = (0..100).map(|_| Event::new()).collect();
+    scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
+    let service = scene.service().set("BATCH_SIZE", 7).start();
+    assert_eq!(scene.until_stored(100), events);
+    service.stop();
+    assert_eq!(scene.database.value::<i64>(LARGEST), 7);
+    assert_eq!(scene.database.value::<i64>(TRANSACTIONS), 15);
+}
+
+#[test]
+fn a_batch_may_be_large() {
+    let scene = Scene::new();
+    let events: Vec<Event> = (0..20_000).map(|_| Event::new()).collect();
+    scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
+    let service = scene.service().set("BATCH_SIZE", 10_000).start();
+    assert_eq!(scene.until_stored(20_000), events);
+    scene.stream.until_drained();
+    service.stop();
+    assert_eq!(scene.database.value::<i64>(LARGEST), 10_000);
+}

@@ -1,0 +1,73 @@
+//! Where settings come from: the environment, then the file, then the default.
+
+use std::fs;
+
+use redis::cmd;
+use sluicegate_tests::{Event, Fields, Scene};
+
+fn consumers(scene: &Scene) -> Vec<String> {
+    let consumers: Vec<redis::Value> =
+        scene.stream.run(cmd("XINFO").arg("CONSUMERS").arg(&scene.stream.name).arg(&scene.stream.group));
+    let name = |consumer: redis::Value| {
+        consumer.into_map_iter().ok()?.find_map(|(key, value)| {
+            (key == redis::Value::BulkString("name".into())).then(|| redis::from_redis_value(value).ok())?
+        })
+    };
+    consumers.into_iter().filter_map(name).collect()
+}
+
+#[test]
+fn the_environment_comes_before_the_file_and_the_file_before_the_default() {
+    let scene = Scene::new();
+    fs::write(
+        scene.folder().join("sluicegate.toml"),
+        format!(
+            "redis_url = \"{}\"\nstream_name = \"no-such-stream\"\nconsumer_name = \"of the file\"\nbatch_size = 7\n",
+            scene.stream.url()
+        ),
+    )
+    .unwrap();
+    let events: Vec<Event> = (0..30).map(|_| Event::new()).collect();
+    scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
+    let service = scene.service().unset("REDIS_URL").set("CONSUMER_NAME", "").start();
+    scene.until_stored(30);
+    assert_eq!(consumers(&scene), ["of the file"], "a variable that is empty counts as unset");
+    service.stop();
+    let largest: i64 = scene
+        .database
+        .value("SELECT max(count) FROM (SELECT count(*) FROM events GROUP BY xmin::text) AS transaction");
+    assert_eq!(largest, 7, "from the file");
+}
+
+#[test]
+fn a_file_may_be_named() {
+    let scene = Scene::new();
+    let file = scene.folder().join("other.toml");
+    fs::write(&file, "consumer_name = \"of the other\"\n").unwrap();
+    fs::write(scene.folder().join("sluicegate.toml"), "consumer_name = \"of the usual\"\n").unwrap();
+    let service = scene.service().argument("--config").argument(file.to_str().unwrap()).start();
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(1);
+    service.stop();
+    assert_eq!(consumers(&scene), ["of the other"]);
+
+    let ended = scene.service().argument("--config").argument("missing.toml").run_to_end();
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.log.contains("missing.toml does not exist"), "{}", ended.log);
+}
+
+#[test]
+fn a_file_that_does_not_read_is_refused() {
+    let scene = Scene::new();
+    for (text, part) in [
+        ("batch_sise = 7\n", "batch_sise is not a setting"),
+        ("batch_size = \"many\"\n", "BATCH_SIZE"),
+        ("batch_size = 0\n", "BATCH_SIZE is 0; wanted 1 to 10000"),
+        ("batch_size =", "sluicegate.toml"),
+    ] {
+        fs::write(scene.folder().join("sluicegate.toml"), text).unwrap();
+        let ended = scene.service().run_to_end();
+        assert_eq!(ended.code, Some(1), "{}", ended.log);
+        assert!(ended.log.contains(part), "{part:?} is not in:\n{}", ended.log);
+    }
+}

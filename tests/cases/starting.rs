@@ -1,0 +1,224 @@
+//! A service that cannot work says why, and ends with code 1.
+
+use std::fs;
+
+use redis::cmd;
+use sluicegate::demo::servers::{Options, Postgres, Redis};
+use sluicegate_tests::{Ended, Event, Launch, Scene, fields, guests, shared_redis_url};
+
+/// Starts it, expects it to give up, and to say all of this, but no password.
+fn refused(launch: Launch, parts: &[&str]) -> Ended {
+    let ended = launch.run_to_end();
+    assert_eq!(ended.code, Some(1), "wanted {parts:?}; the log:\n{}", ended.log);
+    let last = ended.log.lines().last().unwrap_or_default();
+    for part in parts {
+        assert!(last.contains(part), "{part:?} is not in the last line of:\n{}", ended.log);
+    }
+    assert!(last.contains("ERROR"), "{last}");
+    assert!(!ended.log.contains("hunter2"), "a password is told:\n{}", ended.log);
+    assert!(!ended.log.contains("panicked"), "{}", ended.log);
+    ended
+}
+
+#[test]
+fn settings_that_cannot_be_used() {
+    let scene = Scene::new();
+    let with = |name: &str, value: &str| scene.service().set(name, value);
+    refused(scene.service().unset("REDIS_URL"), &["REDIS_URL is not set", "redis://"]);
+    refused(scene.service().unset("POSTGRES_URL"), &["POSTGRES_URL is not set", "postgres://"]);
+    refused(with("REDIS_URL", ""), &["REDIS_URL is not set"]);
+    for (name, value, found) in [
+        ("BATCH_SIZE", "0", "0"),
+        ("BATCH_SIZE", "10001", "10001"),
+        ("BATCH_SIZE", "many", "many"),
+        ("BATCH_SIZE", "-1", "-1"),
+        ("BATCH_SIZE", "1.5", "1.5"),
+        ("BLOCK_MS", "0", "0"),
+        ("COMMITS_IN_FLIGHT", "65", "65"),
+        ("GUEST_TIME_LIMIT_MS", "9", "9"),
+        ("MONITORING_INTERVAL_MS", "99", "99"),
+        ("ALLOW_PLAIN_TABLE", "perhaps", "perhaps"),
+        ("LOG_FORMAT", "xml", "xml"),
+    ] {
+        refused(with(name, value), &[name, found, "wanted"]);
+    }
+    refused(with("STREAM_NAME", &"x".repeat(513)), &["STREAM_NAME", "513 bytes", "wanted"]);
+}
+
+#[test]
+fn urls_that_do_not_read_are_not_repeated() {
+    let scene = Scene::new();
+    for url in [
+        "user:hunter2@localhost",
+        "http://user:hunter2@localhost:6379",
+        "redis://:hunter2@localhost:notaport",
+        "redis://:hunter2@localhost/notadatabase",
+        "redis://:hunter2 @[::1",
+    ] {
+        refused(scene.service().set("REDIS_URL", url), &["REDIS_URL does not read", "wanted redis://"]);
+    }
+    for url in [
+        "user:hunter2@localhost/db",
+        "mysql://user:hunter2@localhost/db",
+        "postgres://user:hunter2@localhost:notaport/db",
+        "postgres://user:hunter2@[::1/db",
+        "postgres://user:hunter2@localhost/db?sslmode=nonsense",
+    ] {
+        refused(
+            scene.service().set("POSTGRES_URL", url),
+            &["POSTGRES_URL does not read", "wanted postgres://"],
+        );
+    }
+}
+
+#[test]
+fn a_guest_that_cannot_be_used() {
+    let scene = Scene::new();
+    let file = scene.folder().join("guest.wasm");
+    let launch = || scene.service().set("GUEST", file.display());
+    refused(launch(), &["guest.wasm cannot be read", "No such file"]);
+    for (component, reason) in [
+        (b"no component".to_vec(), "no WebAssembly component: it begins with"),
+        (guests::DEFAULT[..1_000].to_vec(), "it does not compile"),
+        (guests::CORE_MODULE.to_vec(), "a core module, not a component"),
+        (guests::command(), "not of the world `sluicegate:guest/validator@0.1.0`"),
+        (guests::greedy(), "an import that is not granted: "),
+    ] {
+        fs::write(&file, component).unwrap();
+        refused(launch(), &["guest.wasm is refused: ", reason]);
+    }
+    refused(scene.service().set("GUEST", scene.folder().display()), &["cannot be read", "directory"]);
+}
+
+#[test]
+fn a_redis_that_does_not_let_us_in() {
+    let options = Options { settings: vec![("requirepass".to_owned(), "sesame".to_owned())] };
+    let redis = Redis::start(&options).unwrap();
+    let scene = Scene::new();
+    let at = |credentials: &str| {
+        scene.service().set("REDIS_URL", format!("redis://{credentials}127.0.0.1:{}", redis.port()))
+    };
+    let address = format!("127.0.0.1:{}", redis.port());
+    refused(at(""), &["redis at", &address, "uthentication"]);
+    refused(at(":hunter2@"), &["redis at", &address]);
+    refused(at("nobody:hunter2@"), &["redis at", &address]);
+    let service = at(":sesame@").start();
+    assert!(!service.stop().log.contains("sesame"));
+}
+
+#[test]
+fn a_stream_that_is_something_else() {
+    let scene = Scene::new();
+    scene.stream.run::<()>(cmd("SET").arg(&scene.stream.name).arg("text"));
+    refused(scene.service(), &["redis at", "XGROUP CREATE", "WRONGTYPE"]);
+    assert_eq!(scene.stream.run::<String>(cmd("GET").arg(&scene.stream.name)), "text");
+}
+
+#[test]
+fn a_database_that_is_not_there() {
+    let scene = Scene::new();
+    let url = scene.database.url();
+    let url = url.replace(&scene.stream.name, "sluicegate_no_such_database");
+    refused(
+        scene.service().set("POSTGRES_URL", url),
+        &["postgres at", "sluicegate_no_such_database", "does not exist"],
+    );
+}
+
+/// A role of the test's own, dropped with its rights.
+struct Role<'a>(&'a Scene, String);
+
+impl Role<'_> {
+    fn launch(&self) -> Launch {
+        self.0.service().set("POSTGRES_URL", self.0.database.url_of_role(&self.1, "hunter2"))
+    }
+}
+
+impl Drop for Role<'_> {
+    fn drop(&mut self) {
+        self.0.database.execute(&format!("DROP OWNED BY {0} CASCADE; DROP ROLE {0}", self.1));
+    }
+}
+
+#[test]
+fn a_role_without_rights() {
+    let scene = Scene::new();
+    let role = Role(&scene, format!("{}_role", scene.stream.name));
+    refused(role.launch(), &["postgres at"]); // no such role
+    let name = &role.1;
+    scene.database.execute(&format!("CREATE ROLE {name} LOGIN PASSWORD 'hunter2'"));
+    refused(role.launch(), &["may not make the extension timescaledb", "run: CREATE EXTENSION timescaledb"]);
+    scene.database.execute("CREATE EXTENSION timescaledb; REVOKE CREATE ON SCHEMA public FROM PUBLIC");
+    refused(role.launch(), &["may not make the tables", "run: GRANT CREATE, USAGE ON SCHEMA public"]);
+
+    scene.database.execute(&format!("GRANT CREATE, USAGE ON SCHEMA public TO {name}"));
+    let service = role.launch().start();
+    let event = Event::new();
+    scene.stream.add_all(&[event.data(), fields([("data", "bad")])]);
+    assert_eq!(scene.until_stored(1), [event]);
+    scene.stream.until_drained();
+    service.stop();
+}
+
+#[test]
+fn a_table_of_another_form_is_left_as_it_is() {
+    for (columns, found) in [
+        (
+            "time TIMESTAMPTZ NOT NULL, event_id TEXT NOT NULL, event_type TEXT, user_id TEXT, properties JSONB, PRIMARY KEY (event_id, time)",
+            "event_id text",
+        ),
+        (
+            "time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL, event_type TEXT, user_id BIGINT, properties JSONB, PRIMARY KEY (event_id, time)",
+            "user_id bigint",
+        ),
+        (
+            "time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL, event_type TEXT, user_id TEXT, properties JSONB",
+            "no primary key",
+        ),
+        (
+            "time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL, event_type TEXT, user_id TEXT, properties JSONB, PRIMARY KEY (time, user_id)",
+            "primary key (time, user_id)",
+        ),
+        ("number BIGINT PRIMARY KEY", "the table events has another form"),
+    ] {
+        let scene = Scene::new();
+        scene.database.execute(&format!("CREATE EXTENSION timescaledb; CREATE TABLE events ({columns})"));
+        refused(scene.service(), &["the table events has another form", found, "wanted event_id uuid"]);
+        let hypertables: i64 =
+            scene.database.value("SELECT count(*) FROM timescaledb_information.hypertables");
+        assert_eq!(hypertables, 0, "somebody else's table is not touched");
+    }
+}
+
+#[test]
+fn a_table_made_by_hand_is_taken_over_with_its_rows() {
+    let scene = Scene::new();
+    scene.database.execute(
+        "CREATE EXTENSION timescaledb;
+         CREATE TABLE events (
+             time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL, event_type TEXT NOT NULL, user_id TEXT NOT NULL,
+             properties JSONB, PRIMARY KEY (event_id, time));
+         INSERT INTO events VALUES ('2026-01-18T22:17:34Z', '00000000-0000-4000-8000-000000000000', 'old', 'old', NULL)",
+    );
+    let service = scene.start();
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(2);
+    service.stop();
+    assert_eq!(scene.database.value::<i64>("SELECT count(*) FROM timescaledb_information.hypertables"), 1);
+}
+
+#[test]
+fn a_postgres_without_timescaledb_needs_our_word() {
+    let options = Options { settings: vec![("shared_preload_libraries".to_owned(), String::new())] };
+    let postgres = Postgres::start(&options).unwrap();
+    let scene = Scene::on(&shared_redis_url(), &postgres.url());
+    refused(scene.service(), &["not loaded", "shared_preload_libraries", "ALLOW_PLAIN_TABLE=true"]);
+
+    let service = scene.service().set("ALLOW_PLAIN_TABLE", true).start();
+    service.until_logged(&["events go to a plain table"]);
+    let event = Event::new();
+    scene.stream.add_all(&[event.data(), event.flat()]);
+    assert_eq!(scene.until_stored(1), [event]);
+    scene.stream.until_drained();
+    assert_eq!(service.stop().metrics().tally(), [1, 1, 0, 0, 0]);
+}
