@@ -197,9 +197,24 @@ pub struct Metrics(BTreeMap<String, String>);
 impl Metrics {
     /// The last one, if there is any.
     pub fn last(log: &str) -> Option<Self> {
-        let line = log.lines().rfind(|line| line.contains(" metrics processed="))?;
-        let pairs = line.split(' ').filter_map(|part| part.split_once('='));
-        Some(Self(pairs.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect()))
+        Self::all(log).pop()
+    }
+
+    /// All of them, in the order of the log.
+    pub fn all(log: &str) -> Vec<Self> {
+        log.lines()
+            .filter_map(|line| line.split_once(" metrics state="))
+            .map(|(_, rest)| Self::read(rest))
+            .collect()
+    }
+
+    /// The state's value, which may contain spaces, then pairs without any.
+    fn read(line: &str) -> Self {
+        let (state, rest) =
+            line.strip_prefix('"').and_then(|line| line.split_once('"')).expect("a quoted state");
+        let pairs = rest.split(' ').filter_map(|part| part.split_once('='));
+        let pairs = pairs.chain([("state", state)]).map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Self(pairs.collect())
     }
 
     /// One number of it.
@@ -208,11 +223,22 @@ impl Metrics {
         value.parse().unwrap_or_else(|_| panic!("{name} is no number in {self:?}"))
     }
 
-    /// Stored, duplicate, rejected, discarded, dead-lettered: they must add up to what was processed.
+    /// What the service was doing, or waiting for.
+    pub fn state(&self) -> &str {
+        &self.0["state"]
+    }
+
+    /// Stored, duplicate, rejected, discarded, dead-lettered: they must add up to what was processed,
+    /// and with what is in flight to what was delivered.
     pub fn tally(&self) -> [u64; 5] {
         let tally =
             ["stored", "duplicate", "rejected", "discarded", "dead_lettered"].map(|name| self.get(name));
         assert_eq!(tally.iter().sum::<u64>(), self.get("processed"), "the five ways add up: {self:?}");
+        assert_eq!(
+            self.get("processed") + self.get("in_flight"),
+            self.get("delivered"),
+            "nothing that was delivered is forgotten: {self:?}"
+        );
         tally
     }
 }
