@@ -35,8 +35,16 @@ impl Gauge {
     }
 
     /// The levels at this moment.
+    ///
+    /// The connection may have broken since it was used last, which shows only
+    /// now: then a new one is asked, so that the report has its levels.
     pub async fn levels(&mut self) -> Result<Levels, Error> {
-        let levels = self.try_levels().await;
+        let was_connected = self.connection.is_some();
+        let mut levels = self.try_levels().await;
+        if levels.is_err() && was_connected {
+            self.connection = None;
+            levels = self.try_levels().await;
+        }
         if levels.is_err() {
             self.connection = None;
         }
