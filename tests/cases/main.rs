@@ -9,6 +9,7 @@
 )]
 
 mod batching;
+mod delivering;
 mod misbehaving;
 mod outages;
 mod portable;

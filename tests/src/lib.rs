@@ -32,7 +32,7 @@ mod wait;
 pub use database::{Database, Letter};
 pub use events::{Event, Fields, fields};
 pub use producer::{Producer, Sent};
-pub use proxy::Proxy;
+pub use proxy::{Fault, Proxy};
 pub use scene::{Scene, shared_postgres_url, shared_redis_url};
 pub use service::{Ended, Launch, Metrics, Service};
 pub use stream::Stream;

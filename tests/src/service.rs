@@ -16,6 +16,7 @@ const LOG_LINES_SHOWN: usize = 60;
 
 /// A service to be started: its settings, and nothing of the test's own environment.
 pub struct Launch {
+    program: PathBuf,
     folder: PathBuf,
     log: PathBuf,
     arguments: Vec<String>,
@@ -52,7 +53,16 @@ impl Launch {
         // Each service of a test has a log of its own.
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let log = folder.join(format!("service-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
-        Self { folder: folder.to_owned(), log, arguments: Vec::new(), variables: BTreeMap::new() }
+        let program = program();
+        Self { program, folder: folder.to_owned(), log, arguments: Vec::new(), variables: BTreeMap::new() }
+    }
+
+    /// With the failpoints that `FAILPOINTS` sets: another build of the program.
+    #[must_use]
+    pub fn with_failpoints(mut self, points: &str) -> Self {
+        self.program = crate::guests::target_folder().join("release/sluicegate-failpoints");
+        assert!(self.program.is_file(), "{} is missing; run: make failpoints", self.program.display());
+        self.set("FAILPOINTS", points)
     }
 
     /// Adds an argument to `sluicegate run`.
@@ -89,7 +99,7 @@ impl Launch {
         // The kernel ends it with the thread that started it: the test's.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
-            .arg(program())
+            .arg(&self.program)
             .arg("run")
             .args(&self.arguments)
             .current_dir(&self.folder)
@@ -101,6 +111,14 @@ impl Launch {
             .spawn()
             .expect("setpriv (of util-linux) starts the service");
         Service { child, log: self.log }
+    }
+
+    /// Another of the program's commands, with the same settings, to be run or started.
+    pub fn tool(self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(&self.program).args(arguments);
+        command.current_dir(&self.folder).env_clear().envs(&self.variables).stdin(Stdio::null());
+        command
     }
 
     /// Starts it, and waits until it ends by itself.
