@@ -11,6 +11,7 @@
 mod batching;
 mod delivering;
 mod misbehaving;
+mod networking;
 mod outages;
 mod portable;
 mod refusing;

@@ -22,6 +22,7 @@
 mod database;
 mod events;
 pub mod guests;
+mod load;
 mod producer;
 mod proxy;
 mod scene;
@@ -31,6 +32,7 @@ mod wait;
 
 pub use database::{Database, Letter};
 pub use events::{Event, Fields, fields};
+pub use load::Load;
 pub use producer::{Producer, Sent};
 pub use proxy::{Fault, Proxy};
 pub use scene::{Scene, shared_postgres_url, shared_redis_url};

@@ -134,6 +134,11 @@ impl Service {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
+    /// The end of the log, for people.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log())
+    }
+
     /// Waits for a line that contains all of these, and gives the first one.
     pub fn until_logged(&self, parts: &[&str]) -> String {
         until(&format!("a line of the log with {parts:?}"), || {
@@ -150,10 +155,7 @@ impl Service {
 
     /// The most memory that was resident at any time.
     pub fn memory_peak_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("linux");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-        kibibytes << 10
+        self.memory("VmHWM:")
     }
 
     /// Sends a signal.
@@ -161,11 +163,35 @@ impl Service {
         kill_process(self.pid(), signal).expect("the service is there to be signalled");
     }
 
+    /// Whether it has ended, by itself or by a signal.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
+    /// The memory that is resident now.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("linux");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a size");
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kibibytes << 10
+    }
+
     /// Sends a signal, and waits until the service has ended: within 5 s, as it promises.
     pub fn end(self, signal: Signal) -> Ended {
         let start = Instant::now();
         self.signal(signal);
         self.until_ended(start, Duration::from_secs(5))
+    }
+
+    /// Sends a signal, and waits until the service has ended, however long it takes: up to a minute.
+    pub fn end_with(self, signal: Signal) -> Ended {
+        let start = Instant::now();
+        self.signal(signal);
+        self.until_ended(start, Duration::from_secs(60))
     }
 
     /// Ends it as an operator would, and expects it to end well.

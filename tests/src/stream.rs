@@ -145,6 +145,11 @@ impl Stream {
         entries.into_iter().map(|(id, _)| id).filter(|id| !pending.contains(id)).collect()
     }
 
+    /// Whether everything was delivered and acknowledged.
+    pub fn is_drained(&self) -> bool {
+        ["lag", "pending"].iter().all(|name| self.group_info(name).as_deref() == Some("0"))
+    }
+
     /// Waits until everything was delivered and acknowledged.
     pub fn until_drained(&self) {
         until("every entry delivered and acknowledged", || {

@@ -10,7 +10,7 @@ use sqlx::{Connection as _, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::letters::Letters;
-use super::{Error, Store};
+use super::{CONNECT_PATIENCE, Error, Store};
 use crate::batch::{EntryId, Event, Fate, Judged, Reason, Tally, Vec1};
 
 /// Entries whose fate is committed: the only thing that can be acknowledged (invariant 1).
@@ -52,7 +52,14 @@ const INSERT_EVENTS_RETURNING: &str = "INSERT INTO events (time, event_id, event
 
 /// How long the database may take for a batch. After it the connection is given
 /// up: a network that swallows packets would keep the batch waiting for ever.
-const WRITE_PATIENCE: Duration = Duration::from_secs(60);
+/// The largest batch takes a second; so long it takes when something is wrong,
+/// and a shorter time would repeat in vain what only waits for a lock.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the server itself goes on with a statement of a batch, in ms: not
+/// longer than somebody waits for it. It does not see that a client is gone
+/// while a statement waits for a lock, and each attempt would leave a backend
+/// behind until there are no more connections.
+const STATEMENT_TIMEOUT: &str = "SET statement_timeout = 25000";
 
 /// Writes batches over a connection of its own.
 pub struct Writer {
@@ -76,7 +83,14 @@ impl Writer {
         let letters = Letters::of(batch)?;
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.store.connect().await?,
+            None => {
+                let mut connection = self.store.connect().await?;
+                let set = sqlx::raw_sql(STATEMENT_TIMEOUT).execute(&mut connection);
+                tokio::time::timeout(CONNECT_PATIENCE, set)
+                    .await
+                    .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE })??;
+                connection
+            }
         };
         let new_rows = write(&mut connection, &self.store.stream, &rows, &letters);
         let new_rows = tokio::time::timeout(WRITE_PATIENCE, new_rows)

@@ -39,6 +39,9 @@ pub struct Reader {
     connection: Option<ReadConnection>,
     position: Position,
     claimed_at: Instant,
+    /// Reads since the last one that was answered. What the server delivered
+    /// in them never arrived, so nothing can have died of it.
+    unanswered: u64,
 }
 
 struct ReadConnection {
@@ -67,6 +70,7 @@ impl Reader {
             connection: None,
             position: Position::Own(EntryId::ZERO),
             claimed_at: Instant::now(),
+            unanswered: 0,
         }
     }
 
@@ -106,6 +110,7 @@ impl Reader {
             Err(error) => {
                 self.connection = None;
                 self.position = Position::Own(EntryId::ZERO);
+                self.unanswered += 1;
                 Err(error)
             }
         }
@@ -126,6 +131,7 @@ impl Reader {
         let mut command = self.xreadgroup(self.batch_size);
         command.arg("BLOCK").arg(millis(self.block)).arg("STREAMS").arg(&self.stream.name).arg(">");
         let entries = reply::entries(self.ask("XREADGROUP", command, shutdown).await?)?;
+        self.unanswered = 0;
         let is_partial = entries.len() < self.batch_size;
         Ok(Read { entries, is_partial })
     }
@@ -145,7 +151,7 @@ impl Reader {
             self.position = Position::Own(last.id);
         }
         tracing::info!(entries = entries.len(), "reading again what was pending");
-        Ok(Read { entries: counted(entries, part), is_partial: false })
+        Ok(Read { entries: counted(entries, part, self.unanswered), is_partial: false })
     }
 
     async fn claim(&mut self, from: EntryId, shutdown: &CancellationToken) -> Result<Read, Error> {
@@ -169,7 +175,7 @@ impl Reader {
         if !claimed.entries.is_empty() {
             tracing::info!(entries = claimed.entries.len(), "claimed what other consumers left pending");
         }
-        Ok(Read { entries: counted(claimed.entries, part), is_partial: false })
+        Ok(Read { entries: counted(claimed.entries, part, self.unanswered), is_partial: false })
     }
 
     fn end_claiming(&mut self) {
@@ -221,11 +227,12 @@ fn together(pending: &[Pending]) -> Option<&[Pending]> {
     pending.get(..suspect.unwrap_or(pending.len()).max(1)).filter(|part| !part.is_empty())
 }
 
-/// The entries with the number of their deliveries, this one included.
-fn counted(mut entries: Vec<Entry>, pending: &[Pending]) -> Vec<Entry> {
+/// The entries with the number of their deliveries, this one included, those that never arrived left out.
+fn counted(mut entries: Vec<Entry>, pending: &[Pending], unanswered: u64) -> Vec<Entry> {
     for entry in &mut entries {
         if let Ok(at) = pending.binary_search_by_key(&entry.id, |pending| pending.id) {
-            entry.deliveries = pending.get(at).map_or(1, |pending| pending.deliveries + 1);
+            let before = pending.get(at).map_or(0, |pending| pending.deliveries);
+            entry.deliveries = before.saturating_sub(unanswered) + 1;
         }
     }
     entries
@@ -304,7 +311,13 @@ mod tests {
     #[test]
     fn deliveries_are_those_before_and_this_one() {
         let entry = |sequence| Entry { id: id(sequence), fields: None, deliveries: 1 };
-        let found = counted(vec![entry(0), entry(1), entry(7)], &pending(&[1, 4]));
+        let found = counted(vec![entry(0), entry(1), entry(7)], &pending(&[1, 4]), 0);
         assert_eq!(found.iter().map(|entry| entry.deliveries).collect::<Vec<_>>(), [2, 5, 1]);
+        let found = counted(vec![entry(0), entry(1)], &pending(&[1, 4]), 2);
+        assert_eq!(
+            found.iter().map(|entry| entry.deliveries).collect::<Vec<_>>(),
+            [1, 3],
+            "two never arrived"
+        );
     }
 }
