@@ -1,5 +1,5 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: build guests demo test lint unit integration bench servers wasmtime clean
+.PHONY: build failpoints guests demo test lint unit integration bench servers wasmtime clean
 
 SLUICEGATE := target/release/sluicegate
 GUESTS := -p guest-default -p guest-strict
@@ -7,6 +7,10 @@ GUESTS := -p guest-default -p guest-strict
 # The components, then the service, which carries the default guest inside.
 build: guests
 	cargo build --release --locked -p sluicegate
+
+# The service with failpoints, for the tests: only the crate itself is compiled again.
+failpoints: guests
+	cargo build --release --locked -p sluicegate --features failpoints --bin sluicegate-failpoints
 
 guests:
 	@tests/setup/tools.sh
@@ -18,7 +22,7 @@ demo: build servers
 
 # Everything, against real servers: those of REDIS_URL and POSTGRES_URL if set, else private ones.
 # One profile for all of it, so that the heavy dependencies are built once.
-test: build servers wasmtime
+test: build failpoints servers wasmtime
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	$(SLUICEGATE) servers -- cargo test --release --locked --workspace

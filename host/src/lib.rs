@@ -11,6 +11,7 @@
 pub mod batch;
 pub mod config;
 pub mod demo;
+mod failpoint;
 pub mod guests;
 pub mod judge;
 pub mod letters;

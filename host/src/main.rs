@@ -63,7 +63,7 @@ fn settings_help() -> String {
     help
 }
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config } => match run(config) {
             Ok(()) => ExitCode::SUCCESS,

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Entry, Fate, Judged, Reason, Violation};
 use crate::config::Config;
+use crate::failpoint::failpoint;
 use crate::judge::{Rules, judge};
 use crate::metrics::{Counters, Server};
 use crate::retry::Backoff;
@@ -198,6 +199,7 @@ async fn judge_all(
         }
         let entries =
             tokio::task::spawn_blocking(move || judge(rules.as_ref(), deliveries_max, entries)).await?;
+        failpoint!("after_judge");
         rejections.log(&entries);
         if to_write.send(JudgedBatch { entries, flight }).await.is_err() {
             break; // a later stage failed

@@ -10,6 +10,7 @@
 
 mod batching;
 mod delivering;
+mod failing;
 mod misbehaving;
 mod networking;
 mod outages;

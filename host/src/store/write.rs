@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::letters::Letters;
 use super::{CONNECT_PATIENCE, Error, Store};
 use crate::batch::{EntryId, Event, Fate, Judged, Reason, Tally, Vec1};
+use crate::failpoint::failpoint;
 
 /// Entries whose fate is committed: the only thing that can be acknowledged (invariant 1).
 ///
@@ -96,6 +97,7 @@ impl Writer {
         let new_rows = tokio::time::timeout(WRITE_PATIENCE, new_rows)
             .await
             .map_err(|_| Error::TimedOut { what: "writing a batch", after: WRITE_PATIENCE })??;
+        failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         self.connection = Some(connection);
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
         Ok(Committed { ids, tally: tally(batch, new_rows) })
@@ -108,6 +110,7 @@ async fn write(
     rows: &Rows<'_>,
     letters: &Letters<'_>,
 ) -> Result<NewRows, Error> {
+    failpoint!("before_insert", sqlx::Error::from(std::io::Error::other("failpoint")).into());
     if letters.is_empty() {
         // A single statement is a transaction by itself, without two round trips more.
         return rows.insert(connection).await;
@@ -115,6 +118,7 @@ async fn write(
     let mut transaction = connection.begin().await?;
     letters.insert(stream, &mut transaction).await?;
     let new_rows = rows.insert(&mut transaction).await?;
+    failpoint!("before_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
     transaction.commit().await?;
     Ok(new_rows)
 }

@@ -3,6 +3,7 @@
 use redis::aio::MultiplexedConnection;
 
 use super::{Error, PATIENCE, Stream};
+use crate::failpoint::failpoint;
 use crate::store::Committed;
 
 /// Sends XACK, for committed entries only.
@@ -28,6 +29,7 @@ impl Acknowledger {
 
     async fn try_acknowledge(&mut self, batches: &[Committed]) -> Result<(), Error> {
         let stream = &self.stream;
+        failpoint!("before_ack", stream.error("XACK", std::io::Error::other("failpoint").into()));
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(stream.connect(PATIENCE).await?),
@@ -41,6 +43,7 @@ impl Acknowledger {
         }
         let counts: Vec<u64> =
             pipeline.query_async(connection).await.map_err(|source| stream.error("XACK", source))?;
+        failpoint!("after_ack", stream.error("XACK", std::io::Error::other("failpoint").into()));
         let expected: usize = batches.iter().map(|batch| batch.ids().len()).sum();
         tracing::debug!(expected, acknowledged = counts.iter().sum::<u64>(), "acknowledged");
         Ok(())

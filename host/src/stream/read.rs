@@ -10,6 +10,7 @@ use super::reply::{self, Pending};
 use super::{Error, PATIENCE, Stream};
 use crate::batch::{Entry, EntryId};
 use crate::config::Config;
+use crate::failpoint::failpoint;
 
 /// From this delivery on an entry is read alone: it may be the one that kills
 /// the process, and the others of its batch must not be blamed for it.
@@ -117,6 +118,12 @@ impl Reader {
     }
 
     async fn step(&mut self, shutdown: &CancellationToken) -> Result<Read, Error> {
+        let read = self.next_step(shutdown).await?;
+        failpoint!("after_read", self.stream.error("XREADGROUP", std::io::Error::other("failpoint").into()));
+        Ok(read)
+    }
+
+    async fn next_step(&mut self, shutdown: &CancellationToken) -> Result<Read, Error> {
         if self.position == Position::New && self.claim_is_due() {
             self.position = Position::Abandoned(EntryId::ZERO);
         }
