@@ -1,5 +1,5 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: build failpoints guests demo test lint unit integration bench servers wasmtime clean
+.PHONY: build failpoints guests demo test soak lint unit integration bench servers wasmtime clean
 
 SLUICEGATE := target/release/sluicegate
 GUESTS := -p guest-default -p guest-strict
@@ -26,6 +26,11 @@ test: build failpoints servers wasmtime
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	$(SLUICEGATE) servers -- cargo test --release --locked --workspace
+
+# Random faults for SOAK_SECONDS (3600): crashes, restarts, pauses, a broken network. SOAK_SEED repeats a schedule.
+soak: build servers
+	cargo build --release --locked -p sluicegate-tests --bin soak
+	target/release/soak
 
 # Events a second, the price of the sandbox, transactions an event.
 bench: build servers

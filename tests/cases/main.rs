@@ -18,6 +18,7 @@ mod portable;
 mod refusing;
 mod repeating;
 mod reporting;
+mod schedules;
 mod screening;
 mod settings;
 mod starting;

@@ -27,6 +27,7 @@ mod producer;
 mod proxy;
 mod scene;
 mod service;
+mod soak;
 mod stream;
 mod wait;
 
@@ -37,5 +38,6 @@ pub use producer::{Producer, Sent};
 pub use proxy::{Fault, Proxy};
 pub use scene::{Scene, shared_postgres_url, shared_redis_url};
 pub use service::{Ended, Launch, Metrics, Service};
+pub use soak::Soak;
 pub use stream::Stream;
 pub use wait::{block_on, until, until_within};
