@@ -1,5 +1,5 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: build guests hostile demo test bench servers wasmtime
+.PHONY: build guests hostile failpoints demo test soak bench servers wasmtime
 
 SLUICEGATE := target/release/sluicegate
 COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
@@ -7,6 +7,10 @@ COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
 # The components, then the service, which carries the default guest inside.
 build: guests
 	cargo build --release --locked -p sluicegate
+
+# The service with failpoints, for the tests: only the crate itself is compiled again.
+failpoints: guests
+	cargo build --release --locked -p sluicegate --features failpoints --bin sluicegate-failpoints
 
 guests:
 	@tests/setup/tools.sh
@@ -22,10 +26,15 @@ demo: build servers
 
 # Everything, against real servers: those of REDIS_URL and POSTGRES_URL if set, else private ones.
 # One profile for all of it, so that the heavy dependencies are built once.
-test: build hostile servers wasmtime
+test: build hostile failpoints servers wasmtime
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	$(SLUICEGATE) servers -- cargo test --release --locked --workspace
+
+# Random faults for SOAK_SECONDS (3600): crashes, restarts, pauses, a broken network. SOAK_SEED repeats a schedule.
+soak: build servers
+	cargo build --release --locked -p sluicegate-tests --bin soak
+	target/release/soak
 
 # Events a second, the price of the sandbox, transactions an event.
 bench: build servers

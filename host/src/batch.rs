@@ -43,6 +43,8 @@ pub struct Entry {
     /// In the order of the producer. `None` when the entry was deleted from
     /// the stream while it was pending: its content is lost.
     pub fields: Option<Vec<Field>>,
+    /// How often Redis has delivered it, this time included.
+    pub deliveries: u64,
 }
 
 /// An entry whose fields are text, as a guest gets it.
@@ -100,7 +102,7 @@ pub struct Event {
 }
 
 /// One reason why an entry is refused.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Violation {
     /// Where in the entry; empty for the whole.
     pub path: String,
@@ -119,6 +121,8 @@ pub enum Reason {
     Undecodable,
     /// It was deleted from the stream while pending: the content is lost.
     Deleted,
+    /// It was delivered too often without an end: whoever reads it may die of it.
+    DeliveredTooOften,
     /// The guest's verdict does not keep the contract.
     BadVerdict,
     /// The guest trapped.
@@ -138,6 +142,7 @@ impl Reason {
             Self::Rejected => "rejected",
             Self::Undecodable => "undecodable",
             Self::Deleted => "deleted",
+            Self::DeliveredTooOften => "delivered_too_often",
             Self::BadVerdict => "bad_verdict",
             Self::Trapped => "trapped",
             Self::TimedOut => "timed_out",

@@ -36,7 +36,7 @@ const fn value(name: &'static str, default: &'static str, meaning: &'static str)
 }
 
 /// All settings, in the order in which people meet them.
-pub const SETTINGS: [Setting; 16] = [
+pub const SETTINGS: [Setting; 19] = [
     text(
         "REDIS_URL",
         None,
@@ -69,6 +69,21 @@ pub const SETTINGS: [Setting; 16] = [
     ),
     value("GUEST_TIME_LIMIT_MS", "1000", "how long the guest may take for a batch; 10 to 60000"),
     value("GUEST_MEMORY_BYTES", "134217728", "memory of the guest for a batch; 1 MiB to 1 GiB"),
+    value(
+        "CLAIM_MIN_IDLE_MS",
+        "60000",
+        "entries that another consumer has held for so long are taken over; longer than any batch takes; 100 to 86400000",
+    ),
+    value(
+        "DELIVERIES_MAX",
+        "10",
+        "an entry delivered more often without an end becomes a dead letter; 4 to 1000",
+    ),
+    value(
+        "DEAD_LETTER_RETENTION_DAYS",
+        "0",
+        "dead letters older than this are deleted; 0 keeps them; 0 to 36500",
+    ),
     value("MONITORING_INTERVAL_MS", "10000", "between two metrics lines; 100 to 3600000"),
     text("METRICS_CSV", Some("backend/metrics.csv"), "appended to; folders are made"),
     value("ALLOW_PLAIN_TABLE", "false", "run on a PostgreSQL without TimescaleDB, on a plain table"),
@@ -106,6 +121,12 @@ pub struct Config {
     pub guest_time_limit_ms: u64,
     /// `GUEST_MEMORY_BYTES`.
     pub guest_memory_bytes: usize,
+    /// `CLAIM_MIN_IDLE_MS`.
+    pub claim_min_idle_ms: u64,
+    /// `DELIVERIES_MAX`.
+    pub deliveries_max: u64,
+    /// `DEAD_LETTER_RETENTION_DAYS`, 0 for ever.
+    pub dead_letter_retention_days: u32,
     /// `MONITORING_INTERVAL_MS`.
     pub monitoring_interval_ms: u64,
     /// `METRICS_CSV`.
@@ -133,8 +154,12 @@ pub struct Secret(String);
 
 impl Secret {
     /// The value itself. Never for a log, an error or a help page.
-    pub fn reveal(&self) -> &str {
-        &self.0
+    fn required(&self, name: &'static str) -> Result<&str, Error> {
+        if self.0.is_empty() {
+            let setting = SETTINGS.iter().find(|setting| setting.name == name);
+            return Err(Error::Missing { name, wanted: setting.map_or("", |setting| setting.meaning) });
+        }
+        Ok(&self.0)
     }
 }
 
@@ -194,6 +219,9 @@ impl Default for Config {
             guest: None,
             guest_time_limit_ms: 1_000,
             guest_memory_bytes: 128 << 20,
+            claim_min_idle_ms: 60_000,
+            deliveries_max: 10,
+            dead_letter_retention_days: 0,
             monitoring_interval_ms: 10_000,
             metrics_csv: "backend/metrics.csv".into(),
             allow_plain_table: false,
@@ -233,12 +261,6 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), Error> {
-        for (name, url) in [("REDIS_URL", &self.redis_url), ("POSTGRES_URL", &self.postgres_url)] {
-            if url.reveal().is_empty() {
-                let setting = SETTINGS.iter().find(|setting| setting.name == name);
-                return Err(Error::Missing { name, wanted: setting.map_or("", |setting| setting.meaning) });
-            }
-        }
         for (name, text) in [
             ("STREAM_NAME", &self.stream_name),
             ("CONSUMER_GROUP", &self.consumer_group),
@@ -254,7 +276,20 @@ impl Config {
         within("COMMITS_IN_FLIGHT", self.commits_in_flight, 1..=64)?;
         within("GUEST_TIME_LIMIT_MS", self.guest_time_limit_ms, 10..=60_000)?;
         within("GUEST_MEMORY_BYTES", self.guest_memory_bytes, 1 << 20..=1 << 30)?;
+        within("CLAIM_MIN_IDLE_MS", self.claim_min_idle_ms, 100..=86_400_000)?;
+        within("DELIVERIES_MAX", self.deliveries_max, 4..=1_000)?;
+        within("DEAD_LETTER_RETENTION_DAYS", self.dead_letter_retention_days, 0..=36_500)?;
         within("MONITORING_INTERVAL_MS", self.monitoring_interval_ms, 100..=3_600_000)
+    }
+
+    /// `REDIS_URL`, which has no default.
+    pub fn redis_url(&self) -> Result<&str, Error> {
+        self.redis_url.required("REDIS_URL")
+    }
+
+    /// `POSTGRES_URL`, which has no default.
+    pub fn postgres_url(&self) -> Result<&str, Error> {
+        self.postgres_url.required("POSTGRES_URL")
     }
 
     /// `PARTIAL_BATCH_DELAY_MS` as a duration.

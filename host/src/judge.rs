@@ -19,12 +19,12 @@ pub trait Rules: Send + Sync {
 /// Judges a batch. Every entry gets exactly one fate, in the order of the batch (invariant 2).
 ///
 /// Blocks while the rules run.
-pub fn judge(rules: &dyn Rules, entries: Vec<Entry>) -> Vec<Judged> {
+pub fn judge(rules: &dyn Rules, deliveries_max: u64, entries: Vec<Entry>) -> Vec<Judged> {
     let mut readable = Vec::with_capacity(entries.len());
     // `None` for an entry that the rules are asked about.
     let settled: Vec<Option<Fate>> = entries
         .iter()
-        .map(|entry| match read(entry) {
+        .map(|entry| match read(entry, deliveries_max) {
             Ok(entry) => {
                 readable.push(entry);
                 None
@@ -49,7 +49,7 @@ fn ask(rules: &dyn Rules, batch: &[Readable<'_>], fates: &mut Vec<Fate>) {
         (Ok(verdicts), _) => fates.extend(verdicts.into_iter().map(screen)),
         (Err(fault), [only]) => {
             tracing::warn!(entry = %only.id, guest = %rules.digest(), reason = reason(&fault).as_str(), "poison entry");
-            fates.push(dead_letter(&fault));
+            fates.push(dead_letter(reason(&fault), fault.to_string()));
         }
         (Err(fault), batch) => {
             let entries = batch.len();
@@ -70,24 +70,23 @@ fn reason(fault: &Fault) -> Reason {
     }
 }
 
-fn dead_letter(fault: &Fault) -> Fate {
-    let reason = reason(fault);
+fn dead_letter(reason: Reason, message: String) -> Fate {
     let violation =
-        Violation { path: String::new(), code: reason.as_str().to_owned(), message: cut(fault.to_string()) };
+        Violation { path: String::new(), code: reason.as_str().to_owned(), message: cut(message) };
     Fate::DeadLetter(reason, vec![violation])
 }
 
 /// The entry as a guest can have it, or what becomes of it without being asked about.
-fn read(entry: &Entry) -> Result<Readable<'_>, Fate> {
+fn read(entry: &Entry, deliveries_max: u64) -> Result<Readable<'_>, Fate> {
     let Some(fields) = &entry.fields else {
-        let violation = Violation {
-            path: String::new(),
-            code: Reason::Deleted.as_str().to_owned(),
-            message: "the entry was deleted from the stream while it was pending; its content is lost"
-                .to_owned(),
-        };
-        return Err(Fate::DeadLetter(Reason::Deleted, vec![violation]));
+        let message = "the entry was deleted from the stream while it was pending; its content is lost";
+        return Err(dead_letter(Reason::Deleted, message.to_owned()));
     };
+    if entry.deliveries > deliveries_max {
+        let message =
+            format!("delivered {} times without an end, wanted at most {deliveries_max}", entry.deliveries);
+        return Err(dead_letter(Reason::DeliveredTooOften, message));
+    }
     let fields: Result<Vec<(&str, &str)>, Violation> = fields
         .iter()
         .map(|(name, value)| match (std::str::from_utf8(name), std::str::from_utf8(value)) {
@@ -139,10 +138,8 @@ mod tests {
     }
 
     fn entry(sequence: u64, value: &[u8]) -> Entry {
-        Entry {
-            id: EntryId { milliseconds: 1, sequence },
-            fields: Some(vec![(b"f".to_vec(), value.to_vec())]),
-        }
+        let fields = Some(vec![(b"f".to_vec(), value.to_vec())]);
+        Entry { id: EntryId { milliseconds: 1, sequence }, fields, deliveries: 1 }
     }
 
     #[test]
@@ -150,7 +147,7 @@ mod tests {
         for poisoned in 0..7 {
             let entries: Vec<Entry> =
                 (0..7).map(|i| entry(i, if i == poisoned { b"poison" } else { b"fine" })).collect();
-            let judged = judge(&Poisoned("poison"), entries.clone());
+            let judged = judge(&Poisoned("poison"), 5, entries.clone());
             assert_eq!(judged.iter().map(|judged| judged.entry.clone()).collect::<Vec<_>>(), entries);
             for Judged { entry, fate, .. } in judged {
                 match fate {
@@ -167,8 +164,11 @@ mod tests {
     fn what_a_guest_cannot_have_is_kept_in_place() {
         let mut deleted = entry(1, b"");
         deleted.fields = None;
-        let entries = vec![entry(0, b"a"), deleted, entry(2, b"\xff"), entry(3, b"b")];
-        let fates: Vec<Fate> = judge(&Poisoned("-"), entries).into_iter().map(|judged| judged.fate).collect();
+        let mut killer = entry(4, b"c");
+        killer.deliveries = 6;
+        let entries = vec![entry(0, b"a"), deleted, entry(2, b"\xff"), entry(3, b"b"), killer];
+        let fates: Vec<Fate> =
+            judge(&Poisoned("-"), 5, entries).into_iter().map(|judged| judged.fate).collect();
         assert!(matches!(
             fates.as_slice(),
             [
@@ -176,6 +176,7 @@ mod tests {
                 Fate::DeadLetter(Reason::Deleted, _),
                 Fate::DeadLetter(Reason::Undecodable, _),
                 Fate::Discard(b),
+                Fate::DeadLetter(Reason::DeliveredTooOften, _),
             ] if a == "a" && b == "b"
         ));
         assert!(!fates.iter().any(|fate| matches!(fate, Fate::Store(Vec1::One(_)))));

@@ -11,8 +11,10 @@
 pub mod batch;
 pub mod config;
 pub mod demo;
+mod failpoint;
 pub mod guests;
 pub mod judge;
+pub mod letters;
 pub mod metrics;
 pub mod pipeline;
 mod retry;

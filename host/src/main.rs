@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use sluicegate::config::{Config, LogFormat, SETTINGS, Setting};
 use sluicegate::demo;
 use sluicegate::demo::command::{self, with_servers};
+use sluicegate::letters;
 use sluicegate::tenant;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,6 +39,14 @@ enum Command {
     /// Show the whole service on private servers: events, a swap of the rules in mid-flow, a ledger
     #[command(after_help = DEMO_HELP)]
     Demo,
+    /// Look at, replay and purge the entries that were not stored
+    DeadLetters {
+        /// Settings file; without it, sluicegate.toml is read if it is there
+        #[arg(long, value_name = "FILE", global = true)]
+        config: Option<PathBuf>,
+        #[command(subcommand)]
+        command: letters::Command,
+    },
     /// Run a command with private servers at REDIS_URL and POSTGRES_URL
     #[command(after_help = "A server that one of the two names already is used instead of a private one.")]
     Servers {
@@ -65,7 +74,7 @@ fn settings_help() -> String {
     help
 }
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config } => match run(config) {
             Ok(()) => ExitCode::SUCCESS,
@@ -75,6 +84,15 @@ fn main() -> ExitCode {
             }
         },
         Command::Demo => tool(demo::run(), |_| 1),
+        Command::DeadLetters { config, command } => {
+            let work = async {
+                let config = Config::load(config.as_deref())?;
+                let (mut out, mut progress) = (std::io::stdout().lock(), std::io::stderr().lock());
+                letters::run(command, &config, &mut out, &mut progress).await?;
+                Ok::<u8, letters::Error>(0)
+            };
+            tool(work, |_| 1)
+        }
         Command::Servers { command, arguments } => {
             tool(with_servers(&command, &arguments), command::Error::exit_code)
         }

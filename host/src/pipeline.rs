@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Entry, Fate, Judged, Reason, Vec1, Violation};
 use crate::config::Config;
+use crate::failpoint::failpoint;
 use crate::judge::{Rules, judge};
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Server};
 use crate::retry::Backoff;
 use crate::screen::cut;
 use crate::store::{self, Committed, Remedy, Store, Writer};
-use crate::stream::{self, Acknowledger, Reader};
+use crate::stream::{self, Acknowledger, Read, Reader};
 
 /// Batches beyond those that commit: one being read, one being judged, one
 /// waiting to be written, one being acknowledged.
@@ -90,10 +91,19 @@ impl Pipeline {
         let (to_acknowledge, committed_batches) = mpsc::channel(permits);
 
         let mut stages = JoinSet::new();
-        stages.spawn(read(self.reader, config.clone(), permits, to_judge, shutdown.clone()));
-        stages.spawn(judge_all(self.rules, read_batches, to_write));
-        stages.spawn(write(self.store, config.commits_in_flight, judged_batches, to_acknowledge));
-        stages.spawn(acknowledge(self.acknowledger, self.counters, committed_batches));
+        let counters = self.counters;
+        stages.spawn(read(
+            self.reader,
+            config.clone(),
+            permits,
+            Arc::clone(&counters),
+            to_judge,
+            shutdown.clone(),
+        ));
+        stages.spawn(judge_all(self.rules, config.deliveries_max, read_batches, to_write));
+        let writers = (0..config.commits_in_flight).map(|_| self.store.writer()).collect();
+        stages.spawn(write(writers, Arc::clone(&counters), judged_batches, to_acknowledge));
+        stages.spawn(acknowledge(self.acknowledger, counters, committed_batches));
 
         let mut outcome = Ok(());
         while let Some(stage) = stages.join_next().await {
@@ -111,47 +121,58 @@ async fn read(
     mut reader: Reader,
     config: Config,
     permits_max: usize,
+    counters: Arc<Counters>,
     to_judge: mpsc::Sender<ReadBatch>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let permits = Arc::new(Semaphore::new(permits_max));
     let mut backoff = Backoff::default();
-    while !shutdown.is_cancelled() {
-        let permit = tokio::select! {
-            permit = Arc::clone(&permits).acquire_owned() => permit,
-            () = shutdown.cancelled() => break,
-        };
-        let Ok(permit) = permit else { break }; // never closed
+    while let Some(permit) = permit(&permits, permits_max, reader.wants_quiet(), &shutdown).await {
         match reader.read(&shutdown).await {
-            Ok(batch) => {
+            Ok(Read { entries, is_partial }) => {
                 backoff = Backoff::default();
-                let is_partial = !batch.redelivered && batch.entries.len() < config.batch_size;
-                if !batch.entries.is_empty() {
-                    let flight = Flight { read_at: Instant::now(), _permit: permit };
-                    if to_judge.send(ReadBatch { entries: batch.entries, flight }).await.is_err() {
-                        break; // a later stage failed
-                    }
-                    if is_partial {
-                        pause(config.partial_batch_delay(), &shutdown).await;
-                    }
+                counters.waits_for(Server::Redis, false);
+                counters.delivered(entries.len());
+                let is_empty = entries.is_empty();
+                let flight = Flight { read_at: Instant::now(), _permit: permit };
+                if !is_empty && to_judge.send(ReadBatch { entries, flight }).await.is_err() {
+                    break; // a later stage failed
+                }
+                if is_partial && !is_empty {
+                    pause(config.partial_batch_delay(), &shutdown).await;
                 }
             }
             Err(error) if error.is_permanent() => return Err(error.into()),
             Err(error) => {
-                drop(permit);
-                if backoff.is_news() {
+                counters.waits_for(Server::Redis, true);
+                if backoff.is_news() && !shutdown.is_cancelled() {
                     tracing::warn!(%error, "reading failed; trying again");
                 }
                 backoff.wait_unless(&shutdown).await;
-                // The reader goes back to the pending entries: none of them may be on its way still.
-                tokio::select! {
-                    all = permits.acquire_many(u32::try_from(permits_max).unwrap_or(u32::MAX)) => drop(all),
-                    () = shutdown.cancelled() => {}
-                }
             }
         }
     }
     Ok(())
+}
+
+/// A permit to read a batch, or all of them when nothing else may be in
+/// flight; those not needed come back at once. `None` after the shutdown.
+async fn permit(
+    permits: &Arc<Semaphore>,
+    permits_max: usize,
+    quiet: bool,
+    shutdown: &CancellationToken,
+) -> Option<OwnedSemaphorePermit> {
+    let wanted = if quiet { u32::try_from(permits_max).unwrap_or(u32::MAX) } else { 1 };
+    tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        permit = Arc::clone(permits).acquire_many_owned(wanted) => {
+            let mut permit = permit.ok()?; // never closed
+            permit.split(permit.num_permits().saturating_sub(1));
+            Some(permit)
+        }
+    }
 }
 
 async fn pause(delay: Duration, shutdown: &CancellationToken) {
@@ -164,6 +185,7 @@ async fn pause(delay: Duration, shutdown: &CancellationToken) {
 /// Judges batch by batch, each by the version that is in force when it begins (invariant 6).
 async fn judge_all(
     mut in_force: RulesInForce,
+    deliveries_max: u64,
     mut batches: mpsc::Receiver<ReadBatch>,
     to_write: mpsc::Sender<JudgedBatch>,
 ) -> Result<(), Error> {
@@ -175,7 +197,9 @@ async fn judge_all(
             tracing::info!(from = %last, to = %rules.digest(), "guest swapped");
             last = rules.digest();
         }
-        let entries = tokio::task::spawn_blocking(move || judge(rules.as_ref(), entries)).await?;
+        let entries =
+            tokio::task::spawn_blocking(move || judge(rules.as_ref(), deliveries_max, entries)).await?;
+        failpoint!("after_judge");
         rejections.log(&entries);
         if to_write.send(JudgedBatch { entries, flight }).await.is_err() {
             break; // a later stage failed
@@ -226,18 +250,17 @@ fn summary(violations: &[Violation]) -> String {
     cut(parts.join("; "))
 }
 
-/// Commits up to so many batches at the same time, in no promised order.
+/// Commits as many batches at the same time as there are writers, in no promised order.
 async fn write(
-    store: Store,
-    commits_max: usize,
+    mut idle: Vec<Writer>,
+    counters: Arc<Counters>,
     mut batches: mpsc::Receiver<JudgedBatch>,
     to_acknowledge: mpsc::Sender<CommittedBatch>,
 ) -> Result<(), Error> {
-    let mut idle: Vec<Writer> = (0..commits_max).map(|_| store.writer()).collect();
     let mut commits: JoinSet<Result<Writer, Error>> = JoinSet::new();
     while let Some(batch) = batches.recv().await {
         if let Some(writer) = idle.pop() {
-            commits.spawn(write_batch(writer, batch, to_acknowledge.clone()));
+            commits.spawn(write_batch(writer, batch, Arc::clone(&counters), to_acknowledge.clone()));
         }
         while idle.is_empty()
             && let Some(commit) = commits.join_next().await
@@ -256,6 +279,7 @@ async fn write(
 async fn write_batch(
     mut writer: Writer,
     batch: JudgedBatch,
+    counters: Arc<Counters>,
     to_acknowledge: mpsc::Sender<CommittedBatch>,
 ) -> Result<Writer, Error> {
     let flight = Arc::new(batch.flight);
@@ -264,6 +288,7 @@ async fn write_batch(
     while let Some(mut part) = parts.pop() {
         match writer.write(&part).await {
             Ok(committed) => {
+                counters.waits_for(Server::Postgres, false);
                 // A closed channel: acknowledging failed for good. The entries stay pending.
                 let _ = to_acknowledge.send(CommittedBatch { committed, flight: Arc::clone(&flight) }).await;
             }
@@ -282,6 +307,7 @@ async fn write_batch(
                     parts.push(part);
                 }
                 (Remedy::Retry | Remedy::Split, _) => {
+                    counters.waits_for(Server::Postgres, true);
                     if backoff.is_news() {
                         tracing::warn!(%error, "writing to postgres failed; trying again");
                     }
@@ -324,14 +350,16 @@ async fn acknowledge(
             if error.is_permanent() {
                 return Err(error.into());
             }
+            counters.waits_for(Server::Redis, true);
             if backoff.is_news() {
                 tracing::warn!(%error, "acknowledging failed; trying again");
             }
             backoff.wait().await;
         }
         backoff = Backoff::default();
+        counters.waits_for(Server::Redis, false);
         for (committed, flight) in committed.iter().zip(flights) {
-            counters.add(committed.tally(), flight.read_at.elapsed());
+            counters.ended(committed.tally(), flight.read_at.elapsed());
         }
     }
     Ok(())

@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::guests::{self, Guests};
-use crate::metrics::{Counters, Reporter};
+use crate::metrics::{Counters, Reporter, Server};
 use crate::pipeline::{self, Pipeline, RulesInForce};
 use crate::retry::Backoff;
 use crate::sandbox::{Limits, Sandbox};
 use crate::store;
-use crate::store::{Remedy, Store};
+use crate::store::{Archive, Filter, Remedy, Store};
 use crate::stream::{self, Stream};
 
 /// How long the batches in flight may take to be committed and acknowledged
@@ -92,8 +92,12 @@ async fn serve(
     rules: RulesInForce,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    if !prepare(&stream, &store, &shutdown).await? {
-        return Ok(());
+    let counters = Arc::new(Counters::default());
+    let mut reporter = Reporter::new(&config, stream.gauge());
+    let interval = config.monitoring_interval();
+    tokio::select! {
+        prepared = prepare(&stream, &store, &counters) => prepared?,
+        () = reporter.run(&counters, interval, &shutdown) => return Ok(()),
     }
     tracing::info!(
         redis = stream.address(),
@@ -103,9 +107,10 @@ async fn serve(
         consumer = config.consumer_name,
         "running"
     );
+    // What was trimmed while nobody read shows before the first read only.
+    reporter.look_for_losses().await;
 
-    let counters = Arc::new(Counters::default());
-    let mut reporter = Reporter::new(&config, stream.gauge());
+    let retention = tokio::spawn(retain(store.clone(), config.dead_letter_retention_days));
     let pipeline = Pipeline {
         reader: stream.reader(&config),
         rules,
@@ -120,25 +125,59 @@ async fn serve(
             reporting.cancel();
             outcome
         },
-        reporter.run(&counters, config.monitoring_interval(), &reporting),
+        reporter.run(&counters, interval, &reporting),
     );
+    retention.abort();
     reporter.report(&counters).await;
     Ok(outcome?)
 }
 
-/// Waits until both servers are there and as they must be; false when `shutdown` comes first.
-async fn prepare(stream: &Stream, store: &Store, shutdown: &CancellationToken) -> Result<bool, Error> {
+/// Deletes dead letters that are older than the setting says, every hour; 0 keeps them.
+async fn retain(store: Store, days: u32) {
+    /// Letters deleted in one transaction.
+    const CHUNK: u32 = 1_000;
+    if days == 0 {
+        return;
+    }
+    let mut hours = tokio::time::interval(Duration::from_secs(3_600));
+    loop {
+        hours.tick().await;
+        let before = Some(chrono::Utc::now() - chrono::Duration::days(i64::from(days)));
+        let purged = async {
+            let mut archive = Archive::open(&store).await?;
+            let mut purged = 0;
+            loop {
+                match archive.purge(&Filter { before, ..Filter::default() }, CHUNK).await? {
+                    0 => return Ok::<u64, store::Error>(purged),
+                    part => purged += part,
+                }
+            }
+        };
+        match purged.await {
+            Ok(0) => {}
+            Ok(purged) => tracing::info!(purged, days, "old dead letters deleted"),
+            Err(error) => {
+                tracing::warn!(%error, "old dead letters were not deleted; trying again in an hour")
+            }
+        }
+    }
+}
+
+/// Waits until both servers are there and as they must be.
+async fn prepare(stream: &Stream, store: &Store, counters: &Counters) -> Result<(), Error> {
     let redis = async {
         let mut backoff = Backoff::default();
         while let Err(error) = stream.prepare().await {
             if error.is_permanent() {
                 return Err(Error::Stream(error));
             }
+            counters.waits_for(Server::Redis, true);
             if backoff.is_news() {
                 tracing::warn!(%error, "waiting for redis");
             }
-            backoff.wait_unless(shutdown).await;
+            backoff.wait().await;
         }
+        counters.waits_for(Server::Redis, false);
         Ok(())
     };
     let postgres = async {
@@ -147,17 +186,16 @@ async fn prepare(stream: &Stream, store: &Store, shutdown: &CancellationToken) -
             if !matches!(source.remedy(), Remedy::Retry | Remedy::Split) {
                 return Err(Error::Store { address: store.address().to_owned(), source });
             }
+            counters.waits_for(Server::Postgres, true);
             if backoff.is_news() {
                 tracing::warn!(error = %source, database = store.address(), "waiting for postgres");
             }
-            backoff.wait_unless(shutdown).await;
+            backoff.wait().await;
         }
+        counters.waits_for(Server::Postgres, false);
         Ok(())
     };
-    tokio::select! {
-        prepared = async { tokio::try_join!(redis, postgres) } => prepared.map(|_| true),
-        () = shutdown.cancelled() => Ok(false),
-    }
+    tokio::try_join!(redis, postgres).map(|((), ())| ())
 }
 
 /// The pipeline's outcome; after the shutdown, not longer than [`DRAIN`].

@@ -9,12 +9,16 @@
 )]
 
 mod batching;
+mod delivering;
+mod failing;
 mod misbehaving;
+mod networking;
 mod outages;
 mod portable;
 mod refusing;
 mod repeating;
 mod reporting;
+mod schedules;
 mod screening;
 mod settings;
 mod starting;

@@ -5,6 +5,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::Value;
+use sluicegate::batch::Digest;
+use sluicegate::demo::ledger::{self, Audit};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Decode, PgConnection, PgPool, Postgres, Row as _,
@@ -12,6 +14,7 @@ use sqlx::{
 };
 
 use crate::events::{Event, Fields};
+use crate::guests::DEFAULT;
 use crate::wait::{block_on, until};
 
 /// Made empty; dropped, by force, when the value is.
@@ -128,6 +131,38 @@ impl Database {
             fields: row.get::<Option<Vec<Vec<u8>>>, _>(4).map(pairs),
             component: row.get(5),
         })
+    }
+
+    /// Hands everything to the oracle. A letter of one of these versions is taken for one of the default rules.
+    pub fn audit(&self, audit: &mut Audit<'_>, versions: &[Digest]) {
+        let rows =
+            self.rows("SELECT event_id, time, event_type, user_id, properties::text FROM events", |row| {
+                sluicegate::batch::Event {
+                    event_id: row.get(0),
+                    time: row.get(1),
+                    event_type: row.get(2),
+                    user_id: row.get(3),
+                    properties: row.get(4),
+                }
+            });
+        rows.iter().for_each(|row| audit.row(row));
+        for letter in self.letters() {
+            let violation = |violation: &Value| {
+                let text = |name: &str| violation[name].as_str().unwrap_or_default().to_owned();
+                (text("path"), text("code"))
+            };
+            let violations = letter.violations.as_array().expect("an array").iter().map(violation).collect();
+            let is_known = versions.iter().any(|version| version.as_bytes() == letter.component);
+            let component = if is_known { Digest::of(DEFAULT).as_bytes().to_vec() } else { letter.component };
+            let fields = letter.fields.map(|fields| fields.into_iter().flat_map(<[_; 2]>::from).collect());
+            audit.letter(&ledger::Letter {
+                entry: letter.entry_id,
+                reason: letter.reason,
+                violations,
+                fields,
+                component,
+            });
+        }
     }
 
     fn rows<T>(&self, sql: &'static str, read: impl Fn(PgRow) -> T) -> Vec<T> {

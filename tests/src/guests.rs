@@ -1,6 +1,6 @@
 //! Components for the tests.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use sluicegate::guests::{DEFAULT, STRICT};
 
@@ -10,7 +10,8 @@ const BUILD: &str = "make hostile";
 /// cargo's target folder: that in which this program was built.
 pub(crate) fn target_folder() -> PathBuf {
     let program = std::env::current_exe().expect("a program has a path");
-    program.ancestors().nth(3).expect("target/release/deps/program").to_owned()
+    let release = program.ancestors().find(|folder| folder.ends_with("release"));
+    release.and_then(Path::parent).expect("target/release/program, or a folder deeper").to_owned()
 }
 
 /// A component file that cargo built.

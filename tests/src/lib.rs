@@ -22,18 +22,22 @@
 mod database;
 mod events;
 pub mod guests;
+mod load;
 mod producer;
 mod proxy;
 mod scene;
 mod service;
+mod soak;
 mod stream;
 mod wait;
 
 pub use database::{Database, Letter};
 pub use events::{Event, Fields, fields};
+pub use load::Load;
 pub use producer::{Producer, Sent};
-pub use proxy::Proxy;
+pub use proxy::{Fault, Proxy};
 pub use scene::{Scene, shared_postgres_url, shared_redis_url};
 pub use service::{Ended, Launch, Metrics, Service};
+pub use soak::Soak;
 pub use stream::Stream;
 pub use wait::{block_on, until, until_within};

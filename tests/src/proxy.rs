@@ -1,20 +1,44 @@
-//! A connection that breaks at the worst moment.
+//! A network that fails: connections break, stall or go silent when a test says so.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::time::Duration;
 
-/// Stands between the service and a server, and loses replies on demand: the
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+/// What the network does to every connection through the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing: it works.
+    None,
+    /// Connections are closed, new ones as soon as they are made.
+    Cut,
+    /// Every piece of data waits so long.
+    Delay(Duration),
+    /// Data is swallowed, and nobody is told. A connection that has lost
+    /// something stays silent for ever, as behind a firewall that forgot it.
+    HalfOpen,
+    /// Each connection is reset after so many bytes of replies, mostly in the middle of one.
+    ResetAfter(usize),
+}
+
+/// Stands between the service and a server. It also loses single replies on demand: the
 /// server has done what it was told, and the service never hears of it.
 pub struct Proxy {
     address: SocketAddr,
     state: Arc<State>,
+    /// A thread of its own, so that no other test's work delays it. `None` only while being dropped.
+    runtime: Option<Runtime>,
 }
 
-#[derive(Default)]
 struct State {
+    server: SocketAddr,
+    fault: watch::Sender<Fault>,
     /// The reply to the next request with these bytes is lost.
     doomed: Mutex<Option<Vec<u8>>>,
     lost: AtomicUsize,
@@ -24,23 +48,34 @@ impl Proxy {
     /// To the server of this URL, which has a host and a port.
     pub fn start(url: &str) -> Self {
         let server = host_and_port(url).to_socket_addrs().expect("an address").next().expect("an address");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let state = Arc::new(State {
+            server,
+            fault: watch::channel(Fault::None).0,
+            doomed: Mutex::new(None),
+            lost: AtomicUsize::new(0),
+        });
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime for the proxy");
+        let listener =
+            runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("a port for the proxy");
         let address = listener.local_addr().expect("a bound port");
-        let state = Arc::new(State::default());
         let shared = Arc::clone(&state);
-        // It waits for connections until the tests end.
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let Ok(server) = TcpStream::connect(server) else { continue };
-                let _ = join(client, server, &shared);
+        runtime.spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(join(client, Arc::clone(&shared)));
             }
         });
-        Self { address, state }
+        Self { address, state, runtime: Some(runtime) }
     }
 
     /// The URL with the proxy in place of the server.
     pub fn url(&self, url: &str) -> String {
         url.replacen(host_and_port(url), &self.address.to_string(), 1)
+    }
+
+    /// From now on the network does this.
+    pub fn set(&self, fault: Fault) {
+        self.state.fault.send_replace(fault);
     }
 
     /// Loses the reply to the next request that contains these bytes, and the connection with it.
@@ -59,6 +94,14 @@ impl Proxy {
     }
 }
 
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// What is between `//` or `@` and `/`.
 fn host_and_port(url: &str) -> &str {
     let rest = url.split_once("//").map_or(url, |(_, rest)| rest);
@@ -66,40 +109,77 @@ fn host_and_port(url: &str) -> &str {
     rest.rsplit('@').next().unwrap_or(rest)
 }
 
-fn join(client: TcpStream, server: TcpStream, state: &Arc<State>) -> io::Result<()> {
-    let (mut requests, mut to_server) = (client.try_clone()?, server.try_clone()?);
-    let (mut replies, mut to_client) = (server, client);
-    let is_doomed = Arc::new(Mutex::new(false));
-    let (doomed, state, for_replies) = (Arc::clone(&is_doomed), Arc::clone(state), Arc::clone(state));
-    thread::spawn(move || {
-        forward(&mut requests, &mut to_server, |bytes| {
-            let mut wanted = state.doomed.lock().unwrap_or_else(PoisonError::into_inner);
-            if wanted.as_ref().is_some_and(|wanted| bytes.windows(wanted.len()).any(|found| found == wanted))
-            {
-                *wanted = None;
-                *doomed.lock().unwrap_or_else(PoisonError::into_inner) = true;
-            }
-            true
-        });
-    });
-    thread::spawn(move || {
-        forward(&mut replies, &mut to_client, |_| {
-            let is_lost = *is_doomed.lock().unwrap_or_else(PoisonError::into_inner);
-            for_replies.lost.fetch_add(usize::from(is_lost), Ordering::SeqCst);
-            !is_lost
-        });
-    });
-    Ok(())
-}
-
-/// Until either side closes, or `allows` says no.
-fn forward(from: &mut TcpStream, to: &mut TcpStream, allows: impl Fn(&[u8]) -> bool) {
-    let mut buffer = vec![0; 1 << 16];
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
-        if !allows(&buffer[..count]) || to.write_all(&buffer[..count]).is_err() {
-            break;
+async fn join(mut client: TcpStream, state: Arc<State>) {
+    let mut fault = state.fault.subscribe();
+    if *fault.borrow() == Fault::Cut {
+        return;
+    }
+    let Ok(mut server) = TcpStream::connect(state.server).await else { return };
+    let line = Line { state: &state, doomed: AtomicBool::new(false), silent: AtomicBool::new(false) };
+    {
+        let (requests, to_client) = client.split();
+        let (replies, to_server) = server.split();
+        tokio::select! {
+            () = line.forward(requests, to_server, true) => {}
+            () = line.forward(replies, to_client, false) => {}
+            _ = fault.wait_for(|fault| *fault == Fault::Cut) => {}
         }
     }
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
+    if matches!(*fault.borrow(), Fault::ResetAfter(_)) {
+        // Without a farewell: RST instead of FIN.
+        let _ = client.set_zero_linger();
+        let _ = server.set_zero_linger();
+    }
+}
+
+/// One connection.
+struct Line<'a> {
+    state: &'a State,
+    /// The next reply is to be lost.
+    doomed: AtomicBool,
+    /// Something was swallowed.
+    silent: AtomicBool,
+}
+
+impl Line<'_> {
+    /// Until either side closes, or the connection is to end.
+    async fn forward(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, requests: bool) {
+        let mut buffer = vec![0; 1 << 16];
+        let mut forwarded = 0;
+        while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            let mut bytes = &buffer[..count];
+            if requests {
+                self.look_for_doom(bytes);
+            } else if self.doomed.load(Ordering::SeqCst) {
+                self.state.lost.fetch_add(1, Ordering::SeqCst);
+                return;
+            }
+            let fault = *self.state.fault.borrow();
+            match fault {
+                Fault::None => {}
+                Fault::Cut => return,
+                Fault::Delay(delay) => tokio::time::sleep(delay).await,
+                Fault::HalfOpen => self.silent.store(true, Ordering::SeqCst),
+                Fault::ResetAfter(limit) if !requests => {
+                    bytes = &bytes[..count.min(limit.saturating_sub(forwarded))];
+                }
+                Fault::ResetAfter(_) => {}
+            }
+            if self.silent.load(Ordering::SeqCst) {
+                continue;
+            }
+            if to.write_all(bytes).await.is_err() || bytes.len() < count {
+                return;
+            }
+            forwarded += count;
+        }
+    }
+
+    fn look_for_doom(&self, bytes: &[u8]) {
+        let mut wanted = self.state.doomed.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted.as_ref().is_some_and(|wanted| bytes.windows(wanted.len()).any(|found| found == wanted)) {
+            *wanted = None;
+            self.doomed.store(true, Ordering::SeqCst);
+        }
+    }
 }

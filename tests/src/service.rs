@@ -16,6 +16,7 @@ const LOG_LINES_SHOWN: usize = 60;
 
 /// A service to be started: its settings, and nothing of the test's own environment.
 pub struct Launch {
+    program: PathBuf,
     folder: PathBuf,
     log: PathBuf,
     arguments: Vec<String>,
@@ -52,7 +53,16 @@ impl Launch {
         // Each service of a test has a log of its own.
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let log = folder.join(format!("service-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
-        Self { folder: folder.to_owned(), log, arguments: Vec::new(), variables: BTreeMap::new() }
+        let program = program();
+        Self { program, folder: folder.to_owned(), log, arguments: Vec::new(), variables: BTreeMap::new() }
+    }
+
+    /// With the failpoints that `FAILPOINTS` sets: another build of the program.
+    #[must_use]
+    pub fn with_failpoints(mut self, points: &str) -> Self {
+        self.program = crate::guests::target_folder().join("release/sluicegate-failpoints");
+        assert!(self.program.is_file(), "{} is missing; run: make failpoints", self.program.display());
+        self.set("FAILPOINTS", points)
     }
 
     /// Adds an argument to `sluicegate run`.
@@ -89,7 +99,7 @@ impl Launch {
         // The kernel ends it with the thread that started it: the test's.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
-            .arg(program())
+            .arg(&self.program)
             .arg("run")
             .args(&self.arguments)
             .current_dir(&self.folder)
@@ -103,6 +113,14 @@ impl Launch {
         Service { child, log: self.log }
     }
 
+    /// Another of the program's commands, with the same settings, to be run or started.
+    pub fn tool(self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(&self.program).args(arguments);
+        command.current_dir(&self.folder).env_clear().envs(&self.variables).stdin(Stdio::null());
+        command
+    }
+
     /// Starts it, and waits until it ends by itself.
     pub fn run_to_end(self) -> Ended {
         let start = Instant::now();
@@ -114,6 +132,11 @@ impl Service {
     /// All that it wrote so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// The end of the log, for people.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log())
     }
 
     /// Waits for a line that contains all of these, and gives the first one.
@@ -132,10 +155,7 @@ impl Service {
 
     /// The most memory that was resident at any time.
     pub fn memory_peak_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("linux");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
-        kibibytes << 10
+        self.memory("VmHWM:")
     }
 
     /// Sends a signal.
@@ -143,11 +163,35 @@ impl Service {
         kill_process(self.pid(), signal).expect("the service is there to be signalled");
     }
 
+    /// Whether it has ended, by itself or by a signal.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
+    /// The memory that is resident now.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("linux");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a size");
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kibibytes << 10
+    }
+
     /// Sends a signal, and waits until the service has ended: within 5 s, as it promises.
     pub fn end(self, signal: Signal) -> Ended {
         let start = Instant::now();
         self.signal(signal);
         self.until_ended(start, Duration::from_secs(5))
+    }
+
+    /// Sends a signal, and waits until the service has ended, however long it takes: up to a minute.
+    pub fn end_with(self, signal: Signal) -> Ended {
+        let start = Instant::now();
+        self.signal(signal);
+        self.until_ended(start, Duration::from_secs(60))
     }
 
     /// Ends it as an operator would, and expects it to end well.
@@ -197,9 +241,24 @@ pub struct Metrics(BTreeMap<String, String>);
 impl Metrics {
     /// The last one, if there is any.
     pub fn last(log: &str) -> Option<Self> {
-        let line = log.lines().rfind(|line| line.contains(" metrics processed="))?;
-        let pairs = line.split(' ').filter_map(|part| part.split_once('='));
-        Some(Self(pairs.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect()))
+        Self::all(log).pop()
+    }
+
+    /// All of them, in the order of the log.
+    pub fn all(log: &str) -> Vec<Self> {
+        log.lines()
+            .filter_map(|line| line.split_once(" metrics state="))
+            .map(|(_, rest)| Self::read(rest))
+            .collect()
+    }
+
+    /// The state's value, which may contain spaces, then pairs without any.
+    fn read(line: &str) -> Self {
+        let (state, rest) =
+            line.strip_prefix('"').and_then(|line| line.split_once('"')).expect("a quoted state");
+        let pairs = rest.split(' ').filter_map(|part| part.split_once('='));
+        let pairs = pairs.chain([("state", state)]).map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Self(pairs.collect())
     }
 
     /// One number of it.
@@ -208,11 +267,22 @@ impl Metrics {
         value.parse().unwrap_or_else(|_| panic!("{name} is no number in {self:?}"))
     }
 
-    /// Stored, duplicate, rejected, discarded, dead-lettered: they must add up to what was processed.
+    /// What the service was doing, or waiting for.
+    pub fn state(&self) -> &str {
+        &self.0["state"]
+    }
+
+    /// Stored, duplicate, rejected, discarded, dead-lettered: they must add up to what was processed,
+    /// and with what is in flight to what was delivered.
     pub fn tally(&self) -> [u64; 5] {
         let tally =
             ["stored", "duplicate", "rejected", "discarded", "dead_lettered"].map(|name| self.get(name));
         assert_eq!(tally.iter().sum::<u64>(), self.get("processed"), "the five ways add up: {self:?}");
+        assert_eq!(
+            self.get("processed") + self.get("in_flight"),
+            self.get("delivered"),
+            "nothing that was delivered is forgotten: {self:?}"
+        );
         tally
     }
 }

@@ -1,6 +1,6 @@
 //! A stream of the test's own, with its group.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redis::{Cmd, Connection, FromRedisValue, RedisResult, Value, cmd};
 
@@ -109,9 +109,21 @@ impl Stream {
 
     /// The IDs that were delivered to the group and not acknowledged.
     pub fn pending(&self) -> BTreeSet<String> {
+        self.deliveries().into_keys().collect()
+    }
+
+    /// How often each pending entry was delivered.
+    pub fn deliveries(&self) -> BTreeMap<String, u64> {
         let entries: Vec<(String, String, u64, u64)> =
             self.run(cmd("XPENDING").arg(&self.name).arg(&self.group).arg("-").arg("+").arg(1_000_000));
-        entries.into_iter().map(|(id, ..)| id).collect()
+        entries.into_iter().map(|(id, .., deliveries)| (id, deliveries)).collect()
+    }
+
+    /// Hands pending entries to a consumer, as if it had been delivered them so often.
+    pub fn claim_as(&self, consumer: &str, ids: &[String], deliveries: u64) {
+        let mut claim = cmd("XCLAIM");
+        claim.arg(&self.name).arg(&self.group).arg(consumer).arg(0).arg(ids);
+        let _: Value = self.run(claim.arg("RETRYCOUNT").arg(deliveries).arg("JUSTID"));
     }
 
     /// What XINFO GROUPS says of the group; `None` when it is not there or the value is null.
@@ -131,6 +143,11 @@ impl Stream {
         let entries: Vec<(String, Value)> = self.run(cmd("XRANGE").arg(&self.name).arg("-").arg(last));
         let pending = self.pending();
         entries.into_iter().map(|(id, _)| id).filter(|id| !pending.contains(id)).collect()
+    }
+
+    /// Whether everything was delivered and acknowledged.
+    pub fn is_drained(&self) -> bool {
+        ["lag", "pending"].iter().all(|name| self.group_info(name).as_deref() == Some("0"))
     }
 
     /// Waits until everything was delivered and acknowledged.

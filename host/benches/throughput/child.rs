@@ -100,10 +100,13 @@ pub(crate) fn database_alone() -> anyhow::Result<()> {
         .map(|(data, sequence)| Entry {
             id: EntryId { milliseconds: 1, sequence },
             fields: Some(vec![(b"data".to_vec(), data.into_bytes())]),
+            deliveries: 1,
         })
         .collect();
-    let batches: Vec<Vec<Judged>> =
-        entries.chunks(config.batch_size).map(|batch| judge(&Native, batch.to_vec())).collect();
+    let batches: Vec<Vec<Judged>> = entries
+        .chunks(config.batch_size)
+        .map(|batch| judge(&Native, config.deliveries_max, batch.to_vec()))
+        .collect();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let store = Store::new(&config)?;
         store.prepare().await?;

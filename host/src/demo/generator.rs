@@ -286,9 +286,9 @@ mod tests {
             let rules = sandbox.load(component).expect("a guest");
             let entries = samples
                 .iter()
-                .map(|sample| Entry { id: EntryId::ZERO, fields: Some(sample.fields.clone()) })
+                .map(|sample| Entry { id: EntryId::ZERO, fields: Some(sample.fields.clone()), deliveries: 1 })
                 .collect();
-            judge(&rules, entries).into_iter().map(|judged| judged.fate)
+            judge(&rules, 10, entries).into_iter().map(|judged| judged.fate)
         };
         for (fate, Sample { expected, .. }) in fates(guests::DEFAULT).zip(&samples) {
             match expected {

@@ -2,7 +2,7 @@
 
 mod csv;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -11,30 +11,73 @@ use tokio_util::sync::CancellationToken;
 pub use self::csv::{CsvFile, Record};
 use crate::batch::Tally;
 use crate::config::Config;
-use crate::stream::Gauge;
+use crate::stream::{Gauge, Levels};
 
-/// How many entries ended in which way since the start.
+/// What the pipeline did since the start, and what it is waiting for.
 #[derive(Debug, Default)]
 pub struct Counters(Mutex<Totals>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Totals {
+    /// Entries read, those that were delivered again included.
+    delivered: u64,
     tally: Tally,
     batches: u64,
     last_batch: Duration,
+    waiting: Waiting,
+}
+
+/// A server that the pipeline depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// The stream's.
+    Redis,
+    /// The tables'.
+    Postgres,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Waiting {
+    redis: bool,
+    postgres: bool,
+}
+
+impl Waiting {
+    fn state(self) -> &'static str {
+        match (self.redis, self.postgres) {
+            (false, false) => "running",
+            (true, false) => "waiting for redis",
+            (false, true) => "waiting for postgres",
+            (true, true) => "waiting for redis and postgres",
+        }
+    }
 }
 
 impl Counters {
+    /// Counts entries that were read.
+    pub fn delivered(&self, entries: usize) {
+        self.totals().delivered += u64::try_from(entries).unwrap_or(u64::MAX);
+    }
+
     /// Counts entries that were committed and acknowledged, `took` after they were read.
-    pub fn add(&self, tally: Tally, took: Duration) {
-        let mut totals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn ended(&self, tally: Tally, took: Duration) {
+        let mut totals = self.totals();
         totals.tally += tally;
         totals.batches += 1;
         totals.last_batch = took;
     }
 
-    fn totals(&self) -> Totals {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Notes that a server is away, or that it is there again.
+    pub fn waits_for(&self, server: Server, waits: bool) {
+        let mut totals = self.totals();
+        match server {
+            Server::Redis => totals.waiting.redis = waits,
+            Server::Postgres => totals.waiting.postgres = waits,
+        }
+    }
+
+    fn totals(&self) -> MutexGuard<'_, Totals> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -43,12 +86,14 @@ pub struct Reporter {
     gauge: Gauge,
     csv: CsvFile,
     last: (Instant, u64),
+    /// Entries that were trimmed before they were read.
+    lost: u64,
 }
 
 impl Reporter {
     /// Nothing is written before the first interval has passed.
     pub fn new(config: &Config, gauge: Gauge) -> Self {
-        Self { gauge, csv: CsvFile::new(&config.metrics_csv), last: (Instant::now(), 0) }
+        Self { gauge, csv: CsvFile::new(&config.metrics_csv), last: (Instant::now(), 0), lost: 0 }
     }
 
     /// Reports at each interval, until `shutdown`.
@@ -63,39 +108,66 @@ impl Reporter {
         }
     }
 
-    /// One line of CSV and one of the log, of this moment.
-    pub async fn report(&mut self, counters: &Counters) {
+    /// Tells of entries that were trimmed from the stream before they were read.
+    pub async fn look_for_losses(&mut self) {
+        self.levels().await;
+    }
+
+    /// The stream's levels, if they can be had; losses are told at once.
+    async fn levels(&mut self) -> Option<Levels> {
         // Not longer than this: the last report comes while somebody waits for the exit.
-        let levels = tokio::time::timeout(Duration::from_secs(1), self.gauge.levels()).await;
-        let levels = match levels {
-            Ok(Ok(levels)) => Some(levels),
+        let levels = match tokio::time::timeout(Duration::from_secs(1), self.gauge.levels()).await {
+            Ok(Ok(levels)) => levels,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the stream's levels are unknown");
-                None
+                return None;
             }
-            Err(_) => None,
+            Err(_) => {
+                tracing::warn!("the stream's levels are unknown: no answer from redis within 1 s");
+                return None;
+            }
         };
-        let Totals { tally, batches, last_batch } = counters.totals();
+        if levels.lost > 0 {
+            self.lost += levels.lost;
+            tracing::error!(
+                entries = levels.lost,
+                in_total = self.lost,
+                "entries are lost: they were trimmed from the stream before they were read; \
+                 give the stream a higher MAXLEN, or the service more room"
+            );
+        }
+        Some(levels)
+    }
+
+    /// One line of CSV and one of the log, of this moment.
+    pub async fn report(&mut self, counters: &Counters) {
+        let levels = self.levels().await;
+        let totals = *counters.totals();
+        let tally = totals.tally;
         let rate = self.rate(tally.total());
         let record = Record {
             timestamp: Utc::now(),
             events_processed: tally.total(),
             lag: levels.and_then(|levels| levels.lag),
-            batch_time_ms: u64::try_from(last_batch.as_millis()).unwrap_or(u64::MAX),
+            batch_time_ms: u64::try_from(totals.last_batch.as_millis()).unwrap_or(u64::MAX),
             processing_rate: rate,
         };
         // What Redis did not tell is left out of the line.
         tracing::info!(
+            state = totals.waiting.state(),
             processed = record.events_processed,
             stored = tally.stored,
             duplicate = tally.duplicate,
             rejected = tally.rejected,
             discarded = tally.discarded,
             dead_lettered = tally.dead_lettered,
+            delivered = totals.delivered,
+            in_flight = totals.delivered.saturating_sub(tally.total()),
+            lost = self.lost,
             lag = record.lag,
             pending = levels.map(|levels| levels.pending),
             stream_length = levels.map(|levels| levels.length),
-            batches,
+            batches = totals.batches,
             batch_time_ms = record.batch_time_ms,
             rate = (rate * 100.0).round() / 100.0,
             "metrics"

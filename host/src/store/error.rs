@@ -5,6 +5,9 @@ use sqlx::migrate::MigrateError;
 /// What goes wrong with PostgreSQL.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// No URL.
+    #[error(transparent)]
+    Settings(#[from] crate::config::Error),
     /// The URL does not read. It may hold a password, so it is not repeated.
     #[error("POSTGRES_URL does not read; wanted postgres://user:password@host:port/database")]
     Url,

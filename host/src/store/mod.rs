@@ -4,7 +4,9 @@
 //! after any error. So the reason why there is none is told as it is, and a
 //! connection whose state is in doubt is never used again.
 
+mod archive;
 mod error;
+mod letters;
 mod prepare;
 mod write;
 
@@ -14,6 +16,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
 
+pub use archive::{Archive, Filter, Letter, Replay};
 pub use error::{Error, Remedy};
 pub use write::{Committed, Writer};
 
@@ -35,7 +38,7 @@ pub struct Store {
 impl Store {
     /// Reads the URL.
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let url = config.postgres_url.reveal();
+        let url = config.postgres_url()?;
         // sqlx takes any scheme.
         if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
             return Err(Error::Url);

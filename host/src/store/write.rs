@@ -4,12 +4,15 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sha2::{Digest as _, Sha256};
-use sqlx::{Connection as _, PgConnection, Row as _};
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{Connection as _, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
-use super::{Error, Store};
-use crate::batch::{Entry, EntryId, Event, Fate, Judged, Reason, Tally, Vec1, Violation};
+use super::letters::Letters;
+use super::{CONNECT_PATIENCE, Error, Store};
+use crate::batch::{EntryId, Event, Fate, Judged, Reason, Tally, Vec1};
+use crate::failpoint::failpoint;
 
 /// Entries whose fate is committed: the only thing that can be acknowledged (invariant 1).
 ///
@@ -48,19 +51,16 @@ const INSERT_EVENTS_RETURNING: &str = "INSERT INTO events (time, event_id, event
           AS event (time, event_id, event_type, user_id, properties)
      ON CONFLICT DO NOTHING RETURNING event_id, time";
 
-/// An array of arrays cannot be unnested by one level, so each letter's fields
-/// are a slice of one long array.
-const INSERT_LETTERS: &str =
-    "INSERT INTO dead_letters (stream, entry_id, fingerprint, reason, violations, fields, component)
-     SELECT $1, entry_id, fingerprint, reason, violations::jsonb,
-            CASE WHEN first_field IS NOT NULL THEN ($2::bytea[])[first_field:last_field] END, component
-     FROM UNNEST($3::text[], $4::bytea[], $5::text[], $6::text[], $7::int[], $8::int[], $9::bytea[])
-          AS letter (entry_id, fingerprint, reason, violations, first_field, last_field, component)
-     ON CONFLICT DO NOTHING";
-
 /// How long the database may take for a batch. After it the connection is given
 /// up: a network that swallows packets would keep the batch waiting for ever.
-const WRITE_PATIENCE: Duration = Duration::from_secs(60);
+/// The largest batch takes a second; so long it takes when something is wrong,
+/// and a shorter time would repeat in vain what only waits for a lock.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the server itself goes on with a statement of a batch, in ms: not
+/// longer than somebody waits for it. It does not see that a client is gone
+/// while a statement waits for a lock, and each attempt would leave a backend
+/// behind until there are no more connections.
+const STATEMENT_TIMEOUT: &str = "SET statement_timeout = 25000";
 
 /// Writes batches over a connection of its own.
 pub struct Writer {
@@ -84,12 +84,20 @@ impl Writer {
         let letters = Letters::of(batch)?;
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.store.connect().await?,
+            None => {
+                let mut connection = self.store.connect().await?;
+                let set = sqlx::raw_sql(STATEMENT_TIMEOUT).execute(&mut connection);
+                tokio::time::timeout(CONNECT_PATIENCE, set)
+                    .await
+                    .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE })??;
+                connection
+            }
         };
         let new_rows = write(&mut connection, &self.store.stream, &rows, &letters);
         let new_rows = tokio::time::timeout(WRITE_PATIENCE, new_rows)
             .await
             .map_err(|_| Error::TimedOut { what: "writing a batch", after: WRITE_PATIENCE })??;
+        failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         self.connection = Some(connection);
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
         Ok(Committed { ids, tally: tally(batch, new_rows) })
@@ -102,6 +110,7 @@ async fn write(
     rows: &Rows<'_>,
     letters: &Letters<'_>,
 ) -> Result<NewRows, Error> {
+    failpoint!("before_insert", sqlx::Error::from(std::io::Error::other("failpoint")).into());
     if letters.is_empty() {
         // A single statement is a transaction by itself, without two round trips more.
         return rows.insert(connection).await;
@@ -109,16 +118,20 @@ async fn write(
     let mut transaction = connection.begin().await?;
     letters.insert(stream, &mut transaction).await?;
     let new_rows = rows.insert(&mut transaction).await?;
+    failpoint!("before_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
     transaction.commit().await?;
     Ok(new_rows)
 }
+
+/// The keys of rows.
+pub(super) type Keys = HashSet<(Uuid, DateTime<Utc>)>;
 
 /// Which rows the statement added.
 enum NewRows {
     /// So many of a batch in which each entry has one row.
     Count(u64),
     /// These.
-    Keys(HashSet<(Uuid, DateTime<Utc>)>),
+    Keys(Keys),
 }
 
 /// Counts how the entries ended.
@@ -127,14 +140,10 @@ fn tally(batch: &[Judged], mut new_rows: NewRows) -> Tally {
     for Judged { fate, .. } in batch {
         match (fate, &mut new_rows) {
             (Fate::Store(_), NewRows::Count(_)) => tally.duplicate += 1,
-            (Fate::Store(events), NewRows::Keys(keys)) => {
-                // A new row is the first entry's that wanted it; for a later one in the batch it was there already.
-                let new = events.as_slice().iter().filter(|event| keys.remove(&(event.event_id, event.time)));
-                match new.count() {
-                    0 => tally.duplicate += 1,
-                    _ => tally.stored += 1,
-                }
-            }
+            (Fate::Store(events), NewRows::Keys(keys)) => match take_new(events, keys) {
+                true => tally.stored += 1,
+                false => tally.duplicate += 1,
+            },
             (Fate::DeadLetter(Reason::Rejected, _), _) => tally.rejected += 1,
             (Fate::DeadLetter(..), _) => tally.dead_lettered += 1,
             (Fate::Discard(_), _) => tally.discarded += 1,
@@ -147,8 +156,15 @@ fn tally(batch: &[Judged], mut new_rows: NewRows) -> Tally {
     tally
 }
 
+/// Whether any of an entry's rows is new. A new row is the first entry's that
+/// wanted it; for a later one it was there already.
+pub(super) fn take_new(events: &Vec1<Event>, keys: &mut Keys) -> bool {
+    let new = events.as_slice().iter().filter(|event| keys.remove(&(event.event_id, event.time)));
+    new.count() > 0
+}
+
 /// The events of a batch.
-struct Rows<'a> {
+pub(super) struct Rows<'a> {
     /// In the order of their keys, so that concurrent batches lock in one order.
     events: Vec<&'a Event>,
     /// Whether each entry has exactly one.
@@ -156,7 +172,7 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn of(batch: &'a [Judged]) -> Self {
+    pub(super) fn of(batch: &'a [Judged]) -> Self {
         let stored = batch.iter().filter_map(|judged| match &judged.fate {
             Fate::Store(events) => Some(events),
             Fate::DeadLetter(..) | Fate::Discard(_) => None,
@@ -168,100 +184,33 @@ impl<'a> Rows<'a> {
     }
 
     async fn insert(&self, connection: &mut PgConnection) -> Result<NewRows, Error> {
+        if !self.one_each {
+            return Ok(NewRows::Keys(self.insert_returning(connection).await?));
+        }
         if self.events.is_empty() {
             return Ok(NewRows::Count(0));
         }
-        let statement = if self.one_each { INSERT_EVENTS } else { INSERT_EVENTS_RETURNING };
-        let query = sqlx::query(statement)
+        let inserted = self.bound(INSERT_EVENTS).execute(connection).await?;
+        Ok(NewRows::Count(inserted.rows_affected()))
+    }
+
+    /// Inserts, and gives the keys of the rows that were new.
+    pub(super) async fn insert_returning(&self, connection: &mut PgConnection) -> Result<Keys, Error> {
+        let rows = self.bound(INSERT_EVENTS_RETURNING).fetch_all(connection).await?;
+        let keys = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+        Ok(keys.collect::<Result<_, sqlx::Error>>()?)
+    }
+
+    fn bound(&self, statement: &'static str) -> Query<'static, Postgres, PgArguments> {
+        sqlx::query(statement)
             .bind(self.column(|event| event.time))
             .bind(self.column(|event| event.event_id))
             .bind(self.column(|event| event.event_type.as_str()))
             .bind(self.column(|event| event.user_id.as_str()))
-            .bind(self.column(|event| event.properties.as_deref()));
-        if self.one_each {
-            return Ok(NewRows::Count(query.execute(connection).await?.rows_affected()));
-        }
-        let rows = query.fetch_all(connection).await?;
-        let keys = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
-        Ok(NewRows::Keys(keys.collect::<Result<_, sqlx::Error>>()?))
+            .bind(self.column(|event| event.properties.as_deref()))
     }
 
     fn column<T>(&self, value: impl Fn(&'a Event) -> T) -> Vec<T> {
         self.events.iter().map(|event| value(event)).collect()
-    }
-}
-
-/// The dead letters of a batch, column by column.
-#[derive(Default)]
-struct Letters<'a> {
-    fields: Vec<&'a [u8]>,
-    entry_ids: Vec<String>,
-    fingerprints: Vec<Vec<u8>>,
-    reasons: Vec<&'static str>,
-    violations: Vec<String>,
-    /// Where the letter's fields begin and end in `fields`, counted from 1; none for a lost entry.
-    first_fields: Vec<Option<i32>>,
-    last_fields: Vec<Option<i32>>,
-    components: Vec<&'a [u8]>,
-}
-
-impl<'a> Letters<'a> {
-    fn of(batch: &'a [Judged]) -> Result<Self, Error> {
-        let mut letters = Self::default();
-        for Judged { entry, fate, digest } in batch {
-            if let Fate::DeadLetter(reason, violations) = fate {
-                letters.push(entry, *reason, violations, digest.as_bytes())?;
-            }
-        }
-        Ok(letters)
-    }
-
-    fn push(
-        &mut self,
-        entry: &'a Entry,
-        reason: Reason,
-        violations: &[Violation],
-        component: &'a [u8],
-    ) -> Result<(), Error> {
-        let position = |length: usize| i32::try_from(length).map_err(|_| Error::TooManyFields);
-        let mut fingerprint = Sha256::new();
-        let first = position(self.fields.len() + 1)?;
-        for (name, value) in entry.fields.iter().flatten() {
-            for part in [name, value] {
-                fingerprint.update(part.len().to_le_bytes());
-                fingerprint.update(part);
-                self.fields.push(part);
-            }
-        }
-        let last = position(self.fields.len())?;
-        let is_known = entry.fields.is_some();
-        self.first_fields.push(is_known.then_some(first));
-        self.last_fields.push(is_known.then_some(last));
-        self.entry_ids.push(entry.id.to_string());
-        self.fingerprints.push(fingerprint.finalize().to_vec());
-        self.reasons.push(reason.as_str());
-        self.violations.push(serde_json::to_string(violations).map_err(Error::Violations)?);
-        self.components.push(component);
-        Ok(())
-    }
-
-    fn is_empty(&self) -> bool {
-        self.entry_ids.is_empty()
-    }
-
-    async fn insert(&self, stream: &str, connection: &mut PgConnection) -> Result<(), Error> {
-        sqlx::query(INSERT_LETTERS)
-            .bind(stream)
-            .bind(&self.fields)
-            .bind(&self.entry_ids)
-            .bind(&self.fingerprints)
-            .bind(&self.reasons)
-            .bind(&self.violations)
-            .bind(&self.first_fields)
-            .bind(&self.last_fields)
-            .bind(&self.components)
-            .execute(connection)
-            .await?;
-        Ok(())
     }
 }

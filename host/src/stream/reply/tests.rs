@@ -23,8 +23,8 @@ fn a_reply_becomes_entries() {
     assert_eq!(
         found,
         vec![
-            Entry { id: id(5, 1), fields: Some(vec![pair("a", "1"), pair("a", "2")]) },
-            Entry { id: id(6, 0), fields: None },
+            Entry { id: id(5, 1), fields: Some(vec![pair("a", "1"), pair("a", "2")]), deliveries: 1 },
+            Entry { id: id(6, 0), fields: None, deliveries: 1 },
         ]
     );
 }
@@ -49,26 +49,28 @@ fn a_malformed_reply_is_an_error() {
 }
 
 #[test]
-fn an_unknown_lag_is_not_zero() {
-    let group = |lag: Value| {
-        Value::Array(vec![Value::Array(vec![
-            bulk("name"),
-            bulk("g"),
-            bulk("pending"),
-            Value::Int(3),
-            bulk("lag"),
-            lag,
-        ])])
-    };
-    let levels = |lag| group_levels(group(lag), "g").expect("the group is there");
-    assert_eq!(levels(Value::Int(9)), Levels { length: 0, pending: 3, lag: Some(9) });
-    assert_eq!(levels(Value::Nil).lag, None);
-    assert_eq!(group_levels(group(Value::Nil), "other"), None);
+fn pending_lines_are_read() {
+    let line = |id: &str| Value::Array(vec![bulk(id), bulk("consumer"), Value::Int(9), Value::Int(3)]);
+    let id = EntryId { milliseconds: 7, sequence: 0 };
+    assert_eq!(
+        pending(Value::Array(vec![line("7-0")])).expect("well formed"),
+        vec![Pending { id, deliveries: 3 }]
+    );
+    assert!(pending(Value::Array(vec![line("seven")])).is_err());
+    assert!(pending(Value::Nil).is_err());
 }
 
 #[test]
-fn the_version_is_found() {
-    assert_eq!(version("# Server\r\nredis_version:7.0.15\r\nos:Linux\r\n"), Some("7.0.15"));
+fn claimed_entries_and_deleted_ones_are_told_apart() {
+    let entry = Value::Array(vec![bulk("7-0"), Value::Array(vec![bulk("a"), bulk("1")])]);
+    let reply = |cursor: &str| {
+        Value::Array(vec![bulk(cursor), Value::Array(vec![entry.clone()]), Value::Array(vec![bulk("8-0")])])
+    };
+    let found = claimed(reply("9-0")).expect("well formed");
+    assert_eq!(found.cursor, Some(EntryId { milliseconds: 9, sequence: 0 }));
+    assert_eq!(found.entries.iter().map(|entry| entry.fields.is_some()).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(claimed(reply("0-0")).expect("well formed").cursor, None);
+    assert!(claimed(Value::Array(vec![])).is_err());
 }
 
 /// Anything that a server could say, in the form of a reply or not.
@@ -109,7 +111,9 @@ fn sent(entry: &Entry) -> Value {
 proptest! {
     #[test]
     fn no_reply_panics(value in any_reply()) {
-        let _ = group_levels(value.clone(), "g");
+        let _ = Attributes::of(value.clone()).map(|attributes| (attributes.number("lag"), attributes.id("last-delivered-id")));
+        let _ = pending(value.clone());
+        let _ = claimed(value.clone());
         let _ = entries(value);
     }
 
@@ -117,7 +121,7 @@ proptest! {
     fn what_is_sent_arrives(contents in proptest::collection::vec((any::<u64>(), any::<u64>(), any_content()), 0..5)) {
         let wanted: Vec<Entry> = contents
             .into_iter()
-            .map(|(milliseconds, sequence, fields)| Entry { id: EntryId { milliseconds, sequence }, fields })
+            .map(|(milliseconds, sequence, fields)| Entry { id: EntryId { milliseconds, sequence }, fields, deliveries: 1 })
             .collect();
         let list = Value::Array(wanted.iter().map(sent).collect());
         let resp3 = Value::Map(vec![(bulk("stream"), list)]);

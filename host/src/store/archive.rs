@@ -1,0 +1,267 @@
+//! Dead letters as an operator handles them: look, replay, purge.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Connection as _, PgConnection, Postgres, Row as _};
+
+use super::write::{Rows, take_new};
+use super::{Error, Remedy, Store};
+use crate::batch::{Digest, Entry, EntryId, Fate, Field, Judged, Violation};
+
+/// Which letters are meant: those that match all that is given.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// This one.
+    pub id: Option<i64>,
+    /// With this reason.
+    pub reason: Option<String>,
+    /// With a violation of this code.
+    pub code: Option<String>,
+    /// Of this tenant.
+    pub tenant: Option<String>,
+    /// Recorded before.
+    pub before: Option<DateTime<Utc>>,
+    /// Recorded at this time or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Only those that no replay has settled.
+    pub open: bool,
+}
+
+/// One dead letter.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    /// Its number in the table.
+    pub id: i64,
+    /// Whose it is.
+    pub tenant: String,
+    /// Where the entry came from.
+    pub stream: String,
+    /// The entry's ID.
+    pub entry_id: String,
+    /// Why it was not stored.
+    pub reason: String,
+    /// In detail.
+    pub violations: Vec<Violation>,
+    /// Name, value, name, value, …; none when it was deleted before it was read.
+    pub fields: Option<Vec<Vec<u8>>>,
+    /// How often it had been delivered.
+    pub deliveries: i64,
+    /// The version of the rules, by its first digits.
+    pub component: String,
+    /// When.
+    pub recorded_at: DateTime<Utc>,
+    /// What came of the last replay.
+    pub replay_outcome: Option<String>,
+    /// When that was.
+    pub replayed_at: Option<DateTime<Utc>>,
+}
+
+/// What came of a part of a replay.
+#[derive(Debug)]
+pub struct Replay {
+    /// The last letter's number: go on after it. `None` when there was none left.
+    pub last: Option<i64>,
+    /// How many letters ended how: `stored`, `duplicate`, `discarded`, or a
+    /// reason why they are dead letters still, with the code of its first violation.
+    pub outcomes: BTreeMap<String, u64>,
+}
+
+/// What a [`Letter`] is made of.
+macro_rules! letters {
+    () => {
+        "SELECT id, tenant, stream, entry_id, reason, violations::text AS violations, fields, deliveries, component,
+                recorded_at, replay_outcome, replayed_at
+         FROM dead_letters"
+    };
+}
+
+/// The conditions of a [`Filter`], parameters 1 to 7.
+macro_rules! matching {
+    ($before:expr, $after:literal) => {
+        concat!(
+            $before,
+            " WHERE ($1::bigint IS NULL OR id = $1) AND ($2::text IS NULL OR reason = $2)
+              AND ($3::text IS NULL OR violations @> jsonb_build_array(jsonb_build_object('code', $3)))
+              AND ($4::text IS NULL OR tenant = $4)
+              AND ($5::timestamptz IS NULL OR recorded_at < $5)
+              AND ($6::timestamptz IS NULL OR recorded_at >= $6)
+              AND (NOT $7 OR replay_outcome IS NULL OR replay_outcome NOT IN ('stored', 'duplicate', 'discarded')) ",
+            $after
+        )
+    };
+}
+
+const COUNT: &str = matching!("SELECT count(*) FROM dead_letters", "");
+const NEWEST: &str = matching!(letters!(), "ORDER BY id DESC LIMIT $8");
+const NEXT: &str = matching!(letters!(), "AND id > $9 ORDER BY id LIMIT $8");
+/// What another replay holds is its affair.
+const NEXT_LOCKED: &str = matching!(letters!(), "AND id > $9 ORDER BY id LIMIT $8 FOR UPDATE SKIP LOCKED");
+const PURGE: &str =
+    matching!("DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters", "ORDER BY id LIMIT $8)");
+const MARK: &str =
+    "UPDATE dead_letters SET replay_outcome = outcome, replay_component = $3, replayed_at = now()
+     FROM UNNEST($1::bigint[], $2::text[]) AS replayed (letter, outcome) WHERE id = letter";
+
+/// The dead letters of a database.
+pub struct Archive {
+    store: Store,
+    connection: PgConnection,
+}
+
+impl Archive {
+    /// Connects, to a database that was prepared.
+    pub async fn open(store: &Store) -> Result<Self, Error> {
+        Ok(Self { store: store.clone(), connection: store.connect().await? })
+    }
+
+    /// How many there are.
+    pub async fn count(&mut self, filter: &Filter) -> Result<u64, Error> {
+        let count: i64 = filter.bind(COUNT).fetch_one(&mut self.connection).await?.try_get(0)?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// The newest.
+    pub async fn newest(&mut self, filter: &Filter, limit: u32) -> Result<Vec<Letter>, Error> {
+        let rows = filter.bind(NEWEST).bind(i64::from(limit)).fetch_all(&mut self.connection).await?;
+        rows.iter().map(|row| Ok(Letter::of(row)?)).collect()
+    }
+
+    /// Judges the next letters again and, unless it is a `trial`, stores what
+    /// is now accepted and notes what came of each, in one transaction.
+    ///
+    /// Killed in the middle, it has done all of a part or nothing; a letter
+    /// that is settled is not [`Filter::open`] any more, and its rows have keys.
+    pub async fn replay(
+        &mut self,
+        filter: &Filter,
+        after: i64,
+        limit: u32,
+        trial: bool,
+        judge: &(dyn Fn(Vec<Entry>) -> Vec<Judged> + Sync),
+    ) -> Result<Replay, Error> {
+        let replay = self.try_replay(filter, after, limit, trial, judge).await;
+        match replay {
+            // A row that PostgreSQL refuses: go one by one, so that only its letter stays open.
+            Err(error) if error.remedy() == Remedy::BlameRow => {
+                self.connection = self.store.connect().await?;
+                match limit {
+                    1 => self.refused(filter, after).await,
+                    _ => Box::pin(self.replay(filter, after, 1, trial, judge)).await,
+                }
+            }
+            other => other,
+        }
+    }
+
+    async fn try_replay(
+        &mut self,
+        filter: &Filter,
+        after: i64,
+        limit: u32,
+        trial: bool,
+        judge: &(dyn Fn(Vec<Entry>) -> Vec<Judged> + Sync),
+    ) -> Result<Replay, Error> {
+        let mut transaction = self.connection.begin().await?;
+        let query = filter.bind(if trial { NEXT } else { NEXT_LOCKED }).bind(i64::from(limit)).bind(after);
+        let rows = query.fetch_all(&mut *transaction).await?;
+        let letters: Vec<Letter> = rows.iter().map(Letter::of).collect::<Result<_, _>>()?;
+        let judged = judge(letters.iter().map(Letter::entry).collect());
+
+        // A trial inserts too, to tell new rows from duplicates, and rolls back.
+        let mut new = Rows::of(&judged).insert_returning(&mut transaction).await?;
+        let mut replay = Replay { last: letters.last().map(|letter| letter.id), outcomes: BTreeMap::new() };
+        let mut marks = Vec::with_capacity(judged.len());
+        for judged in &judged {
+            let (outcome, detail) = match &judged.fate {
+                Fate::Store(events) if take_new(events, &mut new) => ("stored", None),
+                Fate::Store(_) => ("duplicate", None),
+                Fate::Discard(_) => ("discarded", None),
+                Fate::DeadLetter(reason, violations) => (reason.as_str(), violations.first()),
+            };
+            marks.push(outcome);
+            let name =
+                detail.map_or(outcome.to_owned(), |violation| format!("{outcome} ({})", violation.code));
+            *replay.outcomes.entry(name).or_default() += 1;
+        }
+        match (trial, judged.first()) {
+            (false, Some(first)) => {
+                let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
+                mark(&mut transaction, &ids, &marks, first.digest).await?;
+                transaction.commit().await?;
+            }
+            _ => transaction.rollback().await?,
+        }
+        Ok(replay)
+    }
+
+    /// Steps over the one letter whose row PostgreSQL refuses.
+    async fn refused(&mut self, filter: &Filter, after: i64) -> Result<Replay, Error> {
+        let next = filter.bind(NEXT).bind(1_i64).bind(after).fetch_optional(&mut self.connection).await?;
+        let last = next.map(|row| row.try_get("id")).transpose()?;
+        Ok(Replay { last, outcomes: BTreeMap::from([("refused".to_owned(), 1)]) })
+    }
+
+    /// Deletes the oldest, at most `limit`; gives how many it were.
+    pub async fn purge(&mut self, filter: &Filter, limit: u32) -> Result<u64, Error> {
+        Ok(filter.bind(PURGE).bind(i64::from(limit)).execute(&mut self.connection).await?.rows_affected())
+    }
+}
+
+async fn mark(
+    connection: &mut PgConnection,
+    ids: &[i64],
+    outcomes: &[&str],
+    component: Digest,
+) -> Result<(), Error> {
+    sqlx::query(MARK).bind(ids).bind(outcomes).bind(component.as_bytes()).execute(connection).await?;
+    Ok(())
+}
+
+impl Filter {
+    fn bind(&self, statement: &'static str) -> Query<'static, Postgres, PgArguments> {
+        sqlx::query(statement)
+            .bind(self.id)
+            .bind(self.reason.clone())
+            .bind(self.code.clone())
+            .bind(self.tenant.clone())
+            .bind(self.before)
+            .bind(self.since)
+            .bind(self.open)
+    }
+}
+
+impl Letter {
+    fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let component: Vec<u8> = row.try_get("component")?;
+        let violations: String = row.try_get("violations")?;
+        Ok(Self {
+            id: row.try_get("id")?,
+            tenant: row.try_get("tenant")?,
+            stream: row.try_get("stream")?,
+            entry_id: row.try_get("entry_id")?,
+            reason: row.try_get("reason")?,
+            // Rows that somebody else wrote may hold anything.
+            violations: serde_json::from_str(&violations).unwrap_or_default(),
+            fields: row.try_get("fields")?,
+            deliveries: row.try_get("deliveries")?,
+            component: component.iter().take(6).map(|byte| format!("{byte:02x}")).collect(),
+            recorded_at: row.try_get("recorded_at")?,
+            replay_outcome: row.try_get("replay_outcome")?,
+            replayed_at: row.try_get("replayed_at")?,
+        })
+    }
+
+    /// The entry as it came. It counts as delivered once: an operator asks for it.
+    fn entry(&self) -> Entry {
+        let pair = |pair: &[Vec<u8>]| match pair {
+            [name, value] => Some((name.clone(), value.clone())),
+            _ => None,
+        };
+        let fields: Option<Vec<Field>> =
+            self.fields.as_ref().map(|fields| fields.chunks(2).filter_map(pair).collect());
+        Entry { id: EntryId::parse(self.entry_id.as_bytes()).unwrap_or(EntryId::ZERO), fields, deliveries: 1 }
+    }
+}

@@ -1,0 +1,193 @@
+//! How full the stream is, and what was trimmed before it was read.
+
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+
+use super::reply::Attributes;
+use super::{Error, PATIENCE, Stream};
+use crate::batch::EntryId;
+
+/// How full the stream is, seen from the group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Levels {
+    /// Entries in the stream.
+    pub length: u64,
+    /// Entries delivered to the group and not acknowledged yet.
+    pub pending: u64,
+    /// Entries not delivered to the group yet. Redis does not always know:
+    /// after some deletions this is `None`, which is not 0.
+    pub lag: Option<u64>,
+    /// Entries that were trimmed or deleted before the group read them, newly
+    /// found since the last time: they are lost.
+    pub lost: u64,
+}
+
+/// Asks for the group's levels.
+pub struct Gauge {
+    stream: Stream,
+    connection: Option<MultiplexedConnection>,
+    gap: Gap,
+}
+
+impl Gauge {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { stream, connection: None, gap: Gap::default() }
+    }
+
+    /// The levels at this moment.
+    ///
+    /// The connection may have broken since it was used last, which shows only
+    /// now: then a new one is asked, so that the report has its levels.
+    pub async fn levels(&mut self) -> Result<Levels, Error> {
+        let was_connected = self.connection.is_some();
+        let mut levels = self.try_levels().await;
+        if levels.is_err() && was_connected {
+            self.connection = None;
+            levels = self.try_levels().await;
+        }
+        if levels.is_err() {
+            self.connection = None;
+        }
+        levels
+    }
+
+    async fn try_levels(&mut self) -> Result<Levels, Error> {
+        let stream = &self.stream;
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(stream.connect(PATIENCE).await?),
+        };
+        // One transaction, so that the two replies are of one moment.
+        let (info, groups): (Value, Value) = redis::pipe()
+            .atomic()
+            .cmd("XINFO")
+            .arg("STREAM")
+            .arg(&stream.name)
+            .cmd("XINFO")
+            .arg("GROUPS")
+            .arg(&stream.name)
+            .query_async(connection)
+            .await
+            .map_err(|source| stream.error("XINFO", source))?;
+        let (Some(info), Some(group)) = (Attributes::of(info), find_group(groups, &stream.group)) else {
+            return Ok(Levels::default());
+        };
+        Ok(Levels {
+            length: info.number("length").unwrap_or(0),
+            pending: group.number("pending").unwrap_or(0),
+            lag: group.number("lag"),
+            lost: self.gap.lost_since(&info, &group),
+        })
+    }
+}
+
+fn find_group(groups: Value, wanted: &str) -> Option<Attributes> {
+    let Value::Array(groups) = groups else { return None };
+    let is_wanted = |group: &Attributes| matches!(group.get("name"), Some(Value::BulkString(name)) if name == wanted.as_bytes());
+    groups.into_iter().filter_map(Attributes::of).find(is_wanted)
+}
+
+/// Finds entries that are gone before the group read them.
+///
+/// When the stream begins after the last entry that the group was delivered,
+/// all entries up to there are gone: as many as were ever added and are no
+/// longer there. Those the group did not read are lost.
+#[derive(Debug, Default)]
+struct Gap {
+    /// How many entries the group had read, and how many were lost, when looked at last.
+    last: Option<(u64, u64)>,
+}
+
+impl Gap {
+    /// The losses that the last call did not know of.
+    fn lost_since(&mut self, info: &Attributes, group: &Attributes) -> u64 {
+        let Some((read, lost)) = gap(info, group) else { return 0 };
+        let known = match self.last {
+            // The group has not moved since: part of this gap is known.
+            Some((last_read, last_lost)) if last_read == read => last_lost,
+            _ => 0,
+        };
+        self.last = Some((read, lost));
+        lost.saturating_sub(known)
+    }
+}
+
+/// How many entries the group has read, and how many are gone unread. `None`
+/// when Redis does not know, or when entries were deleted from the middle,
+/// which cannot be told from others.
+fn gap(info: &Attributes, group: &Attributes) -> Option<(u64, u64)> {
+    let read = group.number("entries-read")?;
+    let length = info.number("length")?;
+    let gone = info.number("entries-added")?.checked_sub(length)?;
+    let last_read = group.id("last-delivered-id")?;
+    let first = match length {
+        0 => None,
+        _ => Some(info.id("recorded-first-entry-id")?),
+    };
+    let begins_later = first.is_none_or(|first| first > last_read);
+    let only_from_the_beginning =
+        first.is_none_or(|first| info.id("max-deleted-entry-id").unwrap_or(EntryId::ZERO) < first);
+    Some((read, if begins_later && only_from_the_beginning { gone.saturating_sub(read) } else { 0 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    fn info(length: i64, added: i64, first: &str, deleted: &str) -> Attributes {
+        let pairs = [
+            ("length", Value::Int(length)),
+            ("entries-added", Value::Int(added)),
+            ("recorded-first-entry-id", bulk(first)),
+            ("max-deleted-entry-id", bulk(deleted)),
+        ];
+        Attributes::of(Value::Array(
+            pairs.into_iter().flat_map(|(name, value)| [bulk(name), value]).collect(),
+        ))
+        .expect("pairs")
+    }
+
+    fn group(read: Value, last: &str, lag: Value) -> Value {
+        let pairs =
+            [("name", bulk("g")), ("entries-read", read), ("last-delivered-id", bulk(last)), ("lag", lag)];
+        Value::Array(vec![Value::Array(
+            pairs.into_iter().flat_map(|(name, value)| [bulk(name), value]).collect(),
+        )])
+    }
+
+    fn found(groups: Value) -> Attributes {
+        find_group(groups, "g").expect("the group is there")
+    }
+
+    #[test]
+    fn an_unknown_lag_is_not_zero() {
+        assert_eq!(found(group(Value::Int(0), "0-0", Value::Int(9))).number("lag"), Some(9));
+        assert_eq!(found(group(Value::Int(0), "0-0", Value::Nil)).number("lag"), None);
+        assert!(find_group(group(Value::Nil, "0-0", Value::Nil), "other").is_none());
+    }
+
+    #[test]
+    fn what_was_trimmed_unread_is_lost_and_counted_once() {
+        let mut gap = Gap::default();
+        let group = |read| found(group(Value::Int(read), "5-0", Value::Nil));
+        assert_eq!(gap.lost_since(&info(100, 100, "1-0", "0-0"), &group(5)), 0, "nothing is gone");
+        assert_eq!(gap.lost_since(&info(97, 100, "4-0", "3-0"), &group(5)), 0, "what is gone was read");
+        assert_eq!(gap.lost_since(&info(90, 100, "11-0", "10-0"), &group(5)), 5);
+        assert_eq!(gap.lost_since(&info(90, 100, "11-0", "10-0"), &group(5)), 0, "known already");
+        assert_eq!(gap.lost_since(&info(88, 100, "13-0", "12-0"), &group(5)), 2, "two more");
+        assert_eq!(gap.lost_since(&info(0, 100, "0-0", "100-0"), &group(5)), 88, "the rest");
+    }
+
+    #[test]
+    fn what_cannot_be_known_is_not_guessed() {
+        let mut gap = Gap::default();
+        let unknown = found(group(Value::Nil, "5-0", Value::Nil));
+        assert_eq!(gap.lost_since(&info(90, 100, "11-0", "10-0"), &unknown), 0);
+        let known = found(group(Value::Int(5), "5-0", Value::Nil));
+        assert_eq!(gap.lost_since(&info(90, 100, "11-0", "50-0"), &known), 0, "deleted from the middle");
+    }
+}

@@ -1,0 +1,202 @@
+//! Redis: the consumer group, reading, acknowledging, levels.
+//!
+//! - `read`: XREADGROUP and XAUTOCLAIM: new entries, and those that are pending
+//! - `acknowledge`: XACK, for what is committed
+//! - `levels`: how full the stream is, and what was trimmed before it was read
+//! - `reply`: from Redis' replies to entries
+
+mod acknowledge;
+mod levels;
+mod read;
+mod reply;
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ErrorKind, RedisError, ServerErrorKind, Value};
+
+pub use acknowledge::Acknowledger;
+pub use levels::{Gauge, Levels};
+pub use read::{Read, Reader};
+
+use crate::config::{self, Config};
+
+/// How long a connection may take to be established, and a reply to come
+/// beyond the time for which the command blocks.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The oldest Redis with the `lag` of a group.
+const REDIS_MAJOR_MIN: u32 = 7;
+
+/// What goes wrong with Redis.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No URL.
+    #[error(transparent)]
+    Settings(#[from] config::Error),
+    /// The URL does not read. It may hold a password, so it is not repeated.
+    #[error(
+        "REDIS_URL does not read ({0}); wanted redis://[user:password@]host:port[/db], or rediss:// with TLS"
+    )]
+    Url(String),
+    /// A command failed, or the connection did.
+    #[error("redis at {address}: {command}: {source}")]
+    Command {
+        /// Host and port.
+        address: String,
+        /// The command's name.
+        command: &'static str,
+        /// What redis-rs says.
+        source: RedisError,
+    },
+    /// The server is older than what the service needs.
+    #[error("redis at {address} has version {found}; wanted {REDIS_MAJOR_MIN}.0 or later")]
+    TooOld {
+        /// Host and port.
+        address: String,
+        /// As the server says it.
+        found: String,
+    },
+    /// A command that was given up at the shutdown.
+    #[error("redis: {command} had no reply by the shutdown")]
+    Unanswered {
+        /// The command's name.
+        command: &'static str,
+    },
+    /// A reply of a form that the command does not have.
+    #[error("redis: {command} replied {found}; wanted {wanted}")]
+    Reply {
+        /// The command's name.
+        command: &'static str,
+        /// The beginning of the reply.
+        found: String,
+        /// The form that was expected.
+        wanted: &'static str,
+    },
+}
+
+impl Error {
+    /// Whether trying again cannot help: somebody must change something.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Settings(_) | Self::Url(_) | Self::TooOld { .. } => true,
+            Self::Reply { .. } | Self::Unanswered { .. } => false,
+            Self::Command { source, .. } => {
+                matches!(source.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
+                    || matches!(source.kind(), ErrorKind::Server(ServerErrorKind::NoPerm))
+                    || matches!(source.code(), Some("WRONGTYPE" | "NOAUTH" | "WRONGPASS"))
+            }
+        }
+    }
+
+    fn has_code(&self, wanted: &str) -> bool {
+        matches!(self, Self::Command { source, .. } if source.code() == Some(wanted))
+    }
+}
+
+/// One consumer of one group of one stream. Cheap to clone; makes connections.
+#[derive(Clone)]
+pub struct Stream {
+    client: redis::Client,
+    name: String,
+    group: String,
+    consumer: String,
+}
+
+impl Stream {
+    /// Connects to nothing yet.
+    pub fn new(config: &Config) -> Result<Self, Error> {
+        let client = redis::Client::open(config.redis_url()?)
+            .map_err(|error| Error::Url(error.category().to_owned()))?;
+        Ok(Self {
+            client,
+            name: config.stream_name.clone(),
+            group: config.consumer_group.clone(),
+            consumer: config.consumer_name.clone(),
+        })
+    }
+
+    /// Host and port, without the password.
+    pub fn address(&self) -> String {
+        self.client.get_connection_info().addr().to_string()
+    }
+
+    /// Connects, checks the server's version and makes the group if it is missing.
+    pub async fn prepare(&self) -> Result<(), Error> {
+        let mut connection = self.connect(PATIENCE).await?;
+        // A server that keeps INFO from us by its access rules is taken as it is.
+        if let Ok(Value::BulkString(info)) =
+            redis::cmd("INFO").arg("server").query_async(&mut connection).await
+            && let Some(found) = version(&String::from_utf8_lossy(&info))
+            && found
+                .split('.')
+                .next()
+                .and_then(|major| major.parse().ok())
+                .is_some_and(|major: u32| major < REDIS_MAJOR_MIN)
+        {
+            return Err(Error::TooOld { address: self.address(), found: found.to_owned() });
+        }
+        self.make_group(&mut connection).await
+    }
+
+    /// The reading side.
+    pub fn reader(&self, config: &Config) -> Reader {
+        Reader::new(self.clone(), config)
+    }
+
+    /// The acknowledging side, on a connection of its own.
+    pub fn acknowledger(&self) -> Acknowledger {
+        Acknowledger::new(self.clone())
+    }
+
+    /// Watches the group's levels, on a connection of its own.
+    pub fn gauge(&self) -> Gauge {
+        Gauge::new(self.clone())
+    }
+
+    async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, Error> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(response_timeout));
+        self.client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .map_err(|source| self.error("connecting", source))
+    }
+
+    /// Makes the group at the stream's beginning, and the stream with it.
+    async fn make_group(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
+        let made: Result<Value, RedisError> = redis::cmd("XGROUP")
+            .arg("CREATE")
+            .arg(&self.name)
+            .arg(&self.group)
+            .arg("0")
+            .arg("MKSTREAM")
+            .query_async(connection)
+            .await;
+        match made {
+            Ok(_) => {
+                tracing::info!(stream = self.name, group = self.group, "consumer group created at 0");
+                Ok(())
+            }
+            Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
+            Err(error) => Err(self.error("XGROUP CREATE", error)),
+        }
+    }
+
+    fn error(&self, command: &'static str, source: RedisError) -> Error {
+        Error::Command { address: self.address(), command, source }
+    }
+}
+
+/// The value of `redis_version` in the reply to INFO.
+fn version(info: &str) -> Option<&str> {
+    info.lines().find_map(|line| line.strip_prefix("redis_version:")).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_version_is_found() {
+        assert_eq!(super::version("# Server\r\nredis_version:7.0.15\r\nos:Linux\r\n"), Some("7.0.15"));
+    }
+}

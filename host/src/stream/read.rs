@@ -1,0 +1,330 @@
+//! XREADGROUP and XAUTOCLAIM: new entries, and those that are pending.
+
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, RedisError, Value};
+use tokio_util::sync::CancellationToken;
+
+use super::reply::{self, Pending};
+use super::{Error, PATIENCE, Stream};
+use crate::batch::{Entry, EntryId};
+use crate::config::Config;
+use crate::failpoint::failpoint;
+
+/// From this delivery on an entry is read alone: it may be the one that kills
+/// the process, and the others of its batch must not be blamed for it.
+const SUSPECT_DELIVERIES: u64 = 4;
+
+/// What the reader goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Position {
+    /// What was delivered to this consumer before, after this entry.
+    Own(EntryId),
+    /// What other consumers have held for too long, from this entry on.
+    Abandoned(EntryId),
+    /// What nobody has been given.
+    New,
+}
+
+/// Reads batches, on a connection of its own because XREADGROUP blocks.
+///
+/// It begins with what an earlier run of this consumer left pending, goes on
+/// with what consumers that are gone left, then with new entries, and looks for
+/// abandoned ones again at intervals.
+pub struct Reader {
+    stream: Stream,
+    batch_size: usize,
+    block: Duration,
+    claim_min_idle: Duration,
+    connection: Option<ReadConnection>,
+    position: Position,
+    claimed_at: Instant,
+    /// Reads since the last one that was answered. What the server delivered
+    /// in them never arrived, so nothing can have died of it.
+    unanswered: u64,
+}
+
+struct ReadConnection {
+    connection: MultiplexedConnection,
+    /// For CLIENT UNBLOCK.
+    client_id: i64,
+}
+
+/// What one step of the reader gave.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Read {
+    /// In the order of the stream. None when none came in time, or at the end
+    /// of a list of pending entries.
+    pub entries: Vec<Entry>,
+    /// Whether fewer came than were asked for, so that a pause makes the next batch fuller.
+    pub is_partial: bool,
+}
+
+impl Reader {
+    pub(super) fn new(stream: Stream, config: &Config) -> Self {
+        Self {
+            stream,
+            batch_size: config.batch_size,
+            block: Duration::from_millis(config.block_ms),
+            claim_min_idle: Duration::from_millis(config.claim_min_idle_ms),
+            connection: None,
+            position: Position::Own(EntryId::ZERO),
+            claimed_at: Instant::now(),
+            unanswered: 0,
+        }
+    }
+
+    /// Whether nothing that this process has read may be in flight at the next [`Reader::read`].
+    ///
+    /// What is in flight is pending too: it would be read a second time. And
+    /// an entry that is suspected to kill the process must be alone with it.
+    pub fn wants_quiet(&self) -> bool {
+        self.position != Position::New || self.claim_is_due()
+    }
+
+    fn claim_is_due(&self) -> bool {
+        self.claimed_at.elapsed() >= self.claim_min_idle
+    }
+
+    /// The next entries, at most a batch; none when none came in time or
+    /// `shutdown` was called meanwhile.
+    ///
+    /// After an error the reader begins again with the pending entries, since
+    /// the server may have delivered a batch that never arrived.
+    pub async fn read(&mut self, shutdown: &CancellationToken) -> Result<Read, Error> {
+        match self.step(shutdown).await {
+            Ok(read) => Ok(read),
+            // The stream or the group was deleted. A new group at 0 delivers
+            // again what is left; the rows' keys absorb what was stored before.
+            Err(error) if error.has_code("NOGROUP") => {
+                tracing::warn!(
+                    stream = self.stream.name,
+                    group = self.stream.group,
+                    "the consumer group is gone"
+                );
+                self.position = Position::Own(EntryId::ZERO);
+                let mut connection = self.stream.connect(PATIENCE).await?;
+                self.stream.make_group(&mut connection).await?;
+                Ok(Read::default())
+            }
+            Err(error) => {
+                self.connection = None;
+                self.position = Position::Own(EntryId::ZERO);
+                self.unanswered += 1;
+                Err(error)
+            }
+        }
+    }
+
+    async fn step(&mut self, shutdown: &CancellationToken) -> Result<Read, Error> {
+        let read = self.next_step(shutdown).await?;
+        failpoint!("after_read", self.stream.error("XREADGROUP", std::io::Error::other("failpoint").into()));
+        Ok(read)
+    }
+
+    async fn next_step(&mut self, shutdown: &CancellationToken) -> Result<Read, Error> {
+        if self.position == Position::New && self.claim_is_due() {
+            self.position = Position::Abandoned(EntryId::ZERO);
+        }
+        match self.position {
+            Position::Own(after) => self.read_own(after, shutdown).await,
+            Position::Abandoned(from) => self.claim(from, shutdown).await,
+            Position::New => self.read_new(shutdown).await,
+        }
+    }
+
+    async fn read_new(&mut self, shutdown: &CancellationToken) -> Result<Read, Error> {
+        let mut command = self.xreadgroup(self.batch_size);
+        command.arg("BLOCK").arg(millis(self.block)).arg("STREAMS").arg(&self.stream.name).arg(">");
+        let entries = reply::entries(self.ask("XREADGROUP", command, shutdown).await?)?;
+        self.unanswered = 0;
+        let is_partial = entries.len() < self.batch_size;
+        Ok(Read { entries, is_partial })
+    }
+
+    async fn read_own(&mut self, after: EntryId, shutdown: &CancellationToken) -> Result<Read, Error> {
+        let mut command = self.xpending();
+        command.arg(format!("({after}")).arg("+").arg(self.batch_size).arg(&self.stream.consumer);
+        let pending = reply::pending(self.ask("XPENDING", command, shutdown).await?)?;
+        let Some(part) = together(&pending) else {
+            self.position = Position::Abandoned(EntryId::ZERO);
+            return Ok(Read::default());
+        };
+        let mut command = self.xreadgroup(part.len());
+        command.arg("STREAMS").arg(&self.stream.name).arg(after.to_string());
+        let entries = reply::entries(self.ask("XREADGROUP", command, shutdown).await?)?;
+        if let Some(last) = entries.last() {
+            self.position = Position::Own(last.id);
+        }
+        tracing::info!(entries = entries.len(), "reading again what was pending");
+        Ok(Read { entries: counted(entries, part, self.unanswered), is_partial: false })
+    }
+
+    async fn claim(&mut self, from: EntryId, shutdown: &CancellationToken) -> Result<Read, Error> {
+        let min_idle = millis(self.claim_min_idle);
+        let mut command = self.xpending();
+        command.arg("IDLE").arg(min_idle).arg(from.to_string()).arg("+").arg(self.batch_size);
+        let pending = reply::pending(self.ask("XPENDING", command, shutdown).await?)?;
+        let Some(part) = together(&pending) else {
+            self.end_claiming();
+            return Ok(Read::default());
+        };
+        let stream = &self.stream;
+        let mut command = redis::cmd("XAUTOCLAIM");
+        command.arg(&stream.name).arg(&stream.group).arg(&stream.consumer).arg(min_idle);
+        command.arg(from.to_string()).arg("COUNT").arg(part.len());
+        let claimed = reply::claimed(self.ask("XAUTOCLAIM", command, shutdown).await?)?;
+        match claimed.cursor {
+            Some(cursor) => self.position = Position::Abandoned(cursor),
+            None => self.end_claiming(),
+        }
+        if !claimed.entries.is_empty() {
+            tracing::info!(entries = claimed.entries.len(), "claimed what other consumers left pending");
+        }
+        Ok(Read { entries: counted(claimed.entries, part, self.unanswered), is_partial: false })
+    }
+
+    fn end_claiming(&mut self) {
+        self.position = Position::New;
+        self.claimed_at = Instant::now();
+    }
+
+    fn xreadgroup(&self, count: usize) -> Cmd {
+        let mut command = redis::cmd("XREADGROUP");
+        command.arg("GROUP").arg(&self.stream.group).arg(&self.stream.consumer).arg("COUNT").arg(count);
+        command
+    }
+
+    fn xpending(&self) -> Cmd {
+        let mut command = redis::cmd("XPENDING");
+        command.arg(&self.stream.name).arg(&self.stream.group);
+        command
+    }
+
+    /// Sends a command and waits for its reply, or ends it when `shutdown` is called.
+    async fn ask(
+        &mut self,
+        name: &'static str,
+        command: Cmd,
+        shutdown: &CancellationToken,
+    ) -> Result<Value, Error> {
+        let stream = &self.stream;
+        let ReadConnection { connection, client_id } = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(stream.connect_for_reading(self.block).await?),
+        };
+        let mut reply = std::pin::pin!(command.query_async::<Value>(connection));
+        let reply = tokio::select! {
+            reply = &mut reply => reply,
+            () = shutdown.cancelled() => match stream.unblock(*client_id, reply).await {
+                Some(reply) => reply,
+                // What it may still deliver stays pending, for the next start.
+                None => return Err(Error::Unanswered { command: name }),
+            },
+        };
+        reply.map_err(|source| stream.error(name, source))
+    }
+}
+
+/// The pending entries that may be read in one batch: all up to the first
+/// suspect, or the suspect alone. `None` when nothing is pending.
+fn together(pending: &[Pending]) -> Option<&[Pending]> {
+    let suspect = pending.iter().position(|pending| pending.deliveries + 1 >= SUSPECT_DELIVERIES);
+    pending.get(..suspect.unwrap_or(pending.len()).max(1)).filter(|part| !part.is_empty())
+}
+
+/// The entries with the number of their deliveries, this one included, those that never arrived left out.
+fn counted(mut entries: Vec<Entry>, pending: &[Pending], unanswered: u64) -> Vec<Entry> {
+    for entry in &mut entries {
+        if let Ok(at) = pending.binary_search_by_key(&entry.id, |pending| pending.id) {
+            let before = pending.get(at).map_or(0, |pending| pending.deliveries);
+            entry.deliveries = before.saturating_sub(unanswered) + 1;
+        }
+    }
+    entries
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Stream {
+    async fn connect_for_reading(&self, block: Duration) -> Result<ReadConnection, Error> {
+        let mut connection = self.connect(block + PATIENCE).await?;
+        let client_id = redis::cmd("CLIENT")
+            .arg("ID")
+            .query_async(&mut connection)
+            .await
+            .map_err(|source| self.error("CLIENT ID", source))?;
+        Ok(ReadConnection { connection, client_id })
+    }
+
+    /// Ends a blocked XREADGROUP and gives its reply, entries included; `None`
+    /// when there is none within a second.
+    ///
+    /// Dropping the request instead could leave entries pending that the
+    /// server delivered at that very moment. They would not be lost, but they
+    /// would wait for the next start.
+    async fn unblock(
+        &self,
+        client_id: i64,
+        reply: impl Future<Output = Result<Value, RedisError>>,
+    ) -> Option<Result<Value, RedisError>> {
+        let unblock = async {
+            if let Ok(mut connection) = self.connect(PATIENCE).await {
+                loop {
+                    // Repeated, because it does nothing while the request is still on its way.
+                    let _: Result<i64, RedisError> =
+                        redis::cmd("CLIENT").arg("UNBLOCK").arg(client_id).query_async(&mut connection).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            reply = reply => Some(reply),
+            () = unblock => None,
+            () = tokio::time::sleep(Duration::from_secs(1)) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(deliveries: &[u64]) -> Vec<Pending> {
+        (0..)
+            .zip(deliveries)
+            .map(|(sequence, &deliveries)| Pending { id: id(sequence), deliveries })
+            .collect()
+    }
+
+    fn id(sequence: u64) -> EntryId {
+        EntryId { milliseconds: 1, sequence }
+    }
+
+    #[test]
+    fn a_suspect_is_read_alone() {
+        let length = |deliveries: &[u64]| together(&pending(deliveries)).map_or(0, <[Pending]>::len);
+        assert_eq!(length(&[]), 0);
+        assert_eq!(length(&[1, 2, 1]), 3);
+        assert_eq!(length(&[1, 2, SUSPECT_DELIVERIES - 1, 1]), 2, "up to the suspect");
+        assert_eq!(length(&[SUSPECT_DELIVERIES - 1, 1, 1]), 1, "the suspect alone");
+        assert_eq!(length(&[SUSPECT_DELIVERIES - 1, SUSPECT_DELIVERIES, 1]), 1, "two suspects, one by one");
+    }
+
+    #[test]
+    fn deliveries_are_those_before_and_this_one() {
+        let entry = |sequence| Entry { id: id(sequence), fields: None, deliveries: 1 };
+        let found = counted(vec![entry(0), entry(1), entry(7)], &pending(&[1, 4]), 0);
+        assert_eq!(found.iter().map(|entry| entry.deliveries).collect::<Vec<_>>(), [2, 5, 1]);
+        let found = counted(vec![entry(0), entry(1)], &pending(&[1, 4]), 2);
+        assert_eq!(
+            found.iter().map(|entry| entry.deliveries).collect::<Vec<_>>(),
+            [1, 3],
+            "two never arrived"
+        );
+    }
+}

@@ -1,0 +1,90 @@
+//! The service fails, stalls or dies at each step of its work, again and again, under load:
+//! each entry ends once all the same. See `host/src/failpoint.rs`.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use sluicegate_tests::{Load, Scene};
+
+/// However often it fails, so much must pass within so long.
+const ENTRIES: u64 = 600;
+const BOUND: Duration = Duration::from_secs(60);
+
+/// With the action at this point, a load goes through: the service is started again whenever it has died.
+fn survive(point: &str, action: &str) {
+    let scene = Scene::new();
+    let points = format!("{point}={action}");
+    let launch = || {
+        let service = scene.service().set("BATCH_SIZE", 20).set("PARTIAL_BATCH_DELAY_MS", 0);
+        service.set("CLAIM_MIN_IDLE_MS", 300).set("BLOCK_MS", 100).with_failpoints(&points).start_unready()
+    };
+    let mut service = launch();
+    let mut load = Load::start(&scene.stream, 1, 10);
+    let start = Instant::now();
+    let (mut deaths, mut hits) = (0, 0);
+    loop {
+        sleep(Duration::from_millis(30));
+        if load.sent() >= ENTRIES && (hits + deaths > 0 || service.log().contains("failpoint")) {
+            load.stop();
+            if scene.stream.is_drained() {
+                break;
+            }
+        }
+        if service.has_ended() {
+            hits += service.log().matches(" failpoint ").count();
+            deaths += 1;
+            service = launch();
+        }
+        assert!(start.elapsed() < BOUND, "{points}: {} sent, {deaths} deaths, not drained", load.sent());
+    }
+    hits += service.log().matches(" failpoint ").count();
+    assert!(hits > 0, "{points} was reached");
+    assert_eq!(deaths > 0, action.starts_with("kill"), "{points}: {deaths} deaths");
+    load.settle(&scene);
+}
+
+/// Errors and delays are frequent; a death costs a start, and each life must be long enough to get on.
+fn survive_all(point: &str) {
+    survive(point, "error/3");
+    survive(point, "delay:150/4");
+    survive(point, "kill/10");
+}
+
+#[test]
+fn after_read() {
+    survive_all("after_read");
+}
+
+/// Judging knows no error: whatever the guest does, there is a fate.
+#[test]
+fn after_judge() {
+    survive("after_judge", "delay:150/4");
+    survive("after_judge", "kill/10");
+}
+
+#[test]
+fn before_insert() {
+    survive_all("before_insert");
+}
+
+/// In the transaction, after its inserts.
+#[test]
+fn before_commit() {
+    survive_all("before_commit");
+}
+
+/// The error is that of a COMMIT whose outcome is unknown.
+#[test]
+fn after_commit() {
+    survive_all("after_commit");
+}
+
+#[test]
+fn before_ack() {
+    survive_all("before_ack");
+}
+
+#[test]
+fn after_ack() {
+    survive_all("after_ack");
+}

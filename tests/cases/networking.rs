@@ -1,0 +1,138 @@
+//! The network between the service and its servers breaks, stalls, goes silent: what it swallowed
+//! is sent again, and work goes on soon after it works again.
+
+use std::time::Duration;
+
+use sluicegate_tests::{Fault, Load, Proxy, Scene, Service, block_on, until, until_within};
+
+/// Which of the two servers is behind the proxy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Server {
+    Redis,
+    Postgres,
+}
+
+struct Network {
+    scene: Scene,
+    proxy: Proxy,
+    service: Service,
+    load: Load,
+}
+
+impl Network {
+    /// Under load, through a network that works.
+    fn start(server: Server) -> Self {
+        let scene = Scene::new();
+        let (variable, url) = match server {
+            Server::Redis => ("REDIS_URL", scene.stream.url().to_owned()),
+            Server::Postgres => ("POSTGRES_URL", scene.database.url()),
+        };
+        let proxy = Proxy::start(&url);
+        let service = scene.service().set(variable, proxy.url(&url)).set("BATCH_SIZE", 20).start();
+        let load = Load::start(&scene.stream, 7, 5);
+        load.until_sent(200);
+        Self { scene, proxy, service, load }
+    }
+
+    /// The fault, for as long as `more` entries take to be sent; then everything must be done within the bound.
+    fn survive(self, fault: Fault, more: u64, bound: Duration) {
+        let Self { scene, proxy, service, mut load } = self;
+        proxy.set(fault);
+        load.until_sent(more);
+        proxy.set(Fault::None);
+        load.until_sent(50);
+        load.stop();
+        until_within(bound, &format!("the work done after {fault:?}"), || {
+            if scene.stream.is_drained() {
+                Ok(())
+            } else {
+                Err(format!("{} pending", scene.stream.pending().len()))
+            }
+        });
+        load.settle(&scene);
+        service.stop().metrics().tally();
+    }
+}
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[test]
+fn connections_that_are_cut() {
+    for server in [Server::Redis, Server::Postgres] {
+        Network::start(server).survive(Fault::Cut, 500, SOON);
+    }
+}
+
+#[test]
+fn a_slow_network() {
+    for server in [Server::Redis, Server::Postgres] {
+        Network::start(server).survive(Fault::Delay(Duration::from_millis(200)), 500, SOON);
+    }
+}
+
+/// In the middle of a reply, of connecting as well.
+#[test]
+fn connections_that_are_reset() {
+    for server in [Server::Redis, Server::Postgres] {
+        for bytes in [40, 1_000, 20_000] {
+            Network::start(server).survive(Fault::ResetAfter(bytes), 300, SOON);
+        }
+    }
+}
+
+/// Nobody says that the connection is gone: only patience tells. 5 s beyond the block for Redis.
+#[test]
+fn a_redis_that_goes_silent() {
+    let network = Network::start(Server::Redis);
+    network.survive(Fault::HalfOpen, 300, Duration::from_secs(20));
+}
+
+/// 30 s for PostgreSQL.
+#[test]
+fn a_postgres_that_goes_silent() {
+    let network = Network::start(Server::Postgres);
+    network.survive(Fault::HalfOpen, 300, Duration::from_secs(60));
+}
+
+/// Redis delivers, and its replies do not arrive, many times: nothing dies of the entries, and so they
+/// are not given up as if it did.
+#[test]
+fn replies_that_never_arrive_are_not_blamed_on_the_entries() {
+    let scene = Scene::new();
+    let proxy = Proxy::start(scene.stream.url());
+    let service =
+        scene.service().set("REDIS_URL", proxy.url(scene.stream.url())).set("DELIVERIES_MAX", 4).start();
+    let event = sluicegate_tests::Event { user_id: "x".repeat(10_000), ..sluicegate_tests::Event::new() };
+    proxy.set(Fault::ResetAfter(2_000));
+    scene.stream.add(&event.data());
+    until("more deliveries than are allowed", || match scene.stream.deliveries().into_values().max() {
+        Some(6..) => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
+    proxy.set(Fault::None);
+    scene.stream.until_drained();
+    assert_eq!(scene.database.letters(), []);
+    assert_eq!(scene.database.events(), [event]);
+    service.stop();
+}
+
+/// A statement that waits in the server for a lock ends when the service gives it up: otherwise each
+/// attempt would leave one behind, until the server takes no more connections.
+#[test]
+fn a_batch_that_is_given_up_leaves_nothing_behind_in_the_server() {
+    let scene = Scene::new();
+    let service = scene.start();
+    let mut lock = scene.database.connect();
+    block_on(async { sqlx::raw_sql("BEGIN; LOCK TABLE events").execute(&mut lock).await.unwrap() });
+    let load = Load::start(&scene.stream, 3, 1);
+    service.until_logged(&["writing to postgres failed; trying again"]);
+    load.until_sent(500); // time for another attempt
+    let waiting: i64 = scene.database.value(
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = 'sluicegate'",
+    );
+    assert!(waiting <= 3, "{waiting} connections of 3 writers");
+    block_on(async { sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap() });
+    load.settle(&scene);
+    service.stop();
+}
