@@ -2,12 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
-/// Stands between the service and a server, and loses replies on demand: the
-/// server has done what it was told, and the service never hears of it.
+/// Stands between the service and a server, and loses or holds back replies on
+/// demand: the server has done what it was told, and the service does not hear
+/// of it, or late.
 pub struct Proxy {
     address: SocketAddr,
     state: Arc<State>,
@@ -15,9 +17,16 @@ pub struct Proxy {
 
 #[derive(Default)]
 struct State {
-    /// The reply to the next request with these bytes is lost.
-    doomed: Mutex<Option<Vec<u8>>>,
+    /// What becomes of the reply to the next request with these bytes.
+    doomed: Mutex<Option<(Vec<u8>, Doom)>>,
     lost: AtomicUsize,
+    is_released: AtomicBool,
+}
+
+#[derive(Clone, Copy)]
+enum Doom {
+    Lost,
+    Held,
 }
 
 impl Proxy {
@@ -45,18 +54,32 @@ impl Proxy {
 
     /// Loses the reply to the next request that contains these bytes, and the connection with it.
     pub fn lose_reply_to(&self, request: &[u8]) {
-        *self.state.doomed.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.to_vec());
+        *lock(&self.state.doomed) = Some((request.to_vec(), Doom::Lost));
+    }
+
+    /// Holds back the reply to the next request that contains these bytes.
+    pub fn hold_reply_to(&self, request: &[u8]) {
+        *lock(&self.state.doomed) = Some((request.to_vec(), Doom::Held));
+    }
+
+    /// Lets through what is held back.
+    pub fn release(&self) {
+        self.state.is_released.store(true, Ordering::SeqCst);
     }
 
     /// Whether that request is still to come.
     pub fn is_armed(&self) -> bool {
-        self.state.doomed.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        lock(&self.state.doomed).is_some()
     }
 
     /// How many replies were lost.
     pub fn lost(&self) -> usize {
         self.state.lost.load(Ordering::SeqCst)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is between `//` or `@` and `/`.
@@ -69,24 +92,32 @@ fn host_and_port(url: &str) -> &str {
 fn join(client: TcpStream, server: TcpStream, state: &Arc<State>) -> io::Result<()> {
     let (mut requests, mut to_server) = (client.try_clone()?, server.try_clone()?);
     let (mut replies, mut to_client) = (server, client);
-    let is_doomed = Arc::new(Mutex::new(false));
-    let (doomed, state, for_replies) = (Arc::clone(&is_doomed), Arc::clone(state), Arc::clone(state));
+    let doom = Arc::new(Mutex::new(None));
+    let (this_doom, state, for_replies) = (Arc::clone(&doom), Arc::clone(state), Arc::clone(state));
     thread::spawn(move || {
         forward(&mut requests, &mut to_server, |bytes| {
-            let mut wanted = state.doomed.lock().unwrap_or_else(PoisonError::into_inner);
-            if wanted.as_ref().is_some_and(|wanted| bytes.windows(wanted.len()).any(|found| found == wanted))
-            {
-                *wanted = None;
-                *doomed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            let mut doomed = lock(&state.doomed);
+            let is_wanted =
+                |(wanted, _): &(Vec<u8>, Doom)| bytes.windows(wanted.len()).any(|found| found == wanted);
+            if doomed.as_ref().is_some_and(is_wanted) {
+                *lock(&this_doom) = doomed.take().map(|(_, doom)| doom);
             }
             true
         });
     });
     thread::spawn(move || {
-        forward(&mut replies, &mut to_client, |_| {
-            let is_lost = *is_doomed.lock().unwrap_or_else(PoisonError::into_inner);
-            for_replies.lost.fetch_add(usize::from(is_lost), Ordering::SeqCst);
-            !is_lost
+        forward(&mut replies, &mut to_client, |_| match *lock(&doom) {
+            None => true,
+            Some(Doom::Lost) => {
+                for_replies.lost.fetch_add(1, Ordering::SeqCst);
+                false
+            }
+            Some(Doom::Held) => {
+                while !for_replies.is_released.load(Ordering::SeqCst) {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                true
+            }
         });
     });
     Ok(())
