@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -27,8 +27,8 @@ pub enum Fault {
     ResetAfter(usize),
 }
 
-/// Stands between the service and a server. It also loses single replies on demand: the
-/// server has done what it was told, and the service never hears of it.
+/// Stands between the service and a server. It also loses or holds back single replies on
+/// demand: the server has done what it was told, and the service does not hear of it, or late.
 pub struct Proxy {
     address: SocketAddr,
     state: Arc<State>,
@@ -39,9 +39,16 @@ pub struct Proxy {
 struct State {
     server: SocketAddr,
     fault: watch::Sender<Fault>,
-    /// The reply to the next request with these bytes is lost.
-    doomed: Mutex<Option<Vec<u8>>>,
+    /// What becomes of the reply to the next request with these bytes.
+    doomed: Mutex<Option<(Vec<u8>, Doom)>>,
     lost: AtomicUsize,
+    released: watch::Sender<bool>,
+}
+
+#[derive(Clone, Copy)]
+enum Doom {
+    Lost,
+    Held,
 }
 
 impl Proxy {
@@ -53,6 +60,7 @@ impl Proxy {
             fault: watch::channel(Fault::None).0,
             doomed: Mutex::new(None),
             lost: AtomicUsize::new(0),
+            released: watch::Sender::new(false),
         });
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(1).enable_all().build().expect("a runtime for the proxy");
@@ -80,12 +88,22 @@ impl Proxy {
 
     /// Loses the reply to the next request that contains these bytes, and the connection with it.
     pub fn lose_reply_to(&self, request: &[u8]) {
-        *self.state.doomed.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.to_vec());
+        *lock(&self.state.doomed) = Some((request.to_vec(), Doom::Lost));
+    }
+
+    /// Holds back the reply to the next request that contains these bytes.
+    pub fn hold_reply_to(&self, request: &[u8]) {
+        *lock(&self.state.doomed) = Some((request.to_vec(), Doom::Held));
+    }
+
+    /// Lets through what is held back.
+    pub fn release(&self) {
+        self.state.released.send_replace(true);
     }
 
     /// Whether that request is still to come.
     pub fn is_armed(&self) -> bool {
-        self.state.doomed.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        lock(&self.state.doomed).is_some()
     }
 
     /// How many replies were lost.
@@ -102,6 +120,10 @@ impl Drop for Proxy {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What is between `//` or `@` and `/`.
 fn host_and_port(url: &str) -> &str {
     let rest = url.split_once("//").map_or(url, |(_, rest)| rest);
@@ -115,7 +137,7 @@ async fn join(mut client: TcpStream, state: Arc<State>) {
         return;
     }
     let Ok(mut server) = TcpStream::connect(state.server).await else { return };
-    let line = Line { state: &state, doomed: AtomicBool::new(false), silent: AtomicBool::new(false) };
+    let line = Line { state: &state, doom: Mutex::new(None), silent: AtomicBool::new(false) };
     {
         let (requests, to_client) = client.split();
         let (replies, to_server) = server.split();
@@ -135,8 +157,8 @@ async fn join(mut client: TcpStream, state: Arc<State>) {
 /// One connection.
 struct Line<'a> {
     state: &'a State,
-    /// The next reply is to be lost.
-    doomed: AtomicBool,
+    /// What becomes of the next reply.
+    doom: Mutex<Option<Doom>>,
     /// Something was swallowed.
     silent: AtomicBool,
 }
@@ -150,9 +172,19 @@ impl Line<'_> {
             let mut bytes = &buffer[..count];
             if requests {
                 self.look_for_doom(bytes);
-            } else if self.doomed.load(Ordering::SeqCst) {
-                self.state.lost.fetch_add(1, Ordering::SeqCst);
-                return;
+            } else {
+                let doom = *lock(&self.doom);
+                match doom {
+                    None => {}
+                    Some(Doom::Lost) => {
+                        self.state.lost.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    }
+                    Some(Doom::Held) => {
+                        // Fails only when the proxy is gone.
+                        let _ = self.state.released.subscribe().wait_for(|released| *released).await;
+                    }
+                }
             }
             let fault = *self.state.fault.borrow();
             match fault {
@@ -176,10 +208,11 @@ impl Line<'_> {
     }
 
     fn look_for_doom(&self, bytes: &[u8]) {
-        let mut wanted = self.state.doomed.lock().unwrap_or_else(PoisonError::into_inner);
-        if wanted.as_ref().is_some_and(|wanted| bytes.windows(wanted.len()).any(|found| found == wanted)) {
-            *wanted = None;
-            self.doomed.store(true, Ordering::SeqCst);
+        let mut doomed = lock(&self.state.doomed);
+        let is_wanted =
+            |(wanted, _): &(Vec<u8>, Doom)| bytes.windows(wanted.len()).any(|found| found == wanted);
+        if doomed.as_ref().is_some_and(is_wanted) {
+            *lock(&self.doom) = doomed.take().map(|(_, doom)| doom);
         }
     }
 }
