@@ -11,6 +11,7 @@
 mod batching;
 mod delivering;
 mod failing;
+mod letters;
 mod misbehaving;
 mod networking;
 mod outages;

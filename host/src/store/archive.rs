@@ -107,14 +107,13 @@ const MARK: &str =
 
 /// The dead letters of a database.
 pub struct Archive {
-    store: Store,
     connection: PgConnection,
 }
 
 impl Archive {
     /// Connects, to a database that was prepared.
     pub async fn open(store: &Store) -> Result<Self, Error> {
-        Ok(Self { store: store.clone(), connection: store.connect().await? })
+        Ok(Self { connection: store.connect().await? })
     }
 
     /// How many there are.
@@ -144,14 +143,13 @@ impl Archive {
     ) -> Result<Replay, Error> {
         let replay = self.try_replay(filter, after, limit, trial, judge).await;
         match replay {
-            // A row that PostgreSQL refuses: go one by one, so that only its letter stays open.
-            Err(error) if error.remedy() == Remedy::BlameRow => {
-                self.connection = self.store.connect().await?;
-                match limit {
-                    1 => self.refused(filter, after).await,
-                    _ => Box::pin(self.replay(filter, after, 1, trial, judge)).await,
-                }
-            }
+            // A row that PostgreSQL refuses: go one by one, so that only its letter stays open. On the
+            // same connection: there the rollback comes first. Over another one, the letters might be
+            // locked still, and would be skipped as if they were another replay's.
+            Err(error) if error.remedy() == Remedy::BlameRow => match limit {
+                1 => self.refused(filter, after).await,
+                _ => Box::pin(self.replay(filter, after, 1, trial, judge)).await,
+            },
             other => other,
         }
     }

@@ -1,0 +1,228 @@
+//! `sluicegate dead-letters`: look, replay, purge, as an operator does.
+
+use std::fs;
+use std::process::Stdio;
+
+use serde_json::Value;
+use sluicegate_tests::{Database, Event, Fields, Scene, block_on, fields, guests, until};
+use sqlx::Connection as _;
+
+/// What a run of the command gave.
+#[derive(Debug)]
+struct Told {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+fn tell(scene: &Scene, arguments: &[&str]) -> Told {
+    let arguments: Vec<&str> = [&["dead-letters"], arguments].concat();
+    let output = scene.service().tool(&arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Told { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// What it prints when it succeeds.
+fn run(scene: &Scene, arguments: &[&str]) -> String {
+    let told = tell(scene, arguments);
+    assert_eq!(told.code, Some(0), "{arguments:?}: {told:?}");
+    told.out
+}
+
+/// The beginning of a line of the summary: `{count}  {rest}`.
+fn counted(out: &str, rest: &str) -> u64 {
+    let lines = out.lines().filter_map(|line| line.trim().split_once("  "));
+    lines.filter(|(_, found)| found.starts_with(rest)).map(|(count, _)| count.parse::<u64>().unwrap()).sum()
+}
+
+/// Events that the strict rules reject and the default rules accept, and two entries that nobody accepts.
+fn refused(scene: &Scene, count: usize) -> Vec<Event> {
+    let strict = scene.folder().join("strict.wasm");
+    fs::write(&strict, guests::STRICT).unwrap();
+    let purchase = || Event { properties: None, ..Event::of_type("purchase") };
+    let events: Vec<Event> = (0..count).map(|_| purchase()).collect();
+    let mut entries: Vec<Fields> = events.iter().map(Event::data).collect();
+    entries.push(fields([("data", "no \x1b[31mJSON")]));
+    entries.push(vec![(b"data".to_vec(), b"\xff".to_vec())]);
+    scene.stream.add_all(&entries);
+    let service = scene.service().set("GUEST", strict.display()).set("BATCH_SIZE", 1_000).start();
+    scene.stream.until_drained();
+    service.stop();
+    assert_eq!(scene.database.letters().len(), count + 2);
+    events
+}
+
+fn number(database: &Database, sql: &str) -> i64 {
+    database.value(sql)
+}
+
+const SETTLED: &str =
+    "SELECT count(*) FROM dead_letters WHERE replay_outcome IN ('stored', 'duplicate', 'discarded')";
+
+#[test]
+fn letters_are_listed_and_shown() {
+    let scene = Scene::new();
+    assert_eq!(run(&scene, &["list"]), "no dead letters\n");
+    refused(&scene, 3);
+    let list = run(&scene, &["list"]);
+    assert_eq!(list.lines().count(), 6, "a heading and a line each\n{list}");
+    assert!(list.contains("undecodable") && list.contains("data: json_syntax"), "{list}");
+    assert!(run(&scene, &["list", "--limit", "2"]).ends_with("the newest 2 of 5; --limit shows more\n"));
+    for (filter, count) in [
+        (vec!["--reason", "undecodable"], 1),
+        (vec!["--code", "missing"], 3),
+        (vec!["--code", "missing", "--reason", "undecodable"], 0),
+        (vec!["--tenant", "default"], 5),
+        (vec!["--tenant", "another"], 0),
+        (vec!["--older", "1h"], 0),
+        (vec!["--newer", "1h"], 5),
+    ] {
+        let json = run(&scene, &[vec!["list", "--json"], filter.clone()].concat());
+        let letters: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(letters.len(), count, "{filter:?}");
+    }
+    let id =
+        number(&scene.database, "SELECT id FROM dead_letters WHERE violations::text LIKE '%json_syntax%'");
+    let shown = run(&scene, &["show", &id.to_string()]);
+    assert!(shown.contains("rejected") && shown.contains("never"), "{shown}");
+    assert!(shown.contains("data = no \\u{1b}[31mJSON"), "the terminal is left alone\n{shown}");
+    let unknown = tell(&scene, &["show", "999999"]);
+    assert!(unknown.code == Some(1) && unknown.err.contains("there is no dead letter 999999"), "{unknown:?}");
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let scene = Scene::new();
+    refused(&scene, 1_200);
+    let before =
+        scene.database.value::<String>("SELECT md5(string_agg(l::text, '' ORDER BY id)) FROM dead_letters l");
+    let out = run(&scene, &["replay", "--dry-run"]);
+    assert_eq!(counted(&out, "would be stored"), 1_200, "{out}");
+    assert_eq!(counted(&out, "would be dead letters still"), 2, "{out}");
+    assert_eq!(run(&scene, &["purge", "--dry-run"]), "1202 dead letters would be deleted\n");
+    let after =
+        scene.database.value::<String>("SELECT md5(string_agg(l::text, '' ORDER BY id)) FROM dead_letters l");
+    assert_eq!(before, after);
+    assert_eq!(scene.database.events(), []);
+}
+
+#[test]
+fn a_replay_stores_what_is_now_accepted_once() {
+    let scene = Scene::new();
+    let events = refused(&scene, 700);
+    let out = run(&scene, &["replay", "--code", "missing"]);
+    assert_eq!(counted(&out, "are stored"), 700, "{out}");
+    assert_eq!(scene.database.events(), events);
+    assert_eq!(number(&scene.database, SETTLED), 700);
+    // Again: what is settled is not asked again, what is still refused stays.
+    let out = run(&scene, &["replay"]);
+    assert_eq!((counted(&out, "are stored"), counted(&out, "are dead letters still")), (0, 2), "{out}");
+    assert_eq!(run(&scene, &["list"]).lines().count(), 3, "the open ones only");
+    assert!(run(&scene, &["list", "--settled"]).contains("[replayed: stored]"));
+    // Somebody else stored it meanwhile.
+    scene.database.execute(
+        "UPDATE dead_letters SET replay_outcome = NULL WHERE id = (SELECT min(id) FROM dead_letters)",
+    );
+    let out = run(&scene, &["replay"]);
+    assert_eq!(counted(&out, "are duplicate"), 1, "{out}");
+    assert_eq!(scene.database.events(), events);
+}
+
+#[test]
+fn replays_side_by_side_share_the_work() {
+    let scene = Scene::new();
+    let events = refused(&scene, 3_000);
+    let replay = || {
+        let mut command = scene.service().tool(&["dead-letters", "replay", "--code", "missing"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let stored: u64 = [replay(), replay()]
+        .into_iter()
+        .map(|child| {
+            let output = child.wait_with_output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{output:?}");
+            counted(&String::from_utf8(output.stdout).unwrap(), "are stored")
+        })
+        .sum();
+    assert_eq!(stored, 3_000);
+    assert_eq!(scene.database.events(), events);
+    assert_eq!(number(&scene.database, SETTLED), 3_000);
+}
+
+/// The third chunk waits for a row of ours, and there the replay is killed.
+#[test]
+fn a_replay_that_is_killed_goes_on_where_it_was() {
+    let scene = Scene::new();
+    let events = refused(&scene, 2_600);
+    let mut other = scene.database.connect();
+    // Batches commit in any order, and so the letters' order is not that of the events.
+    let fields = scene.database.letters().remove(1_300).fields;
+    let held = events.iter().find(|event| Some(event.data()) == fields).unwrap();
+    let insert = format!(
+        "INSERT INTO events VALUES ('{}', '{}', 'held', 'held', NULL)",
+        held.timestamp(),
+        held.event_id
+    );
+    // The chunk must be there, or every insert waits for its making.
+    scene.database.execute(&format!("{insert}; DELETE FROM events"));
+    let insert = format!("BEGIN; {insert}");
+    block_on(async { sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&mut other).await.unwrap() });
+    let mut replay = scene.service().tool(&["dead-letters", "replay"]).stdout(Stdio::null()).spawn().unwrap();
+    until("two parts done", || match number(&scene.database, SETTLED) {
+        1_000 => Ok(()),
+        found => Err(format!("{found}")),
+    });
+    replay.kill().unwrap();
+    replay.wait().unwrap();
+    block_on(async {
+        sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+        other.close().await.unwrap();
+    });
+    // What the dead one held is free again when the server has noticed.
+    until("the dead replay's connection gone", || {
+        match number(
+            &scene.database,
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'sluicegate'",
+        ) {
+            0 => Ok(()),
+            found => Err(format!("{found}")),
+        }
+    });
+    assert_eq!(number(&scene.database, SETTLED), 1_000, "all of a part, or nothing");
+    let out = run(&scene, &["replay"]);
+    assert_eq!((counted(&out, "are stored"), counted(&out, "are duplicate")), (1_600, 0), "{out}");
+    assert_eq!(scene.database.events(), events);
+    assert_eq!(number(&scene.database, SETTLED), 2_600);
+}
+
+/// One row of a chunk is refused by the database: the others are stored.
+#[test]
+fn a_replayed_row_that_postgres_refuses_costs_its_own_letter() {
+    let scene = Scene::new();
+    let events = refused(&scene, 600);
+    let bad = &events[321];
+    scene.database.execute(&format!(
+        "ALTER TABLE events ADD CONSTRAINT refuse CHECK (user_id <> '{}') NOT VALID",
+        bad.user_id
+    ));
+    for dry_run in [&["replay", "--dry-run"][..], &["replay"]] {
+        let out = run(&scene, dry_run);
+        assert!(out.lines().any(|line| line.trim().starts_with("599  ") && line.contains("stored")), "{out}");
+        assert!(out.contains("refused"), "{out}");
+    }
+    assert_eq!(scene.database.events().len(), 599);
+    assert_eq!(number(&scene.database, SETTLED), 599);
+}
+
+#[test]
+fn letters_are_purged_by_what_they_are() {
+    let scene = Scene::new();
+    refused(&scene, 1_100);
+    let refusal = tell(&scene, &["purge"]);
+    assert!(refusal.code == Some(1) && refusal.err.contains("--all"), "{refusal:?}");
+    assert_eq!(run(&scene, &["purge", "--older", "1h"]), "0 dead letters are deleted\n");
+    assert_eq!(run(&scene, &["purge", "--code", "missing"]), "1100 dead letters are deleted\n");
+    assert_eq!(scene.database.letters().len(), 2);
+    assert_eq!(run(&scene, &["purge", "--all"]), "2 dead letters are deleted\n");
+    assert_eq!(scene.database.letters(), []);
+}
