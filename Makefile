@@ -25,11 +25,11 @@ demo: build servers
 	@$(SLUICEGATE) demo
 
 # Everything, against real servers: those of REDIS_URL and POSTGRES_URL if set, else private ones.
-# One profile for all of it, so that the heavy dependencies are built once.
+# One profile for all of it, so that the heavy dependencies are built once. Most of a test is waiting: hence the threads.
 test: build hostile failpoints servers wasmtime
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
-	$(SLUICEGATE) servers -- cargo test --release --locked --workspace
+	$(SLUICEGATE) servers -- cargo test --release --locked --workspace -- --test-threads 4
 
 # Random faults for SOAK_SECONDS (3600): crashes, restarts, pauses, a broken network. SOAK_SEED repeats a schedule.
 soak: build servers
