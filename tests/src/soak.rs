@@ -21,7 +21,7 @@ use crate::guests::{DEFAULT, relabelled};
 use crate::load::Load;
 use crate::proxy::{Fault, Proxy};
 use crate::scene::Scene;
-use crate::service::Service;
+use crate::service::{Metrics, Service};
 use crate::wait::until_within;
 
 /// After the last fault. A silent PostgreSQL is given up after 30 s, and what a replica has held meanwhile is claimed.
@@ -94,7 +94,7 @@ impl Soak {
             launch.set("CONSUMER_NAME", format!("replica-{number}")).set("GUEST", self.guest.display());
         // Faults come a hundred times as often as in life: an entry may meet many, and is not to blame.
         let launch = launch.set("CLAIM_MIN_IDLE_MS", 3_000).set("DELIVERIES_MAX", 1_000);
-        launch.set("BATCH_SIZE", 50).set("BLOCK_MS", 200).start_unready()
+        launch.set("MONITORING_INTERVAL_MS", 1_000).set("BATCH_SIZE", 50).set("BLOCK_MS", 200).start_unready()
     }
 
     /// One round: faults for so long, then everything must be done, and add up.
@@ -162,6 +162,18 @@ impl Soak {
                     stream.group_info("lag")
                 )),
             }
+        });
+        // A replica that was robbed of its entries may still be writing them, which adds nothing
+        // now, but would after the tables were emptied.
+        let lines = |replica: &Service| Metrics::all(&replica.log());
+        let before: Vec<usize> = self.replicas.iter().map(|replica| lines(replica).len()).collect();
+        until_within(BOUND, "nothing in flight in any replica", || {
+            let idle = |(replica, before): (&Service, &usize)| {
+                let all = lines(replica);
+                all.len() > *before + 1 && all.last().is_some_and(|metrics| metrics.get("in_flight") == 0)
+            };
+            sleep(Duration::from_millis(200));
+            if self.replicas.iter().zip(&before).all(idle) { Ok(()) } else { Err("something".to_owned()) }
         });
         eprintln!("[{:>5}s] settled in {:?}", self.started.elapsed().as_secs(), start.elapsed());
         let versions = [0, 1].map(|i| Digest::of(&self.versions[i]));
