@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use crate::batch::{Digest, Entry, Fate, Judged, Readable, Reason, Verdict, Violation};
-use crate::sandbox::Fault;
 use crate::screen::{cut, quoted, screen};
 
 /// A version of the rules: a component in its sandbox; in the benchmark, also
@@ -14,6 +13,34 @@ pub trait Rules: Send + Sync {
 
     /// One verdict for each entry, in the order of the batch. May block.
     fn process(&self, batch: &[Readable<'_>]) -> Result<Vec<Verdict>, Fault>;
+}
+
+/// How a call ended that gave no verdicts. The entries are unharmed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// A trap: a panic, a division by zero, a stack overflow, a breach of the contract's types.
+    #[error("the guest trapped: {0}")]
+    Trapped(String),
+    /// The time limit.
+    #[error("the guest took longer than {limit_ms} ms")]
+    TimedOut {
+        /// `GUEST_TIME_LIMIT_MS`.
+        limit_ms: u64,
+    },
+    /// The memory limit.
+    #[error("the guest wanted more than {limit_bytes} bytes of memory")]
+    OutOfMemory {
+        /// `GUEST_MEMORY_BYTES`.
+        limit_bytes: usize,
+    },
+    /// Too many or too few verdicts: nobody can tell which belongs to which entry.
+    #[error("the guest returned {found} verdicts for {wanted} entries")]
+    WrongCount {
+        /// What it returned.
+        found: usize,
+        /// The entries in the batch.
+        wanted: usize,
+    },
 }
 
 /// Judges a batch. Every entry gets exactly one fate, in the order of the batch (invariant 2).

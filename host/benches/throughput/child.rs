@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use sluicegate::batch::{Claim, Digest, Entry, EntryId, Judged, Readable, Verdict, Violation};
 use sluicegate::config::Config;
-use sluicegate::judge::{Rules, judge};
-use sluicegate::sandbox::Fault;
+use sluicegate::judge::{Fault, Rules, judge};
 use sluicegate::store::{self, Store};
 use sluicegate::tenant;
 use tokio::signal::unix::{SignalKind, signal};

@@ -9,9 +9,9 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use super::engine::TICK;
 use super::limits::{Meter, OutOfMemory};
 use super::wasi::{self, Output};
-use super::{COMPONENT_MAX_BYTES, Fault, Limits, LoadError};
+use super::{COMPONENT_MAX_BYTES, Limits, LoadError};
 use crate::batch::{Claim, Digest, EntryId, Readable, Verdict, Violation};
-use crate::judge::Rules;
+use crate::judge::{Fault, Rules};
 
 use bindings::sluicegate::guest::types as wit;
 

@@ -54,31 +54,3 @@ pub enum LoadError {
 /// The largest component that is compiled. Python's and JavaScript's runtimes
 /// make components of 12 to 18 MB.
 pub const COMPONENT_MAX_BYTES: usize = 64 << 20;
-
-/// How a call ended that gave no verdicts. The entries are unharmed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// A trap: a panic, a division by zero, a stack overflow, a breach of the contract's types.
-    #[error("the guest trapped: {0}")]
-    Trapped(String),
-    /// The time limit.
-    #[error("the guest took longer than {limit_ms} ms")]
-    TimedOut {
-        /// `GUEST_TIME_LIMIT_MS`.
-        limit_ms: u64,
-    },
-    /// The memory limit.
-    #[error("the guest wanted more than {limit_bytes} bytes of memory")]
-    OutOfMemory {
-        /// `GUEST_MEMORY_BYTES`.
-        limit_bytes: usize,
-    },
-    /// Too many or too few verdicts: nobody can tell which belongs to which entry.
-    #[error("the guest returned {found} verdicts for {wanted} entries")]
-    WrongCount {
-        /// What it returned.
-        found: usize,
-        /// The entries in the batch.
-        wanted: usize,
-    },
-}
