@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use sluicegate_tests::{Fault, Load, Proxy, Scene, Service, block_on, until, until_within};
+use sluicegate_tests::{
+    Event, Fault, Fields, Load, Metrics, Proxy, Scene, Service, block_on, fields, until, until_within,
+};
 
 /// Which of the two servers is behind the proxy.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,7 +104,7 @@ fn replies_that_never_arrive_are_not_blamed_on_the_entries() {
     let proxy = Proxy::start(scene.stream.url());
     let service =
         scene.service().set("REDIS_URL", proxy.url(scene.stream.url())).set("DELIVERIES_MAX", 4).start();
-    let event = sluicegate_tests::Event { user_id: "x".repeat(10_000), ..sluicegate_tests::Event::new() };
+    let event = Event { user_id: "x".repeat(10_000), ..Event::new() };
     proxy.set(Fault::ResetAfter(2_000));
     scene.stream.add(&event.data());
     until("more deliveries than are allowed", || match scene.stream.deliveries().into_values().max() {
@@ -135,4 +137,41 @@ fn a_batch_that_is_given_up_leaves_nothing_behind_in_the_server() {
     block_on(async { sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap() });
     load.settle(&scene);
     service.stop();
+}
+
+/// Its database goes silent, its entries are claimed and stored by another, and then it writes them too.
+#[test]
+fn what_a_robbed_replica_writes_late_adds_nothing() {
+    let scene = Scene::new();
+    let url = scene.database.url();
+    let proxy = Proxy::start(&url);
+    let robbed = scene
+        .service()
+        .set("CONSUMER_NAME", "robbed")
+        .set("POSTGRES_URL", proxy.url(&url))
+        .set("MONITORING_INTERVAL_MS", 200)
+        .start();
+    proxy.set(Fault::HalfOpen);
+    let events: Vec<Event> = (0..50).map(|_| Event::new()).collect();
+    let mut entries: Vec<Fields> = events.iter().map(Event::data).collect();
+    entries.push(fields([("data", "no JSON")]));
+    scene.stream.add_all(&entries);
+    until("the entries held by the robbed one", || match scene.stream.pending().len() {
+        51 => Ok(()),
+        found => Err(format!("{found}")),
+    });
+    let robber = scene.service().set("CONSUMER_NAME", "robber").set("CLAIM_MIN_IDLE_MS", 300).start();
+    assert_eq!(scene.until_stored(50), events);
+    scene.stream.until_drained();
+    let in_flight = |service: &Service| Metrics::last(&service.log()).map(|metrics| metrics.get("in_flight"));
+    assert_eq!(in_flight(&robbed), Some(51), "acknowledged by the other, and still to be written here");
+    proxy.set(Fault::None);
+    until("the robbed one done", || match in_flight(&robbed) {
+        Some(0) => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
+    assert_eq!(robbed.stop().metrics().tally(), [0, 50, 1, 0, 0]);
+    assert_eq!(robber.stop().metrics().tally(), [50, 0, 1, 0, 0]);
+    assert_eq!(scene.database.events(), events);
+    assert_eq!(scene.database.letters().len(), 1);
 }

@@ -89,7 +89,8 @@ impl Launch {
     /// Starts it, and waits until it has found both servers.
     pub fn start(self) -> Service {
         let service = self.start_unready();
-        service.until_logged(&["running"]);
+        // Not the state of a metrics line, which is "running" before it is.
+        service.until_logged(&["running redis="]);
         service
     }
 
