@@ -137,8 +137,7 @@ pub(super) fn by_sqlstate(code: &str) -> Remedy {
         // A read-only server: the old primary after a failover.
         "25006" => Remedy::Retry,
         // Out of memory, out of shared memory: the latter, for locks, would not pass by itself.
-        // Nor would a statement that is too long for the server's statement_timeout.
-        "53200" | "57014" => Remedy::Split,
+        "53200" => Remedy::Split,
         // We leave no column of ours empty: somebody gave the table another one. No row is to blame.
         "23502" => Remedy::Stop,
         // The server is starting, or the database is being copied or dropped.
@@ -164,7 +163,7 @@ mod tests {
             ("40001", Remedy::Retry),    // serialization_failure
             ("40P01", Remedy::Retry),    // deadlock_detected
             ("53200", Remedy::Split),    // out_of_memory
-            ("57014", Remedy::Split),    // query_canceled
+            ("57014", Remedy::Retry),    // query_canceled: of a lock that somebody holds, mostly
             ("23502", Remedy::Stop),     // not_null_violation
             ("53300", Remedy::Retry),    // too_many_connections
             ("57P01", Remedy::Retry),    // admin_shutdown
