@@ -16,6 +16,7 @@ mod misbehaving;
 mod networking;
 mod outages;
 mod portable;
+mod recalling;
 mod refusing;
 mod repeating;
 mod reporting;
