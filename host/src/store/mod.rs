@@ -16,7 +16,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
 
-pub use archive::{Archive, Filter, Letter, Replay};
+pub use archive::{Archive, Filter, Judge, Letter, Part, Replay, Scope};
 pub use error::{Error, Remedy};
 pub use write::{Committed, Writer};
 
