@@ -11,10 +11,12 @@ use crate::config::Config;
 use crate::guests::{self, Guests};
 use crate::judge::judge;
 use crate::sandbox::{Limits, Sandbox};
-use crate::store::{self, Archive, Filter, Letter, Store};
+use crate::store::{self, Archive, Filter, Judge, Letter, Part, Scope, Store};
 
 /// Letters handled in one transaction.
 const CHUNK: u32 = 500;
+/// Between two looks at letters that another replay holds.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Between two lines of progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
@@ -49,6 +51,9 @@ pub enum Command {
         /// Only tell what would come of them
         #[arg(long)]
         dry_run: bool,
+        /// How long to wait, in the end, for letters that another replay holds
+        #[arg(long, value_name = "TIME", default_value = "30s", value_parser = age)]
+        wait: Duration,
     },
     /// Delete letters, open and settled
     Purge {
@@ -108,6 +113,14 @@ pub enum Error {
     /// No such letter.
     #[error("there is no dead letter {0}; `sluicegate dead-letters list` shows which there are")]
     Unknown(i64),
+    /// Not everything could be replayed.
+    #[error(
+        "{letters} dead letters were not replayed: another replay holds them; run this again when it has ended"
+    )]
+    Held {
+        /// How many.
+        letters: u64,
+    },
     /// A purge of everything, by mistake perhaps.
     #[error("purge without a condition deletes every dead letter; add --all if that is meant")]
     Everything,
@@ -137,9 +150,14 @@ pub async fn run(
             let letter = archive.newest(&filter, 1).await?.pop().ok_or(Error::Unknown(id))?;
             show(&letter, out)?;
         }
-        Command::Replay { which, dry_run } => {
-            let outcomes = replay(&mut archive, &which.filter(true), dry_run, config, progress).await?;
-            summary(&outcomes, if dry_run { "would be" } else { "are" }, out)?;
+        Command::Replay { which, dry_run, wait } => {
+            let mut replay = Replaying::new(&mut archive, which.filter(true), dry_run).await?;
+            replay.run(wait, config, progress).await?;
+            summary(&replay.outcomes, if dry_run { "would be" } else { "are" }, out)?;
+            if replay.held > 0 {
+                out.flush()?;
+                return Err(Error::Held { letters: replay.held });
+            }
         }
         Command::Purge { which, dry_run, all } => {
             if which.is_everything() && !all && !dry_run {
@@ -194,31 +212,63 @@ fn age(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(seconds))
 }
 
-async fn replay(
-    archive: &mut Archive,
-    filter: &Filter,
+/// A replay under way.
+struct Replaying<'a> {
+    archive: &'a mut Archive,
+    scope: Scope,
     dry_run: bool,
-    config: &Config,
-    progress: &mut dyn Write,
-) -> Result<BTreeMap<String, u64>, Error> {
-    let limits = Limits { time: config.guest_time_limit(), memory_bytes: config.guest_memory_bytes };
-    let sandbox = Sandbox::new(limits).map_err(Error::Sandbox)?;
-    let guests = Guests::load(sandbox, config.guest.as_deref())?;
-    let rules = guests.in_force().borrow().clone();
-    // The rules run on this thread: nothing else waits for it.
-    let judge = |entries| tokio::task::block_in_place(|| judge(rules.as_ref(), u64::MAX, entries));
+    /// How many letters ended how.
+    outcomes: BTreeMap<String, u64>,
+    /// Letters that are left to another replay.
+    held: u64,
+}
 
-    let in_total = archive.count(filter).await?;
-    let mut meter = Progress::new(in_total, progress);
-    let mut outcomes = BTreeMap::new();
-    let mut after = 0;
-    loop {
-        let part = archive.replay(filter, after, CHUNK, dry_run, &judge).await?;
-        let Some(last) = part.last else { return Ok(outcomes) };
-        after = last;
-        meter.advance(part.outcomes.values().sum())?;
-        for (outcome, count) in part.outcomes {
-            *outcomes.entry(outcome).or_default() += count;
+impl<'a> Replaying<'a> {
+    async fn new(archive: &'a mut Archive, filter: Filter, dry_run: bool) -> Result<Self, Error> {
+        let scope = archive.scope(filter).await?;
+        Ok(Self { archive, scope, dry_run, outcomes: BTreeMap::new(), held: 0 })
+    }
+
+    /// Goes through the letters and, while another replay holds some, through
+    /// what is left: the other may have died, and its letters are free as soon
+    /// as the server has noticed. It waits so long for something to do.
+    async fn run(&mut self, wait: Duration, config: &Config, progress: &mut dyn Write) -> Result<(), Error> {
+        let limits = Limits { time: config.guest_time_limit(), memory_bytes: config.guest_memory_bytes };
+        let sandbox = Sandbox::new(limits).map_err(Error::Sandbox)?;
+        let guests = Guests::load(sandbox, config.guest.as_deref())?;
+        let rules = guests.in_force().borrow().clone();
+        // The rules run on this thread: nothing else waits for it.
+        let judge = |entries| tokio::task::block_in_place(|| judge(rules.as_ref(), u64::MAX, entries));
+
+        let mut meter = Progress::new(self.archive.left(&self.scope).await?, progress);
+        let mut idle_since = Instant::now();
+        loop {
+            if self.pass(&judge, &mut meter).await? > 0 {
+                idle_since = Instant::now();
+            }
+            // A dry run locks nothing, and passes over nothing.
+            self.held = if self.dry_run { 0 } else { self.archive.left(&self.scope).await? };
+            if self.held == 0 || idle_since.elapsed() >= wait {
+                return Ok(());
+            }
+            meter.waits_for(self.held)?;
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Once through the letters that nobody holds; gives how many they were.
+    async fn pass(&mut self, judge: Judge<'_>, meter: &mut Progress<'_>) -> Result<u64, Error> {
+        let (mut after, mut replayed) = (0, 0);
+        loop {
+            let part = Part { scope: &self.scope, after, limit: CHUNK, trial: self.dry_run, judge };
+            let part = self.archive.replay(part).await?;
+            let Some(last) = part.last else { return Ok(replayed) };
+            after = last;
+            for (outcome, count) in part.outcomes {
+                replayed += count;
+                meter.advance(count)?;
+                *self.outcomes.entry(outcome).or_default() += count;
+            }
         }
     }
 }
@@ -238,12 +288,14 @@ struct Progress<'a> {
     done: u64,
     in_total: u64,
     told: Instant,
+    /// Whether it was told that others hold letters.
+    is_waiting: bool,
     to: &'a mut dyn Write,
 }
 
 impl<'a> Progress<'a> {
     fn new(in_total: u64, to: &'a mut dyn Write) -> Self {
-        Self { done: 0, in_total, told: Instant::now(), to }
+        Self { done: 0, in_total, told: Instant::now(), is_waiting: false, to }
     }
 
     fn advance(&mut self, by: u64) -> io::Result<()> {
@@ -253,6 +305,14 @@ impl<'a> Progress<'a> {
         }
         self.told = Instant::now();
         writeln!(self.to, "{} of {}", self.done, self.in_total)
+    }
+
+    fn waits_for(&mut self, held: u64) -> io::Result<()> {
+        if self.is_waiting {
+            return Ok(());
+        }
+        self.is_waiting = true;
+        writeln!(self.to, "waiting for {held} dead letters that another replay holds")
     }
 }
 

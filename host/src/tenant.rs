@@ -99,6 +99,7 @@ async fn serve(
         prepared = prepare(&stream, &store, &counters) => prepared?,
         () = reporter.run(&counters, interval, &shutdown) => return Ok(()),
     }
+    counters.started();
     tracing::info!(
         redis = stream.address(),
         postgres = store.address(),

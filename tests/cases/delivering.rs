@@ -52,6 +52,30 @@ fn what_a_consumer_that_is_gone_left_is_claimed_to_the_end() {
     assert_eq!(service.stop().metrics().tally(), [91, 0, 0, 0, 4]);
 }
 
+/// Whoever takes over deleted entries may die before their dead letters are committed: they are told of all the same.
+#[test]
+fn deleted_entries_of_a_consumer_that_is_gone_outlive_who_claims_them() {
+    for point in ["after_read=kill/2", "after_judge=kill/1", "before_commit=kill/1"] {
+        let scene = Scene::new();
+        scene.start().stop(); // makes the tables
+        let (mut events, ids) = send(&scene, 12);
+        scene.stream.read_as("gone", 12);
+        delete(&scene, &[&ids[3], &ids[7]]);
+        let launch = || scene.service().set("CLAIM_MIN_IDLE_MS", 100);
+        // The first read finds nothing of its own.
+        let ended = launch().with_failpoints(point).run_to_end();
+        assert_eq!(ended.code, None, "killed at {point}");
+        let service = launch().start();
+        let wanted = [3, 7].map(|i| (ids[i].clone(), "deleted".to_owned()));
+        assert_eq!(until_letters(&scene, 2), wanted.into(), "{point}");
+        events.remove(7);
+        events.remove(3);
+        assert_eq!(scene.until_stored(10), events);
+        scene.stream.until_drained();
+        assert_eq!(service.stop().metrics().tally(), [10, 0, 0, 0, 2]);
+    }
+}
+
 /// One that goes away later is noticed too, and one that is only slow is not robbed before its time.
 #[test]
 fn replicas_take_over_from_one_that_crashed() {

@@ -1,6 +1,7 @@
 //! `sluicegate dead-letters`: look, replay, purge, as an operator does.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -174,25 +175,55 @@ fn a_replay_that_is_killed_goes_on_where_it_was() {
     });
     replay.kill().unwrap();
     replay.wait().unwrap();
+    // At once: the dead one's third part is locked still, and is not to be passed over in silence.
+    let mut again = scene.service().tool(&["dead-letters", "replay"]);
+    let again = again.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("all other parts done", || match number(&scene.database, SETTLED) {
+        2_100 => Ok(()),
+        found => Err(format!("{found}")),
+    });
     block_on(async {
         sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
         other.close().await.unwrap();
     });
-    // What the dead one held is free again when the server has noticed.
-    until("the dead replay's connection gone", || {
-        match number(
-            &scene.database,
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'sluicegate'",
-        ) {
-            0 => Ok(()),
-            found => Err(format!("{found}")),
-        }
-    });
-    assert_eq!(number(&scene.database, SETTLED), 1_000, "all of a part, or nothing");
-    let out = run(&scene, &["replay"]);
+    let output = again.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let out = String::from_utf8(output.stdout).unwrap();
     assert_eq!((counted(&out, "are stored"), counted(&out, "are duplicate")), (1_600, 0), "{out}");
     assert_eq!(scene.database.events(), events);
     assert_eq!(number(&scene.database, SETTLED), 2_600);
+}
+
+/// What another replay holds is waited for, and what it does not give back is told.
+#[test]
+fn letters_that_are_held_are_not_passed_over() {
+    let scene = Scene::new();
+    let events = refused(&scene, 700);
+    let mut other = scene.database.connect();
+    let hold = "BEGIN; SELECT id FROM dead_letters WHERE reason = 'rejected' ORDER BY id LIMIT 10 FOR UPDATE";
+    block_on(async { sqlx::raw_sql(hold).execute(&mut other).await.unwrap() });
+    let code = ["--code", "missing"];
+    let told = tell(&scene, &[&["replay", "--wait", "1s"], &code[..]].concat());
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert!(told.err.contains("10 dead letters were not replayed"), "{told:?}");
+    assert_eq!(counted(&told.out, "are stored"), 690, "{told:?}");
+    let dry = run(&scene, &[&["replay", "--dry-run"], &code[..]].concat());
+    assert_eq!(counted(&dry, "would be stored"), 10, "{dry}");
+
+    let mut replay = scene.service().tool(&[&["dead-letters", "replay"], &code[..]].concat());
+    let mut replay = replay.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(replay.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "waiting for 10 dead letters that another replay holds\n");
+    // The other one has judged some of them, and they are dead letters still; it left the rest.
+    let judge = "UPDATE dead_letters SET replay_outcome = 'rejected', replayed_at = clock_timestamp()
+                 WHERE id IN (SELECT id FROM dead_letters WHERE reason = 'rejected' ORDER BY id LIMIT 4); COMMIT";
+    block_on(async { sqlx::raw_sql(judge).execute(&mut other).await.unwrap() });
+    let output = replay.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(counted(&String::from_utf8(output.stdout).unwrap(), "are stored"), 6);
+    assert_eq!(counted(&run(&scene, &[&["replay"], &code[..]].concat()), "are stored"), 4);
+    assert_eq!(scene.database.events(), events);
 }
 
 /// One row of a chunk is refused by the database: the others are stored.
@@ -210,8 +241,21 @@ fn a_replayed_row_that_postgres_refuses_costs_its_own_letter() {
         assert!(out.lines().any(|line| line.trim().starts_with("599  ") && line.contains("stored")), "{out}");
         assert!(out.contains("refused"), "{out}");
     }
+    let marked = "SELECT count(*) FROM dead_letters
+                  WHERE replay_outcome = 'refused' AND replayed_at IS NOT NULL AND replay_component IS NOT NULL";
+    assert_eq!(number(&scene.database, marked), 1, "the letter says so");
+    let again = run(&scene, &["replay"]);
+    assert_eq!(
+        counted(&again, "are dead letters still"),
+        3,
+        "it stays open, as the two that nobody accepts\n{again}"
+    );
+    assert_eq!(number(&scene.database, marked), 1);
     assert_eq!(scene.database.events().len(), 599);
     assert_eq!(number(&scene.database, SETTLED), 599);
+    scene.database.execute("ALTER TABLE events DROP CONSTRAINT refuse");
+    assert_eq!(counted(&run(&scene, &["replay"]), "are stored"), 1);
+    assert_eq!(scene.database.events(), events);
 }
 
 #[test]

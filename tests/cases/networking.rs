@@ -96,6 +96,103 @@ fn a_postgres_that_goes_silent() {
     network.survive(Fault::HalfOpen, 300, Duration::from_secs(60));
 }
 
+/// A service that waits in the server for a lock while it prepares the database.
+struct Preparing {
+    scene: Scene,
+    proxy: Proxy,
+    service: Service,
+    lock: sqlx::PgConnection,
+}
+
+impl Preparing {
+    fn start() -> Self {
+        let scene = Scene::new();
+        let mut lock = scene.database.connect();
+        let take = "BEGIN; SELECT pg_advisory_xact_lock(hashtext('sluicegate.extension'))";
+        block_on(async { sqlx::raw_sql(take).execute(&mut lock).await.unwrap() });
+        let url = scene.database.url();
+        let proxy = Proxy::start(&url);
+        let service = scene.service().set("POSTGRES_URL", proxy.url(&url)).set("MONITORING_INTERVAL_MS", 200);
+        let service = service.start_unready();
+        let preparing = Self { scene, proxy, service, lock };
+        preparing.until_session("wait_event_type = 'Lock'");
+        preparing
+    }
+
+    fn until_session(&self, condition: &str) {
+        let sessions = format!(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name = 'sluicegate' AND {condition}"
+        );
+        until(condition, || match self.scene.database.value::<i64>(&sessions) {
+            1 => Ok(()),
+            found => Err(format!("{found} sessions")),
+        });
+    }
+
+    fn release(&mut self) {
+        block_on(async { sqlx::raw_sql("ROLLBACK").execute(&mut self.lock).await.unwrap() });
+    }
+
+    /// The lock is given while the network is silent: the service does not hear of it, and holds it.
+    fn fall_silent(&mut self) {
+        self.proxy.set(Fault::HalfOpen);
+        self.release();
+        until("the reply swallowed", || match self.proxy.lost() {
+            0 => Err("not yet".to_owned()),
+            _ => Ok(()),
+        });
+    }
+
+    fn serves_within(self, bound: Duration) -> String {
+        until_within(bound, "a service that runs", || match self.service.log().contains("running redis=") {
+            true => Ok(()),
+            false => Err(self.service.log_tail()),
+        });
+        let event = Event::new();
+        self.scene.stream.add(&event.data());
+        assert_eq!(self.scene.until_stored(1), [event]);
+        self.service.stop().log
+    }
+}
+
+/// The server gives such a session up after 10 s, and the service sees it 3 s later.
+#[test]
+fn a_network_that_falls_silent_during_the_start() {
+    let mut preparing = Preparing::start();
+    preparing.fall_silent();
+    preparing.proxy.set(Fault::None);
+    let log = preparing.serves_within(Duration::from_secs(30));
+    assert!(log.contains("lost without a word"), "{log}");
+}
+
+/// For so long that it is told.
+#[test]
+fn a_network_that_stays_silent_during_the_start() {
+    let mut preparing = Preparing::start();
+    preparing.fall_silent();
+    preparing.service.until_logged(&["waiting for postgres", "no answer to connecting"]);
+    preparing.proxy.set(Fault::None);
+    preparing.serves_within(Duration::from_secs(30));
+}
+
+/// Longer than a lost connection would be kept: a migration may take hours.
+#[test]
+fn a_start_that_takes_long_is_not_given_up() {
+    let mut preparing = Preparing::start();
+    std::thread::sleep(Duration::from_secs(15)); // the time that is the subject
+    let last = Metrics::last(&preparing.service.log());
+    assert_eq!(last.as_ref().map(Metrics::state), Some("starting"), "{last:?}");
+    preparing.until_session("wait_event_type = 'Lock'");
+    preparing.release();
+    let log = preparing.serves_within(Duration::from_secs(30));
+    assert!(!log.contains("waiting for postgres"), "{log}");
+    let mut states: Vec<String> =
+        Metrics::all(&log).iter().map(|metrics| metrics.state().to_owned()).collect();
+    states.dedup();
+    assert_eq!(states, ["starting", "running"]);
+}
+
 /// Redis delivers, and its replies do not arrive, many times: nothing dies of the entries, and so they
 /// are not given up as if it did.
 #[test]

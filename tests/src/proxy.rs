@@ -191,7 +191,10 @@ impl Line<'_> {
                 Fault::None => {}
                 Fault::Cut => return,
                 Fault::Delay(delay) => tokio::time::sleep(delay).await,
-                Fault::HalfOpen => self.silent.store(true, Ordering::SeqCst),
+                Fault::HalfOpen => {
+                    self.silent.store(true, Ordering::SeqCst);
+                    self.state.lost.fetch_add(usize::from(!requests), Ordering::SeqCst);
+                }
                 Fault::ResetAfter(limit) if !requests => {
                     bytes = &bytes[..count.min(limit.saturating_sub(forwarded))];
                 }
@@ -204,6 +207,10 @@ impl Line<'_> {
                 return;
             }
             forwarded += count;
+        }
+        if !requests && self.silent.load(Ordering::SeqCst) {
+            // That the server has closed the connection is swallowed too.
+            std::future::pending::<()>().await;
         }
     }
 

@@ -89,7 +89,6 @@ impl Launch {
     /// Starts it, and waits until it has found both servers.
     pub fn start(self) -> Service {
         let service = self.start_unready();
-        // Not the state of a metrics line, which is "running" before it is.
         service.until_logged(&["running redis="]);
         service
     }

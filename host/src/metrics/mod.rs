@@ -24,6 +24,8 @@ struct Totals {
     tally: Tally,
     batches: u64,
     last_batch: Duration,
+    /// Whether both servers were found to be as they must be.
+    started: bool,
     waiting: Waiting,
 }
 
@@ -42,10 +44,11 @@ struct Waiting {
     postgres: bool,
 }
 
-impl Waiting {
-    fn state(self) -> &'static str {
-        match (self.redis, self.postgres) {
-            (false, false) => "running",
+impl Totals {
+    fn state(&self) -> &'static str {
+        match (self.waiting.redis, self.waiting.postgres) {
+            (false, false) if self.started => "running",
+            (false, false) => "starting",
             (true, false) => "waiting for redis",
             (false, true) => "waiting for postgres",
             (true, true) => "waiting for redis and postgres",
@@ -65,6 +68,11 @@ impl Counters {
         totals.tally += tally;
         totals.batches += 1;
         totals.last_batch = took;
+    }
+
+    /// Notes that entries are read from now on.
+    pub fn started(&self) {
+        self.totals().started = true;
     }
 
     /// Notes that a server is away, or that it is there again.
@@ -154,7 +162,7 @@ impl Reporter {
         };
         // What Redis did not tell is left out of the line.
         tracing::info!(
-            state = totals.waiting.state(),
+            state = totals.state(),
             processed = record.events_processed,
             stored = tally.stored,
             duplicate = tally.duplicate,

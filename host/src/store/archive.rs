@@ -7,9 +7,9 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Connection as _, PgConnection, Postgres, Row as _};
 
-use super::write::{Rows, take_new};
+use super::write::{Keys, Rows, take_new};
 use super::{Error, Remedy, Store};
-use crate::batch::{Digest, Entry, EntryId, Fate, Field, Judged, Violation};
+use crate::batch::{Digest, Entry, EntryId, Fate, Field, Judged, Reason, Violation};
 
 /// Which letters are meant: those that match all that is given.
 #[derive(Clone, Debug, Default)]
@@ -59,8 +59,40 @@ pub struct Letter {
     pub replayed_at: Option<DateTime<Utc>>,
 }
 
+/// What a replay is about, as it was when the replay began.
+///
+/// Letters that are recorded later are left to the next one, or a busy service
+/// might keep it going for ever.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// Which letters; [`Filter::open`] ones.
+    filter: Filter,
+    /// By the database's clock. What was replayed since then is done with, by whomever.
+    began: DateTime<Utc>,
+    /// The newest letter's number.
+    newest: i64,
+}
+
+/// Judges entries by the rules to replay with.
+pub type Judge<'a> = &'a (dyn Fn(Vec<Entry>) -> Vec<Judged> + Sync);
+
+/// A part of a replay: what is done in one transaction.
+#[derive(Clone, Copy)]
+pub struct Part<'a> {
+    /// Of what.
+    pub scope: &'a Scope,
+    /// Letters after this number.
+    pub after: i64,
+    /// So many, at most.
+    pub limit: u32,
+    /// Only to tell what would come of them: nothing is written.
+    pub trial: bool,
+    /// By what.
+    pub judge: Judge<'a>,
+}
+
 /// What came of a part of a replay.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Replay {
     /// The last letter's number: go on after it. `None` when there was none left.
     pub last: Option<i64>,
@@ -96,9 +128,21 @@ macro_rules! matching {
 
 const COUNT: &str = matching!("SELECT count(*) FROM dead_letters", "");
 const NEWEST: &str = matching!(letters!(), "ORDER BY id DESC LIMIT $8");
-const NEXT: &str = matching!(letters!(), "AND id > $9 ORDER BY id LIMIT $8");
-/// What another replay holds is its affair.
-const NEXT_LOCKED: &str = matching!(letters!(), "AND id > $9 ORDER BY id LIMIT $8 FOR UPDATE SKIP LOCKED");
+const BEGIN: &str = matching!("SELECT now(), coalesce(max(id), 0) FROM dead_letters", "");
+const LEFT: &str = matching!(
+    "SELECT count(*) FROM dead_letters",
+    "AND id <= $8 AND (replayed_at IS NULL OR replayed_at < $9)"
+);
+const NEXT: &str = matching!(
+    letters!(),
+    "AND id <= $8 AND (replayed_at IS NULL OR replayed_at < $9) AND id > $10 ORDER BY id LIMIT $11"
+);
+/// What another replay holds is its affair, unless it dies: see [`Archive::left`].
+const NEXT_LOCKED: &str = matching!(
+    letters!(),
+    "AND id <= $8 AND (replayed_at IS NULL OR replayed_at < $9) AND id > $10 ORDER BY id LIMIT $11
+     FOR UPDATE SKIP LOCKED"
+);
 const PURGE: &str =
     matching!("DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters", "ORDER BY id LIMIT $8)");
 const MARK: &str =
@@ -113,7 +157,11 @@ pub struct Archive {
 impl Archive {
     /// Connects, to a database that was prepared.
     pub async fn open(store: &Store) -> Result<Self, Error> {
-        Ok(Self { connection: store.connect().await? })
+        let mut connection = store.connect().await?;
+        // Otherwise what is killed while its statement waits for a lock holds its letters until then.
+        // A server on a system that cannot do this refuses, and then it is so.
+        let _ = sqlx::query("SET client_connection_check_interval = '1s'").execute(&mut connection).await;
+        Ok(Self { connection })
     }
 
     /// How many there are.
@@ -128,63 +176,83 @@ impl Archive {
         rows.iter().map(|row| Ok(Letter::of(row)?)).collect()
     }
 
-    /// Judges the next letters again and, unless it is a `trial`, stores what
+    /// What a replay of these letters is about.
+    pub async fn scope(&mut self, filter: Filter) -> Result<Scope, Error> {
+        let row = filter.bind(BEGIN).fetch_one(&mut self.connection).await?;
+        Ok(Scope { filter, began: row.try_get(0)?, newest: row.try_get(1)? })
+    }
+
+    /// How many letters nobody has replayed yet: those that another replay
+    /// holds, when a replay has come to its end.
+    pub async fn left(&mut self, scope: &Scope) -> Result<u64, Error> {
+        let count: i64 = scope.bind(LEFT).fetch_one(&mut self.connection).await?.try_get(0)?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// Judges the next letters again and, unless it is a trial, stores what
     /// is now accepted and notes what came of each, in one transaction.
     ///
     /// Killed in the middle, it has done all of a part or nothing; a letter
     /// that is settled is not [`Filter::open`] any more, and its rows have keys.
-    pub async fn replay(
-        &mut self,
-        filter: &Filter,
-        after: i64,
-        limit: u32,
-        trial: bool,
-        judge: &(dyn Fn(Vec<Entry>) -> Vec<Judged> + Sync),
-    ) -> Result<Replay, Error> {
-        let replay = self.try_replay(filter, after, limit, trial, judge).await;
-        match replay {
-            // A row that PostgreSQL refuses: go one by one, so that only its letter stays open. On the
-            // same connection: there the rollback comes first. Over another one, the letters might be
-            // locked still, and would be skipped as if they were another replay's.
-            Err(error) if error.remedy() == Remedy::BlameRow => match limit {
-                1 => self.refused(filter, after).await,
-                _ => Box::pin(self.replay(filter, after, 1, trial, judge)).await,
-            },
+    pub async fn replay(&mut self, part: Part<'_>) -> Result<Replay, Error> {
+        match self.try_replay(part).await {
+            // A row that PostgreSQL refuses: go one by one, so that only its letter stays open.
+            Err(error) if error.remedy() == Remedy::BlameRow && part.limit > 1 => {
+                self.replay_one_by_one(part).await
+            }
             other => other,
         }
     }
 
-    async fn try_replay(
-        &mut self,
-        filter: &Filter,
-        after: i64,
-        limit: u32,
-        trial: bool,
-        judge: &(dyn Fn(Vec<Entry>) -> Vec<Judged> + Sync),
-    ) -> Result<Replay, Error> {
+    /// On the same connection: there the rollback comes first. Over another
+    /// one, the letters might be locked still.
+    async fn replay_one_by_one(&mut self, part: Part<'_>) -> Result<Replay, Error> {
+        let mut replay = Replay::default();
+        for _ in 0..part.limit {
+            let after = replay.last.unwrap_or(part.after);
+            let one = self.try_replay(Part { after, limit: 1, ..part }).await?;
+            if one.last.is_none() {
+                break;
+            }
+            replay.last = one.last;
+            for (outcome, count) in one.outcomes {
+                *replay.outcomes.entry(outcome).or_default() += count;
+            }
+        }
+        Ok(replay)
+    }
+
+    async fn try_replay(&mut self, part: Part<'_>) -> Result<Replay, Error> {
         let mut transaction = self.connection.begin().await?;
-        let query = filter.bind(if trial { NEXT } else { NEXT_LOCKED }).bind(i64::from(limit)).bind(after);
-        let rows = query.fetch_all(&mut *transaction).await?;
+        let query = part.scope.bind(if part.trial { NEXT } else { NEXT_LOCKED });
+        let rows = query.bind(part.after).bind(i64::from(part.limit)).fetch_all(&mut *transaction).await?;
         let letters: Vec<Letter> = rows.iter().map(Letter::of).collect::<Result<_, _>>()?;
-        let judged = judge(letters.iter().map(Letter::entry).collect());
+        let judged = (part.judge)(letters.iter().map(Letter::entry).collect());
 
         // A trial inserts too, to tell new rows from duplicates, and rolls back.
-        let mut new = Rows::of(&judged).insert_returning(&mut transaction).await?;
-        let mut replay = Replay { last: letters.last().map(|letter| letter.id), outcomes: BTreeMap::new() };
+        let mut new = match (insert(&mut transaction, &judged).await, judged.len()) {
+            (Ok(new), _) => Some(new),
+            (Err(error), 1) if error.remedy() == Remedy::BlameRow => None,
+            (Err(error), _) => return Err(error),
+        };
+        let mut replay = Replay { last: letters.last().map(|letter| letter.id), ..Replay::default() };
         let mut marks = Vec::with_capacity(judged.len());
         for judged in &judged {
-            let (outcome, detail) = match &judged.fate {
-                Fate::Store(events) if take_new(events, &mut new) => ("stored", None),
-                Fate::Store(_) => ("duplicate", None),
-                Fate::Discard(_) => ("discarded", None),
-                Fate::DeadLetter(reason, violations) => (reason.as_str(), violations.first()),
+            let (outcome, detail) = match (&judged.fate, &mut new) {
+                (Fate::Store(events), Some(new)) => match take_new(events, new) {
+                    true => ("stored", None),
+                    false => ("duplicate", None),
+                },
+                (Fate::Store(_), None) => (Reason::Refused.as_str(), None),
+                (Fate::Discard(_), _) => ("discarded", None),
+                (Fate::DeadLetter(reason, violations), _) => (reason.as_str(), violations.first()),
             };
             marks.push(outcome);
             let name =
                 detail.map_or(outcome.to_owned(), |violation| format!("{outcome} ({})", violation.code));
             *replay.outcomes.entry(name).or_default() += 1;
         }
-        match (trial, judged.first()) {
+        match (part.trial, judged.first()) {
             (false, Some(first)) => {
                 let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
                 mark(&mut transaction, &ids, &marks, first.digest).await?;
@@ -195,17 +263,20 @@ impl Archive {
         Ok(replay)
     }
 
-    /// Steps over the one letter whose row PostgreSQL refuses.
-    async fn refused(&mut self, filter: &Filter, after: i64) -> Result<Replay, Error> {
-        let next = filter.bind(NEXT).bind(1_i64).bind(after).fetch_optional(&mut self.connection).await?;
-        let last = next.map(|row| row.try_get("id")).transpose()?;
-        Ok(Replay { last, outcomes: BTreeMap::from([("refused".to_owned(), 1)]) })
-    }
-
     /// Deletes the oldest, at most `limit`; gives how many it were.
     pub async fn purge(&mut self, filter: &Filter, limit: u32) -> Result<u64, Error> {
         Ok(filter.bind(PURGE).bind(i64::from(limit)).execute(&mut self.connection).await?.rows_affected())
     }
+}
+
+/// Inserts rows, and gives the keys of new ones. After an error the transaction goes on without them.
+async fn insert(transaction: &mut PgConnection, judged: &[Judged]) -> Result<Keys, Error> {
+    let mut savepoint = transaction.begin().await?;
+    // What is checked at the commit is checked here: then it is too late for a letter to be marked.
+    sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *savepoint).await?;
+    let new = Rows::of(judged).insert_returning(&mut savepoint).await?;
+    savepoint.commit().await?;
+    Ok(new)
 }
 
 async fn mark(
@@ -228,6 +299,12 @@ impl Filter {
             .bind(self.before)
             .bind(self.since)
             .bind(self.open)
+    }
+}
+
+impl Scope {
+    fn bind(&self, statement: &'static str) -> Query<'static, Postgres, PgArguments> {
+        self.filter.bind(statement).bind(self.newest).bind(self.began)
     }
 }
 

@@ -60,6 +60,9 @@ pub enum Error {
         /// How long was waited.
         after: std::time::Duration,
     },
+    /// The server has ended the session that prepared the database, and no word of it arrived.
+    #[error("the connection that prepared the database was lost without a word")]
+    SessionLost,
     /// More fields in one batch's dead letters than an array can count.
     #[error("the dead letters of one batch have more than 2^31 fields")]
     TooManyFields,
@@ -113,7 +116,7 @@ impl Error {
             Self::Statement(error) => remedy(error),
             Self::Migrate(MigrateError::Execute(error)) => remedy(error),
             Self::Migrate(MigrateError::ExecuteMigration(error, _)) => remedy(error),
-            Self::TimedOut { .. } => Remedy::Retry,
+            Self::TimedOut { .. } | Self::SessionLost => Remedy::Retry,
             _ => Remedy::Stop,
         }
     }
@@ -139,6 +142,8 @@ pub(super) fn by_sqlstate(code: &str) -> Remedy {
         "23505" => Remedy::Retry,
         // A read-only server: the old primary after a failover.
         "25006" => Remedy::Retry,
+        // It took us too long to go on with a transaction: we were stopped meanwhile.
+        "25P03" => Remedy::Retry,
         // Out of memory, out of shared memory: the latter, for locks, would not pass by itself.
         "53200" => Remedy::Split,
         // We leave no column of ours empty: somebody gave the table another one. No row is to blame.
@@ -170,6 +175,7 @@ mod tests {
             ("23502", Remedy::Stop),     // not_null_violation
             ("53300", Remedy::Retry),    // too_many_connections
             ("57P01", Remedy::Retry),    // admin_shutdown
+            ("25P03", Remedy::Retry),    // idle_in_transaction_session_timeout
             ("57P03", Remedy::Retry),    // cannot_connect_now
             ("23505", Remedy::Retry),    // unique_violation
             ("22P05", Remedy::BlameRow), // untranslatable_character

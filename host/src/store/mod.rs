@@ -18,7 +18,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
 use uuid::Uuid;
 
-pub use archive::{Archive, Filter, Letter, Replay};
+pub use archive::{Archive, Filter, Judge, Letter, Part, Replay, Scope};
 pub use error::{Error, Remedy};
 pub use record::{Leftover, Record, Records};
 pub use write::Writer;

@@ -1,8 +1,11 @@
 //! What must be true of the database before the first batch: version, extension, schema.
 
-use sqlx::{Connection, PgConnection};
+use std::time::Duration;
 
-use super::{Error, Store};
+use sqlx::{Connection, PgConnection};
+use tokio::time::{sleep, timeout};
+
+use super::{CONNECT_PATIENCE, Error, Store};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
@@ -15,39 +18,78 @@ const TIMESCALEDB_MIN: (u32, u32, u32) = (2, 18, 1);
 const TABLE: &str = "event_id uuid, event_type text, properties jsonb, time timestamp with time zone, user_id text; \
                      primary key (event_id, time)";
 
+/// A migration may take hours, so its statements have no time limit. Instead
+/// the server ends a session that waits for us for so long: a network that
+/// swallows packets would keep its locks for ever. It never takes us so long
+/// to send the next statement.
+const IDLE_MAX: &str = "SET idle_session_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s'";
+/// Between two looks whether the server still works for us.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// So many looks in a row that the server does not answer are enough.
+const LOOKS_IN_VAIN_MAX: u32 = 3;
+
 impl Store {
     /// Checks the server, makes the extension and the tables if they are
     /// missing. Safe when several replicas start together: sqlx takes an
     /// advisory lock, and what the extension's making races on is tried again.
     pub async fn prepare(&self) -> Result<(), Error> {
-        let mut connection = self.connect().await?;
-        check_server(&mut connection).await?;
-        match self.make_extension(&mut connection).await? {
+        let version = self.watched(async |connection| self.make_extension(connection).await).await?;
+        match version {
             Some(version) => tracing::info!(timescaledb = version, "database ready to migrate"),
-            None => {
-                tracing::warn!("no timescaledb: events go to a plain table, as ALLOW_PLAIN_TABLE says");
-                // Some versions end the connection of who tries to make an extension that is not loaded.
-                connection = self.connect().await?;
-            }
+            None => tracing::warn!("no timescaledb: events go to a plain table, as ALLOW_PLAIN_TABLE says"),
         }
-        // Before anything is made of it: it may be somebody else's.
-        if let Some(found) = table(&mut connection).await? {
-            check_table(found)?;
+        // Another connection: some versions end that of who tries to make an extension that is not loaded.
+        self.watched(async |connection| migrate(connection).await).await
+    }
+
+    /// Does this over a connection of its own, for as long as the server works on it.
+    async fn watched<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut connection = self.connect().await?;
+        let begin = async {
+            check_server(&mut connection).await?;
+            sqlx::raw_sql(IDLE_MAX).execute(&mut connection).await?;
+            Ok::<i32, Error>(sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?)
+        };
+        let backend = timeout(CONNECT_PATIENCE, begin)
+            .await
+            .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE })??;
+        tokio::select! {
+            done = work(&mut connection) => done,
+            error = self.until_lost(backend) => Err(error),
         }
-        MIGRATIONS.run(&mut connection).await.map_err(|error| match error {
-            sqlx::migrate::MigrateError::Execute(source)
-            | sqlx::migrate::MigrateError::ExecuteMigration(source, _)
-                if is_denied(&source) =>
-            {
-                Error::NoRights {
-                    what: "make the tables",
-                    remedy: "GRANT CREATE, USAGE ON SCHEMA public TO <role>",
-                    source,
+    }
+
+    /// Looks over other connections, until the session with this process is
+    /// gone or the server cannot be reached; then why.
+    async fn until_lost(&self, backend: i32) -> Error {
+        let mut in_vain = 0;
+        loop {
+            sleep(LOOK_EVERY).await;
+            match self.is_there(backend).await {
+                Ok(true) => in_vain = 0,
+                Ok(false) => return Error::SessionLost,
+                // The server answers, if only that it has no room for another connection.
+                Err(Error::Statement(sqlx::Error::Database(_))) => in_vain = 0,
+                Err(error) => {
+                    in_vain += 1;
+                    if in_vain >= LOOKS_IN_VAIN_MAX {
+                        return error;
+                    }
                 }
             }
-            other => Error::Migrate(other),
-        })?;
-        check_table(table(&mut connection).await?.unwrap_or_default())
+        }
+    }
+
+    async fn is_there(&self, backend: i32) -> Result<bool, Error> {
+        let mut connection = self.connect().await?;
+        let found = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)")
+            .bind(backend)
+            .fetch_one(&mut connection);
+        let found = timeout(CONNECT_PATIENCE, found).await;
+        Ok(found.map_err(|_| Error::TimedOut { what: "a look at sessions", after: CONNECT_PATIENCE })??)
     }
 
     /// Makes the extension if it is missing; gives its version, or `None` for a plain table.
@@ -89,6 +131,27 @@ impl Store {
         }
         extension_version(connection).await
     }
+}
+
+async fn migrate(connection: &mut PgConnection) -> Result<(), Error> {
+    // Before anything is made of it: it may be somebody else's.
+    if let Some(found) = table(connection).await? {
+        check_table(found)?;
+    }
+    MIGRATIONS.run(&mut *connection).await.map_err(|error| match error {
+        sqlx::migrate::MigrateError::Execute(source)
+        | sqlx::migrate::MigrateError::ExecuteMigration(source, _)
+            if is_denied(&source) =>
+        {
+            Error::NoRights {
+                what: "make the tables",
+                remedy: "GRANT CREATE, USAGE ON SCHEMA public TO <role>",
+                source,
+            }
+        }
+        other => Error::Migrate(other),
+    })?;
+    check_table(table(connection).await?.unwrap_or_default())
 }
 
 async fn check_server(connection: &mut PgConnection) -> Result<(), Error> {

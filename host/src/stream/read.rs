@@ -172,6 +172,13 @@ impl Reader {
             self.end_claiming();
             return Ok(Read::default());
         };
+        // XAUTOCLAIM drops deleted entries from the pending list at once. Instead they are read as they are, and
+        // stay pending with the other consumer until their dead letters are committed and they are acknowledged.
+        let deleted = self.deleted(part, shutdown).await?;
+        if !deleted.is_empty() {
+            tracing::info!(entries = deleted.len(), "deleted while other consumers held them");
+            return Ok(Read { entries: counted(deleted, part, self.unanswered), is_partial: false });
+        }
         let stream = &self.stream;
         let mut command = redis::cmd("XAUTOCLAIM");
         command.arg(&stream.name).arg(&stream.group).arg(&stream.consumer).arg(min_idle);
@@ -189,6 +196,26 @@ impl Reader {
             is_partial: false,
             is_redelivery: true,
         })
+    }
+
+    /// Those of the pending entries that are no longer in the stream.
+    async fn deleted(
+        &mut self,
+        pending: &[Pending],
+        shutdown: &CancellationToken,
+    ) -> Result<Vec<Entry>, Error> {
+        let mut pipeline = redis::pipe();
+        for Pending { id, .. } in pending {
+            let id = id.to_string();
+            pipeline.cmd("XRANGE").arg(&self.stream.name).arg(&id).arg(&id);
+        }
+        let ask = async move |connection: &mut MultiplexedConnection| {
+            pipeline.query_async::<Vec<Value>>(connection).await
+        };
+        let found = self.wait_for("XRANGE", ask, shutdown).await?;
+        let is_gone = |found: &Value| matches!(found, Value::Array(entries) if entries.is_empty());
+        let gone = pending.iter().zip(&found).filter(|(_, found)| is_gone(found));
+        Ok(gone.map(|(pending, _)| Entry { id: pending.id, fields: None, deliveries: 1 }).collect())
     }
 
     fn end_claiming(&mut self) {
@@ -215,12 +242,22 @@ impl Reader {
         command: Cmd,
         shutdown: &CancellationToken,
     ) -> Result<Value, Error> {
+        let ask = async move |connection: &mut MultiplexedConnection| command.query_async(connection).await;
+        self.wait_for(name, ask, shutdown).await
+    }
+
+    async fn wait_for<T>(
+        &mut self,
+        name: &'static str,
+        ask: impl AsyncFnOnce(&mut MultiplexedConnection) -> Result<T, RedisError>,
+        shutdown: &CancellationToken,
+    ) -> Result<T, Error> {
         let stream = &self.stream;
         let ReadConnection { connection, client_id } = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(stream.connect_for_reading(self.block).await?),
         };
-        let mut reply = std::pin::pin!(command.query_async::<Value>(connection));
+        let mut reply = std::pin::pin!(ask(connection));
         let reply = tokio::select! {
             reply = &mut reply => reply,
             () = shutdown.cancelled() => match stream.unblock(*client_id, reply).await {
@@ -272,11 +309,11 @@ impl Stream {
     /// Dropping the request instead could leave entries pending that the
     /// server delivered at that very moment. They would not be lost, but they
     /// would wait for the next start.
-    async fn unblock(
+    async fn unblock<T>(
         &self,
         client_id: i64,
-        reply: impl Future<Output = Result<Value, RedisError>>,
-    ) -> Option<Result<Value, RedisError>> {
+        reply: impl Future<Output = Result<T, RedisError>>,
+    ) -> Option<Result<T, RedisError>> {
         let unblock = async {
             if let Ok(mut connection) = self.connect(PATIENCE).await {
                 loop {
