@@ -177,7 +177,11 @@ impl Reader {
         let deleted = self.deleted(part, shutdown).await?;
         if !deleted.is_empty() {
             tracing::info!(entries = deleted.len(), "deleted while other consumers held them");
-            return Ok(Read { entries: counted(deleted, part, self.unanswered), is_partial: false });
+            return Ok(Read {
+                entries: counted(deleted, part, self.unanswered),
+                is_partial: false,
+                is_redelivery: true,
+            });
         }
         let stream = &self.stream;
         let mut command = redis::cmd("XAUTOCLAIM");
