@@ -1,5 +1,10 @@
 //! Every setting and its default, once.
+//!
+//! - `tenant`: those that each tenant may set for itself
 
+mod tenant;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -8,7 +13,13 @@ use std::time::Duration;
 use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::Dict;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::sandbox::Limits;
+use tenant::short_text;
+pub use tenant::{TableName, Tenant, TenantName};
 
 /// The file read from the working directory when no other is named.
 pub const DEFAULT_FILE: &str = "sluicegate.toml";
@@ -25,34 +36,57 @@ pub struct Setting {
     pub meaning: &'static str,
     /// Whether a value such as `42` is text all the same.
     is_text: bool,
+    /// Whether it is one for the whole service: no tenant has its own.
+    pub is_of_service: bool,
+}
+
+impl Setting {
+    const fn of_service(mut self) -> Self {
+        self.is_of_service = true;
+        self
+    }
 }
 
 const fn text(name: &'static str, default: Option<&'static str>, meaning: &'static str) -> Setting {
-    Setting { name, default, meaning, is_text: true }
+    Setting { name, default, meaning, is_text: true, is_of_service: false }
 }
 
 const fn value(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {
-    Setting { name, default: Some(default), meaning, is_text: false }
+    Setting { name, default: Some(default), meaning, is_text: false, is_of_service: false }
 }
 
 /// All settings, in the order in which people meet them.
-pub const SETTINGS: [Setting; 19] = [
+pub const SETTINGS: [Setting; 21] = [
     text(
         "REDIS_URL",
         None,
         "Redis 7.0 or later: `redis://[user:password@]host:port[/db]`, `rediss://` with TLS",
-    ),
+    )
+    .of_service(),
     text(
         "POSTGRES_URL",
         None,
         "PostgreSQL 14 or later with TimescaleDB: `postgres://user:password@host:port/database`",
-    ),
+    )
+    .of_service(),
+    value(
+        "POSTGRES_CONNECTIONS",
+        "10",
+        "connections that the writers of all tenants share; never fewer than the largest COMMITS_IN_FLIGHT; 1 to 1000",
+    )
+    .of_service(),
     text("STREAM_NAME", Some("analytics_events"), "the stream to read"),
     text("CONSUMER_GROUP", Some("analytics-consumers"), "created at `0`, with the stream, if missing"),
     text(
         "CONSUMER_NAME",
         Some("consumer-1"),
         "unique for each replica of the group, the same after a restart",
+    )
+    .of_service(),
+    text(
+        "EVENTS_TABLE",
+        Some("events"),
+        "the table for events, made if missing; of a tenant NAME: `events_NAME`; [a-z_][a-z0-9_]{0,62}",
     ),
     value("BATCH_SIZE", "100", "entries one XREADGROUP asks for, at most; 1 to 10000"),
     value("BLOCK_MS", "1000", "how long XREADGROUP waits for entries; 1 to 60000"),
@@ -84,15 +118,14 @@ pub const SETTINGS: [Setting; 19] = [
         "0",
         "dead letters older than this are deleted; 0 keeps them; 0 to 36500",
     ),
-    value("MONITORING_INTERVAL_MS", "10000", "between two metrics lines; 100 to 3600000"),
-    text("METRICS_CSV", Some("backend/metrics.csv"), "appended to; folders are made"),
-    value("ALLOW_PLAIN_TABLE", "false", "run on a PostgreSQL without TimescaleDB, on a plain table"),
-    text("LOG_FORMAT", Some("text"), "`text` or `json`; `RUST_LOG` sets the level, `info` by default"),
+    value("MONITORING_INTERVAL_MS", "10000", "between two metrics lines; 100 to 3600000").of_service(),
+    text("METRICS_CSV", Some("backend/metrics.csv"), "appended to; folders are made; of a tenant NAME: `metrics-NAME.csv` beside it").of_service(),
+    value("ALLOW_PLAIN_TABLE", "false", "run on a PostgreSQL without TimescaleDB, on a plain table").of_service(),
+    text("LOG_FORMAT", Some("text"), "`text` or `json`; `RUST_LOG` sets the level, `info` by default").of_service(),
 ];
 
-/// The settings of one run, checked.
+/// The settings of one run, checked: those of the whole service, and the tenants with theirs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Config {
     /// `REDIS_URL`.
     #[serde(default, skip_serializing)]
@@ -100,33 +133,10 @@ pub struct Config {
     /// `POSTGRES_URL`.
     #[serde(default, skip_serializing)]
     pub postgres_url: Secret,
-    /// `STREAM_NAME`.
-    pub stream_name: String,
-    /// `CONSUMER_GROUP`.
-    pub consumer_group: String,
+    /// `POSTGRES_CONNECTIONS`.
+    pub postgres_connections: usize,
     /// `CONSUMER_NAME`.
     pub consumer_name: String,
-    /// `BATCH_SIZE`, entries.
-    pub batch_size: usize,
-    /// `BLOCK_MS`.
-    pub block_ms: u64,
-    /// `PARTIAL_BATCH_DELAY_MS`.
-    pub partial_batch_delay_ms: u64,
-    /// `COMMITS_IN_FLIGHT`, batches.
-    pub commits_in_flight: usize,
-    /// `GUEST`.
-    #[serde(default)]
-    pub guest: Option<PathBuf>,
-    /// `GUEST_TIME_LIMIT_MS`.
-    pub guest_time_limit_ms: u64,
-    /// `GUEST_MEMORY_BYTES`.
-    pub guest_memory_bytes: usize,
-    /// `CLAIM_MIN_IDLE_MS`.
-    pub claim_min_idle_ms: u64,
-    /// `DELIVERIES_MAX`.
-    pub deliveries_max: u64,
-    /// `DEAD_LETTER_RETENTION_DAYS`, 0 for ever.
-    pub dead_letter_retention_days: u32,
     /// `MONITORING_INTERVAL_MS`.
     pub monitoring_interval_ms: u64,
     /// `METRICS_CSV`.
@@ -135,6 +145,12 @@ pub struct Config {
     pub allow_plain_table: bool,
     /// `LOG_FORMAT`.
     pub log_format: LogFormat,
+    /// Never empty; in the order of their names.
+    #[serde(skip)]
+    pub tenants: Vec<Tenant>,
+    /// Whether they come from tables `[tenants.NAME]`. Without any there is the one tenant `default`.
+    #[serde(skip)]
+    pub has_named_tenants: bool,
 }
 
 /// How log lines look.
@@ -156,8 +172,7 @@ impl Secret {
     /// The value itself. Never for a log, an error or a help page.
     fn required(&self, name: &'static str) -> Result<&str, Error> {
         if self.0.is_empty() {
-            let setting = SETTINGS.iter().find(|setting| setting.name == name);
-            return Err(Error::Missing { name, wanted: setting.map_or("", |setting| setting.meaning) });
+            return Err(missing(name).into());
         }
         Ok(&self.0)
     }
@@ -177,31 +192,59 @@ impl fmt::Debug for Secret {
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+#[error("settings: {}{problem}", .tenant.as_ref().map(|name| format!("tenant {name}: ")).unwrap_or_default())]
+pub struct Error {
+    /// Whose setting it is.
+    tenant: Option<TenantName>,
+    problem: Problem,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Problem {
     /// A file or a value that does not read.
-    #[error("settings: {}", explain(.0))]
+    #[error("{}", explain(.0))]
     Unreadable(Box<figment::Error>),
     /// The file named on the command line.
-    #[error("settings: the file {0} does not exist")]
+    #[error("the file {0} does not exist")]
     NoFile(PathBuf),
+    /// A name that no setting has.
+    #[error("{0} is not a setting; `sluicegate run --help` lists them all")]
+    Unknown(String),
+    /// A table of a name that no tenant can have.
+    #[error("{0:?} is no name for a tenant; wanted {wanted}", wanted = TenantName::WANTED)]
+    NoName(String),
+    /// Something else where the tenants' tables should be.
+    #[error(
+        "tenants is no table with a table for each tenant; wanted [tenants.NAME] and below it the tenant's settings"
+    )]
+    NoTables,
+    /// A tenant's, which it cannot have.
+    #[error("{0} is one for the whole service, not for a tenant; wanted outside of [tenants]")]
+    OfService(&'static str),
+    /// They would take each other's entries.
+    #[error(
+        "the tenants {one} and {other} both read {stream:?} as the group {group:?}; \
+         wanted another STREAM_NAME or CONSUMER_GROUP for one of them"
+    )]
+    SameEntries { one: TenantName, other: TenantName, stream: String, group: String },
     /// A setting without a default.
-    #[error("settings: {name} is not set; wanted {wanted}")]
-    Missing {
-        /// The environment variable.
-        name: &'static str,
-        /// What it means.
-        wanted: &'static str,
-    },
+    #[error("{name} is not set; wanted {wanted}")]
+    Missing { name: &'static str, wanted: &'static str },
     /// A value that cannot be used.
-    #[error("settings: {name} is {found}; wanted {wanted}")]
-    Range {
-        /// The environment variable.
-        name: &'static str,
-        /// Its value.
-        found: String,
-        /// The values that can be used.
-        wanted: String,
-    },
+    #[error("{name} is {found}; wanted {wanted}")]
+    Range { name: &'static str, found: String, wanted: String },
+}
+
+impl From<Problem> for Error {
+    fn from(problem: Problem) -> Self {
+        Self { tenant: None, problem }
+    }
+}
+
+impl From<figment::Error> for Problem {
+    fn from(error: figment::Error) -> Self {
+        Self::Unreadable(Box::new(error))
+    }
 }
 
 impl Default for Config {
@@ -209,23 +252,14 @@ impl Default for Config {
         Self {
             redis_url: Secret::default(),
             postgres_url: Secret::default(),
-            stream_name: "analytics_events".into(),
-            consumer_group: "analytics-consumers".into(),
+            postgres_connections: 10,
             consumer_name: "consumer-1".into(),
-            batch_size: 100,
-            block_ms: 1_000,
-            partial_batch_delay_ms: 100,
-            commits_in_flight: 3,
-            guest: None,
-            guest_time_limit_ms: 1_000,
-            guest_memory_bytes: 128 << 20,
-            claim_min_idle_ms: 60_000,
-            deliveries_max: 10,
-            dead_letter_retention_days: 0,
             monitoring_interval_ms: 10_000,
             metrics_csv: "backend/metrics.csv".into(),
             allow_plain_table: false,
             log_format: LogFormat::Text,
+            tenants: vec![Tenant::default()],
+            has_named_tenants: false,
         }
     }
 }
@@ -236,50 +270,26 @@ impl Config {
     /// Without a `file`, `sluicegate.toml` in the working directory is read if
     /// it exists. An environment variable that is set but empty counts as unset.
     pub fn load(file: Option<&Path>) -> Result<Self, Error> {
-        if let Some(file) = file.filter(|file| !file.is_file()) {
-            return Err(Error::NoFile(file.to_owned()));
-        }
-        let mut figment = Figment::from(Serialized::defaults(Self::default()))
-            .merge(Toml::file(file.unwrap_or(Path::new(DEFAULT_FILE))));
-        for setting in &SETTINGS {
-            match std::env::var(setting.name) {
-                Ok(value) if value.is_empty() => {}
-                // `CONSUMER_NAME=42` is a name, not a number: no guessing.
-                Ok(value) if setting.is_text => {
-                    figment = figment.merge(Serialized::default(&setting.name.to_lowercase(), value));
-                }
-                Ok(_) => figment = figment.merge(Env::raw().only(&[setting.name])),
-                Err(std::env::VarError::NotPresent) => {}
-                Err(std::env::VarError::NotUnicode(_)) => {
-                    return Err(range(setting.name, "no UTF-8", "text"));
-                }
-            }
-        }
-        let config: Self = figment.extract().map_err(|error| Error::Unreadable(Box::new(error)))?;
-        config.check()?;
-        Ok(config)
+        Self::read(&layers(file)?)
     }
 
-    fn check(&self) -> Result<(), Error> {
-        for (name, text) in [
-            ("STREAM_NAME", &self.stream_name),
-            ("CONSUMER_GROUP", &self.consumer_group),
-            ("CONSUMER_NAME", &self.consumer_name),
-        ] {
-            if text.is_empty() || text.len() > 512 {
-                return Err(range(name, format!("{} bytes long", text.len()), "1 to 512 bytes"));
+    fn read(layers: &Figment) -> Result<Self, Error> {
+        for name in layers.extract::<Dict>().map_err(Problem::from)?.into_keys() {
+            if setting(&name).is_none() && name != TENANTS {
+                return Err(Problem::Unknown(name).into());
             }
         }
-        within("BATCH_SIZE", self.batch_size, 1..=10_000)?;
-        within("BLOCK_MS", self.block_ms, 1..=60_000)?;
-        within("PARTIAL_BATCH_DELAY_MS", self.partial_batch_delay_ms, 0..=60_000)?;
-        within("COMMITS_IN_FLIGHT", self.commits_in_flight, 1..=64)?;
-        within("GUEST_TIME_LIMIT_MS", self.guest_time_limit_ms, 10..=60_000)?;
-        within("GUEST_MEMORY_BYTES", self.guest_memory_bytes, 1 << 20..=1 << 30)?;
-        within("CLAIM_MIN_IDLE_MS", self.claim_min_idle_ms, 100..=86_400_000)?;
-        within("DELIVERIES_MAX", self.deliveries_max, 4..=1_000)?;
-        within("DEAD_LETTER_RETENTION_DAYS", self.dead_letter_retention_days, 0..=36_500)?;
-        within("MONITORING_INTERVAL_MS", self.monitoring_interval_ms, 100..=3_600_000)
+        let mut config: Self = over(&Self::default(), layers)?;
+        short_text("CONSUMER_NAME", &config.consumer_name)?;
+        within("POSTGRES_CONNECTIONS", config.postgres_connections, 1..=1_000)?;
+        within("MONITORING_INTERVAL_MS", config.monitoring_interval_ms, 100..=3_600_000)?;
+        config.has_named_tenants = layers.contains(TENANTS);
+        config.tenants = match config.has_named_tenants {
+            true => named_tenants(layers)?,
+            false => vec![Tenant::default().set(layers)?],
+        };
+        no_entries_in_common(&config.tenants)?;
+        Ok(config)
     }
 
     /// `REDIS_URL`, which has no default.
@@ -292,14 +302,30 @@ impl Config {
         self.postgres_url.required("POSTGRES_URL")
     }
 
-    /// `PARTIAL_BATCH_DELAY_MS` as a duration.
-    pub fn partial_batch_delay(&self) -> Duration {
-        Duration::from_millis(self.partial_batch_delay_ms)
+    /// `POSTGRES_CONNECTIONS`, or more where a tenant would otherwise not have its `COMMITS_IN_FLIGHT`.
+    pub fn connections_for_writing(&self) -> usize {
+        let most = self.tenants.iter().map(|tenant| tenant.commits_in_flight).max();
+        self.postgres_connections.max(most.unwrap_or(0))
     }
 
-    /// `GUEST_TIME_LIMIT_MS` as a duration.
-    pub fn guest_time_limit(&self) -> Duration {
-        Duration::from_millis(self.guest_time_limit_ms)
+    /// What the engine that all guests share must have room for.
+    pub fn largest_limits(&self) -> Limits {
+        let limits = self.tenants.iter().map(Tenant::limits);
+        limits.fold(Limits { time: Duration::ZERO, memory_bytes: 0 }, |largest, limits| Limits {
+            time: largest.time.max(limits.time),
+            memory_bytes: largest.memory_bytes.max(limits.memory_bytes),
+        })
+    }
+
+    /// `METRICS_CSV`, with the tenant's name in it if there are named tenants.
+    pub fn metrics_csv_of(&self, tenant: &TenantName) -> PathBuf {
+        if !self.has_named_tenants {
+            return self.metrics_csv.clone();
+        }
+        let stem = self.metrics_csv.file_stem().unwrap_or_default().to_string_lossy();
+        let extension = self.metrics_csv.extension().unwrap_or_default().to_string_lossy();
+        let dot = if extension.is_empty() { "" } else { "." };
+        self.metrics_csv.with_file_name(format!("{stem}-{tenant}{dot}{extension}"))
     }
 
     /// `MONITORING_INTERVAL_MS` as a duration.
@@ -308,19 +334,90 @@ impl Config {
     }
 }
 
+/// The tenants' table in the file.
+const TENANTS: &str = "tenants";
+
+/// What is set in `layers`, and the rest as it is in `defaults`.
+fn over<T: Serialize + DeserializeOwned>(defaults: &T, layers: &Figment) -> Result<T, Problem> {
+    Ok(Figment::from(Serialized::defaults(defaults)).merge(layers).extract()?)
+}
+
+/// Each with what its own table says, then what is set for all, then the default.
+fn named_tenants(layers: &Figment) -> Result<Vec<Tenant>, Error> {
+    let tables: BTreeMap<String, Dict> = layers.extract_inner(TENANTS).map_err(|_| Problem::NoTables)?;
+    if tables.is_empty() {
+        return Err(Problem::NoTables.into());
+    }
+    let tenant = |(name, table): (String, Dict)| {
+        let Some(name) = TenantName::new(&name) else { return Err(Problem::NoName(name).into()) };
+        named_tenant(&name, &table, layers).map_err(|problem| Error { tenant: Some(name), problem })
+    };
+    tables.into_iter().map(tenant).collect()
+}
+
+fn named_tenant(name: &TenantName, table: &Dict, layers: &Figment) -> Result<Tenant, Problem> {
+    for key in table.keys() {
+        match setting(key) {
+            None => return Err(Problem::Unknown(key.clone())),
+            Some(setting) if setting.is_of_service => return Err(Problem::OfService(setting.name)),
+            Some(_) => {}
+        }
+    }
+    // Two tenants that inherit it would read the same stream.
+    if !table.contains_key("stream_name") {
+        return Err(missing("STREAM_NAME"));
+    }
+    Tenant::named(name.clone()).set(&layers.clone().merge(layers.focus(&format!("{TENANTS}.{name}"))))
+}
+
+fn no_entries_in_common(tenants: &[Tenant]) -> Result<(), Problem> {
+    let mut seen = BTreeMap::new();
+    for Tenant { name, stream_name, consumer_group, .. } in tenants {
+        if let Some(other) = seen.insert((stream_name, consumer_group), name) {
+            let (stream, group) = (stream_name.clone(), consumer_group.clone());
+            return Err(Problem::SameEntries { one: other.clone(), other: name.clone(), stream, group });
+        }
+    }
+    Ok(())
+}
+
+/// What the user has set: the file, and over it the environment.
+fn layers(file: Option<&Path>) -> Result<Figment, Problem> {
+    if let Some(file) = file.filter(|file| !file.is_file()) {
+        return Err(Problem::NoFile(file.to_owned()));
+    }
+    let mut layers = Figment::from(Toml::file(file.unwrap_or(Path::new(DEFAULT_FILE))));
+    for setting in &SETTINGS {
+        match std::env::var(setting.name) {
+            Ok(value) if value.is_empty() => {}
+            // `CONSUMER_NAME=42` is a name, not a number: no guessing.
+            Ok(value) if setting.is_text => {
+                layers = layers.merge(Serialized::default(&setting.name.to_lowercase(), value));
+            }
+            Ok(_) => layers = layers.merge(Env::raw().only(&[setting.name])),
+            Err(std::env::VarError::NotPresent) => {}
+            Err(std::env::VarError::NotUnicode(_)) => return Err(range(setting.name, "no UTF-8", "text")),
+        }
+    }
+    Ok(layers)
+}
+
+/// The setting of this name, in capitals or not.
+fn setting(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name.eq_ignore_ascii_case(name))
+}
+
 /// Names the setting, what was found, and what is wanted in the words of the manual.
 fn explain(error: &figment::Error) -> String {
-    let name = error.path.join(".");
-    let setting = SETTINGS.iter().find(|setting| setting.name.eq_ignore_ascii_case(&name));
-    match (&error.kind, setting) {
+    match (&error.kind, setting(&error.path.join("."))) {
         (Kind::InvalidType(found, _) | Kind::InvalidValue(found, _), Some(Setting { name, meaning, .. })) => {
             format!("{name} is {found}; wanted {meaning}")
         }
         (Kind::UnknownVariant(found, _), Some(Setting { name, meaning, .. })) => {
             format!("{name} is {found:?}; wanted {meaning}")
         }
-        (Kind::UnknownField(found, _), _) => {
-            format!("{found} is not a setting; `sluicegate run --help` lists them all")
+        (Kind::Message(message), Some(Setting { name, meaning, .. })) => {
+            format!("{name} {message}; wanted {meaning}")
         }
         _ => error.to_string(),
     }
@@ -330,15 +427,19 @@ fn within<T: PartialOrd + fmt::Display>(
     name: &'static str,
     found: T,
     range_: RangeInclusive<T>,
-) -> Result<(), Error> {
+) -> Result<(), Problem> {
     match range_.contains(&found) {
         true => Ok(()),
         false => Err(range(name, found, format!("{} to {}", range_.start(), range_.end()))),
     }
 }
 
-fn range(name: &'static str, found: impl fmt::Display, wanted: impl Into<String>) -> Error {
-    Error::Range { name, found: found.to_string(), wanted: wanted.into() }
+fn missing(name: &'static str) -> Problem {
+    Problem::Missing { name, wanted: setting(name).map_or("", |setting| setting.meaning) }
+}
+
+fn range(name: &'static str, found: impl fmt::Display, wanted: impl Into<String>) -> Problem {
+    Problem::Range { name, found: found.to_string(), wanted: wanted.into() }
 }
 
 #[cfg(test)]
@@ -347,7 +448,9 @@ mod tests {
 
     #[test]
     fn the_documented_defaults_are_the_real_ones() {
-        let defaults = serde_json::to_value(Config::default()).expect("plain data");
+        let mut defaults = serde_json::to_value(Config::default()).expect("plain data");
+        let tenant = serde_json::to_value(Tenant::default()).expect("plain data");
+        defaults.as_object_mut().expect("a struct").extend(tenant.as_object().expect("a struct").clone());
         for setting in &SETTINGS {
             let real = match defaults.get(setting.name.to_lowercase()) {
                 None | Some(serde_json::Value::Null) => None,

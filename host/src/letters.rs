@@ -9,9 +9,9 @@ use clap::{Args, Subcommand};
 
 use crate::config::Config;
 use crate::guests::{self, Guests};
-use crate::judge::judge;
-use crate::sandbox::{Limits, Sandbox};
-use crate::store::{self, Archive, Filter, Judge, Letter, Part, Scope, Store};
+use crate::judge::{Rules, judge};
+use crate::sandbox::Sandbox;
+use crate::store::{self, Archive, Database, Filter, Judge, Letter, Part, Scope, Store};
 
 /// Letters handled in one transaction.
 const CHUNK: u32 = 500;
@@ -121,6 +121,14 @@ pub enum Error {
         /// How many.
         letters: u64,
     },
+    /// Nobody knows its rules and its table.
+    #[error("there is no tenant {found:?} in the settings; wanted one of: {known}")]
+    UnknownTenant {
+        /// As it was asked for.
+        found: String,
+        /// All that there are.
+        known: String,
+    },
     /// A purge of everything, by mistake perhaps.
     #[error("purge without a condition deletes every dead letter; add --all if that is meant")]
     Everything,
@@ -133,9 +141,9 @@ pub async fn run(
     out: &mut dyn Write,
     progress: &mut dyn Write,
 ) -> Result<(), Error> {
-    let store = Store::new(config)?;
-    store.prepare().await?;
-    let mut archive = Archive::open(&store).await?;
+    let database = Database::new(config)?;
+    database.prepare().await?;
+    let mut archive = Archive::open(&database).await?;
     match command {
         Command::List { which, settled, limit, json } => {
             let filter = which.filter(!settled);
@@ -151,12 +159,11 @@ pub async fn run(
             show(&letter, out)?;
         }
         Command::Replay { which, dry_run, wait } => {
-            let mut replay = Replaying::new(&mut archive, which.filter(true), dry_run).await?;
-            replay.run(wait, config, progress).await?;
-            summary(&replay.outcomes, if dry_run { "would be" } else { "are" }, out)?;
-            if replay.held > 0 {
+            let replayed = replay(&mut archive, &database, config, &which, dry_run, wait, progress).await?;
+            summary(&replayed.outcomes, if dry_run { "would be" } else { "are" }, out)?;
+            if replayed.held > 0 {
                 out.flush()?;
-                return Err(Error::Held { letters: replay.held });
+                return Err(Error::Held { letters: replayed.held });
             }
         }
         Command::Purge { which, dry_run, all } => {
@@ -212,33 +219,71 @@ fn age(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(seconds))
 }
 
-/// A replay under way.
-struct Replaying<'a> {
-    archive: &'a mut Archive,
-    scope: Scope,
-    dry_run: bool,
+/// What came of a replay.
+#[derive(Default)]
+struct Replayed {
     /// How many letters ended how.
     outcomes: BTreeMap<String, u64>,
     /// Letters that are left to another replay.
     held: u64,
 }
 
-impl<'a> Replaying<'a> {
-    async fn new(archive: &'a mut Archive, filter: Filter, dry_run: bool) -> Result<Self, Error> {
-        let scope = archive.scope(filter).await?;
-        Ok(Self { archive, scope, dry_run, outcomes: BTreeMap::new(), held: 0 })
+/// Replays the letters of each tenant by its own rules, into its own table.
+async fn replay(
+    archive: &mut Archive,
+    database: &Database,
+    config: &Config,
+    which: &Which,
+    dry_run: bool,
+    wait: Duration,
+    progress: &mut dyn Write,
+) -> Result<Replayed, Error> {
+    let is_meant = |name: &str| which.tenant.as_deref().is_none_or(|wanted| wanted == name);
+    if let Some(found) =
+        which.tenant.clone().filter(|_| !config.tenants.iter().any(|tenant| is_meant(tenant.name.as_str())))
+    {
+        let known: Vec<&str> = config.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+        return Err(Error::UnknownTenant { found, known: known.join(", ") });
     }
+    let sandbox = Sandbox::new(config.largest_limits()).map_err(Error::Sandbox)?;
+    let mut replayed = Replayed::default();
+    for tenant in config.tenants.iter().filter(|tenant| is_meant(tenant.name.as_str())) {
+        let filter = Filter { tenant: Some(tenant.name.to_string()), ..which.filter(true) };
+        let scope = archive.scope(filter).await?;
+        if archive.left(&scope).await? == 0 {
+            continue;
+        }
+        let store = database.store(tenant);
+        store.prepare().await?;
+        let guests = Guests::load(sandbox.with(tenant.limits()), tenant.guest.as_deref())?;
+        let rules = guests.in_force().borrow().clone();
+        let mut replaying = Replaying { archive, store, scope, dry_run, replayed: &mut replayed };
+        replaying.run(rules.as_ref(), wait, progress).await?;
+    }
+    Ok(replayed)
+}
 
+/// The replay of a tenant's letters.
+struct Replaying<'a> {
+    archive: &'a mut Archive,
+    store: Store,
+    scope: Scope,
+    dry_run: bool,
+    replayed: &'a mut Replayed,
+}
+
+impl Replaying<'_> {
     /// Goes through the letters and, while another replay holds some, through
     /// what is left: the other may have died, and its letters are free as soon
     /// as the server has noticed. It waits so long for something to do.
-    async fn run(&mut self, wait: Duration, config: &Config, progress: &mut dyn Write) -> Result<(), Error> {
-        let limits = Limits { time: config.guest_time_limit(), memory_bytes: config.guest_memory_bytes };
-        let sandbox = Sandbox::new(limits).map_err(Error::Sandbox)?;
-        let guests = Guests::load(sandbox, config.guest.as_deref())?;
-        let rules = guests.in_force().borrow().clone();
+    async fn run(
+        &mut self,
+        rules: &dyn Rules,
+        wait: Duration,
+        progress: &mut dyn Write,
+    ) -> Result<(), Error> {
         // The rules run on this thread: nothing else waits for it.
-        let judge = |entries| tokio::task::block_in_place(|| judge(rules.as_ref(), u64::MAX, entries));
+        let judge = |entries| tokio::task::block_in_place(|| judge(rules, u64::MAX, entries));
 
         let mut meter = Progress::new(self.archive.left(&self.scope).await?, progress);
         let mut idle_since = Instant::now();
@@ -247,11 +292,12 @@ impl<'a> Replaying<'a> {
                 idle_since = Instant::now();
             }
             // A dry run locks nothing, and passes over nothing.
-            self.held = if self.dry_run { 0 } else { self.archive.left(&self.scope).await? };
-            if self.held == 0 || idle_since.elapsed() >= wait {
+            let held = if self.dry_run { 0 } else { self.archive.left(&self.scope).await? };
+            if held == 0 || idle_since.elapsed() >= wait {
+                self.replayed.held += held;
                 return Ok(());
             }
-            meter.waits_for(self.held)?;
+            meter.waits_for(held)?;
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
@@ -260,14 +306,21 @@ impl<'a> Replaying<'a> {
     async fn pass(&mut self, judge: Judge<'_>, meter: &mut Progress<'_>) -> Result<u64, Error> {
         let (mut after, mut replayed) = (0, 0);
         loop {
-            let part = Part { scope: &self.scope, after, limit: CHUNK, trial: self.dry_run, judge };
+            let part = Part {
+                store: &self.store,
+                scope: &self.scope,
+                after,
+                limit: CHUNK,
+                trial: self.dry_run,
+                judge,
+            };
             let part = self.archive.replay(part).await?;
             let Some(last) = part.last else { return Ok(replayed) };
             after = last;
             for (outcome, count) in part.outcomes {
                 replayed += count;
                 meter.advance(count)?;
-                *self.outcomes.entry(outcome).or_default() += count;
+                *self.replayed.outcomes.entry(outcome).or_default() += count;
             }
         }
     }

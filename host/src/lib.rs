@@ -4,6 +4,7 @@
 //! [`judge`] asks the rules in their [`sandbox`] and lets [`screen`] check what
 //! they say, [`store`] commits its fate, [`stream`] acknowledges it.
 //! [`pipeline`] joins these steps, [`tenant`] starts and drains a pipeline,
+//! [`service`] runs all tenants,
 //! [`guests`] decides which version of the rules is in force, [`metrics`] tells
 //! what happened. [`batch`] is the data they share, [`config`] every setting.
 //! ARCHITECTURE.md has the invariants.
@@ -20,6 +21,7 @@ pub mod pipeline;
 mod retry;
 pub mod sandbox;
 pub mod screen;
+pub mod service;
 pub mod store;
 pub mod stream;
 pub mod tenant;

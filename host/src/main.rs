@@ -12,7 +12,7 @@ use sluicegate::config::{Config, LogFormat, SETTINGS, Setting};
 use sluicegate::demo;
 use sluicegate::demo::command::{self, with_servers};
 use sluicegate::letters;
-use sluicegate::tenant;
+use sluicegate::service;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -131,7 +131,7 @@ fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
         let shutdown = CancellationToken::new();
         tokio::spawn(cancel_on_signal(shutdown.clone())?);
         // Its message names the cause already.
-        tenant::run(config, shutdown).await.map_err(|error| anyhow::anyhow!("{error}"))
+        service::run(config, shutdown).await.map_err(|error| anyhow::anyhow!("{error}"))
     });
     // A guest may still be running, for its time limit at most: do not wait for it.
     runtime.shutdown_timeout(Duration::from_millis(200));

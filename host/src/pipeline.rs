@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 use crate::batch::{Entry, Fate, Judged, Reason, Vec1, Violation};
-use crate::config::Config;
+use crate::config::Tenant;
 use crate::failpoint::failpoint;
 use crate::judge::{Rules, judge};
 use crate::metrics::{Counters, Server};
@@ -131,8 +132,8 @@ impl Places {
 impl Pipeline {
     /// Runs until `shutdown` is called and everything read is acknowledged, or
     /// until trying again cannot help.
-    pub async fn run(self, config: &Config, shutdown: CancellationToken) -> Result<(), Error> {
-        let permits = config.commits_in_flight + BATCHES_BESIDE_COMMITS;
+    pub async fn run(self, tenant: &Tenant, shutdown: CancellationToken) -> Result<(), Error> {
+        let permits = tenant.commits_in_flight + BATCHES_BESIDE_COMMITS;
         // The permits bound what the channels can hold.
         let (to_judge, read_batches) = mpsc::channel(permits);
         let (to_write, judged_batches) = mpsc::channel(permits);
@@ -144,17 +145,17 @@ impl Pipeline {
             reader: self.reader,
             records: self.store.records(),
             places: Places::new(permits),
-            partial_batch_delay: config.partial_batch_delay(),
+            partial_batch_delay: tenant.partial_batch_delay(),
             counters: Arc::clone(&counters),
             to_judge,
             to_acknowledge: to_acknowledge.clone(),
             shutdown: shutdown.clone(),
         };
-        stages.spawn(reading.run());
-        stages.spawn(judge_all(self.rules, config.deliveries_max, read_batches, to_write));
-        let writers = (0..config.commits_in_flight).map(|_| self.store.writer()).collect();
-        stages.spawn(write(writers, Arc::clone(&counters), judged_batches, to_acknowledge));
-        stages.spawn(acknowledge(self.acknowledger, counters, committed_batches));
+        stages.spawn(reading.run().in_current_span());
+        stages.spawn(judge_all(self.rules, tenant.deliveries_max, read_batches, to_write).in_current_span());
+        let writers = (0..tenant.commits_in_flight).map(|_| self.store.writer()).collect();
+        stages.spawn(write(writers, Arc::clone(&counters), judged_batches, to_acknowledge).in_current_span());
+        stages.spawn(acknowledge(self.acknowledger, counters, committed_batches).in_current_span());
 
         let mut outcome = Ok(());
         while let Some(stage) = stages.join_next().await {
@@ -193,10 +194,7 @@ impl Reading {
                     let flight = Arc::new(Flight { read_at: Instant::now(), place });
                     let entries = match is_redelivery {
                         true => self.recall(entries, &flight).await?,
-                        false => {
-                            self.records.rest();
-                            entries
-                        }
+                        false => entries,
                     };
                     let is_empty = entries.is_empty();
                     if !is_empty && self.to_judge.send(ReadBatch { entries, flight }).await.is_err() {
@@ -275,8 +273,9 @@ async fn judge_all(
             tracing::info!(from = %last, to = %rules.digest(), "guest swapped");
             last = rules.digest();
         }
-        let entries =
-            tokio::task::spawn_blocking(move || judge(rules.as_ref(), deliveries_max, entries)).await?;
+        let span = Span::current();
+        let judge = move || span.in_scope(|| judge(rules.as_ref(), deliveries_max, entries));
+        let entries = tokio::task::spawn_blocking(judge).await?;
         failpoint!("after_judge");
         rejections.log(&entries);
         if to_write.send(JudgedBatch { entries, flight }).await.is_err() {
@@ -336,14 +335,15 @@ async fn write(
     to_acknowledge: mpsc::Sender<CommittedBatch>,
 ) -> Result<(), Error> {
     let mut commits: JoinSet<Result<Writer, Error>> = JoinSet::new();
-    while let Some(batch) = batches.recv().await {
-        if let Some(writer) = idle.pop() {
-            commits.spawn(write_batch(writer, batch, Arc::clone(&counters), to_acknowledge.clone()));
-        }
-        while idle.is_empty()
-            && let Some(commit) = commits.join_next().await
-        {
-            idle.push(commit??);
+    loop {
+        tokio::select! {
+            batch = batches.recv(), if !idle.is_empty() => {
+                let (Some(batch), Some(writer)) = (batch, idle.pop()) else { break };
+                let commit = write_batch(writer, batch, Arc::clone(&counters), to_acknowledge.clone());
+                commits.spawn(commit.in_current_span());
+            }
+            // At once, not with the next batch: it may have failed for good.
+            Some(commit) = commits.join_next() => idle.push(commit??),
         }
     }
     while let Some(commit) = commits.join_next().await {

@@ -8,6 +8,9 @@ use tokio_util::sync::CancellationToken;
 /// Between two log lines about the same trouble.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
+/// The longest delay of a slow one.
+const DELAY_MAX: Duration = Duration::from_secs(30);
+
 /// Delays that grow from 50 ms to between 1 and 2 s, with jitter, so that
 /// replicas do not come back all at once. A new value begins anew.
 pub(crate) struct Backoff {
@@ -27,6 +30,21 @@ impl Default for Backoff {
 }
 
 impl Backoff {
+    /// Delays that grow from 1 s to between 30 and 60 s: each attempt costs something.
+    pub(crate) fn slow() -> Self {
+        let delays = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_secs(1))
+            .with_max_delay(DELAY_MAX)
+            .without_max_times()
+            .with_jitter();
+        Self { delays: delays.build(), told: None }
+    }
+
+    /// The next delay.
+    pub(crate) fn delay(&mut self) -> Duration {
+        self.delays.next().unwrap_or(DELAY_MAX)
+    }
+
     /// Whether this failure is worth a log line: the first is, and then one every 10 s.
     pub(crate) fn is_news(&mut self) -> bool {
         let is_news = self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY);
@@ -38,7 +56,7 @@ impl Backoff {
 
     /// Waits for the next delay.
     pub(crate) async fn wait(&mut self) {
-        tokio::time::sleep(self.delays.next().unwrap_or(Duration::from_secs(1))).await;
+        tokio::time::sleep(self.delay()).await;
     }
 
     /// Waits for the next delay, or for `shutdown`.

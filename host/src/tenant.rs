@@ -1,26 +1,31 @@
-//! One supervised pipeline: start when the servers are there, drain at shutdown.
+//! One supervised pipeline a tenant: start when the servers are there, again after a failure, drain at shutdown.
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
-use crate::config::Config;
-use crate::guests::{self, Guests};
+use crate::config::{Config, Tenant, TenantName};
+use crate::guests::{self, Folders, Guests};
 use crate::metrics::{Counters, Reporter, Server};
 use crate::pipeline::{self, Pipeline, RulesInForce};
 use crate::retry::Backoff;
-use crate::sandbox::{Limits, Sandbox};
+use crate::sandbox::Sandbox;
 use crate::store;
-use crate::store::{Archive, Filter, Remedy, Store};
-use crate::stream::{self, Stream};
+use crate::store::{Archive, Database, Filter, Remedy, Store};
+use crate::stream::{self, Redis, Stream};
 
 /// How long the batches in flight may take to be committed and acknowledged
 /// after the shutdown. What is not done by then stays pending, for the next start.
 const DRAIN: Duration = Duration::from_secs(3);
 
-/// Why the service ended on its own.
+/// A run that lasted so long before it failed went well: the delays begin anew.
+const WELL: Duration = Duration::from_secs(60);
+
+/// Why the service, or a tenant, ended on its own.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Redis, and trying again cannot help.
@@ -51,94 +56,154 @@ pub enum Error {
     Panicked(#[from] tokio::task::JoinError),
 }
 
-/// Runs the service until `shutdown` is called.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let ends = Ends::new(&config)?;
-    let limits = Limits { time: config.guest_time_limit(), memory_bytes: config.guest_memory_bytes };
-    let sandbox = Sandbox::new(limits).map_err(Error::Sandbox)?;
-    let file = config.guest.clone();
-    let guests = tokio::task::spawn_blocking(move || Guests::load(sandbox, file.as_deref())).await??;
-    let guests = Arc::new(guests);
-    let watching = tokio::spawn(Arc::clone(&guests).watch(shutdown.clone()));
-    let outcome = serve(config, ends, guests.in_force(), shutdown).await;
-    watching.abort();
-    outcome
+/// What all tenants share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) redis: Redis,
+    pub(crate) database: Database,
+    pub(crate) rules: Rules,
 }
 
-/// Runs the service with these rules until `shutdown` is called.
-pub async fn run_with(config: Config, rules: RulesInForce, shutdown: CancellationToken) -> Result<(), Error> {
-    let ends = Ends::new(&config)?;
-    serve(config, ends, rules, shutdown).await
+/// Where rules come from.
+pub(crate) enum Rules {
+    /// The components that the tenants' settings name.
+    Guests(Sandbox, Arc<Folders>),
+    /// These, for every tenant.
+    Given(RulesInForce),
 }
 
-/// Where entries come from and where rows go to.
-struct Ends {
-    stream: Stream,
-    store: Store,
-}
-
-impl Ends {
-    /// Reads both URLs, before anything that takes time.
-    fn new(config: &Config) -> Result<Self, Error> {
-        let stream = Stream::new(config)?;
-        let store = Store::new(config).map_err(Error::StoreUrl)?;
-        Ok(Self { stream, store })
-    }
-}
-
-async fn serve(
-    config: Config,
-    Ends { stream, store }: Ends,
-    rules: RulesInForce,
+/// A tenant's run, for as long as the process lives.
+pub(crate) struct Run {
+    shared: Arc<Shared>,
+    tenant: Tenant,
+    counters: Arc<Counters>,
+    reporter: Reporter,
+    /// Kept when the pipeline is started again.
+    rules: Option<Watched>,
     shutdown: CancellationToken,
-) -> Result<(), Error> {
-    let counters = Arc::new(Counters::default());
-    let mut reporter = Reporter::new(&config, stream.gauge());
-    let interval = config.monitoring_interval();
-    tokio::select! {
-        prepared = prepare(&stream, &store, &counters) => prepared?,
-        () = reporter.run(&counters, interval, &shutdown) => return Ok(()),
-    }
-    counters.started();
-    tracing::info!(
-        redis = stream.address(),
-        postgres = store.address(),
-        stream = config.stream_name,
-        group = config.consumer_group,
-        consumer = config.consumer_name,
-        "running"
-    );
-    // What was trimmed while nobody read shows before the first read only.
-    reporter.look_for_losses().await;
+}
 
-    let tidying = tokio::spawn(tidy(stream.clone(), store.clone(), config.dead_letter_retention_days));
-    let pipeline = Pipeline {
-        reader: stream.reader(&config),
-        rules,
-        store,
-        acknowledger: stream.acknowledger(),
-        counters: Arc::clone(&counters),
-    };
-    let reporting = shutdown.child_token();
-    let (outcome, ()) = tokio::join!(
-        async {
-            let outcome = drained(pipeline.run(&config, shutdown.clone()), &shutdown).await;
-            reporting.cancel();
-            outcome
-        },
-        reporter.run(&counters, interval, &reporting),
-    );
-    tidying.abort();
-    reporter.report(&counters).await;
-    Ok(outcome?)
+/// Rules in force, and the task that watches their file.
+struct Watched {
+    in_force: RulesInForce,
+    _watching: Option<AbortOnDropHandle<()>>,
+}
+
+impl Run {
+    /// Touches nothing yet.
+    pub(crate) fn new(shared: Arc<Shared>, tenant: Tenant, shutdown: CancellationToken) -> Self {
+        let gauge = shared.redis.stream(&shared.config, &tenant).gauge();
+        let reporter = Reporter::new(&shared.config, &tenant.name, gauge);
+        Self { shared, tenant, counters: Arc::default(), reporter, rules: None, shutdown }
+    }
+
+    /// Until the shutdown, or an error.
+    pub(crate) async fn once(mut self) -> Result<(), Error> {
+        let shutdown = self.shutdown.clone();
+        self.serve(shutdown).await
+    }
+
+    /// Until the shutdown. After an error it is started again, with growing
+    /// delays: somebody may have mended what was wrong.
+    pub(crate) async fn supervised(mut self) {
+        let mut backoff = Backoff::slow();
+        loop {
+            let begun = Instant::now();
+            // An error ends this attempt, and nothing else.
+            let Err(error) = self.serve(self.shutdown.child_token()).await else { return };
+            if self.shutdown.is_cancelled() {
+                tracing::error!(%error, "failed during the shutdown");
+                return;
+            }
+            if begun.elapsed() >= WELL {
+                backoff = Backoff::slow();
+            }
+            let delay = backoff.delay();
+            tracing::error!(%error, again_in_s = delay.as_secs(), "this tenant has failed; starting it again later");
+            self.counters.failed();
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.reporter.run(&self.counters, &self.shutdown) => return,
+            }
+        }
+    }
+
+    async fn rules(&mut self) -> Result<RulesInForce, Error> {
+        let watched = match self.rules.take() {
+            Some(watched) => watched,
+            None => self.load_rules().await?,
+        };
+        Ok(self.rules.insert(watched).in_force.clone())
+    }
+
+    async fn load_rules(&self) -> Result<Watched, Error> {
+        let (sandbox, folders) = match &self.shared.rules {
+            Rules::Given(in_force) => return Ok(Watched { in_force: in_force.clone(), _watching: None }),
+            Rules::Guests(sandbox, folders) => (sandbox.with(self.tenant.limits()), Arc::clone(folders)),
+        };
+        let file = self.tenant.guest.clone();
+        let span = tracing::Span::current();
+        let load = move || span.in_scope(|| Guests::load(sandbox, file.as_deref()));
+        let guests = Arc::new(tokio::task::spawn_blocking(load).await??);
+        let in_force = guests.in_force();
+        let watching = tokio::spawn(guests.watch(folders, self.shutdown.clone()).in_current_span());
+        Ok(Watched { in_force, _watching: Some(AbortOnDropHandle::new(watching)) })
+    }
+
+    /// One run of the pipeline, until `shutdown` or an error.
+    async fn serve(&mut self, shutdown: CancellationToken) -> Result<(), Error> {
+        let rules = self.rules().await?;
+        let Shared { config, redis, database, .. } = &*self.shared;
+        let (tenant, counters, reporter) = (&self.tenant, &self.counters, &mut self.reporter);
+        let (stream, store) = (redis.stream(config, tenant), database.store(tenant));
+        tokio::select! {
+            prepared = prepare(&stream, &store, counters) => prepared?,
+            () = reporter.run(counters, &shutdown) => return Ok(()),
+        }
+        counters.started();
+        tracing::info!(
+            redis = redis.address(),
+            postgres = database.address(),
+            stream = tenant.stream_name,
+            group = tenant.consumer_group,
+            consumer = config.consumer_name,
+            "running"
+        );
+        // What was trimmed while nobody read shows before the first read only.
+        reporter.look_for_losses().await;
+
+        let tidying = tidy(stream.clone(), store.clone(), tenant.clone());
+        let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying.in_current_span()));
+        let pipeline = Pipeline {
+            reader: stream.reader(tenant),
+            rules,
+            store,
+            acknowledger: stream.acknowledger(),
+            counters: Arc::clone(counters),
+        };
+        let reporting = shutdown.child_token();
+        let (outcome, ()) = tokio::join!(
+            async {
+                let outcome = drained(pipeline.run(tenant, shutdown.clone()), &shutdown).await;
+                reporting.cancel();
+                outcome
+            },
+            reporter.run(counters, &reporting),
+        );
+        reporter.report(counters).await;
+        Ok(outcome?)
+    }
 }
 
 /// Deletes every hour what nobody needs any more.
-async fn tidy(stream: Stream, store: Store, days: u32) {
+async fn tidy(stream: Stream, store: Store, tenant: Tenant) {
+    let days = tenant.dead_letter_retention_days;
     let mut hours = tokio::time::interval(Duration::from_secs(3_600));
     loop {
         hours.tick().await;
-        match purge(&store, days).await {
+        // One tenant after the other, or a hundred would want a connection at the same moment.
+        let Ok(_turn) = store.database().turn_to_tidy().await else { return };
+        match purge(&store, &tenant.name, days).await {
             Ok(0) => {}
             Ok(purged) => tracing::info!(purged, days, "old dead letters deleted"),
             Err(error) => {
@@ -152,17 +217,18 @@ async fn tidy(stream: Stream, store: Store, days: u32) {
 }
 
 /// Deletes dead letters that are older than the setting says; 0 keeps them.
-async fn purge(store: &Store, days: u32) -> Result<u64, store::Error> {
+async fn purge(store: &Store, tenant: &TenantName, days: u32) -> Result<u64, store::Error> {
     /// Letters deleted in one transaction.
     const CHUNK: u32 = 1_000;
     if days == 0 {
         return Ok(0);
     }
     let before = Some(chrono::Utc::now() - chrono::Duration::days(i64::from(days)));
-    let mut archive = Archive::open(store).await?;
+    let filter = Filter { before, tenant: Some(tenant.to_string()), ..Filter::default() };
+    let mut archive = Archive::open(store.database()).await?;
     let mut purged = 0;
     loop {
-        match archive.purge(&Filter { before, ..Filter::default() }, CHUNK).await? {
+        match archive.purge(&filter, CHUNK).await? {
             0 => return Ok(purged),
             part => purged += part,
         }
@@ -200,11 +266,11 @@ async fn prepare(stream: &Stream, store: &Store, counters: &Counters) -> Result<
         let mut backoff = Backoff::default();
         while let Err(source) = store.prepare().await {
             if !matches!(source.remedy(), Remedy::Retry | Remedy::Split) {
-                return Err(Error::Store { address: store.address().to_owned(), source });
+                return Err(Error::Store { address: store.database().address().to_owned(), source });
             }
             counters.waits_for(Server::Postgres, true);
             if backoff.is_news() {
-                tracing::warn!(error = %source, database = store.address(), "waiting for postgres");
+                tracing::warn!(error = %source, database = store.database().address(), "waiting for postgres");
             }
             backoff.wait().await;
         }

@@ -27,4 +27,5 @@ mod starting;
 mod stopping;
 mod storing;
 mod swapping;
+mod tenants;
 mod unanswered;

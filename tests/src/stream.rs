@@ -49,6 +49,13 @@ impl Stream {
         other
     }
 
+    /// A stream beside it, with a group of the same name.
+    pub fn sibling(&self, name: &str) -> Self {
+        let mut other = self.another();
+        (other.is_owner, other.name) = (true, format!("{}:{name}", self.name));
+        other
+    }
+
     /// The server's, for the service.
     pub fn url(&self) -> &str {
         &self.url

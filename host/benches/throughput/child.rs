@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use anyhow::Context as _;
 use sluicegate::batch::{Claim, Digest, Entry, EntryId, Judged, Readable, Verdict, Violation};
 use sluicegate::config::Config;
 use sluicegate::judge::{Fault, Rules, judge};
-use sluicegate::store::{self, Record, Store};
-use sluicegate::tenant;
+use sluicegate::service;
+use sluicegate::store::{self, Database, Record};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -84,7 +85,7 @@ pub(crate) fn native() -> anyhow::Result<()> {
             terminate.recv().await;
             stop.cancel();
         });
-        Ok(tenant::run_with(config, in_force, shutdown).await?)
+        Ok(service::run_with(config, in_force, shutdown).await?)
     })
 }
 
@@ -92,6 +93,7 @@ pub(crate) fn native() -> anyhow::Result<()> {
 /// prints the seconds that the writing took.
 pub(crate) fn database_alone() -> anyhow::Result<()> {
     let config = Config::load(None)?;
+    let tenant = config.tenants.first().context("the tenant of the environment")?;
     let events: usize = std::env::var(EVENTS)?.parse()?;
     let entries: Vec<Entry> = Events::new(1)
         .take(events)
@@ -103,16 +105,16 @@ pub(crate) fn database_alone() -> anyhow::Result<()> {
         })
         .collect();
     let batches: Vec<Vec<Judged>> = entries
-        .chunks(config.batch_size)
-        .map(|batch| judge(&Native, config.deliveries_max, batch.to_vec()))
+        .chunks(tenant.batch_size)
+        .map(|batch| judge(&Native, tenant.deliveries_max, batch.to_vec()))
         .collect();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let store = Store::new(&config)?;
+        let store = Database::new(&config)?.store(tenant);
         store.prepare().await?;
         let begun = Instant::now();
         let batches = Arc::new(Mutex::new(batches));
         let mut writers = JoinSet::new();
-        for slot in (0..).take(config.commits_in_flight) {
+        for slot in (0..).take(tenant.commits_in_flight) {
             let (mut writer, batches) = (store.writer(), Arc::clone(&batches));
             writers.spawn(async move {
                 loop {

@@ -14,8 +14,8 @@ use super::error::within;
 use super::ledger::{Audit, Ledger, Letter, Report};
 use super::place::{PATIENCE, Place, connect};
 use crate::batch::Event;
-use crate::config::{Config, Secret};
-use crate::stream::{Gauge, Levels, Stream};
+use crate::config::{Config, Secret, Tenant};
+use crate::stream::{Gauge, Levels, Redis};
 
 /// How long taking stock may take.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(120);
@@ -47,14 +47,14 @@ pub(super) struct Measured {
 
 impl Observer {
     pub(super) async fn connect(place: &Place, group: &str) -> Result<Self, Error> {
-        let config = Config {
-            redis_url: Secret::from(place.redis_url().to_owned()),
+        let config = Config { redis_url: Secret::from(place.redis_url().to_owned()), ..Config::default() };
+        let tenant = Tenant {
             stream_name: place.stream.clone(),
             consumer_group: group.to_owned(),
-            ..Config::default()
+            ..Tenant::default()
         };
         let postgres = connect(&place.postgres_url).await?;
-        Ok(Self { gauge: Stream::new(&config)?.gauge(), postgres })
+        Ok(Self { gauge: Redis::new(&config)?.stream(&config, &tenant).gauge(), postgres })
     }
 
     /// Whether the service has made its group and its tables.

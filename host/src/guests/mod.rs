@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::watch as channel;
+pub use watch::Folders;
 
 use crate::batch::Digest;
 use crate::judge::Rules;

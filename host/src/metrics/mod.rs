@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::csv::{CsvFile, Record};
 use crate::batch::Tally;
-use crate::config::Config;
+use crate::config::{Config, TenantName};
 use crate::stream::{Gauge, Levels};
 
 /// What the pipeline did since the start, and what it is waiting for.
@@ -26,6 +26,8 @@ struct Totals {
     last_batch: Duration,
     /// Whether both servers were found to be as they must be.
     started: bool,
+    /// Whether the pipeline has failed and waits to be started again.
+    failed: bool,
     waiting: Waiting,
 }
 
@@ -47,6 +49,7 @@ struct Waiting {
 impl Totals {
     fn state(&self) -> &'static str {
         match (self.waiting.redis, self.waiting.postgres) {
+            _ if self.failed => "failed",
             (false, false) if self.started => "running",
             (false, false) => "starting",
             (true, false) => "waiting for redis",
@@ -72,7 +75,15 @@ impl Counters {
 
     /// Notes that entries are read from now on.
     pub fn started(&self) {
-        self.totals().started = true;
+        let mut totals = self.totals();
+        (totals.started, totals.failed) = (true, false);
+    }
+
+    /// Notes that the pipeline has ended. What was in flight will be delivered again.
+    pub fn failed(&self) {
+        let mut totals = self.totals();
+        (totals.started, totals.failed, totals.waiting) = (false, true, Waiting::default());
+        totals.delivered = totals.tally.total();
     }
 
     /// Notes that a server is away, or that it is there again.
@@ -93,6 +104,9 @@ impl Counters {
 pub struct Reporter {
     gauge: Gauge,
     csv: CsvFile,
+    interval: Duration,
+    /// When the next line is due; not before the first [`Reporter::run`].
+    next: Option<tokio::time::Instant>,
     last: (Instant, u64),
     /// Entries that were trimmed before they were read.
     lost: u64,
@@ -100,17 +114,27 @@ pub struct Reporter {
 
 impl Reporter {
     /// Nothing is written before the first interval has passed.
-    pub fn new(config: &Config, gauge: Gauge) -> Self {
-        Self { gauge, csv: CsvFile::new(&config.metrics_csv), last: (Instant::now(), 0), lost: 0 }
+    pub fn new(config: &Config, tenant: &TenantName, gauge: Gauge) -> Self {
+        let interval = config.monitoring_interval();
+        Self {
+            gauge,
+            csv: CsvFile::new(&config.metrics_csv_of(tenant)),
+            interval,
+            next: None,
+            last: (Instant::now(), 0),
+            lost: 0,
+        }
     }
 
     /// Reports at each interval, until `shutdown`.
-    pub async fn run(&mut self, counters: &Counters, interval: Duration, shutdown: &CancellationToken) {
-        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    pub async fn run(&mut self, counters: &Counters, shutdown: &CancellationToken) {
         loop {
+            let next = *self.next.get_or_insert_with(|| tokio::time::Instant::now() + self.interval);
             tokio::select! {
-                _ = ticks.tick() => self.report(counters).await,
+                () = tokio::time::sleep_until(next) => {
+                    self.next = None;
+                    self.report(counters).await;
+                }
                 () = shutdown.cancelled() => return,
             }
         }

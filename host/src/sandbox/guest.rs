@@ -1,6 +1,6 @@
 //! A compiled component and its call, once a batch.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Engine, Store, Trap};
@@ -8,6 +8,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::engine::TICK;
 use super::limits::{Meter, OutOfMemory};
+use super::turns::Turns;
 use super::wasi::{self, Output};
 use super::{COMPONENT_MAX_BYTES, Limits, LoadError};
 use crate::batch::{Claim, Digest, EntryId, Readable, Verdict, Violation};
@@ -29,7 +30,27 @@ mod bindings {
 pub struct Guest {
     digest: Digest,
     component: Arc<bindings::ValidatorPre<State>>,
+    turns: Arc<Turns>,
     limits: Limits,
+}
+
+/// A guest that may be nobody's any more, without its limits.
+#[derive(Default)]
+pub(super) struct WeakGuest {
+    digest: Option<Digest>,
+    component: Weak<bindings::ValidatorPre<State>>,
+    turns: Weak<Turns>,
+}
+
+impl WeakGuest {
+    pub(super) fn is_in_force(&self) -> bool {
+        self.component.strong_count() > 0
+    }
+
+    pub(super) fn upgrade(&self, limits: Limits) -> Option<Guest> {
+        let (component, turns) = (self.component.upgrade()?, self.turns.upgrade()?);
+        Some(Guest { digest: self.digest?, component, turns, limits })
+    }
 }
 
 /// What an instance carries with it.
@@ -49,6 +70,7 @@ impl Guest {
     pub(super) fn load(
         engine: &Engine,
         linker: &Linker<State>,
+        turns: &Arc<Turns>,
         limits: Limits,
         bytes: &[u8],
     ) -> Result<Self, LoadError> {
@@ -59,7 +81,21 @@ impl Guest {
             linker.instantiate_pre(&component).map_err(|error| LoadError::Imports(describe(&error)))?;
         let component =
             bindings::ValidatorPre::new(component).map_err(|error| LoadError::World(describe(&error)))?;
-        Ok(Self { digest: Digest::of(bytes), component: Arc::new(component), limits })
+        Ok(Self {
+            digest: Digest::of(bytes),
+            component: Arc::new(component),
+            turns: Arc::clone(turns),
+            limits,
+        })
+    }
+
+    pub(super) fn downgrade(&self) -> WeakGuest {
+        let Self { digest, component, turns, .. } = self;
+        WeakGuest {
+            digest: Some(*digest),
+            component: Arc::downgrade(component),
+            turns: Arc::downgrade(turns),
+        }
     }
 
     fn call(
@@ -111,11 +147,13 @@ impl Rules for Guest {
         self.digest
     }
 
-    /// In a fresh instance. Blocks for up to the time limit.
+    /// In a fresh instance. Blocks for up to the time limit, after its turn has come.
     fn process(&self, batch: &[Readable<'_>]) -> Result<Vec<Verdict>, Fault> {
         let Some(first) = batch.first() else { return Ok(Vec::new()) };
         let output = Output::default();
+        let turn = self.turns.take();
         let verdicts = self.call(first.id, batch, &output);
+        drop(turn);
         let printed = output.text();
         if !printed.is_empty() {
             tracing::debug!(guest = %self.digest, printed, "guest output");

@@ -2,6 +2,7 @@
 //!
 //! - [`engine`]: how components are compiled, and the clock that stops them
 //! - [`limits`]: what an instance may use
+//! - [`turns`]: who may run a guest now
 //! - [`wasi`]: the little of WASI that a guest sees
 //! - [`guest`]: a compiled component and its call, once a batch
 //!
@@ -12,6 +13,7 @@
 mod engine;
 mod guest;
 mod limits;
+mod turns;
 mod wasi;
 
 pub use engine::Sandbox;

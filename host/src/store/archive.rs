@@ -8,7 +8,7 @@ use sqlx::query::Query;
 use sqlx::{Connection as _, PgConnection, Postgres, Row as _};
 
 use super::write::{Keys, Rows, take_new};
-use super::{Error, Remedy, Store};
+use super::{Database, Error, Remedy, Store};
 use crate::batch::{Digest, Entry, EntryId, Fate, Field, Judged, Reason, Violation};
 
 /// Which letters are meant: those that match all that is given.
@@ -79,6 +79,8 @@ pub type Judge<'a> = &'a (dyn Fn(Vec<Entry>) -> Vec<Judged> + Sync);
 /// A part of a replay: what is done in one transaction.
 #[derive(Clone, Copy)]
 pub struct Part<'a> {
+    /// Where the rows go to.
+    pub store: &'a Store,
     /// Of what.
     pub scope: &'a Scope,
     /// Letters after this number.
@@ -156,8 +158,8 @@ pub struct Archive {
 
 impl Archive {
     /// Connects, to a database that was prepared.
-    pub async fn open(store: &Store) -> Result<Self, Error> {
-        let mut connection = store.connect().await?;
+    pub async fn open(database: &Database) -> Result<Self, Error> {
+        let mut connection = database.connect().await?;
         // Otherwise what is killed while its statement waits for a lock holds its letters until then.
         // A server on a system that cannot do this refuses, and then it is so.
         let _ = sqlx::query("SET client_connection_check_interval = '1s'").execute(&mut connection).await;
@@ -230,7 +232,7 @@ impl Archive {
         let judged = (part.judge)(letters.iter().map(Letter::entry).collect());
 
         // A trial inserts too, to tell new rows from duplicates, and rolls back.
-        let mut new = match (insert(&mut transaction, &judged).await, judged.len()) {
+        let mut new = match (insert(part.store, &mut transaction, &judged).await, judged.len()) {
             (Ok(new), _) => Some(new),
             (Err(error), 1) if error.remedy() == Remedy::BlameRow => None,
             (Err(error), _) => return Err(error),
@@ -270,11 +272,11 @@ impl Archive {
 }
 
 /// Inserts rows, and gives the keys of new ones. After an error the transaction goes on without them.
-async fn insert(transaction: &mut PgConnection, judged: &[Judged]) -> Result<Keys, Error> {
+async fn insert(store: &Store, transaction: &mut PgConnection, judged: &[Judged]) -> Result<Keys, Error> {
     let mut savepoint = transaction.begin().await?;
     // What is checked at the commit is checked here: then it is too late for a letter to be marked.
     sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *savepoint).await?;
-    let new = Rows::of(judged).insert_returning(&mut savepoint).await?;
+    let new = Rows::of(judged).insert_returning(store, &mut savepoint).await?;
     savepoint.commit().await?;
     Ok(new)
 }

@@ -42,8 +42,10 @@ pub enum Error {
         source: sqlx::Error,
     },
     /// The table is there, but it is another.
-    #[error("the table events has another form: {found}; wanted {wanted}")]
+    #[error("the table {table} has another form: {found}; wanted {wanted}")]
     WrongTable {
+        /// Its name.
+        table: String,
         /// Its columns and its key.
         found: String,
         /// As the migration makes it.
@@ -63,6 +65,9 @@ pub enum Error {
     /// The server has ended the session that prepared the database, and no word of it arrived.
     #[error("the connection that prepared the database was lost without a word")]
     SessionLost,
+    /// The process is ending.
+    #[error("no more connections are lent")]
+    Closed,
     /// More fields in one batch's dead letters than an array can count.
     #[error("the dead letters of one batch have more than 2^31 fields")]
     TooManyFields,
@@ -110,6 +115,18 @@ pub enum Remedy {
 }
 
 impl Error {
+    /// Whether the server or the network is at fault, and other connections with this one.
+    pub(super) fn is_of_connection(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } => true,
+            Self::Statement(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P"))
+            }
+            Self::Statement(error) => remedy(error) == Remedy::Retry,
+            _ => false,
+        }
+    }
+
     /// What is to be done.
     pub fn remedy(&self) -> Remedy {
         match self {

@@ -3,11 +3,8 @@
 use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 
-use super::Error;
+use super::{Error, Store};
 use crate::batch::{Entry, Fate, Judged, Reason, Violation};
-
-/// The only tenant there is so far.
-const TENANT: &str = "default";
 
 /// An array of arrays cannot be unnested by one level, so each letter's fields
 /// are a slice of one long array.
@@ -81,9 +78,9 @@ impl<'a> Letters<'a> {
         self.entry_ids.is_empty()
     }
 
-    pub(super) async fn insert(&self, stream: &str, connection: &mut PgConnection) -> Result<(), Error> {
+    pub(super) async fn insert(&self, store: &Store, connection: &mut PgConnection) -> Result<(), Error> {
         sqlx::query(INSERT_LETTERS)
-            .bind(stream)
+            .bind(&store.stream)
             .bind(&self.fields)
             .bind(&self.entry_ids)
             .bind(&self.fingerprints)
@@ -93,7 +90,7 @@ impl<'a> Letters<'a> {
             .bind(&self.last_fields)
             .bind(&self.components)
             .bind(&self.deliveries)
-            .bind(TENANT)
+            .bind(store.tenant.as_str())
             .execute(connection)
             .await?;
         Ok(())

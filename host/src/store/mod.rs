@@ -1,21 +1,31 @@
 //! PostgreSQL: prepare at start, write a batch in one transaction.
 //!
-//! Connections are held, not pooled: each [`Writer`] has one, and gives it up
-//! after any error. So the reason why there is none is told as it is, and a
-//! connection whose state is in doubt is never used again.
+//! - `lending`: the connections that the writers of all tenants share
+//! - `prepare`, `table`: version, extension, migrations; a tenant's table
+//! - `write`, `letters`, `record`: what a transaction consists of
+//! - `archive`: dead letters as an operator handles them
+//!
+//! A connection is lent for a batch and given up after any error. So the reason
+//! why there is none is told as it is, and a connection whose state is in doubt
+//! is never used again.
 
 mod archive;
 mod error;
+mod lending;
 mod letters;
 mod prepare;
 mod record;
+mod table;
 mod write;
 
+use std::ops::Deref;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
 pub use archive::{Archive, Filter, Judge, Letter, Part, Replay, Scope};
@@ -24,7 +34,9 @@ pub use record::{Leftover, Record, Records};
 pub use write::Writer;
 
 use crate::batch::{EntryId, Tally};
-use crate::config::Config;
+use crate::config::{Config, TableName, Tenant, TenantName};
+use lending::Lending;
+use write::Statements;
 
 /// How long a connection may take to be had.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -56,20 +68,31 @@ impl Committed {
     }
 }
 
-/// The database. Cheap to clone; connects to nothing by itself.
+/// The database, which all tenants share. Cheap to clone; connects to nothing by itself.
 #[derive(Clone)]
-pub struct Store {
+pub struct Database(Arc<Shared>);
+
+/// What a [`Database`] is made of.
+pub struct Shared {
     options: PgConnectOptions,
     address: String,
-    /// Named in dead letters, and with the group in the record of commits.
-    stream: String,
-    group: String,
-    /// Tells the commits of this run from those of others.
-    run: Uuid,
     allow_plain_table: bool,
+    lending: Lending,
+    /// Set when the extension and the migrations are in place.
+    prepared: OnceCell<()>,
+    /// One tenant at a time deletes what nobody needs any more.
+    tidying: Semaphore,
 }
 
-impl Store {
+impl Deref for Database {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Database {
     /// Reads the URL.
     pub fn new(config: &Config) -> Result<Self, Error> {
         let url = config.postgres_url()?;
@@ -81,19 +104,66 @@ impl Store {
             .map_err(|_| Error::Url)? // its message may repeat the password
             .application_name("sluicegate");
         let database = options.get_database().unwrap_or(options.get_username());
-        Ok(Self {
+        Ok(Self(Arc::new(Shared {
             address: format!("{}:{}/{database}", options.get_host(), options.get_port()),
             options,
-            stream: config.stream_name.clone(),
-            group: config.consumer_group.clone(),
-            run: Uuid::new_v4(),
             allow_plain_table: config.allow_plain_table,
-        })
+            lending: Lending::new(config.connections_for_writing()),
+            prepared: OnceCell::new(),
+            tidying: Semaphore::new(1),
+        })))
     }
 
     /// Host, port and database, without the password.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// What one run of a tenant's pipeline writes to.
+    pub fn store(&self, tenant: &Tenant) -> Store {
+        Store {
+            database: self.clone(),
+            tenant: tenant.name.clone(),
+            stream: tenant.stream_name.clone(),
+            group: tenant.consumer_group.clone(),
+            statements: Statements::of(&tenant.events_table),
+            table: tenant.events_table.clone(),
+            run: Uuid::new_v4(),
+        }
+    }
+
+    /// Waits until no other tenant tidies up. For as long as the permit lives none begins.
+    pub async fn turn_to_tidy(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.tidying.acquire().await.map_err(|_| Error::Closed)
+    }
+
+    async fn connect(&self) -> Result<PgConnection, Error> {
+        match tokio::time::timeout(CONNECT_PATIENCE, self.options.connect()).await {
+            Ok(connected) => Ok(connected?),
+            Err(_) => Err(Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE }),
+        }
+    }
+}
+
+/// A tenant's part of the database, for one run of its pipeline. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    database: Database,
+    /// Named in dead letters, with the stream.
+    tenant: TenantName,
+    /// With the group, in the record of commits too.
+    stream: String,
+    group: String,
+    table: TableName,
+    statements: Statements,
+    /// Tells the commits of this run from those of others.
+    run: Uuid,
+}
+
+impl Store {
+    /// Where it is.
+    pub fn database(&self) -> &Database {
+        &self.database
     }
 
     /// Something that writes one batch after the other.
@@ -104,12 +174,5 @@ impl Store {
     /// Something that knows what was committed before.
     pub fn records(&self) -> Records {
         Records::new(self.clone())
-    }
-
-    async fn connect(&self) -> Result<PgConnection, Error> {
-        match tokio::time::timeout(CONNECT_PATIENCE, self.options.connect()).await {
-            Ok(connected) => Ok(connected?),
-            Err(_) => Err(Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE }),
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 use tokio::time::{sleep, timeout};
 
-use super::{CONNECT_PATIENCE, Error, Store};
+use super::{CONNECT_PATIENCE, Database, Error, Store, table};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
@@ -13,10 +13,6 @@ const POSTGRES_MAJOR_MIN: u32 = 14;
 /// Below it, ON CONFLICT DO NOTHING on a compressed chunk can drop the rest of
 /// a statement after the first conflict (timescaledb#7672).
 const TIMESCALEDB_MIN: (u32, u32, u32) = (2, 18, 1);
-
-/// The columns of `events`, as PostgreSQL names their types, and its key.
-const TABLE: &str = "event_id uuid, event_type text, properties jsonb, time timestamp with time zone, user_id text; \
-                     primary key (event_id, time)";
 
 /// A migration may take hours, so its statements have no time limit. Instead
 /// the server ends a session that waits for us for so long: a network that
@@ -28,25 +24,29 @@ const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// So many looks in a row that the server does not answer are enough.
 const LOOKS_IN_VAIN_MAX: u32 = 3;
 
-impl Store {
-    /// Checks the server, makes the extension and the tables if they are
-    /// missing. Safe when several replicas start together: sqlx takes an
-    /// advisory lock, and what the extension's making races on is tried again.
+impl Database {
+    /// Checks the server, makes the extension and the tables that all tenants
+    /// share if they are missing: once, for whichever tenant comes first. Safe
+    /// when several replicas start together: sqlx takes an advisory lock, and
+    /// what the extension's making races on is tried again.
     pub async fn prepare(&self) -> Result<(), Error> {
-        let version = self.watched(async |connection| self.make_extension(connection).await).await?;
+        self.prepared.get_or_try_init(|| self.prepare_now()).await.copied()
+    }
+
+    async fn prepare_now(&self) -> Result<(), Error> {
+        let (mut connection, session) = self.session().await?;
+        let version = self.watched(session, self.make_extension(&mut connection)).await?;
         match version {
             Some(version) => tracing::info!(timescaledb = version, "database ready to migrate"),
             None => tracing::warn!("no timescaledb: events go to a plain table, as ALLOW_PLAIN_TABLE says"),
         }
         // Another connection: some versions end that of who tries to make an extension that is not loaded.
-        self.watched(async |connection| migrate(connection).await).await
+        let (mut connection, session) = self.session().await?;
+        self.watched(session, migrate(&mut connection)).await
     }
 
-    /// Does this over a connection of its own, for as long as the server works on it.
-    async fn watched<T>(
-        &self,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+    /// A connection of its own, and the server's process for it.
+    async fn session(&self) -> Result<(PgConnection, i32), Error> {
         let mut connection = self.connect().await?;
         let begin = async {
             check_server(&mut connection).await?;
@@ -56,8 +56,17 @@ impl Store {
         let backend = timeout(CONNECT_PATIENCE, begin)
             .await
             .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE })??;
+        Ok((connection, backend))
+    }
+
+    /// Does this in a session, for as long as the server works on it.
+    async fn watched<T>(
+        &self,
+        backend: i32,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         tokio::select! {
-            done = work(&mut connection) => done,
+            done = work => done,
             error = self.until_lost(backend) => Err(error),
         }
     }
@@ -133,12 +142,21 @@ impl Store {
     }
 }
 
-async fn migrate(connection: &mut PgConnection) -> Result<(), Error> {
-    // Before anything is made of it: it may be somebody else's.
-    if let Some(found) = table(connection).await? {
-        check_table(found)?;
+impl Store {
+    /// Makes and checks what the tenant's pipeline needs.
+    pub async fn prepare(&self) -> Result<(), Error> {
+        self.database.prepare().await?;
+        // Many tenants start at the same time.
+        let _permit = self.database.lending.permit().await?;
+        let (mut connection, session) = self.database.session().await?;
+        self.database.watched(session, self.prepare_table(&mut connection)).await
     }
-    MIGRATIONS.run(&mut *connection).await.map_err(|error| match error {
+}
+
+async fn migrate(connection: &mut PgConnection) -> Result<(), Error> {
+    table::check_before_first_migration(connection).await?;
+    // What `run` does: rustc cannot tell that a task may hold `run` itself ("not general enough").
+    MIGRATIONS.run_direct(None, connection, false).await.map_err(|error| match error {
         sqlx::migrate::MigrateError::Execute(source)
         | sqlx::migrate::MigrateError::ExecuteMigration(source, _)
             if is_denied(&source) =>
@@ -150,8 +168,7 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), Error> {
             }
         }
         other => Error::Migrate(other),
-    })?;
-    check_table(table(connection).await?.unwrap_or_default())
+    })
 }
 
 async fn check_server(connection: &mut PgConnection) -> Result<(), Error> {
@@ -166,7 +183,7 @@ async fn check_server(connection: &mut PgConnection) -> Result<(), Error> {
     }
 }
 
-async fn extension_version(connection: &mut PgConnection) -> Result<Option<String>, Error> {
+pub(super) async fn extension_version(connection: &mut PgConnection) -> Result<Option<String>, Error> {
     let version: Option<String> =
         sqlx::query_scalar("SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'")
             .fetch_optional(connection)
@@ -186,32 +203,7 @@ fn parts(version: &str) -> Option<(u32, u32, u32)> {
     Some((parts.next()?, parts.next()?, parts.next().unwrap_or(0)))
 }
 
-/// What the table `events` looks like, if there is one.
-async fn table(connection: &mut PgConnection) -> Result<Option<String>, Error> {
-    let found = sqlx::query_scalar(
-        "SELECT concat(
-             (SELECT string_agg(attname || ' ' || format_type(atttypid, NULL), ', ' ORDER BY attname)
-              FROM pg_attribute
-              WHERE attrelid = events AND attnum > 0 AND NOT attisdropped
-                AND attname IN ('event_id', 'event_type', 'properties', 'time', 'user_id')),
-             '; ',
-             (SELECT coalesce('primary key (' || string_agg(attname, ', ' ORDER BY attname) || ')', 'no primary key')
-              FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)
-              WHERE indrelid = events AND indisprimary))
-         FROM to_regclass('events') AS events WHERE events IS NOT NULL",
-    );
-    Ok(found.fetch_optional(connection).await?)
-}
-
-/// A table of the same name may have been there before. Without the key, duplicates would not show.
-fn check_table(found: String) -> Result<(), Error> {
-    match found == TABLE {
-        true => Ok(()),
-        false => Err(Error::WrongTable { found, wanted: TABLE }),
-    }
-}
-
-fn is_denied(error: &sqlx::Error) -> bool {
+pub(super) fn is_denied(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "42501")
 }
 

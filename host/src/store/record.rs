@@ -89,27 +89,17 @@ fn decode(bytes: &[u8]) -> Result<Vec<Mark>, Error> {
 /// What earlier runs, and other replicas, have committed.
 pub struct Records {
     store: Store,
-    /// Kept while entries come again.
-    connection: Option<PgConnection>,
 }
 
 impl Records {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, connection: None }
+        Self { store }
     }
 
     /// Of entries that are delivered again, those whose fate is committed, and
     /// the others, in their order.
-    pub async fn recall(&mut self, entries: &[Entry]) -> Result<(Committed, Vec<Entry>), Error> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.store.connect().await?,
-        };
-        let known = known(&self.store, &mut connection);
-        let known = tokio::time::timeout(WRITE_PATIENCE, known)
-            .await
-            .map_err(|_| Error::TimedOut { what: "recalling commits", after: WRITE_PATIENCE })??;
-        self.connection = Some(connection);
+    pub async fn recall(&self, entries: &[Entry]) -> Result<(Committed, Vec<Entry>), Error> {
+        let known = self.known().await.map_err(|error| self.store.database.failed(error))?;
         let is_known = |entry: &Entry| match (known.get(&entry.id), &entry.fields) {
             (None, _) => false,
             // Deleted since: there is nothing left to compare.
@@ -122,9 +112,14 @@ impl Records {
         Ok((Committed { ids, tally }, new))
     }
 
-    /// Nothing more comes again for now.
-    pub fn rest(&mut self) {
-        self.connection = None;
+    async fn known(&self) -> Result<HashMap<EntryId, u32>, Error> {
+        let mut loan = self.store.database.borrow().await?;
+        let known = known(&self.store, &mut loan.connection);
+        let known = tokio::time::timeout(WRITE_PATIENCE, known)
+            .await
+            .map_err(|_| Error::TimedOut { what: "recalling commits", after: WRITE_PATIENCE })??;
+        loan.give_back(&self.store.database);
+        Ok(known)
     }
 }
 
@@ -157,7 +152,7 @@ pub struct Leftover {
 impl Store {
     /// What was not overwritten for an hour: that of runs that ended, and of idle replicas.
     pub async fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
-        let mut connection = self.connect().await?;
+        let mut connection = self.database.connect().await?;
         let rows = sqlx::query(
             "SELECT run, slot, entries FROM commits
              WHERE stream = $1 AND consumer_group = $2 AND run <> $3 AND committed_at < now() - INTERVAL '1 hour'
@@ -180,7 +175,7 @@ impl Store {
 
     /// Deletes a row, unless it was overwritten meanwhile.
     pub async fn forget(&self, leftover: &Leftover) -> Result<(), Error> {
-        let mut connection = self.connect().await?;
+        let mut connection = self.database.connect().await?;
         sqlx::query("DELETE FROM commits WHERE run = $1 AND slot = $2 AND entries = $3")
             .bind(leftover.run)
             .bind(leftover.slot)

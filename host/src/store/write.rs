@@ -1,68 +1,65 @@
 //! Writes a batch: events and dead letters in one transaction.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{Connection as _, PgConnection, Postgres, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::letters::Letters;
-use super::{CONNECT_PATIENCE, Committed, Error, Record, Store, WRITE_PATIENCE};
+use super::{Committed, Error, Record, Store, WRITE_PATIENCE};
 use crate::batch::{Event, Fate, Judged, Reason, Tally, Vec1};
+use crate::config::TableName;
 use crate::failpoint::failpoint;
 
+/// How a tenant's table is written.
+///
 /// One statement for any number of rows: five arrays are five parameters, so
 /// it is prepared once and far from PostgreSQL's limit of 65,535.
-macro_rules! insert_events {
-    ($before:literal, $after:literal) => {
-        concat!(
-            $before,
-            "INSERT INTO events (time, event_id, event_type, user_id, properties)
+#[derive(Clone)]
+pub(super) struct Statements {
+    insert: Arc<str>,
+    /// When it must be known which rows were new.
+    insert_returning: Arc<str>,
+    insert_unrecorded_returning: Arc<str>,
+}
+
+/// The record of the batch, in the same statement.
+const RECORDED: &str = "WITH recorded AS (
+         INSERT INTO commits (run, slot, stream, consumer_group, entries) VALUES ($6, $7, $8, $9, $10)
+         ON CONFLICT (run, slot) DO UPDATE SET entries = EXCLUDED.entries, committed_at = now()
+     ) ";
+const RETURNING: &str = " RETURNING event_id, time";
+
+impl Statements {
+    pub(super) fn of(table: &TableName) -> Self {
+        let insert = format!(
+            "INSERT INTO {table} (time, event_id, event_type, user_id, properties)
              SELECT time, event_id, event_type, user_id, properties::jsonb
              FROM UNNEST($1::timestamptz[], $2::uuid[], $3::text[], $4::text[], $5::text[])
                   AS event (time, event_id, event_type, user_id, properties)
              ON CONFLICT DO NOTHING",
-            $after
-        )
-    };
+            table = table.quoted()
+        );
+        Self {
+            insert: format!("{RECORDED}{insert}").into(),
+            insert_returning: format!("{RECORDED}{insert}{RETURNING}").into(),
+            insert_unrecorded_returning: format!("{insert}{RETURNING}").into(),
+        }
+    }
 }
 
-/// The same, and the record of the batch with it.
-macro_rules! insert_recorded {
-    ($after:literal) => {
-        insert_events!(
-            "WITH recorded AS (
-                 INSERT INTO commits (run, slot, stream, consumer_group, entries) VALUES ($6, $7, $8, $9, $10)
-                 ON CONFLICT (run, slot) DO UPDATE SET entries = EXCLUDED.entries, committed_at = now()
-             ) ",
-            $after
-        )
-    };
-}
-
-const INSERT: &str = insert_recorded!("");
-/// When it must be known which rows were new.
-const INSERT_RETURNING: &str = insert_recorded!(" RETURNING event_id, time");
-const INSERT_UNRECORDED_RETURNING: &str = insert_events!("", " RETURNING event_id, time");
-
-/// How long the server itself goes on with a statement of a batch, in ms: not
-/// longer than somebody waits for it. It does not see that a client is gone
-/// while a statement waits for a lock, and each attempt would leave a backend
-/// behind until there are no more connections.
-const STATEMENT_TIMEOUT: &str = "SET statement_timeout = 25000";
-
-/// Writes batches over a connection of its own.
+/// Writes one batch after the other, over connections that all tenants share.
 pub struct Writer {
     store: Store,
-    /// None before the first batch and after an error.
-    connection: Option<PgConnection>,
 }
 
 impl Writer {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, connection: None }
+        Self { store }
     }
 
     /// Writes what is to be stored and what is to be kept as a dead letter, all or nothing.
@@ -71,26 +68,21 @@ impl Writer {
     /// is cancelled or fails, the connection is closed, and a transaction that
     /// was open on it is rolled back.
     pub async fn write(&mut self, batch: &[Judged], record: &mut Record) -> Result<Committed, Error> {
+        let written = self.try_write(batch, record).await;
+        written.map_err(|error| self.store.database.failed(error))
+    }
+
+    async fn try_write(&mut self, batch: &[Judged], record: &mut Record) -> Result<Committed, Error> {
         let rows = Rows::of(batch);
         let letters = Letters::of(batch)?;
         let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch)? };
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                let mut connection = self.store.connect().await?;
-                let set = sqlx::raw_sql(STATEMENT_TIMEOUT).execute(&mut connection);
-                tokio::time::timeout(CONNECT_PATIENCE, set)
-                    .await
-                    .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE })??;
-                connection
-            }
-        };
-        let new_rows = write(&mut connection, &self.store, &rows, &letters, &recorded);
+        let mut loan = self.store.database.borrow().await?;
+        let new_rows = write(&mut loan.connection, &self.store, &rows, &letters, &recorded);
         let new_rows = tokio::time::timeout(WRITE_PATIENCE, new_rows)
             .await
             .map_err(|_| Error::TimedOut { what: "writing a batch", after: WRITE_PATIENCE })??;
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
-        self.connection = Some(connection);
+        loan.give_back(&self.store.database);
         record.extend(batch);
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
         Ok(Committed { ids, tally: tally(batch, new_rows) })
@@ -110,7 +102,7 @@ async fn write(
         return rows.insert(store, recorded, connection).await;
     }
     let mut transaction = connection.begin().await?;
-    letters.insert(&store.stream, &mut transaction).await?;
+    letters.insert(store, &mut transaction).await?;
     let new_rows = rows.insert(store, recorded, &mut transaction).await?;
     failpoint!("before_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
     transaction.commit().await?;
@@ -195,7 +187,8 @@ impl<'a> Rows<'a> {
         recorded: &Recorded,
         connection: &mut PgConnection,
     ) -> Result<NewRows, Error> {
-        let statement = if self.one_each { INSERT } else { INSERT_RETURNING };
+        let statement =
+            if self.one_each { &store.statements.insert } else { &store.statements.insert_returning };
         let query = self
             .bound(statement)
             .bind(store.run)
@@ -210,12 +203,16 @@ impl<'a> Rows<'a> {
     }
 
     /// Inserts without a record, and gives the keys of the rows that were new.
-    pub(super) async fn insert_returning(&self, connection: &mut PgConnection) -> Result<Keys, Error> {
-        keys(&self.bound(INSERT_UNRECORDED_RETURNING).fetch_all(connection).await?)
+    pub(super) async fn insert_returning(
+        &self,
+        store: &Store,
+        connection: &mut PgConnection,
+    ) -> Result<Keys, Error> {
+        keys(&self.bound(&store.statements.insert_unrecorded_returning).fetch_all(connection).await?)
     }
 
-    fn bound<'q>(&self, statement: &'static str) -> Query<'q, Postgres, PgArguments> {
-        sqlx::query(statement)
+    fn bound<'q>(&self, statement: &Arc<str>) -> Query<'q, Postgres, PgArguments> {
+        sqlx::query(AssertSqlSafe(Arc::clone(statement)))
             .bind(self.column(|event| event.time))
             .bind(self.column(|event| event.event_id))
             .bind(self.column(|event| event.event_type.as_str()))

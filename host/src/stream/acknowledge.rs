@@ -2,38 +2,37 @@
 
 use redis::aio::MultiplexedConnection;
 
-use super::{Error, PATIENCE, Stream};
+use super::{Error, Stream};
 use crate::failpoint::failpoint;
 use crate::store::Committed;
 
 /// Sends XACK, for committed entries only.
 pub struct Acknowledger {
     stream: Stream,
-    connection: Option<MultiplexedConnection>,
 }
 
 impl Acknowledger {
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, connection: None }
+        Self { stream }
     }
 
     /// Acknowledges all entries of these batches. After an error none, some or
     /// all may be acknowledged: call again with the same.
     pub async fn acknowledge(&mut self, batches: &[Committed]) -> Result<(), Error> {
-        let acknowledged = self.try_acknowledge(batches).await;
-        if acknowledged.is_err() {
-            self.connection = None;
+        let mut shared = self.stream.redis.shared().await?;
+        match self.try_acknowledge(batches, &mut shared.connection).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.stream.redis.failed(&shared, error).await),
         }
-        acknowledged
     }
 
-    async fn try_acknowledge(&mut self, batches: &[Committed]) -> Result<(), Error> {
+    async fn try_acknowledge(
+        &self,
+        batches: &[Committed],
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), Error> {
         let stream = &self.stream;
         failpoint!("before_ack", stream.error("XACK", std::io::Error::other("failpoint").into()));
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            none => none.insert(stream.connect(PATIENCE).await?),
-        };
         let mut pipeline = redis::pipe();
         for batch in batches {
             let command = pipeline.cmd("XACK").arg(&stream.name).arg(&stream.group);

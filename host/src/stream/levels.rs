@@ -4,6 +4,7 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 
 use super::reply::Attributes;
+use super::server::Shared;
 use super::{Error, PATIENCE, Stream};
 use crate::batch::EntryId;
 
@@ -25,13 +26,12 @@ pub struct Levels {
 /// Asks for the group's levels.
 pub struct Gauge {
     stream: Stream,
-    connection: Option<MultiplexedConnection>,
     gap: Gap,
 }
 
 impl Gauge {
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, connection: None, gap: Gap::default() }
+        Self { stream, gap: Gap::default() }
     }
 
     /// The levels at this moment.
@@ -39,24 +39,26 @@ impl Gauge {
     /// The connection may have broken since it was used last, which shows only
     /// now: then a new one is asked, so that the report has its levels.
     pub async fn levels(&mut self) -> Result<Levels, Error> {
-        let was_connected = self.connection.is_some();
-        let mut levels = self.try_levels().await;
-        if levels.is_err() && was_connected {
-            self.connection = None;
-            levels = self.try_levels().await;
+        let shared = self.stream.redis.shared().await?;
+        let was_there = shared.was_there;
+        match self.ask(shared).await {
+            Err(error) if was_there && !error.is_of_command() => {
+                let shared = self.stream.redis.shared().await?;
+                self.ask(shared).await
+            }
+            other => other,
         }
-        if levels.is_err() {
-            self.connection = None;
-        }
-        levels
     }
 
-    async fn try_levels(&mut self) -> Result<Levels, Error> {
+    async fn ask(&mut self, mut shared: Shared) -> Result<Levels, Error> {
+        match self.try_levels(&mut shared.connection).await {
+            Ok(levels) => Ok(levels),
+            Err(error) => Err(self.stream.redis.failed(&shared, error).await),
+        }
+    }
+
+    async fn try_levels(&mut self, connection: &mut MultiplexedConnection) -> Result<Levels, Error> {
         let stream = &self.stream;
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            none => none.insert(stream.connect(PATIENCE).await?),
-        };
         // One transaction, so that the two replies are of one moment.
         let (info, groups): (Value, Value) = redis::pipe()
             .atomic()

@@ -3,23 +3,26 @@
 //! - `read`: XREADGROUP and XAUTOCLAIM: new entries, and those that are pending
 //! - `acknowledge`: XACK, for what is committed
 //! - `levels`: how full the stream is, and what was trimmed before it was read
+//! - `server`: the server, and the connection that all tenants share
 //! - `reply`: from Redis' replies to entries
 
 mod acknowledge;
 mod levels;
 mod read;
 mod reply;
+mod server;
 
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 pub use acknowledge::Acknowledger;
 pub use levels::{Gauge, Levels};
 pub use read::{Read, Reader};
+pub use server::Redis;
 
-use crate::config::{self, Config};
+use crate::config::{self, Tenant};
 
 /// How long a connection may take to be established, and a reply to come
 /// beyond the time for which the command blocks.
@@ -88,6 +91,19 @@ impl Error {
         }
     }
 
+    /// Whether the server answered, and another connection would be answered the same.
+    fn is_of_command(&self) -> bool {
+        match self {
+            Self::Command { source, .. } => {
+                // A code that redis-rs does not know, of a command among others, is not told.
+                (source.kind() == ErrorKind::Extension && source.code().is_none())
+                    || matches!(source.code(), Some("ERR" | "WRONGTYPE" | "NOGROUP" | "BUSYGROUP" | "NOPERM"))
+            }
+            Self::Reply { .. } | Self::TooOld { .. } | Self::Settings(_) | Self::Url(_) => true,
+            Self::Unanswered { .. } => false,
+        }
+    }
+
     fn has_code(&self, wanted: &str) -> bool {
         matches!(self, Self::Command { source, .. } if source.code() == Some(wanted))
     }
@@ -96,36 +112,30 @@ impl Error {
 /// One consumer of one group of one stream. Cheap to clone; makes connections.
 #[derive(Clone)]
 pub struct Stream {
-    client: redis::Client,
+    redis: Redis,
     name: String,
     group: String,
     consumer: String,
 }
 
 impl Stream {
-    /// Connects to nothing yet.
-    pub fn new(config: &Config) -> Result<Self, Error> {
-        let client = redis::Client::open(config.redis_url()?)
-            .map_err(|error| Error::Url(error.category().to_owned()))?;
-        Ok(Self {
-            client,
-            name: config.stream_name.clone(),
-            group: config.consumer_group.clone(),
-            consumer: config.consumer_name.clone(),
-        })
-    }
-
-    /// Host and port, without the password.
+    /// The server's host and port, without the password.
     pub fn address(&self) -> String {
-        self.client.get_connection_info().addr().to_string()
+        self.redis.address()
     }
 
     /// Connects, checks the server's version and makes the group if it is missing.
     pub async fn prepare(&self) -> Result<(), Error> {
-        let mut connection = self.connect(PATIENCE).await?;
+        let mut shared = self.redis.shared().await?;
+        match self.try_prepare(&mut shared.connection).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.redis.failed(&shared, error).await),
+        }
+    }
+
+    async fn try_prepare(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
         // A server that keeps INFO from us by its access rules is taken as it is.
-        if let Ok(Value::BulkString(info)) =
-            redis::cmd("INFO").arg("server").query_async(&mut connection).await
+        if let Ok(Value::BulkString(info)) = redis::cmd("INFO").arg("server").query_async(connection).await
             && let Some(found) = version(&String::from_utf8_lossy(&info))
             && found
                 .split('.')
@@ -135,32 +145,26 @@ impl Stream {
         {
             return Err(Error::TooOld { address: self.address(), found: found.to_owned() });
         }
-        self.make_group(&mut connection).await
+        self.make_group(connection).await
     }
 
     /// The reading side.
-    pub fn reader(&self, config: &Config) -> Reader {
-        Reader::new(self.clone(), config)
+    pub fn reader(&self, tenant: &Tenant) -> Reader {
+        Reader::new(self.clone(), tenant)
     }
 
-    /// The acknowledging side, on a connection of its own.
+    /// The acknowledging side.
     pub fn acknowledger(&self) -> Acknowledger {
         Acknowledger::new(self.clone())
     }
 
-    /// Watches the group's levels, on a connection of its own.
+    /// Watches the group's levels.
     pub fn gauge(&self) -> Gauge {
         Gauge::new(self.clone())
     }
 
     async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, Error> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(response_timeout));
-        self.client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(|source| self.error("connecting", source))
+        self.redis.connect(response_timeout).await
     }
 
     /// Makes the group at the stream's beginning, and the stream with it.
@@ -184,7 +188,7 @@ impl Stream {
     }
 
     fn error(&self, command: &'static str, source: RedisError) -> Error {
-        Error::Command { address: self.address(), command, source }
+        self.redis.error(command, source)
     }
 }
 

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::reply::{self, Pending};
 use super::{Error, PATIENCE, Stream};
 use crate::batch::{Entry, EntryId};
-use crate::config::Config;
+use crate::config::Tenant;
 use crate::failpoint::failpoint;
 
 /// From this delivery on an entry is read alone: it may be the one that kills
@@ -64,12 +64,12 @@ pub struct Read {
 }
 
 impl Reader {
-    pub(super) fn new(stream: Stream, config: &Config) -> Self {
+    pub(super) fn new(stream: Stream, tenant: &Tenant) -> Self {
         Self {
             stream,
-            batch_size: config.batch_size,
-            block: Duration::from_millis(config.block_ms),
-            claim_min_idle: Duration::from_millis(config.claim_min_idle_ms),
+            batch_size: tenant.batch_size,
+            block: Duration::from_millis(tenant.block_ms),
+            claim_min_idle: Duration::from_millis(tenant.claim_min_idle_ms),
             connection: None,
             position: Position::Own(EntryId::ZERO),
             claimed_at: Instant::now(),

@@ -1,0 +1,222 @@
+//! What each tenant may set for itself.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use figment::Figment;
+use serde::{Deserialize, Serialize};
+
+use crate::sandbox::Limits;
+
+use super::{Problem, over, range, within};
+
+/// The settings of one tenant, checked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tenant {
+    /// The word in `[tenants.NAME]`; `default` without any such table.
+    #[serde(skip)]
+    pub name: TenantName,
+    /// `STREAM_NAME`.
+    pub stream_name: String,
+    /// `CONSUMER_GROUP`.
+    pub consumer_group: String,
+    /// `EVENTS_TABLE`.
+    pub events_table: TableName,
+    /// `BATCH_SIZE`, entries.
+    pub batch_size: usize,
+    /// `BLOCK_MS`.
+    pub block_ms: u64,
+    /// `PARTIAL_BATCH_DELAY_MS`.
+    pub partial_batch_delay_ms: u64,
+    /// `COMMITS_IN_FLIGHT`, batches.
+    pub commits_in_flight: usize,
+    /// `GUEST`.
+    #[serde(default)]
+    pub guest: Option<PathBuf>,
+    /// `GUEST_TIME_LIMIT_MS`.
+    pub guest_time_limit_ms: u64,
+    /// `GUEST_MEMORY_BYTES`.
+    pub guest_memory_bytes: usize,
+    /// `CLAIM_MIN_IDLE_MS`.
+    pub claim_min_idle_ms: u64,
+    /// `DELIVERIES_MAX`.
+    pub deliveries_max: u64,
+    /// `DEAD_LETTER_RETENTION_DAYS`, 0 for ever.
+    pub dead_letter_retention_days: u32,
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self {
+            name: TenantName::default(),
+            stream_name: "analytics_events".into(),
+            consumer_group: "analytics-consumers".into(),
+            events_table: TableName::default(),
+            batch_size: 100,
+            block_ms: 1_000,
+            partial_batch_delay_ms: 100,
+            commits_in_flight: 3,
+            guest: None,
+            guest_time_limit_ms: 1_000,
+            guest_memory_bytes: 128 << 20,
+            claim_min_idle_ms: 60_000,
+            deliveries_max: 10,
+            dead_letter_retention_days: 0,
+        }
+    }
+}
+
+impl Tenant {
+    /// The defaults of a tenant that has a table of its own in the file.
+    pub(super) fn named(name: TenantName) -> Self {
+        // A tenant that writes into another's table can keep an event from it, by being there first.
+        let events_table = match name == TenantName::default() {
+            true => TableName::default(),
+            false => TableName(format!("events_{name}")),
+        };
+        Self { name, events_table, ..Self::default() }
+    }
+
+    /// With what is set in `layers`, checked.
+    pub(super) fn set(self, layers: &Figment) -> Result<Self, Problem> {
+        let tenant = Self { name: self.name.clone(), ..over(&self, layers)? };
+        tenant.check()?;
+        Ok(tenant)
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        for (name, text) in [("STREAM_NAME", &self.stream_name), ("CONSUMER_GROUP", &self.consumer_group)] {
+            short_text(name, text)?;
+        }
+        within("BATCH_SIZE", self.batch_size, 1..=10_000)?;
+        within("BLOCK_MS", self.block_ms, 1..=60_000)?;
+        within("PARTIAL_BATCH_DELAY_MS", self.partial_batch_delay_ms, 0..=60_000)?;
+        within("COMMITS_IN_FLIGHT", self.commits_in_flight, 1..=64)?;
+        within("GUEST_TIME_LIMIT_MS", self.guest_time_limit_ms, 10..=60_000)?;
+        within("GUEST_MEMORY_BYTES", self.guest_memory_bytes, 1 << 20..=1 << 30)?;
+        within("CLAIM_MIN_IDLE_MS", self.claim_min_idle_ms, 100..=86_400_000)?;
+        within("DELIVERIES_MAX", self.deliveries_max, 4..=1_000)?;
+        within("DEAD_LETTER_RETENTION_DAYS", self.dead_letter_retention_days, 0..=36_500)
+    }
+
+    /// `PARTIAL_BATCH_DELAY_MS` as a duration.
+    pub fn partial_batch_delay(&self) -> Duration {
+        Duration::from_millis(self.partial_batch_delay_ms)
+    }
+
+    /// Those of the guest.
+    pub fn limits(&self) -> Limits {
+        Limits { time: self.guest_time_limit(), memory_bytes: self.guest_memory_bytes }
+    }
+
+    /// `GUEST_TIME_LIMIT_MS` as a duration.
+    pub fn guest_time_limit(&self) -> Duration {
+        Duration::from_millis(self.guest_time_limit_ms)
+    }
+}
+
+/// What a stream, a group or a consumer may be called.
+pub(super) fn short_text(name: &'static str, text: &str) -> Result<(), Problem> {
+    match text.is_empty() || text.len() > 512 {
+        true => Err(range(name, format!("{} bytes long", text.len()), "1 to 512 bytes")),
+        false => Ok(()),
+    }
+}
+
+/// A tenant's name: short, and good for a file's, a table's and a label's part.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantName(String);
+
+impl TenantName {
+    /// What a name must be.
+    pub const WANTED: &'static str = "a lower-case letter, then at most 31 of a-z, 0-9 and _";
+
+    /// `None` for what is no name.
+    pub fn new(text: &str) -> Option<Self> {
+        let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        let is_name = text.starts_with(|c: char| c.is_ascii_lowercase())
+            && text.chars().all(is_inner)
+            && text.len() <= 32;
+        is_name.then(|| Self(text.to_owned()))
+    }
+
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for TenantName {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+impl fmt::Display for TenantName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A table's name, which needs no quotes in SQL unless it is a key word.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct TableName(String);
+
+impl TableName {
+    /// As it stands in SQL.
+    pub fn quoted(&self) -> String {
+        format!("\"{}\"", self.0)
+    }
+}
+
+impl TryFrom<String> for TableName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let is_first = |c: char| c.is_ascii_lowercase() || c == '_';
+        let is_inner = |c: char| is_first(c) || c.is_ascii_digit();
+        match text.starts_with(is_first) && text.chars().all(is_inner) && text.len() <= 63 {
+            true => Ok(Self(text)),
+            false => Err(format!("is {text:?}")),
+        }
+    }
+}
+
+impl Default for TableName {
+    fn default() -> Self {
+        Self("events".to_owned())
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for name in ["a", "acme", "a_9", &"x".repeat(32)] {
+            assert_eq!(TenantName::new(name).as_ref().map(TenantName::as_str), Some(name));
+        }
+        for bad in ["", "9a", "_a", "A", "acme-eu", "a b", "ä", "a\"", "a.b", &"x".repeat(33)] {
+            assert_eq!(TenantName::new(bad), None, "{bad:?}");
+        }
+        for table in ["events", "_e9", &"x".repeat(63)] {
+            assert_eq!(
+                TableName::try_from(table.to_owned()).map(|table| table.quoted()),
+                Ok(format!("\"{table}\""))
+            );
+        }
+        for bad in ["", "9a", "Events", "e-f", "public.events", "e\"; DROP TABLE events; --", &"x".repeat(64)]
+        {
+            assert!(TableName::try_from(bad.to_owned()).is_err(), "{bad:?}");
+        }
+    }
+}

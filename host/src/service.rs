@@ -1,0 +1,69 @@
+//! All tenants in one process: what they share, and that one's failure stays its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use crate::config::{Config, TableName, Tenant, TenantName};
+use crate::pipeline::RulesInForce;
+use crate::sandbox::Sandbox;
+use crate::store::Database;
+use crate::stream::Redis;
+use crate::tenant::{Error, Rules, Run, Shared};
+
+/// Runs the service until `shutdown` is called.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    let redis = Redis::new(&config)?;
+    let database = Database::new(&config).map_err(Error::StoreUrl)?;
+    let sandbox = Sandbox::new(config.largest_limits()).map_err(Error::Sandbox)?;
+    let rules = Rules::Guests(sandbox, Arc::default());
+    run_all(Shared { config, redis, database, rules }, shutdown).await
+}
+
+/// Runs the service with these rules for every tenant until `shutdown` is called.
+pub async fn run_with(config: Config, rules: RulesInForce, shutdown: CancellationToken) -> Result<(), Error> {
+    let redis = Redis::new(&config)?;
+    let database = Database::new(&config).map_err(Error::StoreUrl)?;
+    run_all(Shared { config, redis, database, rules: Rules::Given(rules) }, shutdown).await
+}
+
+async fn run_all(shared: Shared, shutdown: CancellationToken) -> Result<(), Error> {
+    let shared = Arc::new(shared);
+    let tenants = &shared.config.tenants;
+    let run = |tenant: &Tenant| Run::new(Arc::clone(&shared), tenant.clone(), shutdown.clone());
+    if let ([only], false) = (tenants.as_slice(), shared.config.has_named_tenants) {
+        return run(only).once().await;
+    }
+    for (table, names) in tables_in_common(tenants) {
+        let names = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+        tracing::warn!(%table, tenants = names, "tenants share a table: each can keep an event from the others by storing its event_id and time first");
+    }
+    let mut runs = JoinSet::new();
+    for tenant in tenants {
+        // On every line that is about the tenant, whatever level is wanted.
+        let span = tracing::error_span!("serve", tenant = %tenant.name);
+        runs.spawn(run(tenant).supervised().instrument(span));
+    }
+    let mut outcome = Ok(());
+    while let Some(ended) = runs.join_next().await {
+        // A tenant ends at the shutdown only, or by a defect of the service: then nothing should seem well.
+        if let Err(panicked) = ended {
+            shutdown.cancel();
+            outcome = Err(panicked.into());
+        }
+    }
+    outcome
+}
+
+/// The tables that several tenants write to.
+fn tables_in_common(tenants: &[Tenant]) -> BTreeMap<&TableName, Vec<&TenantName>> {
+    let mut tables: BTreeMap<&TableName, Vec<&TenantName>> = BTreeMap::new();
+    for tenant in tenants {
+        tables.entry(&tenant.events_table).or_default().push(&tenant.name);
+    }
+    tables.retain(|_, names| names.len() > 1);
+    tables
+}

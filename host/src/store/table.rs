@@ -1,0 +1,120 @@
+//! The table that a tenant's events go to: made if it is missing, its form checked.
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+
+use super::prepare::is_denied;
+use super::{Error, Store};
+use crate::config::TableName;
+
+/// The columns of the table, as PostgreSQL names their types, and its key.
+const FORM: &str = "event_id uuid, event_type text, properties jsonb, time timestamp with time zone, user_id text; \
+                    primary key (event_id, time)";
+
+impl Store {
+    /// Makes the tenant's table if it is missing, as the first migration makes
+    /// `events`, in a database that was prepared.
+    pub(super) async fn prepare_table(&self, connection: &mut PgConnection) -> Result<(), Error> {
+        let table = &self.table;
+        let is_there = match form(connection, table).await? {
+            // Before anything is made of it: it may be somebody else's.
+            Some(found) => check(table, found).map(|()| true)?,
+            None => false,
+        };
+        if is_there && is_as_wanted(connection, table).await? {
+            return Ok(());
+        }
+        let mut transaction = connection.begin().await?;
+        // IF NOT EXISTS alone races with another replica.
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtext('sluicegate.table'))")
+            .execute(&mut *transaction)
+            .await?;
+        make(&mut transaction, table).await.map_err(|error| match error {
+            Error::Statement(source) if is_denied(&source) => Error::NoRights {
+                what: "make the tables",
+                remedy: "GRANT CREATE, USAGE ON SCHEMA public TO <role>",
+                source,
+            },
+            other => other,
+        })?;
+        transaction.commit().await?;
+        check(table, form(connection, table).await?.unwrap_or_default())
+    }
+}
+
+/// Otherwise it stays a plain table: the service comes here only when it was told that this is wanted.
+async fn has_extension(connection: &mut PgConnection) -> Result<bool, Error> {
+    let found = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'timescaledb')",
+    );
+    Ok(found.fetch_one(connection).await?)
+}
+
+/// Whether it is a hypertable, or must stay a plain one.
+async fn is_as_wanted(connection: &mut PgConnection, table: &TableName) -> Result<bool, Error> {
+    if !has_extension(connection).await? {
+        return Ok(true);
+    }
+    let found = sqlx::query_scalar(
+        "SELECT EXISTS (
+             SELECT FROM timescaledb_information.hypertables
+             WHERE to_regclass(format('%I.%I', hypertable_schema, hypertable_name)) = to_regclass($1))",
+    );
+    Ok(found.bind(table.quoted()).fetch_one(connection).await?)
+}
+
+async fn make(connection: &mut PgConnection, table: &TableName) -> Result<(), Error> {
+    let table = table.quoted();
+    let create = format!(
+        "CREATE TABLE IF NOT EXISTS {table} (
+             time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL, event_type TEXT NOT NULL, user_id TEXT NOT NULL,
+             properties JSONB, PRIMARY KEY (event_id, time))"
+    );
+    sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
+    if has_extension(connection).await? {
+        sqlx::query(
+            "SELECT create_hypertable($1::regclass, 'time', if_not_exists => TRUE, migrate_data => TRUE)",
+        )
+        .bind(table)
+        .execute(connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// What the table looks like, if there is one.
+async fn form(connection: &mut PgConnection, table: &TableName) -> Result<Option<String>, Error> {
+    let found = sqlx::query_scalar(
+        "SELECT concat(
+             (SELECT string_agg(attname || ' ' || format_type(atttypid, NULL), ', ' ORDER BY attname)
+              FROM pg_attribute
+              WHERE attrelid = events AND attnum > 0 AND NOT attisdropped
+                AND attname IN ('event_id', 'event_type', 'properties', 'time', 'user_id')),
+             '; ',
+             (SELECT coalesce('primary key (' || string_agg(attname, ', ' ORDER BY attname) || ')', 'no primary key')
+              FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)
+              WHERE indrelid = events AND indisprimary))
+         FROM to_regclass($1) AS events WHERE events IS NOT NULL",
+    );
+    Ok(found.bind(table.quoted()).fetch_optional(connection).await?)
+}
+
+/// A table of the same name may have been there before. Without the key, duplicates would not show.
+fn check(table: &TableName, found: String) -> Result<(), Error> {
+    match found == FORM {
+        true => Ok(()),
+        false => Err(Error::WrongTable { table: table.to_string(), found, wanted: FORM }),
+    }
+}
+
+/// Before the migrations make a hypertable of `events`: it may be somebody
+/// else's. Later it concerns only the tenant that writes there.
+pub(super) async fn check_before_first_migration(connection: &mut PgConnection) -> Result<(), Error> {
+    let is_migrated: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    let events = TableName::default();
+    match form(connection, &events).await? {
+        Some(found) if !is_migrated => check(&events, found),
+        _ => Ok(()),
+    }
+}
