@@ -5,7 +5,7 @@
 //! acknowledged: that bounds the memory, stops reading while the database is
 //! away, and tells when nothing is in flight.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -19,7 +19,7 @@ use crate::judge::{Rules, judge};
 use crate::metrics::{Counters, Server};
 use crate::retry::Backoff;
 use crate::screen::cut;
-use crate::store::{self, Committed, Remedy, Store, Writer};
+use crate::store::{self, Committed, Record, Records, Remedy, Store, Writer};
 use crate::stream::{self, Acknowledger, Read, Reader};
 
 /// Batches beyond those that commit: one being read, one being judged, one
@@ -58,26 +58,74 @@ pub struct Pipeline {
 }
 
 /// A batch on its way, with what belongs to the whole of it.
+///
+/// Shared, because a batch can commit in parts. The last of them gives the place back.
 struct Flight {
     read_at: Instant,
-    /// Given back when the last part of the batch is acknowledged.
-    _permit: OwnedSemaphorePermit,
+    place: Place,
 }
 
 struct ReadBatch {
     entries: Vec<Entry>,
-    flight: Flight,
+    flight: Arc<Flight>,
 }
 
 struct JudgedBatch {
     entries: Vec<Judged>,
-    flight: Flight,
+    flight: Arc<Flight>,
 }
 
 struct CommittedBatch {
     committed: Committed,
-    /// Shared, because a batch with a refused row commits in parts.
     flight: Arc<Flight>,
+}
+
+/// The places of batches in flight, so many and no more.
+#[derive(Clone)]
+struct Places {
+    permits: Arc<Semaphore>,
+    /// The numbers of the free ones, at least as many as there are permits.
+    free: Arc<Mutex<Vec<i32>>>,
+    count: u32,
+}
+
+/// A place among those in flight, with a number that no other has at the same time.
+struct Place {
+    number: i32,
+    free: Arc<Mutex<Vec<i32>>>,
+    /// After the drop, which gives the number back.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.number);
+    }
+}
+
+impl Places {
+    fn new(count: usize) -> Self {
+        // A setting of at most 64 and a few.
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let free = (0..i32::try_from(count).unwrap_or(i32::MAX)).rev().collect();
+        let permits = usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS);
+        Self { permits: Arc::new(Semaphore::new(permits)), free: Arc::new(Mutex::new(free)), count }
+    }
+
+    /// A place for a batch; if `quiet`, not before all others are free. `None` after the shutdown.
+    async fn take(&self, quiet: bool, shutdown: &CancellationToken) -> Option<Place> {
+        let wanted = if quiet { self.count } else { 1 };
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => None,
+            permit = Arc::clone(&self.permits).acquire_many_owned(wanted) => {
+                let mut permit = permit.ok()?; // never closed
+                permit.split(permit.num_permits().saturating_sub(1));
+                let number = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+                Some(Place { number, free: Arc::clone(&self.free), _permit: permit })
+            }
+        }
+    }
 }
 
 impl Pipeline {
@@ -92,14 +140,17 @@ impl Pipeline {
 
         let mut stages = JoinSet::new();
         let counters = self.counters;
-        stages.spawn(read(
-            self.reader,
-            config.clone(),
-            permits,
-            Arc::clone(&counters),
+        let reading = Reading {
+            reader: self.reader,
+            records: self.store.records(),
+            places: Places::new(permits),
+            partial_batch_delay: config.partial_batch_delay(),
+            counters: Arc::clone(&counters),
             to_judge,
-            shutdown.clone(),
-        ));
+            to_acknowledge: to_acknowledge.clone(),
+            shutdown: shutdown.clone(),
+        };
+        stages.spawn(reading.run());
         stages.spawn(judge_all(self.rules, config.deliveries_max, read_batches, to_write));
         let writers = (0..config.commits_in_flight).map(|_| self.store.writer()).collect();
         stages.spawn(write(writers, Arc::clone(&counters), judged_batches, to_acknowledge));
@@ -116,62 +167,89 @@ impl Pipeline {
     }
 }
 
-/// Reads until `shutdown`; closing the channel then lets the other stages run empty.
-async fn read(
-    mut reader: Reader,
-    config: Config,
-    permits_max: usize,
+/// The first stage.
+struct Reading {
+    reader: Reader,
+    records: Records,
+    places: Places,
+    partial_batch_delay: Duration,
     counters: Arc<Counters>,
     to_judge: mpsc::Sender<ReadBatch>,
+    /// For what was committed before.
+    to_acknowledge: mpsc::Sender<CommittedBatch>,
     shutdown: CancellationToken,
-) -> Result<(), Error> {
-    let permits = Arc::new(Semaphore::new(permits_max));
-    let mut backoff = Backoff::default();
-    while let Some(permit) = permit(&permits, permits_max, reader.wants_quiet(), &shutdown).await {
-        match reader.read(&shutdown).await {
-            Ok(Read { entries, is_partial }) => {
-                backoff = Backoff::default();
-                counters.waits_for(Server::Redis, false);
-                counters.delivered(entries.len());
-                let is_empty = entries.is_empty();
-                let flight = Flight { read_at: Instant::now(), _permit: permit };
-                if !is_empty && to_judge.send(ReadBatch { entries, flight }).await.is_err() {
-                    break; // a later stage failed
-                }
-                if is_partial && !is_empty {
-                    pause(config.partial_batch_delay(), &shutdown).await;
-                }
-            }
-            Err(error) if error.is_permanent() => return Err(error.into()),
-            Err(error) => {
-                counters.waits_for(Server::Redis, true);
-                if backoff.is_news() && !shutdown.is_cancelled() {
-                    tracing::warn!(%error, "reading failed; trying again");
-                }
-                backoff.wait_unless(&shutdown).await;
-            }
-        }
-    }
-    Ok(())
 }
 
-/// A permit to read a batch, or all of them when nothing else may be in
-/// flight; those not needed come back at once. `None` after the shutdown.
-async fn permit(
-    permits: &Arc<Semaphore>,
-    permits_max: usize,
-    quiet: bool,
-    shutdown: &CancellationToken,
-) -> Option<OwnedSemaphorePermit> {
-    let wanted = if quiet { u32::try_from(permits_max).unwrap_or(u32::MAX) } else { 1 };
-    tokio::select! {
-        biased;
-        () = shutdown.cancelled() => None,
-        permit = Arc::clone(permits).acquire_many_owned(wanted) => {
-            let mut permit = permit.ok()?; // never closed
-            permit.split(permit.num_permits().saturating_sub(1));
-            Some(permit)
+impl Reading {
+    /// Reads until the shutdown; closing the channels then lets the other stages run empty.
+    async fn run(mut self) -> Result<(), Error> {
+        let mut backoff = Backoff::default();
+        while let Some(place) = self.places.take(self.reader.wants_quiet(), &self.shutdown).await {
+            match self.reader.read(&self.shutdown).await {
+                Ok(Read { entries, is_partial, is_redelivery }) => {
+                    backoff = Backoff::default();
+                    self.counters.waits_for(Server::Redis, false);
+                    self.counters.delivered(entries.len());
+                    let flight = Arc::new(Flight { read_at: Instant::now(), place });
+                    let entries = match is_redelivery {
+                        true => self.recall(entries, &flight).await?,
+                        false => {
+                            self.records.rest();
+                            entries
+                        }
+                    };
+                    let is_empty = entries.is_empty();
+                    if !is_empty && self.to_judge.send(ReadBatch { entries, flight }).await.is_err() {
+                        break; // a later stage failed
+                    }
+                    if is_partial && !is_empty {
+                        pause(self.partial_batch_delay, &self.shutdown).await;
+                    }
+                }
+                Err(error) if error.is_permanent() => return Err(error.into()),
+                Err(error) => {
+                    self.counters.waits_for(Server::Redis, true);
+                    if backoff.is_news() && !self.shutdown.is_cancelled() {
+                        tracing::warn!(%error, "reading failed; trying again");
+                    }
+                    backoff.wait_unless(&self.shutdown).await;
+                }
+            }
         }
+        Ok(())
+    }
+
+    /// Those of the entries that nobody has decided yet; the others were
+    /// committed before, and are acknowledged. None of either when the shutdown
+    /// comes first: they stay pending.
+    async fn recall(&mut self, entries: Vec<Entry>, flight: &Arc<Flight>) -> Result<Vec<Entry>, Error> {
+        if entries.is_empty() {
+            return Ok(entries);
+        }
+        let mut backoff = Backoff::default();
+        while !self.shutdown.is_cancelled() {
+            match self.records.recall(&entries).await {
+                Ok((committed, new)) => {
+                    self.counters.waits_for(Server::Postgres, false);
+                    if !committed.ids().is_empty() {
+                        tracing::info!(entries = committed.ids().len(), "committed before; acknowledging");
+                        let flight = Arc::clone(flight);
+                        // A closed channel: acknowledging failed for good. The entries stay pending.
+                        let _ = self.to_acknowledge.send(CommittedBatch { committed, flight }).await;
+                    }
+                    return Ok(new);
+                }
+                Err(error) if matches!(error.remedy(), Remedy::Retry | Remedy::Split) => {
+                    self.counters.waits_for(Server::Postgres, true);
+                    if backoff.is_news() {
+                        tracing::warn!(%error, "recalling what was committed failed; trying again");
+                    }
+                    backoff.wait_unless(&self.shutdown).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Vec::new())
     }
 }
 
@@ -282,11 +360,12 @@ async fn write_batch(
     counters: Arc<Counters>,
     to_acknowledge: mpsc::Sender<CommittedBatch>,
 ) -> Result<Writer, Error> {
-    let flight = Arc::new(batch.flight);
+    let flight = batch.flight;
+    let mut record = Record::new(flight.place.number);
     let mut backoff = Backoff::default();
     let mut parts = vec![batch.entries];
     while let Some(mut part) = parts.pop() {
-        match writer.write(&part).await {
+        match writer.write(&part, &mut record).await {
             Ok(committed) => {
                 counters.waits_for(Server::Postgres, false);
                 // A closed channel: acknowledging failed for good. The entries stay pending.

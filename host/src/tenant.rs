@@ -111,7 +111,7 @@ async fn serve(
     // What was trimmed while nobody read shows before the first read only.
     reporter.look_for_losses().await;
 
-    let retention = tokio::spawn(retain(store.clone(), config.dead_letter_retention_days));
+    let tidying = tokio::spawn(tidy(stream.clone(), store.clone(), config.dead_letter_retention_days));
     let pipeline = Pipeline {
         reader: stream.reader(&config),
         rules,
@@ -128,40 +128,55 @@ async fn serve(
         },
         reporter.run(&counters, interval, &reporting),
     );
-    retention.abort();
+    tidying.abort();
     reporter.report(&counters).await;
     Ok(outcome?)
 }
 
-/// Deletes dead letters that are older than the setting says, every hour; 0 keeps them.
-async fn retain(store: Store, days: u32) {
-    /// Letters deleted in one transaction.
-    const CHUNK: u32 = 1_000;
-    if days == 0 {
-        return;
-    }
+/// Deletes every hour what nobody needs any more.
+async fn tidy(stream: Stream, store: Store, days: u32) {
     let mut hours = tokio::time::interval(Duration::from_secs(3_600));
     loop {
         hours.tick().await;
-        let before = Some(chrono::Utc::now() - chrono::Duration::days(i64::from(days)));
-        let purged = async {
-            let mut archive = Archive::open(&store).await?;
-            let mut purged = 0;
-            loop {
-                match archive.purge(&Filter { before, ..Filter::default() }, CHUNK).await? {
-                    0 => return Ok::<u64, store::Error>(purged),
-                    part => purged += part,
-                }
-            }
-        };
-        match purged.await {
+        match purge(&store, days).await {
             Ok(0) => {}
             Ok(purged) => tracing::info!(purged, days, "old dead letters deleted"),
             Err(error) => {
                 tracing::warn!(%error, "old dead letters were not deleted; trying again in an hour")
             }
         }
+        if let Err(error) = forget(&stream, &store).await {
+            tracing::warn!(%error, "the record of old commits was not deleted; trying again in an hour");
+        }
     }
+}
+
+/// Deletes dead letters that are older than the setting says; 0 keeps them.
+async fn purge(store: &Store, days: u32) -> Result<u64, store::Error> {
+    /// Letters deleted in one transaction.
+    const CHUNK: u32 = 1_000;
+    if days == 0 {
+        return Ok(0);
+    }
+    let before = Some(chrono::Utc::now() - chrono::Duration::days(i64::from(days)));
+    let mut archive = Archive::open(store).await?;
+    let mut purged = 0;
+    loop {
+        match archive.purge(&Filter { before, ..Filter::default() }, CHUNK).await? {
+            0 => return Ok(purged),
+            part => purged += part,
+        }
+    }
+}
+
+/// Deletes the record of commits of which nothing is pending any more.
+async fn forget(stream: &Stream, store: &Store) -> Result<(), pipeline::Error> {
+    for leftover in store.leftovers().await? {
+        if !stream.is_pending(leftover.first, leftover.last).await? {
+            store.forget(&leftover).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Waits until both servers are there and as they must be.

@@ -16,6 +16,7 @@ mod misbehaving;
 mod networking;
 mod outages;
 mod portable;
+mod recalling;
 mod redis_7_0;
 mod refusing;
 mod repeating;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use sluicegate::batch::{Claim, Digest, Entry, EntryId, Judged, Readable, Verdict, Violation};
 use sluicegate::config::Config;
 use sluicegate::judge::{Fault, Rules, judge};
-use sluicegate::store::{self, Store};
+use sluicegate::store::{self, Record, Store};
 use sluicegate::tenant;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -112,14 +112,13 @@ pub(crate) fn database_alone() -> anyhow::Result<()> {
         let begun = Instant::now();
         let batches = Arc::new(Mutex::new(batches));
         let mut writers = JoinSet::new();
-        for _ in 0..config.commits_in_flight {
+        for slot in (0..).take(config.commits_in_flight) {
             let (mut writer, batches) = (store.writer(), Arc::clone(&batches));
             writers.spawn(async move {
                 loop {
                     let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).pop();
                     let Some(batch) = batch else { return Ok(()) };
-                    // There is nothing to acknowledge.
-                    let _ = writer.write(&batch).await?;
+                    let _ = writer.write(&batch, &mut Record::new(slot)).await?; // there is nothing to acknowledge
                 }
             });
         }

@@ -69,6 +69,9 @@ pub enum Error {
     /// Violations that do not become JSON, which text always does.
     #[error("writing violations: {0}")]
     Violations(serde_json::Error),
+    /// A row of the record of commits that does not read, or cannot be written.
+    #[error("the table commits holds a row that is not ours: {0}; delete it")]
+    Record(postcard::Error),
     /// A statement failed, or the connection did.
     #[error("{}", plain(.0))]
     Statement(#[from] sqlx::Error),

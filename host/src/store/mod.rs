@@ -8,6 +8,7 @@ mod archive;
 mod error;
 mod letters;
 mod prepare;
+mod record;
 mod write;
 
 use std::str::FromStr as _;
@@ -15,23 +16,56 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
+use uuid::Uuid;
 
 pub use archive::{Archive, Filter, Judge, Letter, Part, Replay, Scope};
 pub use error::{Error, Remedy};
-pub use write::{Committed, Writer};
+pub use record::{Leftover, Record, Records};
+pub use write::Writer;
 
+use crate::batch::{EntryId, Tally};
 use crate::config::Config;
 
 /// How long a connection may take to be had.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the database may take for a batch. After it the connection is given
+/// up: a network that swallows packets would keep the batch waiting for ever.
+/// The largest batch takes a second; so long it takes when something is wrong,
+/// and a shorter time would repeat in vain what only waits for a lock.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+/// Entries whose fate is committed: the only thing that can be acknowledged (invariant 1).
+///
+/// Nothing but a successful [`Writer::write`], or the [record](Records) of one, makes it.
+#[derive(Debug)]
+#[must_use = "committed entries must be acknowledged"]
+pub struct Committed {
+    ids: Vec<EntryId>,
+    tally: Tally,
+}
+
+impl Committed {
+    /// The entries, in the order of the batch.
+    pub fn ids(&self) -> &[EntryId] {
+        &self.ids
+    }
+
+    /// How they ended.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+}
 
 /// The database. Cheap to clone; connects to nothing by itself.
 #[derive(Clone)]
 pub struct Store {
     options: PgConnectOptions,
     address: String,
-    /// Named in dead letters.
+    /// Named in dead letters, and with the group in the record of commits.
     stream: String,
+    group: String,
+    /// Tells the commits of this run from those of others.
+    run: Uuid,
     allow_plain_table: bool,
 }
 
@@ -51,6 +85,8 @@ impl Store {
             address: format!("{}:{}/{database}", options.get_host(), options.get_port()),
             options,
             stream: config.stream_name.clone(),
+            group: config.consumer_group.clone(),
+            run: Uuid::new_v4(),
             allow_plain_table: config.allow_plain_table,
         })
     }
@@ -63,6 +99,11 @@ impl Store {
     /// Something that writes one batch after the other.
     pub fn writer(&self) -> Writer {
         Writer::new(self.clone())
+    }
+
+    /// Something that knows what was committed before.
+    pub fn records(&self) -> Records {
+        Records::new(self.clone())
     }
 
     async fn connect(&self) -> Result<PgConnection, Error> {

@@ -1,61 +1,52 @@
 //! Writes a batch: events and dead letters in one transaction.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgArguments;
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Connection as _, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::letters::Letters;
-use super::{CONNECT_PATIENCE, Error, Store};
-use crate::batch::{EntryId, Event, Fate, Judged, Reason, Tally, Vec1};
+use super::{CONNECT_PATIENCE, Committed, Error, Record, Store, WRITE_PATIENCE};
+use crate::batch::{Event, Fate, Judged, Reason, Tally, Vec1};
 use crate::failpoint::failpoint;
-
-/// Entries whose fate is committed: the only thing that can be acknowledged (invariant 1).
-///
-/// Nothing but a successful [`Writer::write`] makes one.
-#[derive(Debug)]
-#[must_use = "committed entries must be acknowledged"]
-pub struct Committed {
-    ids: Vec<EntryId>,
-    tally: Tally,
-}
-
-impl Committed {
-    /// The entries, in the order of the batch.
-    pub fn ids(&self) -> &[EntryId] {
-        &self.ids
-    }
-
-    /// How they ended.
-    pub fn tally(&self) -> Tally {
-        self.tally
-    }
-}
 
 /// One statement for any number of rows: five arrays are five parameters, so
 /// it is prepared once and far from PostgreSQL's limit of 65,535.
-const INSERT_EVENTS: &str = "INSERT INTO events (time, event_id, event_type, user_id, properties)
-     SELECT time, event_id, event_type, user_id, properties::jsonb
-     FROM UNNEST($1::timestamptz[], $2::uuid[], $3::text[], $4::text[], $5::text[])
-          AS event (time, event_id, event_type, user_id, properties)
-     ON CONFLICT DO NOTHING";
+macro_rules! insert_events {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            "INSERT INTO events (time, event_id, event_type, user_id, properties)
+             SELECT time, event_id, event_type, user_id, properties::jsonb
+             FROM UNNEST($1::timestamptz[], $2::uuid[], $3::text[], $4::text[], $5::text[])
+                  AS event (time, event_id, event_type, user_id, properties)
+             ON CONFLICT DO NOTHING",
+            $after
+        )
+    };
+}
 
-/// The same, when it must be known which rows were new.
-const INSERT_EVENTS_RETURNING: &str = "INSERT INTO events (time, event_id, event_type, user_id, properties)
-     SELECT time, event_id, event_type, user_id, properties::jsonb
-     FROM UNNEST($1::timestamptz[], $2::uuid[], $3::text[], $4::text[], $5::text[])
-          AS event (time, event_id, event_type, user_id, properties)
-     ON CONFLICT DO NOTHING RETURNING event_id, time";
+/// The same, and the record of the batch with it.
+macro_rules! insert_recorded {
+    ($after:literal) => {
+        insert_events!(
+            "WITH recorded AS (
+                 INSERT INTO commits (run, slot, stream, consumer_group, entries) VALUES ($6, $7, $8, $9, $10)
+                 ON CONFLICT (run, slot) DO UPDATE SET entries = EXCLUDED.entries, committed_at = now()
+             ) ",
+            $after
+        )
+    };
+}
 
-/// How long the database may take for a batch. After it the connection is given
-/// up: a network that swallows packets would keep the batch waiting for ever.
-/// The largest batch takes a second; so long it takes when something is wrong,
-/// and a shorter time would repeat in vain what only waits for a lock.
-const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+const INSERT: &str = insert_recorded!("");
+/// When it must be known which rows were new.
+const INSERT_RETURNING: &str = insert_recorded!(" RETURNING event_id, time");
+const INSERT_UNRECORDED_RETURNING: &str = insert_events!("", " RETURNING event_id, time");
+
 /// How long the server itself goes on with a statement of a batch, in ms: not
 /// longer than somebody waits for it. It does not see that a client is gone
 /// while a statement waits for a lock, and each attempt would leave a backend
@@ -79,9 +70,10 @@ impl Writer {
     /// Idempotent: a batch whose outcome is unknown is written again. When this
     /// is cancelled or fails, the connection is closed, and a transaction that
     /// was open on it is rolled back.
-    pub async fn write(&mut self, batch: &[Judged]) -> Result<Committed, Error> {
+    pub async fn write(&mut self, batch: &[Judged], record: &mut Record) -> Result<Committed, Error> {
         let rows = Rows::of(batch);
         let letters = Letters::of(batch)?;
+        let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch)? };
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
@@ -93,12 +85,13 @@ impl Writer {
                 connection
             }
         };
-        let new_rows = write(&mut connection, &self.store.stream, &rows, &letters);
+        let new_rows = write(&mut connection, &self.store, &rows, &letters, &recorded);
         let new_rows = tokio::time::timeout(WRITE_PATIENCE, new_rows)
             .await
             .map_err(|_| Error::TimedOut { what: "writing a batch", after: WRITE_PATIENCE })??;
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         self.connection = Some(connection);
+        record.extend(batch);
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
         Ok(Committed { ids, tally: tally(batch, new_rows) })
     }
@@ -106,25 +99,37 @@ impl Writer {
 
 async fn write(
     connection: &mut PgConnection,
-    stream: &str,
+    store: &Store,
     rows: &Rows<'_>,
     letters: &Letters<'_>,
+    recorded: &Recorded,
 ) -> Result<NewRows, Error> {
     failpoint!("before_insert", sqlx::Error::from(std::io::Error::other("failpoint")).into());
     if letters.is_empty() {
         // A single statement is a transaction by itself, without two round trips more.
-        return rows.insert(connection).await;
+        return rows.insert(store, recorded, connection).await;
     }
     let mut transaction = connection.begin().await?;
-    letters.insert(stream, &mut transaction).await?;
-    let new_rows = rows.insert(&mut transaction).await?;
+    letters.insert(&store.stream, &mut transaction).await?;
+    let new_rows = rows.insert(store, recorded, &mut transaction).await?;
     failpoint!("before_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
     transaction.commit().await?;
     Ok(new_rows)
 }
 
+/// The row of the record that goes with a transaction.
+struct Recorded {
+    slot: i32,
+    entries: Vec<u8>,
+}
+
 /// The keys of rows.
 pub(super) type Keys = HashSet<(Uuid, DateTime<Utc>)>;
+
+fn keys(rows: &[PgRow]) -> Result<Keys, Error> {
+    let keys = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+    Ok(keys.collect::<Result<_, sqlx::Error>>()?)
+}
 
 /// Which rows the statement added.
 enum NewRows {
@@ -183,25 +188,33 @@ impl<'a> Rows<'a> {
         Self { events, one_each }
     }
 
-    async fn insert(&self, connection: &mut PgConnection) -> Result<NewRows, Error> {
-        if !self.one_each {
-            return Ok(NewRows::Keys(self.insert_returning(connection).await?));
-        }
-        if self.events.is_empty() {
-            return Ok(NewRows::Count(0));
-        }
-        let inserted = self.bound(INSERT_EVENTS).execute(connection).await?;
-        Ok(NewRows::Count(inserted.rows_affected()))
+    /// Even of no rows: what was decided is recorded.
+    async fn insert(
+        &self,
+        store: &Store,
+        recorded: &Recorded,
+        connection: &mut PgConnection,
+    ) -> Result<NewRows, Error> {
+        let statement = if self.one_each { INSERT } else { INSERT_RETURNING };
+        let query = self
+            .bound(statement)
+            .bind(store.run)
+            .bind(recorded.slot)
+            .bind(&store.stream)
+            .bind(&store.group)
+            .bind(&recorded.entries);
+        Ok(match self.one_each {
+            true => NewRows::Count(query.execute(connection).await?.rows_affected()),
+            false => NewRows::Keys(keys(&query.fetch_all(connection).await?)?),
+        })
     }
 
-    /// Inserts, and gives the keys of the rows that were new.
+    /// Inserts without a record, and gives the keys of the rows that were new.
     pub(super) async fn insert_returning(&self, connection: &mut PgConnection) -> Result<Keys, Error> {
-        let rows = self.bound(INSERT_EVENTS_RETURNING).fetch_all(connection).await?;
-        let keys = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
-        Ok(keys.collect::<Result<_, sqlx::Error>>()?)
+        keys(&self.bound(INSERT_UNRECORDED_RETURNING).fetch_all(connection).await?)
     }
 
-    fn bound(&self, statement: &'static str) -> Query<'static, Postgres, PgArguments> {
+    fn bound<'q>(&self, statement: &'static str) -> Query<'q, Postgres, PgArguments> {
         sqlx::query(statement)
             .bind(self.column(|event| event.time))
             .bind(self.column(|event| event.event_id))

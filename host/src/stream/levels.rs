@@ -81,6 +81,20 @@ impl Gauge {
     }
 }
 
+impl Stream {
+    /// Whether an entry is pending from `first` to `last`, whoever holds it.
+    pub async fn is_pending(&self, first: EntryId, last: EntryId) -> Result<bool, Error> {
+        let mut command = redis::cmd("XPENDING");
+        command.arg(&self.name).arg(&self.group).arg(first.to_string()).arg(last.to_string()).arg(1);
+        let reply = command.query_async(&mut self.connect(PATIENCE).await?).await;
+        match reply.map_err(|source| self.error("XPENDING", source)) {
+            Ok(reply) => Ok(!super::reply::pending(reply)?.is_empty()),
+            Err(error) if error.has_code("NOGROUP") => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 fn find_group(groups: Value, wanted: &str) -> Option<Attributes> {
     let Value::Array(groups) = groups else { return None };
     let is_wanted = |group: &Attributes| matches!(group.get("name"), Some(Value::BulkString(name)) if name == wanted.as_bytes());

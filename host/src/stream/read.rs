@@ -59,6 +59,8 @@ pub struct Read {
     pub entries: Vec<Entry>,
     /// Whether fewer came than were asked for, so that a pause makes the next batch fuller.
     pub is_partial: bool,
+    /// Whether they were delivered before, to this consumer or to another.
+    pub is_redelivery: bool,
 }
 
 impl Reader {
@@ -140,7 +142,7 @@ impl Reader {
         let entries = reply::entries(self.ask("XREADGROUP", command, shutdown).await?)?;
         self.unanswered = 0;
         let is_partial = entries.len() < self.batch_size;
-        Ok(Read { entries, is_partial })
+        Ok(Read { entries, is_partial, is_redelivery: false })
     }
 
     async fn read_own(&mut self, after: EntryId, shutdown: &CancellationToken) -> Result<Read, Error> {
@@ -158,7 +160,7 @@ impl Reader {
             self.position = Position::Own(last.id);
         }
         tracing::info!(entries = entries.len(), "reading again what was pending");
-        Ok(Read { entries: counted(entries, part, self.unanswered), is_partial: false })
+        Ok(Read { entries: counted(entries, part, self.unanswered), is_partial: false, is_redelivery: true })
     }
 
     async fn claim(&mut self, from: EntryId, shutdown: &CancellationToken) -> Result<Read, Error> {
@@ -175,7 +177,11 @@ impl Reader {
         let deleted = self.deleted(part, shutdown).await?;
         if !deleted.is_empty() {
             tracing::info!(entries = deleted.len(), "deleted while other consumers held them");
-            return Ok(Read { entries: counted(deleted, part, self.unanswered), is_partial: false });
+            return Ok(Read {
+                entries: counted(deleted, part, self.unanswered),
+                is_partial: false,
+                is_redelivery: true,
+            });
         }
         let stream = &self.stream;
         let mut command = redis::cmd("XAUTOCLAIM");
@@ -189,7 +195,11 @@ impl Reader {
         if !claimed.entries.is_empty() {
             tracing::info!(entries = claimed.entries.len(), "claimed what other consumers left pending");
         }
-        Ok(Read { entries: counted(claimed.entries, part, self.unanswered), is_partial: false })
+        Ok(Read {
+            entries: counted(claimed.entries, part, self.unanswered),
+            is_partial: false,
+            is_redelivery: true,
+        })
     }
 
     /// Those of the pending entries that are no longer in the stream.

@@ -1,0 +1,172 @@
+//! What is committed and not acknowledged when the service dies is not decided a second time.
+
+use redis::cmd;
+use sluicegate_tests::{Event, Fields, Scene, Service, guests, until};
+
+/// Starts with these rules, and dies right after its first commit.
+fn die_after_commit(scene: &Scene, rules: &[u8]) {
+    let service = scene.service().set("GUEST", guest(scene, rules)).with_failpoints("after_commit=kill/1");
+    until_dead(service.start_unready());
+}
+
+fn until_dead(mut service: Service) {
+    until("the service to die", || match service.has_ended() {
+        true => Ok(()),
+        false => Err("it lives".to_owned()),
+    });
+}
+
+fn start(scene: &Scene, rules: &[u8]) -> Service {
+    scene.service().set("GUEST", guest(scene, rules)).start()
+}
+
+fn guest(scene: &Scene, rules: &[u8]) -> String {
+    let file = scene.folder().join("guest.wasm");
+    std::fs::write(&file, rules).unwrap();
+    file.display().to_string()
+}
+
+/// Only the default rules store it.
+fn purchase_without_amount() -> Event {
+    Event { properties: None, ..Event::of_type("purchase") }
+}
+
+#[test]
+fn a_stored_event_is_not_rejected_by_the_next_rules() {
+    let scene = Scene::new();
+    let events = [Event::new(), purchase_without_amount(), Event::of_type("heartbeat")];
+    scene.stream.add_all(&events.each_ref().map(Event::data));
+    die_after_commit(&scene, guests::DEFAULT);
+    assert_eq!(scene.stream.pending().len(), 3);
+
+    let service = start(&scene, guests::STRICT);
+    scene.stream.until_drained();
+    let ended = service.stop();
+    assert_eq!(ended.metrics().tally(), [0, 3, 0, 0, 0]);
+    assert!(ended.log.contains("committed before; acknowledging entries=3"), "{}", ended.log);
+    assert_eq!(scene.database.events(), events);
+    assert_eq!(scene.database.letters(), []);
+}
+
+#[test]
+fn a_rejected_event_is_not_stored_by_the_next_rules() {
+    let scene = Scene::new();
+    let [good, purchase, heartbeat] = [Event::new(), purchase_without_amount(), Event::of_type("heartbeat")];
+    scene.stream.add_all(&[good.data(), purchase.data(), heartbeat.data()]);
+    die_after_commit(&scene, guests::STRICT);
+
+    // One that nobody has decided is pending beside them, in the same batch.
+    let new = purchase_without_amount();
+    scene.stream.add(&new.data());
+    scene.stream.read_as("consumer-1", 1);
+    assert_eq!(scene.stream.pending().len(), 4);
+    let service = start(&scene, guests::DEFAULT);
+    scene.stream.until_drained();
+    assert_eq!(service.stop().metrics().tally(), [1, 3, 0, 0, 0]);
+    assert_eq!(scene.database.events(), [good, new]);
+    assert_eq!(scene.database.letters().len(), 1, "the heartbeat is discarded, and stays so");
+}
+
+/// The others of a batch that was split are known as well.
+#[test]
+fn a_batch_that_committed_in_parts_is_known_in_parts() {
+    let scene = Scene::new();
+    let events: Vec<Event> = (0..8).map(|_| purchase_without_amount()).collect();
+    scene.database.execute(
+        "CREATE TABLE events (time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL,
+        event_type TEXT NOT NULL, user_id TEXT NOT NULL CHECK (user_id <> 'refused'), properties JSONB,
+        PRIMARY KEY (event_id, time))",
+    );
+    let refused = Event { user_id: "refused".to_owned(), ..events[5].clone() };
+    let entries: Vec<Fields> = events
+        .iter()
+        .enumerate()
+        .map(|(i, event)| if i == 5 { refused.data() } else { event.data() })
+        .collect();
+    scene.stream.add_all(&entries);
+    // The third commit is not the last, and none is acknowledged.
+    let service = scene.service().with_failpoints("after_commit=kill/3;before_ack=delay:60000/1");
+    until_dead(service.start_unready());
+    let stored = scene.database.events().len();
+    let known = stored + scene.database.letters().len();
+    assert!((3..8).contains(&known), "{known} committed");
+
+    let service = start(&scene, guests::STRICT);
+    scene.stream.until_drained();
+    let tally = service.stop().metrics().tally();
+    assert_eq!((tally[0], tally[1]), (0, u64::try_from(known).unwrap()), "{tally:?}");
+    assert_eq!(scene.database.events().len(), stored);
+    assert_eq!(scene.database.letters().len(), 8 - stored);
+}
+
+/// The stream is made again, and the ID belongs to another entry.
+#[test]
+fn an_id_that_is_used_again_is_another_entry() {
+    let scene = Scene::new();
+    let add = |event: &Event| {
+        let (name, value) = event.data().remove(0);
+        scene.stream.run::<String>(cmd("XADD").arg(&scene.stream.name).arg("7-7").arg(name).arg(value))
+    };
+    let (old, new) = (Event::new(), Event::new());
+    add(&old);
+    die_after_commit(&scene, guests::DEFAULT);
+    scene.stream.run::<()>(cmd("DEL").arg(&scene.stream.name));
+    add(&new);
+    scene.stream.make_group();
+    scene.stream.read_as("consumer-1", 1);
+
+    let service = start(&scene, guests::DEFAULT);
+    scene.stream.until_drained();
+    assert_eq!(service.stop().metrics().tally(), [1, 0, 0, 0, 0]);
+    assert_eq!(scene.database.events(), [old, new]);
+}
+
+/// What another replica committed before it died is known to the one that claims it.
+#[test]
+fn a_claimed_entry_is_known_too() {
+    let scene = Scene::new();
+    scene.stream.add(&purchase_without_amount().data());
+    die_after_commit(&scene, guests::DEFAULT);
+    let service = scene.service().set("GUEST", guest(&scene, guests::STRICT));
+    let service = service.set("CONSUMER_NAME", "another").set("CLAIM_MIN_IDLE_MS", 100).start();
+    scene.stream.until_drained();
+    assert_eq!(service.stop().metrics().tally(), [0, 1, 0, 0, 0]);
+    assert_eq!(scene.database.letters(), []);
+}
+
+#[test]
+fn the_record_is_deleted_when_nothing_of_it_is_pending() {
+    let scene = Scene::new();
+    scene.stream.add(&Event::new().data());
+    let service = scene.start();
+    scene.stream.until_drained();
+    service.stop();
+    scene.stream.add(&purchase_without_amount().data());
+    die_after_commit(&scene, guests::DEFAULT);
+    scene.database.execute("UPDATE commits SET committed_at = now() - INTERVAL '61 minutes'");
+    let count = || {
+        scene
+            .database
+            .value::<i64>("SELECT count(*) FROM commits WHERE committed_at < now() - INTERVAL '1 hour'")
+    };
+    assert_eq!(count(), 2);
+
+    // It does not take the entry from the dead one, so one row must stay.
+    let service = scene.service().set("CONSUMER_NAME", "another").start();
+    until("one row to be deleted", || match count() {
+        2 => Err("two are left".to_owned()),
+        _ => Ok(()),
+    });
+    service.stop();
+    assert_eq!(count(), 1);
+    let service = start(&scene, guests::STRICT);
+    scene.stream.until_drained();
+    service.stop();
+    assert_eq!(scene.database.letters(), []);
+    let service = scene.start();
+    until("the other row to be deleted", || match count() {
+        0 => Ok(()),
+        left => Err(left.to_string()),
+    });
+    service.stop();
+}
