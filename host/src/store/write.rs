@@ -50,8 +50,10 @@ const INSERT_UNRECORDED_RETURNING: &str = insert_events!("", " RETURNING event_i
 /// How long the server itself goes on with a statement of a batch, in ms: not
 /// longer than somebody waits for it. It does not see that a client is gone
 /// while a statement waits for a lock, and each attempt would leave a backend
-/// behind until there are no more connections.
-const STATEMENT_TIMEOUT: &str = "SET statement_timeout = 25000";
+/// behind until there are no more connections. Nor does it see that a silent
+/// network has swallowed the next statement of a transaction, whose locks would
+/// keep the batch from ever being written again.
+const TIMEOUTS: &str = "SET statement_timeout = 25000; SET idle_in_transaction_session_timeout = 25000";
 
 /// Writes batches over a connection of its own.
 pub struct Writer {
@@ -78,7 +80,7 @@ impl Writer {
             Some(connection) => connection,
             None => {
                 let mut connection = self.store.connect().await?;
-                let set = sqlx::raw_sql(STATEMENT_TIMEOUT).execute(&mut connection);
+                let set = sqlx::raw_sql(TIMEOUTS).execute(&mut connection);
                 tokio::time::timeout(CONNECT_PATIENCE, set)
                     .await
                     .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE })??;
