@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use crate::config::Config;
 use crate::guests::{self, Guests};
 use crate::judge::judge;
-use crate::sandbox::{Limits, Sandbox};
+use crate::sandbox::Sandbox;
 use crate::store::{self, Archive, Filter, Letter, Store};
 
 /// Letters handled in one transaction.
@@ -201,12 +201,11 @@ async fn replay(
     config: &Config,
     progress: &mut dyn Write,
 ) -> Result<BTreeMap<String, u64>, Error> {
-    let limits = Limits { time: config.guest_time_limit(), memory_bytes: config.guest_memory_bytes };
-    let sandbox = Sandbox::new(limits).map_err(Error::Sandbox)?;
+    let sandbox = Sandbox::configured(config).map_err(Error::Sandbox)?;
     let guests = Guests::load(sandbox, config.guest.as_deref())?;
     let rules = guests.in_force().borrow().clone();
     // The rules run on this thread: nothing else waits for it.
-    let judge = |entries| tokio::task::block_in_place(|| judge(rules.as_ref(), u64::MAX, entries));
+    let judge = |entries| tokio::task::block_in_place(|| judge(rules.as_ref(), u64::MAX, entries).entries);
 
     let in_total = archive.count(filter).await?;
     let mut meter = Progress::new(in_total, progress);
