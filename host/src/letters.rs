@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use crate::config::Config;
 use crate::guests::{self, Guests};
 use crate::judge::judge;
-use crate::sandbox::{Limits, Sandbox};
+use crate::sandbox::Sandbox;
 use crate::store::{self, Archive, Filter, Judge, Letter, Part, Scope, Store};
 
 /// Letters handled in one transaction.
@@ -233,12 +233,12 @@ impl<'a> Replaying<'a> {
     /// what is left: the other may have died, and its letters are free as soon
     /// as the server has noticed. It waits so long for something to do.
     async fn run(&mut self, wait: Duration, config: &Config, progress: &mut dyn Write) -> Result<(), Error> {
-        let limits = Limits { time: config.guest_time_limit(), memory_bytes: config.guest_memory_bytes };
-        let sandbox = Sandbox::new(limits).map_err(Error::Sandbox)?;
+        let sandbox = Sandbox::configured(config).map_err(Error::Sandbox)?;
         let guests = Guests::load(sandbox, config.guest.as_deref())?;
         let rules = guests.in_force().borrow().clone();
         // The rules run on this thread: nothing else waits for it.
-        let judge = |entries| tokio::task::block_in_place(|| judge(rules.as_ref(), u64::MAX, entries));
+        let judge =
+            |entries| tokio::task::block_in_place(|| judge(rules.as_ref(), u64::MAX, entries).entries);
 
         let mut meter = Progress::new(self.archive.left(&self.scope).await?, progress);
         let mut idle_since = Instant::now();

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::{Entry, Fate, Judged, Reason, Vec1, Violation};
 use crate::config::Config;
 use crate::failpoint::failpoint;
-use crate::judge::{Rules, judge};
+use crate::judge::{Judgement, Rules, judge};
 use crate::metrics::{Counters, Server};
 use crate::retry::Backoff;
 use crate::screen::cut;
@@ -151,7 +151,13 @@ impl Pipeline {
             shutdown: shutdown.clone(),
         };
         stages.spawn(reading.run());
-        stages.spawn(judge_all(self.rules, config.deliveries_max, read_batches, to_write));
+        stages.spawn(judge_all(
+            self.rules,
+            config.deliveries_max,
+            Arc::clone(&counters),
+            read_batches,
+            to_write,
+        ));
         let writers = (0..config.commits_in_flight).map(|_| self.store.writer()).collect();
         stages.spawn(write(writers, Arc::clone(&counters), judged_batches, to_acknowledge));
         stages.spawn(acknowledge(self.acknowledger, counters, committed_batches));
@@ -264,6 +270,7 @@ async fn pause(delay: Duration, shutdown: &CancellationToken) {
 async fn judge_all(
     mut in_force: RulesInForce,
     deliveries_max: u64,
+    counters: Arc<Counters>,
     mut batches: mpsc::Receiver<ReadBatch>,
     to_write: mpsc::Sender<JudgedBatch>,
 ) -> Result<(), Error> {
@@ -275,8 +282,9 @@ async fn judge_all(
             tracing::info!(from = %last, to = %rules.digest(), "guest swapped");
             last = rules.digest();
         }
-        let entries =
+        let Judgement { entries, breaches } =
             tokio::task::spawn_blocking(move || judge(rules.as_ref(), deliveries_max, entries)).await?;
+        counters.breached(breaches);
         failpoint!("after_judge");
         rejections.log(&entries);
         if to_write.send(JudgedBatch { entries, flight }).await.is_err() {

@@ -1,11 +1,13 @@
 //! The contenders that are no program of their own: the benchmark starts itself with a word.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sluicegate::batch::{Claim, Digest, Entry, EntryId, Judged, Readable, Verdict, Violation};
 use sluicegate::config::Config;
 use sluicegate::judge::{Fault, Rules, judge};
+use sluicegate::sandbox::Limits;
+use sluicegate::screen::Bounds;
 use sluicegate::store::{self, Record, Store};
 use sluicegate::tenant;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,7 +30,15 @@ impl Rules for Native {
         Digest::of(b"native")
     }
 
-    fn process(&self, batch: &[Readable<'_>]) -> Result<Vec<Verdict>, Fault> {
+    fn time_limit(&self) -> Duration {
+        Limits::default().time
+    }
+
+    fn bounds(&self) -> Bounds {
+        Limits::default().bounds
+    }
+
+    fn process(&self, batch: &[Readable<'_>], _: Duration) -> Result<Vec<Verdict>, Fault> {
         // The rules take what a guest takes: strings of their own.
         let entries: Vec<guest_rules::Entry> = batch
             .iter()
@@ -104,7 +114,7 @@ pub(crate) fn database_alone() -> anyhow::Result<()> {
         .collect();
     let batches: Vec<Vec<Judged>> = entries
         .chunks(config.batch_size)
-        .map(|batch| judge(&Native, config.deliveries_max, batch.to_vec()))
+        .map(|batch| judge(&Native, config.deliveries_max, batch.to_vec()).entries)
         .collect();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let store = Store::new(&config)?;

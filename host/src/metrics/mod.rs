@@ -9,7 +9,7 @@ use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::csv::{CsvFile, Record};
-use crate::batch::Tally;
+use crate::batch::{Breaches, Tally};
 use crate::config::Config;
 use crate::stream::{Gauge, Levels};
 
@@ -22,6 +22,7 @@ struct Totals {
     /// Entries read, those that were delivered again included.
     delivered: u64,
     tally: Tally,
+    breaches: Breaches,
     batches: u64,
     last_batch: Duration,
     /// Whether both servers were found to be as they must be.
@@ -60,6 +61,11 @@ impl Counters {
     /// Counts entries that were read.
     pub fn delivered(&self, entries: usize) {
         self.totals().delivered += u64::try_from(entries).unwrap_or(u64::MAX);
+    }
+
+    /// Counts how the rules broke the contract.
+    pub fn breached(&self, breaches: Breaches) {
+        self.totals().breaches += breaches;
     }
 
     /// Counts entries that were committed and acknowledged, `took` after they were read.
@@ -160,7 +166,9 @@ impl Reporter {
             batch_time_ms: u64::try_from(totals.last_batch.as_millis()).unwrap_or(u64::MAX),
             processing_rate: rate,
         };
-        // What Redis did not tell is left out of the line.
+        let breaches = totals.breaches;
+        let some = |count: u64| Some(count).filter(|count| *count > 0);
+        // What Redis did not tell is left out of the line, and so are breaches that there were none of.
         tracing::info!(
             state = totals.state(),
             processed = record.events_processed,
@@ -177,6 +185,12 @@ impl Reporter {
             stream_length = levels.map(|levels| levels.length),
             batches = totals.batches,
             batch_time_ms = record.batch_time_ms,
+            trapped = some(breaches.trapped),
+            timed_out = some(breaches.timed_out),
+            out_of_memory = some(breaches.out_of_memory),
+            out_of_fuel = some(breaches.out_of_fuel),
+            too_much_output = some(breaches.too_much_output),
+            bad_verdict = some(breaches.bad_verdict),
             rate = (rate * 100.0).round() / 100.0,
             "metrics"
         );
