@@ -37,7 +37,7 @@ const fn value(name: &'static str, default: &'static str, meaning: &'static str)
 }
 
 /// All settings, in the order in which people meet them.
-pub const SETTINGS: [Setting; 33] = [
+pub const SETTINGS: [Setting; 34] = [
     text(
         "REDIS_URL",
         None,
@@ -99,6 +99,11 @@ pub const SETTINGS: [Setting; 33] = [
         "GUEST_COMPILE_MEMORY_BYTES",
         "2147483648",
         "address space of the process that compiles a component; 256 MiB to 64 GiB",
+    ),
+    text(
+        "GUEST_CACHE",
+        None,
+        "a folder for compiled components, made if missing, of no other user and with the mode 0700; unset: compiled at each start",
     ),
     value(
         "CLAIM_MIN_IDLE_MS",
@@ -180,6 +185,9 @@ pub struct Config {
     pub guest_compile_ms: u64,
     /// `GUEST_COMPILE_MEMORY_BYTES`.
     pub guest_compile_memory_bytes: u64,
+    /// `GUEST_CACHE`.
+    #[serde(default)]
+    pub guest_cache: Option<PathBuf>,
     /// `CLAIM_MIN_IDLE_MS`.
     pub claim_min_idle_ms: u64,
     /// `DELIVERIES_MAX`.
@@ -292,6 +300,7 @@ impl Default for Config {
             guest_component_bytes: 64 << 20,
             guest_compile_ms: 60_000,
             guest_compile_memory_bytes: 2 << 30,
+            guest_cache: None,
             claim_min_idle_ms: 60_000,
             deliveries_max: 10,
             dead_letter_retention_days: 0,

@@ -1,6 +1,7 @@
 //! Each limit holds, says its name, and costs nobody but the entry, or the component, that breaks it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use sluicegate_tests::{Fields, Launch, Letter, Scene, guests};
@@ -250,6 +251,34 @@ fn compilation_is_limited() {
         |launch| launch.set("GUEST_COMPONENT_BYTES", 1 << 20),
         &["more than 1048576 bytes (GUEST_COMPONENT_BYTES)"],
     );
+}
+
+#[test]
+fn compiled_components_are_kept_where_only_the_service_writes() {
+    let scene = Scene::new();
+    let cache = scene.folder().join("cache");
+    let launch = || hostile(&scene).set("GUEST_CACHE", cache.display());
+    launch().start().stop();
+    assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
+    let files: Vec<_> = fs::read_dir(&cache).unwrap().map(|file| file.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let written = || fs::metadata(&files[0]).unwrap().modified().unwrap();
+    let first = written();
+    launch().start().stop();
+    assert_eq!(written(), first, "used, not made again");
+
+    let mut code = fs::read(&files[0]).unwrap();
+    let middle = code.len() / 2;
+    code[middle] ^= 1;
+    fs::write(&files[0], &code).unwrap();
+    let log = launch().start().stop().log;
+    assert!(log.contains("found a damaged file"), "{log}");
+    assert_ne!(fs::read(&files[0]).unwrap(), code, "made anew");
+
+    fs::set_permissions(&cache, fs::Permissions::from_mode(0o755)).unwrap();
+    let service = launch().start();
+    service.until_logged(&["the cache of compiled guests is not used", "with the mode 755; wanted a folder"]);
+    service.stop();
 }
 
 /// Each with what was expected, what was found and what to do, before a byte of it runs.

@@ -18,9 +18,11 @@ use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_s
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::cache::Cache;
 use super::engine::code_config;
 use super::load::describe;
 use super::{Limits, LoadError};
+use crate::batch::Digest;
 
 /// The service's own program, and the same one after it was replaced on disk.
 const PROGRAM: &str = "/proc/self/exe";
@@ -33,19 +35,51 @@ const ERROR_MAX_BYTES: u64 = 4 << 10;
 /// Batches come first.
 const NICENESS: i32 = 10;
 
-/// Compiles in a child process.
-pub(super) fn compile(engine: &Engine, limits: &Limits, bytes: &[u8]) -> Result<Component, LoadError> {
+/// Takes the code from the cache, or compiles in a child process.
+pub(super) fn compile(
+    engine: &Engine,
+    limits: &Limits,
+    cache: Option<&Cache>,
+    bytes: &[u8],
+) -> Result<Component, LoadError> {
+    let digest = Digest::of(bytes);
+    if let Some(code) = cache.and_then(|cache| cache.get(engine, digest, code_max_bytes(bytes))) {
+        match deserialize(engine, &code) {
+            Ok(component) => return Ok(component),
+            Err(error) => {
+                tracing::warn!(%error, "a compiled guest in the cache cannot be used; compiling anew")
+            }
+        }
+    }
     let code = run(limits, bytes)?;
-    #[expect(unsafe_code, reason = "native code of our own child: see the comment")]
-    // SAFETY: `deserialize` runs what it is given. What it is given here came
-    // through a pipe that only the child could write to, and the child is this
-    // very program (`/proc/self/exe`), with the same compiler. Trusted is that
-    // compiler: that whatever it reads, what it emits keeps to the sandbox, and
-    // that reading does not take it over. Compiling in this process would trust
-    // it just the same, and with more to lose. wasmtime checks besides that the
-    // code is of its own version and of these settings.
-    let component = unsafe { Component::deserialize(engine, &code) };
-    component.map_err(|error| LoadError::Compile(describe(&error)))
+    let component = deserialize(engine, &code).map_err(|error| LoadError::Compile(describe(&error)))?;
+    if let Some(cache) = cache {
+        cache.put(engine, digest, &code);
+    }
+    Ok(component)
+}
+
+#[expect(unsafe_code, reason = "native code of our own making: see the comment")]
+fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: `deserialize` runs what it is given, and is given two things only.
+    //
+    // What a child sent through a pipe that nobody else could write to. The child
+    // is this very program (`/proc/self/exe`), with the same compiler. Trusted is
+    // that compiler: that whatever it reads, what it emits keeps to the sandbox,
+    // and that reading does not take it over. Compiling in this process would
+    // trust it just the same, and with more to lose.
+    //
+    // What an earlier run had from such a child and kept in the folder of
+    // `Cache`, which looks each time that folder and file are this user's alone,
+    // and that the bytes are those that were written. Trusted is this user.
+    //
+    // wasmtime checks besides that the code is of its own version and settings.
+    unsafe { Component::deserialize(engine, code) }
+}
+
+/// More than any native code takes.
+fn code_max_bytes(component: &[u8]) -> u64 {
+    u64::try_from(component.len().saturating_mul(EXPANSION_MAX)).unwrap_or(u64::MAX).saturating_add(1 << 20)
 }
 
 /// The native code of a component, by the child.
@@ -73,8 +107,7 @@ fn run(limits: &Limits, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
     let (Some(stdin), Some(stdout), Some(stderr)) = streams else {
         return Err(failed("talking to", std::io::ErrorKind::BrokenPipe.into()));
     };
-    let most = u64::try_from(bytes.len().saturating_mul(EXPANSION_MAX)).unwrap_or(u64::MAX);
-    let code = reading(stdout, most.saturating_add(1 << 20)).map_err(|error| failed("reading", error))?;
+    let code = reading(stdout, code_max_bytes(bytes)).map_err(|error| failed("reading", error))?;
     let said = reading(stderr, ERROR_MAX_BYTES).map_err(|error| failed("reading", error))?;
     let component = bytes.to_vec();
     // A child that has ended does not read to the end: that shows in its status.

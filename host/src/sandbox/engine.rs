@@ -7,6 +7,7 @@ use std::time::Duration;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
+use super::cache::Cache;
 use super::compile::compile;
 use super::guest::{Guest, State};
 use super::limits::{MEMORIES_MAX, TABLES_MAX};
@@ -33,6 +34,7 @@ pub struct Sandbox {
     linker: Arc<Linker<State>>,
     limits: Limits,
     settings: Arc<BTreeMap<String, String>>,
+    cache: Option<Cache>,
 }
 
 impl Sandbox {
@@ -44,13 +46,14 @@ impl Sandbox {
         start_clock(&engine)?;
         let mut linker = Linker::new(&engine);
         wasi::link(&mut linker)?;
-        Ok(Self { engine, linker: Arc::new(linker), limits, settings: Arc::default() })
+        Ok(Self { engine, linker: Arc::new(linker), limits, settings: Arc::default(), cache: None })
     }
 
     /// As the settings say.
     pub fn configured(config: &config::Config) -> wasmtime::Result<Self> {
         let sandbox = Self::new(Limits::from(config))?;
-        Ok(Self { settings: Arc::new(config.guest_settings.clone()), ..sandbox })
+        let cache = config.guest_cache.as_deref().map(Cache::new);
+        Ok(Self { settings: Arc::new(config.guest_settings.clone()), cache, ..sandbox })
     }
 
     /// What guests may use.
@@ -64,7 +67,8 @@ impl Sandbox {
     /// Takes seconds for a language runtime: not for a thread that has batches to serve.
     pub fn load(&self, bytes: &[u8]) -> Result<Guest, LoadError> {
         check_form(bytes, self.limits.component_bytes)?;
-        self.checked(&compile(&self.engine, &self.limits, bytes)?, bytes)
+        let component = compile(&self.engine, &self.limits, self.cache.as_ref(), bytes)?;
+        self.checked(&component, bytes)
     }
 
     /// The same in this process, for a component that came with the program. Takes about 0.2 s.

@@ -1,6 +1,7 @@
 //! wasmtime: compiles components, calls them within limits. WIT types never leave this folder.
 //!
 //! - [`engine`]: how components are compiled, and the clock that stops them
+//! - [`cache`]: what was compiled before
 //! - [`compile`]: the process in which strangers' components are compiled
 //! - [`load`]: why a component is refused, before a byte of it runs
 //! - [`limits`]: what an instance may use
@@ -12,6 +13,7 @@
 //! (invariants 4 and 5). That costs about 20 µs a batch and buys that no state,
 //! and no damage, passes from one batch to the next.
 
+mod cache;
 pub mod compile;
 mod engine;
 mod guest;
