@@ -54,6 +54,8 @@ pub struct Readable<'a> {
     pub id: EntryId,
     /// Field names and values in the order of the producer.
     pub fields: Vec<(&'a str, &'a str)>,
+    /// How often Redis has delivered it, this time included.
+    pub deliveries: u64,
 }
 
 /// What a guest wants to become of an entry: its claims, not yet checked.

@@ -1,5 +1,8 @@
 //! Every setting and its default, once.
 
+mod grants;
+
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -10,6 +13,8 @@ use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
+
+pub use grants::{Grants, Parameter, Statement};
 
 /// The file read from the working directory when no other is named.
 pub const DEFAULT_FILE: &str = "sluicegate.toml";
@@ -202,6 +207,12 @@ pub struct Config {
     pub allow_plain_table: bool,
     /// `LOG_FORMAT`.
     pub log_format: LogFormat,
+    /// `[grants]`, in the file only.
+    #[serde(default, skip_serializing)]
+    pub grants: Grants,
+    /// `[statements.NAME]`, in the file only.
+    #[serde(default, skip_serializing)]
+    pub statements: BTreeMap<String, Statement>,
 }
 
 /// How log lines look.
@@ -262,8 +273,8 @@ pub enum Error {
     /// A value that cannot be used.
     #[error("settings: {name} is {found}; wanted {wanted}")]
     Range {
-        /// The environment variable.
-        name: &'static str,
+        /// The environment variable, or the name in the file.
+        name: Cow<'static, str>,
         /// Its value.
         found: String,
         /// The values that can be used.
@@ -308,6 +319,8 @@ impl Default for Config {
             metrics_csv: "backend/metrics.csv".into(),
             allow_plain_table: false,
             log_format: LogFormat::Text,
+            grants: Grants::default(),
+            statements: BTreeMap::new(),
         }
     }
 }
@@ -360,7 +373,9 @@ impl Config {
         within("CLAIM_MIN_IDLE_MS", self.claim_min_idle_ms, 100..=86_400_000)?;
         within("DELIVERIES_MAX", self.deliveries_max, 4..=1_000)?;
         within("DEAD_LETTER_RETENTION_DAYS", self.dead_letter_retention_days, 0..=36_500)?;
-        within("MONITORING_INTERVAL_MS", self.monitoring_interval_ms, 100..=3_600_000)
+        within("MONITORING_INTERVAL_MS", self.monitoring_interval_ms, 100..=3_600_000)?;
+        self.statements.iter().try_for_each(|(name, statement)| statement.check(name))?;
+        self.grants.check(&self.statements, &self.stream_name)
     }
 
     fn check_guest(&self) -> Result<(), Error> {
@@ -391,6 +406,16 @@ impl Config {
     /// `POSTGRES_URL`, which has no default.
     pub fn postgres_url(&self) -> Result<&str, Error> {
         self.postgres_url.required("POSTGRES_URL")
+    }
+
+    /// The statements that the guest may run.
+    pub fn granted_statements(&self) -> BTreeMap<String, Statement> {
+        let granted = |(name, _): &(&String, &Statement)| self.grants.statements.contains(*name);
+        self.statements
+            .iter()
+            .filter(granted)
+            .map(|(name, statement)| (name.clone(), statement.clone()))
+            .collect()
     }
 
     /// `PARTIAL_BATCH_DELAY_MS` as a duration.
@@ -428,7 +453,7 @@ fn explain(error: &figment::Error) -> String {
 }
 
 fn within<T: PartialOrd + fmt::Display>(
-    name: &'static str,
+    name: impl Into<Cow<'static, str>>,
     found: T,
     range_: RangeInclusive<T>,
 ) -> Result<(), Error> {
@@ -438,8 +463,8 @@ fn within<T: PartialOrd + fmt::Display>(
     }
 }
 
-fn range(name: &'static str, found: impl fmt::Display, wanted: impl Into<String>) -> Error {
-    Error::Range { name, found: found.to_string(), wanted: wanted.into() }
+fn range(name: impl Into<Cow<'static, str>>, found: impl fmt::Display, wanted: impl Into<String>) -> Error {
+    Error::Range { name: name.into(), found: found.to_string(), wanted: wanted.into() }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use crate::batch::{Breaches, Digest, Entry, Event, Fate, Judged, Readable, Reason, Verdict, Violation};
+use crate::capabilities::{Lost, Powers};
 use crate::screen::{Bounds, cut, quoted, screen};
 
 /// Once a batch has taken so many time limits, its rest is judged entry by
@@ -28,7 +29,17 @@ pub trait Rules: Send + Sync {
     fn bounds(&self) -> Bounds;
 
     /// One verdict for each entry, in the order of the batch. May block for so long, and hardly longer.
-    fn process(&self, batch: &[Readable<'_>], time: Duration) -> Result<Vec<Verdict>, Fault>;
+    fn process(
+        &self,
+        batch: &[Readable<'_>],
+        time: Duration,
+        powers: &mut Powers,
+    ) -> Result<Vec<Verdict>, Fault>;
+
+    /// Whether they do more than judge: then they are asked within the batch's transaction.
+    fn wants_transaction(&self) -> bool {
+        false
+    }
 }
 
 /// How a call ended that gave no verdicts. The entries are unharmed.
@@ -49,6 +60,9 @@ pub enum Fault {
         /// `GUEST_MEMORY_BYTES`.
         limit_bytes: usize,
     },
+    /// Nothing of theirs: the transaction that they used is over.
+    #[error(transparent)]
+    Lost(#[from] Lost),
     /// The limit of instructions.
     #[error("the guest took more than {limit} fuel, about an instruction each")]
     OutOfFuel {
@@ -75,7 +89,8 @@ impl Fault {
     /// The reason of the dead letter that an entry becomes by this.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Trapped(_) => Reason::Trapped,
+            // A lost transaction is nobody's: nothing is decided then.
+            Self::Trapped(_) | Self::Lost(_) => Reason::Trapped,
             Self::TimedOut { .. } => Reason::TimedOut,
             Self::OutOfMemory { .. } => Reason::OutOfMemory,
             Self::OutOfFuel { .. } => Reason::OutOfFuel,
@@ -95,7 +110,14 @@ pub struct Judgement {
 }
 
 /// Judges a batch. Blocks while the rules run.
-pub fn judge(rules: &dyn Rules, deliveries_max: u64, entries: Vec<Entry>) -> Judgement {
+///
+/// Fails only when the rules used a transaction and it was lost: then nothing is decided.
+pub fn judge(
+    rules: &dyn Rules,
+    deliveries_max: u64,
+    entries: Vec<Entry>,
+    powers: &mut Powers,
+) -> Result<Judgement, Lost> {
     let mut readable = Vec::with_capacity(entries.len());
     // `None` for an entry that the rules are asked about.
     let settled: Vec<Option<Fate>> = entries
@@ -108,8 +130,8 @@ pub fn judge(rules: &dyn Rules, deliveries_max: u64, entries: Vec<Entry>) -> Jud
             Err(fate) => Some(fate),
         })
         .collect();
-    let mut asking = Asking::new(rules, readable.len());
-    asking.ask(&readable);
+    let mut asking = Asking::new(rules, readable.len(), powers);
+    asking.ask(&readable)?;
     drop(readable);
 
     let Asking { fates, breaches, .. } = asking;
@@ -118,12 +140,13 @@ pub fn judge(rules: &dyn Rules, deliveries_max: u64, entries: Vec<Entry>) -> Jud
     let fates = settled.into_iter().map_while(|fate| fate.or_else(|| fates.next()));
     let entries =
         entries.into_iter().zip(fates).map(|(entry, fate)| Judged { entry, fate, digest }).collect();
-    Judgement { entries, breaches }
+    Ok(Judgement { entries, breaches })
 }
 
 /// The questions about one batch, and the answers so far.
 struct Asking<'a> {
     rules: &'a dyn Rules,
+    powers: &'a mut Powers,
     bounds: Bounds,
     time_limit: Duration,
     /// The entries of the whole batch.
@@ -144,9 +167,10 @@ struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    fn new(rules: &'a dyn Rules, entries: usize) -> Self {
+    fn new(rules: &'a dyn Rules, entries: usize, powers: &'a mut Powers) -> Self {
         Self {
             rules,
+            powers,
             bounds: rules.bounds(),
             time_limit: rules.time_limit(),
             entries,
@@ -162,28 +186,31 @@ impl<'a> Asking<'a> {
 
     /// Asks for a batch and, after a fault, for each half of it, until the entry
     /// at fault is alone: the others are judged as if it were not there.
-    fn ask(&mut self, batch: &[Readable<'_>]) {
-        let [_, _, ..] = batch else { return batch.iter().for_each(|only| self.ask_alone(only)) };
+    fn ask(&mut self, batch: &[Readable<'_>]) -> Result<(), Lost> {
+        let [_, _, ..] = batch else { return batch.iter().try_for_each(|only| self.ask_alone(only)) };
         if self.spent >= self.time_limit * PATIENCE {
-            return batch.iter().for_each(|only| self.ask_alone(only));
+            return batch.iter().try_for_each(|only| self.ask_alone(only));
         }
         match self.call(batch, self.time_limit) {
             Ok(verdicts) => self.keep(batch, verdicts),
+            Err(Fault::Lost(lost)) => return Err(lost),
             Err(fault) => {
                 let entries = batch.len();
                 tracing::warn!(entries, guest = %self.rules.digest(), reason = fault.reason().as_str(), "guest failed; splitting the batch");
                 self.was_split = true;
                 let (left, right) = batch.split_at(entries / 2);
-                self.ask(left);
-                self.ask(right);
+                self.ask(left)?;
+                self.ask(right)?;
             }
         }
+        Ok(())
     }
 
-    fn ask_alone(&mut self, only: &Readable<'_>) {
+    fn ask_alone(&mut self, only: &Readable<'_>) -> Result<(), Lost> {
         let time = self.share();
         match self.call(std::slice::from_ref(only), time) {
             Ok(verdicts) => self.keep(std::slice::from_ref(only), verdicts),
+            Err(Fault::Lost(lost)) => return Err(lost),
             Err(fault) => {
                 tracing::warn!(entry = %only.id, guest = %self.rules.digest(), reason = fault.reason().as_str(), "poison entry");
                 let mut message = fault.to_string();
@@ -195,6 +222,7 @@ impl<'a> Asking<'a> {
                 self.push(dead_letter(fault.reason(), message), 0);
             }
         }
+        Ok(())
     }
 
     /// The time for an entry that is judged alone: the whole limit while the
@@ -214,7 +242,7 @@ impl<'a> Asking<'a> {
 
     fn call(&mut self, batch: &[Readable<'_>], time: Duration) -> Result<Vec<Verdict>, Fault> {
         let start = Instant::now();
-        let answer = self.rules.process(batch, time);
+        let answer = self.rules.process(batch, time, self.powers);
         self.spent += start.elapsed();
         if let Err(fault) = &answer {
             self.breaches.count(fault.reason());
@@ -331,7 +359,7 @@ fn read(entry: &Entry, deliveries_max: u64) -> Result<Readable<'_>, Fate> {
         })
         .collect();
     match fields {
-        Ok(fields) => Ok(Readable { id: entry.id, fields }),
+        Ok(fields) => Ok(Readable { id: entry.id, fields, deliveries: entry.deliveries }),
         Err(violation) => Err(Fate::DeadLetter(Reason::Undecodable, vec![violation])),
     }
 }
@@ -356,6 +384,11 @@ mod tests {
     use crate::batch::{Claim, EntryId, Vec1};
     use crate::sandbox::Limits;
 
+    /// Without a transaction, so there is none to lose.
+    fn judged(rules: &dyn Rules, deliveries_max: u64, entries: Vec<Entry>) -> Judgement {
+        judge(rules, deliveries_max, entries, &mut Powers::default()).expect("no transaction")
+    }
+
     /// Discards what it is given, and fails with a batch that holds the poison.
     struct Poisoned(&'static str);
 
@@ -376,7 +409,12 @@ mod tests {
             Limits::default().bounds
         }
 
-        fn process(&self, batch: &[Readable<'_>], _: Duration) -> Result<Vec<Verdict>, Fault> {
+        fn process(
+            &self,
+            batch: &[Readable<'_>],
+            _: Duration,
+            _: &mut Powers,
+        ) -> Result<Vec<Verdict>, Fault> {
             match batch.iter().any(|entry| value(entry) == self.0) {
                 true => Err(Fault::Trapped("poison".into())),
                 false => Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect()),
@@ -401,7 +439,12 @@ mod tests {
             Limits::default().bounds
         }
 
-        fn process(&self, batch: &[Readable<'_>], time: Duration) -> Result<Vec<Verdict>, Fault> {
+        fn process(
+            &self,
+            batch: &[Readable<'_>],
+            time: Duration,
+            _: &mut Powers,
+        ) -> Result<Vec<Verdict>, Fault> {
             self.0.lock().expect("no panic").push((batch.len(), time));
             if batch.iter().any(|entry| value(entry) == "loop") {
                 std::thread::sleep(time); // what is simulated
@@ -421,7 +464,7 @@ mod tests {
         for poisoned in 0..7 {
             let entries: Vec<Entry> =
                 (0..7).map(|i| entry(i, if i == poisoned { b"poison" } else { b"fine" })).collect();
-            let judged = judge(&Poisoned("poison"), 5, entries.clone()).entries;
+            let judged = judged(&Poisoned("poison"), 5, entries.clone()).entries;
             assert_eq!(judged.iter().map(|judged| judged.entry.clone()).collect::<Vec<_>>(), entries);
             for Judged { entry, fate, .. } in judged {
                 match fate {
@@ -439,7 +482,7 @@ mod tests {
     fn a_batch_of_loops_takes_a_bounded_time() {
         let slow = Slow(Mutex::default());
         let entries = (0..200).map(|i| entry(i, if i % 10 == 9 { b"fine" } else { b"loop" })).collect();
-        let judgement = judge(&slow, 5, entries);
+        let judgement = judged(&slow, 5, entries);
         for Judged { entry, fate, .. } in &judgement.entries {
             match entry.id.sequence % 10 {
                 9 => assert_eq!(fate, &Fate::Discard("fine".into()), "{}", entry.id),
@@ -460,7 +503,7 @@ mod tests {
     fn one_poison_leaves_the_whole_limit_to_each_of_its_neighbours() {
         let slow = Slow(Mutex::default());
         let entries = (0..1_000).map(|i| entry(i, if i == 777 { b"loop" } else { b"fine" })).collect();
-        let judgement = judge(&slow, 5, entries);
+        let judgement = judged(&slow, 5, entries);
         let letters = judgement.entries.iter().filter(|judged| matches!(judged.fate, Fate::DeadLetter(..)));
         assert_eq!(letters.map(|judged| judged.entry.id.sequence).collect::<Vec<_>>(), [777]);
         let calls = slow.0.into_inner().expect("no panic");
@@ -487,7 +530,12 @@ mod tests {
             Bounds { rows: 1_000, output_bytes: 100_000, ..Limits::default().bounds }
         }
 
-        fn process(&self, batch: &[Readable<'_>], _: Duration) -> Result<Vec<Verdict>, Fault> {
+        fn process(
+            &self,
+            batch: &[Readable<'_>],
+            _: Duration,
+            _: &mut Powers,
+        ) -> Result<Vec<Verdict>, Fault> {
             if batch.len() > 1 && batch.iter().any(|entry| value(entry).starts_with("bytes")) {
                 return Err(Fault::TooMuchOutput { limit_bytes: 0 });
             }
@@ -514,7 +562,7 @@ mod tests {
 
     fn kept(values: &[&str]) -> Vec<bool> {
         let entries = values.iter().zip(0..).map(|(value, i)| entry(i, value.as_bytes())).collect();
-        let judgement = judge(&Large, 5, entries);
+        let judgement = judged(&Large, 5, entries);
         let is_kept = |judged: &Judged| match &judged.fate {
             Fate::Store(_) => true,
             Fate::DeadLetter(Reason::TooMuchOutput, _) => false,
@@ -541,7 +589,7 @@ mod tests {
         let mut killer = entry(4, b"c");
         killer.deliveries = 6;
         let entries = vec![entry(0, b"a"), deleted, entry(2, b"\xff"), entry(3, b"b"), killer];
-        let judgement = judge(&Poisoned("-"), 5, entries);
+        let judgement = judged(&Poisoned("-"), 5, entries);
         let fates: Vec<Fate> = judgement.entries.into_iter().map(|judged| judged.fate).collect();
         assert!(matches!(
             fates.as_slice(),

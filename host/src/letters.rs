@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
 
+use crate::capabilities::Powers;
 use crate::config::Config;
 use crate::guests::{self, Guests};
 use crate::judge::judge;
@@ -104,6 +105,12 @@ pub enum Error {
     /// The rules to replay with.
     #[error(transparent)]
     Guest(#[from] guests::Error),
+    /// What such a guest does beside judging belongs to a batch of the stream.
+    #[error(
+        "letters cannot be replayed by a guest that uses stream, store or metrics; \
+         add the entries to the stream again (`sluicegate dead-letters show` prints them), or replay by a guest without"
+    )]
+    Powers,
     /// The sandbox does not start.
     #[error("wasmtime: {0}")]
     Sandbox(wasmtime::Error),
@@ -236,9 +243,15 @@ impl<'a> Replaying<'a> {
         let sandbox = Sandbox::configured(config).map_err(Error::Sandbox)?;
         let guests = Guests::load(sandbox, config.guest.as_deref())?;
         let rules = guests.in_force().borrow().clone();
+        if rules.wants_transaction() {
+            return Err(Error::Powers);
+        }
         // The rules run on this thread: nothing else waits for it.
-        let judge =
-            |entries| tokio::task::block_in_place(|| judge(rules.as_ref(), u64::MAX, entries).entries);
+        let judge = |entries| {
+            let judge = || judge(rules.as_ref(), u64::MAX, entries, &mut Powers::default());
+            // Without a transaction there is none to lose.
+            tokio::task::block_in_place(judge).map_or_else(|_| Vec::new(), |judgement| judgement.entries)
+        };
 
         let mut meter = Progress::new(self.archive.left(&self.scope).await?, progress);
         let mut idle_since = Instant::now();

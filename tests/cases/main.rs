@@ -17,6 +17,7 @@ mod misbehaving;
 mod networking;
 mod outages;
 mod portable;
+mod powers;
 mod printing;
 mod recalling;
 mod redis_7_0;

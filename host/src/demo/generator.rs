@@ -288,7 +288,11 @@ mod tests {
                 .iter()
                 .map(|sample| Entry { id: EntryId::ZERO, fields: Some(sample.fields.clone()), deliveries: 1 })
                 .collect();
-            judge(&rules, 10, entries).entries.into_iter().map(|judged| judged.fate)
+            judge(&rules, 10, entries, &mut crate::capabilities::Powers::default())
+                .expect("no transaction")
+                .entries
+                .into_iter()
+                .map(|judged| judged.fate)
         };
         for (fate, Sample { expected, .. }) in fates(guests::DEFAULT).zip(&samples) {
             match expected {

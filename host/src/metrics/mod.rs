@@ -1,6 +1,7 @@
 //! Counters, and the two forms in which they are told: a line of CSV and a line of the log.
 
 mod csv;
+mod series;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,12 +11,20 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::csv::{CsvFile, Record};
 use crate::batch::{Breaches, Tally};
+use crate::capabilities::{Sample, Series};
 use crate::config::Config;
 use crate::stream::{Gauge, Levels};
+use series::AllSeries;
 
 /// What the pipeline did since the start, and what it is waiting for.
 #[derive(Debug, Default)]
-pub struct Counters(Mutex<Totals>);
+pub struct Counters {
+    totals: Mutex<Totals>,
+    /// The guest's own.
+    series: Mutex<AllSeries>,
+    /// As the last report found it.
+    lag: Mutex<Option<u64>>,
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Totals {
@@ -81,6 +90,18 @@ impl Counters {
         self.totals().started = true;
     }
 
+    /// Adds what the guest has counted for a batch that is committed.
+    pub fn sampled(&self, samples: Vec<(Series, Sample)>) {
+        if !samples.is_empty() {
+            self.series.lock().unwrap_or_else(PoisonError::into_inner).add(samples);
+        }
+    }
+
+    /// Entries that the group had not been delivered when it was looked at last.
+    pub fn lag(&self) -> Option<u64> {
+        *self.lag.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes that a server is away, or that it is there again.
     pub fn waits_for(&self, server: Server, waits: bool) {
         let mut totals = self.totals();
@@ -91,7 +112,7 @@ impl Counters {
     }
 
     fn totals(&self) -> MutexGuard<'_, Totals> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -156,6 +177,7 @@ impl Reporter {
     /// One line of CSV and one of the log, of this moment.
     pub async fn report(&mut self, counters: &Counters) {
         let levels = self.levels().await;
+        *counters.lag.lock().unwrap_or_else(PoisonError::into_inner) = levels.and_then(|levels| levels.lag);
         let totals = *counters.totals();
         let tally = totals.tally;
         let rate = self.rate(tally.total());
@@ -194,6 +216,11 @@ impl Reporter {
             rate = (rate * 100.0).round() / 100.0,
             "metrics"
         );
+        let series = counters.series.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !series.is_empty() {
+            let dropped = Some(series.dropped()).filter(|dropped| *dropped > 0);
+            tracing::info!(%series, dropped, "guest metrics");
+        }
         if let Err(error) = self.csv.append(&record) {
             tracing::warn!(%error, file = %self.csv.path().display(), "the metrics line was not written");
         }

@@ -12,8 +12,8 @@ use super::compile::compile;
 use super::guest::{Guest, State};
 use super::limits::{MEMORIES_MAX, TABLES_MAX};
 use super::load::{check_form, describe};
-use super::{Limits, LoadError, wasi};
-use crate::config;
+use super::{Limits, LoadError, powers, wasi};
+use crate::config::{self, Grants};
 
 /// How often the epoch moves on: the grain of the time limit.
 pub(super) const TICK: Duration = Duration::from_millis(10);
@@ -34,24 +34,31 @@ pub struct Sandbox {
     linker: Arc<Linker<State>>,
     limits: Limits,
     settings: Arc<BTreeMap<String, String>>,
+    grants: Arc<Grants>,
     cache: Option<Cache>,
 }
 
 impl Sandbox {
-    /// Starts the engine and its clock. Guests get no settings.
+    /// Starts the engine and its clock. Guests get no settings and no grants.
     pub fn new(limits: Limits) -> wasmtime::Result<Self> {
+        Self::granting(limits, Grants::default())
+    }
+
+    fn granting(limits: Limits, grants: Grants) -> wasmtime::Result<Self> {
         let mut config = code_config(&limits);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&limits)));
         let engine = Engine::new(&config)?;
         start_clock(&engine)?;
         let mut linker = Linker::new(&engine);
         wasi::link(&mut linker)?;
-        Ok(Self { engine, linker: Arc::new(linker), limits, settings: Arc::default(), cache: None })
+        powers::link(&mut linker, &grants)?;
+        let (linker, grants) = (Arc::new(linker), Arc::new(grants));
+        Ok(Self { engine, linker, limits, settings: Arc::default(), grants, cache: None })
     }
 
     /// As the settings say.
     pub fn configured(config: &config::Config) -> wasmtime::Result<Self> {
-        let sandbox = Self::new(Limits::from(config))?;
+        let sandbox = Self::granting(Limits::from(config), config.grants.clone())?;
         let cache = config.guest_cache.as_deref().map(Cache::new);
         Ok(Self { settings: Arc::new(config.guest_settings.clone()), cache, ..sandbox })
     }
@@ -78,7 +85,8 @@ impl Sandbox {
     }
 
     fn checked(&self, component: &Component, bytes: &[u8]) -> Result<Guest, LoadError> {
-        Guest::new(component, bytes, &self.linker, self.limits, Arc::clone(&self.settings))
+        let (settings, grants) = (Arc::clone(&self.settings), Arc::clone(&self.grants));
+        Guest::new(component, bytes, &self.linker, self.limits, settings, grants)
     }
 }
 

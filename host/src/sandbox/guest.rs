@@ -12,17 +12,21 @@ use super::engine::TICK;
 use super::limits::{Meter, OutOfMemory};
 use super::load::{check_exports, check_imports, describe};
 use super::output::{Output, PrintLog};
+use super::powers::{self, Lent};
 use super::{Limits, LoadError, wasi};
 use crate::batch::{Claim, Digest, EntryId, Readable, Verdict, Violation};
+use crate::capabilities::{Lost, Powers};
+use crate::config::Grants;
 use crate::judge::{Fault, Rules};
 use crate::screen::Bounds;
 
 use bindings::sluicegate::guest::types as wit;
 
-mod bindings {
+pub(super) mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
-        world: "validator",
+        world: "pipeline",
+        imports: { default: trappable },
         // Entries are lowered straight from the bytes that Redis sent.
         ownership: Borrowing { duplicate_if_necessary: false },
     });
@@ -32,10 +36,13 @@ mod bindings {
 #[derive(Clone)]
 pub struct Guest {
     digest: Digest,
-    component: Arc<bindings::ValidatorPre<State>>,
+    component: Arc<bindings::PipelinePre<State>>,
     limits: Limits,
     settings: Arc<BTreeMap<String, String>>,
     log: Arc<PrintLog>,
+    grants: Arc<Grants>,
+    /// Whether it imports any of the world `pipeline`.
+    has_powers: bool,
 }
 
 /// What an instance carries with it.
@@ -45,6 +52,7 @@ pub(super) struct State {
     meter: Meter,
     now_ms: u64,
     settings: Arc<BTreeMap<String, String>>,
+    pub(super) lent: Lent,
 }
 
 impl State {
@@ -72,18 +80,21 @@ impl Guest {
         linker: &Linker<State>,
         limits: Limits,
         settings: Arc<BTreeMap<String, String>>,
+        grants: Arc<Grants>,
     ) -> Result<Self, LoadError> {
         let engine = component.engine();
         check_imports(engine, component)?;
+        let has_powers = powers::check(engine, component, &grants)?;
         check_exports(engine, component)?;
         // What is wrong beyond the names: a function of an interface that is newer than ours.
         let component =
             linker.instantiate_pre(component).map_err(|error| LoadError::Imports(describe(&error)))?;
         let component =
-            bindings::ValidatorPre::new(component).map_err(|error| LoadError::World(describe(&error)))?;
+            bindings::PipelinePre::new(component).map_err(|error| LoadError::World(describe(&error)))?;
         let digest = Digest::of(bytes);
         let component = Arc::new(component);
-        let guest = Self { digest, component, limits, settings, log: Arc::new(PrintLog::new(digest)) };
+        let log = Arc::new(PrintLog::new(digest));
+        let guest = Self { digest, component, limits, settings, log, grants, has_powers };
         guest.start_on_trial()?;
         Ok(guest)
     }
@@ -108,6 +119,7 @@ impl Guest {
             meter: Meter::new(self.limits),
             now_ms: first.milliseconds,
             settings: Arc::clone(&self.settings),
+            lent: Lent::default(),
         };
         let mut store = Store::new(self.component.engine(), state);
         store.limiter(|state| &mut state.meter);
@@ -123,23 +135,63 @@ impl Guest {
         Ok(store)
     }
 
+    /// Calls it, lending what it is granted.
     fn call(
         &self,
         first: EntryId,
         batch: &[Readable<'_>],
         output: &Output,
         time: Duration,
-    ) -> wasmtime::Result<Vec<wit::Verdict>> {
-        let mut store = self.store(first, output, time)?;
+        lent: Lent,
+    ) -> (wasmtime::Result<Vec<wit::Verdict>>, Lent) {
+        let mut store = match self.store(first, output, time) {
+            Ok(store) => store,
+            Err(error) => return (Err(error), lent),
+        };
+        store.data_mut().lent = lent;
         let entries: Vec<wit::Entry<'_>> = batch
             .iter()
-            .map(|Readable { id, fields }| wit::Entry {
+            .map(|Readable { id, fields, .. }| wit::Entry {
                 id: wit::EntryId { milliseconds: id.milliseconds, sequence: id.sequence },
                 fields,
             })
             .collect();
-        let instance = self.component.instantiate(&mut store)?;
-        instance.sluicegate_guest_handler().call_process(&mut store, &entries)
+        let verdicts = self
+            .component
+            .instantiate(&mut store)
+            .and_then(|instance| instance.sluicegate_guest_handler().call_process(&mut store, &entries));
+        (verdicts, store.into_data().lent)
+    }
+
+    /// Calls it, and keeps what it did only if there is a verdict for each entry.
+    fn call_undoing(
+        &self,
+        first: EntryId,
+        batch: &[Readable<'_>],
+        output: &Output,
+        time: Duration,
+        powers: &mut Powers,
+    ) -> Result<wasmtime::Result<Vec<wit::Verdict>>, Lost> {
+        if !self.has_powers {
+            return Ok(self.call(first, batch, output, time, Lent::default()).0);
+        }
+        let mut transaction = powers.transaction.take();
+        let begun = transaction.as_mut().map_or(Ok(()), |transaction| transaction.begin_call());
+        let powers_of_call = Powers { transaction, lag: powers.lag, ..Powers::default() };
+        if let Err(lost) = begun {
+            powers.transaction = powers_of_call.transaction;
+            return Err(lost);
+        }
+        let lent = Lent::new(&self.grants, batch, powers_of_call);
+        let (verdicts, lent) = self.call(first, batch, output, time, lent);
+        powers.transaction = lent.powers.transaction;
+        match (&verdicts, &mut powers.transaction) {
+            (Ok(verdicts), _) if verdicts.len() == batch.len() => powers.effects.extend(lent.powers.effects),
+            (Err(error), _) if error.is::<Lost>() => return Err(Lost),
+            (_, Some(transaction)) => transaction.undo_call()?,
+            (_, None) => {}
+        }
+        Ok(verdicts)
     }
 
     fn fault(&self, error: &wasmtime::Error, output: &Output, time: Duration) -> Fault {
@@ -183,13 +235,22 @@ impl Rules for Guest {
         self.limits.bounds
     }
 
+    fn wants_transaction(&self) -> bool {
+        self.has_powers
+    }
+
     /// In a fresh instance.
-    fn process(&self, batch: &[Readable<'_>], time: Duration) -> Result<Vec<Verdict>, Fault> {
+    fn process(
+        &self,
+        batch: &[Readable<'_>],
+        time: Duration,
+        powers: &mut Powers,
+    ) -> Result<Vec<Verdict>, Fault> {
         let Some(first) = batch.first() else { return Ok(Vec::new()) };
         let output = Output::new(self.limits.log_bytes);
-        let verdicts = self.call(first.id, batch, &output, time);
+        let verdicts = self.call_undoing(first.id, batch, &output, time, powers);
         self.log.log(&output);
-        let verdicts = verdicts.map_err(|error| self.fault(&error, &output, time))?;
+        let verdicts = verdicts?.map_err(|error| self.fault(&error, &output, time))?;
         match verdicts.len() == batch.len() {
             true => Ok(verdicts.into_iter().map(Verdict::from).collect()),
             false => Err(Fault::WrongCount { found: verdicts.len(), wanted: batch.len() }),

@@ -6,6 +6,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::{ComponentFunc, ComponentItem, Type};
 
+use super::powers;
 use super::wasi::GRANTED;
 
 /// Why a component is refused.
@@ -52,6 +53,9 @@ pub enum LoadError {
          wasi:config/store: build it without the rest, or without the library that asks for it"
     )]
     Imports(String),
+    /// Powers that the operator has not granted.
+    #[error("imports that are not granted: {0}")]
+    NotGranted(String),
     /// It does not offer what the service calls.
     #[error("not of the world `sluicegate:guest/validator@0.1.0`: {0}")]
     World(String),
@@ -104,8 +108,8 @@ pub(super) fn check_imports(engine: &Engine, component: &Component) -> Result<()
 }
 
 fn is_granted(import: &str) -> bool {
-    // The contract's types: names, nothing that could be called.
-    if import.starts_with("sluicegate:guest/types@0.1.") {
+    // The contract's types: names, nothing that could be called. For the others see `powers::check`.
+    if import.starts_with("sluicegate:guest/types@0.1.") || powers::is_interface(import) {
         return true;
     }
     let (interface, version) = import.split_once('@').unwrap_or((import, ""));

@@ -6,6 +6,7 @@
 //! - [`load`]: why a component is refused, before a byte of it runs
 //! - [`limits`]: what an instance may use
 //! - [`wasi`]: the little of WASI that a guest sees
+//! - [`powers`]: what else it may do, as far as it is granted
 //! - [`output`]: what a guest prints
 //! - [`guest`]: a compiled component and its call, once a batch
 //!
@@ -20,6 +21,7 @@ mod guest;
 mod limits;
 mod load;
 mod output;
+mod powers;
 mod wasi;
 
 pub use engine::Sandbox;
