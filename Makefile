@@ -14,7 +14,7 @@ failpoints: guests
 
 guests:
 	@tests/setup/tools.sh
-	$(COMPONENTS) -p guest-default -p guest-strict
+	$(COMPONENTS) -p guest-default -p guest-strict -p guest-enrich
 
 # A guest that misbehaves in every way, for the tests.
 hostile: guests

@@ -1,5 +1,9 @@
 //! Every setting and its default, once.
 
+mod grants;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -9,6 +13,8 @@ use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
+
+pub use grants::{Grants, Parameter, Statement};
 
 /// The file read from the working directory when no other is named.
 pub const DEFAULT_FILE: &str = "sluicegate.toml";
@@ -36,7 +42,7 @@ const fn value(name: &'static str, default: &'static str, meaning: &'static str)
 }
 
 /// All settings, in the order in which people meet them.
-pub const SETTINGS: [Setting; 19] = [
+pub const SETTINGS: [Setting; 34] = [
     text(
         "REDIS_URL",
         None,
@@ -67,8 +73,43 @@ pub const SETTINGS: [Setting; 19] = [
         None,
         "a component file with the rules, watched for changes; unset: the default rules inside the program",
     ),
+    value(
+        "GUEST_SETTINGS",
+        "{}",
+        "what the guest reads by `wasi:config`: in the file a table `[guest_settings]`, in the environment `{name = \"value\"}`; text only, 64 KiB in all",
+    ),
     value("GUEST_TIME_LIMIT_MS", "1000", "how long the guest may take for a batch; 10 to 60000"),
+    value(
+        "GUEST_FUEL",
+        "0",
+        "instructions the guest may execute for a batch, about: exact where time is not, and slower; 0 for no such limit",
+    ),
     value("GUEST_MEMORY_BYTES", "134217728", "memory of the guest for a batch; 1 MiB to 1 GiB"),
+    value("GUEST_STACK_BYTES", "524288", "stack of the guest; 64 KiB to 1 MiB"),
+    value("GUEST_TABLE_ELEMENTS", "100000", "elements of all tables of the guest; 1 to 10000000"),
+    value("GUEST_INSTANCES", "64", "core instances that the guest may consist of; 1 to 1000"),
+    value("GUEST_HANDLES", "10000", "streams and other resources that the guest may hold; 16 to 1000000"),
+    value(
+        "GUEST_OUTPUT_BYTES",
+        "67108864",
+        "what the guest may hand over in one call, and for a batch beyond what its entries brought; 64 KiB to 1 GiB",
+    ),
+    value("GUEST_ROWS", "100000", "rows that a batch may become; 1000 to 10000000"),
+    value("GUEST_STRING_BYTES", "16777216", "a string of a row, its properties included; 1 KiB to 256 MiB"),
+    value("GUEST_JSON_DEPTH", "127", "levels of properties; 1 to 127"),
+    value("GUEST_LOG_BYTES", "4096", "what is logged of what the guest prints for a batch; 0 to 1 MiB"),
+    value("GUEST_COMPONENT_BYTES", "67108864", "a component file; 1 KiB to 1 GiB"),
+    value("GUEST_COMPILE_MS", "60000", "how long a component may take to compile; 100 to 600000"),
+    value(
+        "GUEST_COMPILE_MEMORY_BYTES",
+        "2147483648",
+        "address space of the process that compiles a component; 256 MiB to 64 GiB",
+    ),
+    text(
+        "GUEST_CACHE",
+        None,
+        "a folder for compiled components, made if missing, of no other user and with the mode 0700; unset: compiled at each start",
+    ),
     value(
         "CLAIM_MIN_IDLE_MS",
         "60000",
@@ -117,10 +158,41 @@ pub struct Config {
     /// `GUEST`.
     #[serde(default)]
     pub guest: Option<PathBuf>,
+    /// `GUEST_SETTINGS`.
+    pub guest_settings: BTreeMap<String, String>,
     /// `GUEST_TIME_LIMIT_MS`.
     pub guest_time_limit_ms: u64,
+    /// `GUEST_FUEL`, 0 for no such limit.
+    pub guest_fuel: u64,
     /// `GUEST_MEMORY_BYTES`.
     pub guest_memory_bytes: usize,
+    /// `GUEST_STACK_BYTES`.
+    pub guest_stack_bytes: usize,
+    /// `GUEST_TABLE_ELEMENTS`.
+    pub guest_table_elements: usize,
+    /// `GUEST_INSTANCES`.
+    pub guest_instances: u32,
+    /// `GUEST_HANDLES`.
+    pub guest_handles: usize,
+    /// `GUEST_OUTPUT_BYTES`.
+    pub guest_output_bytes: usize,
+    /// `GUEST_ROWS`.
+    pub guest_rows: usize,
+    /// `GUEST_STRING_BYTES`.
+    pub guest_string_bytes: usize,
+    /// `GUEST_JSON_DEPTH`.
+    pub guest_json_depth: usize,
+    /// `GUEST_LOG_BYTES`.
+    pub guest_log_bytes: usize,
+    /// `GUEST_COMPONENT_BYTES`.
+    pub guest_component_bytes: usize,
+    /// `GUEST_COMPILE_MS`.
+    pub guest_compile_ms: u64,
+    /// `GUEST_COMPILE_MEMORY_BYTES`.
+    pub guest_compile_memory_bytes: u64,
+    /// `GUEST_CACHE`.
+    #[serde(default)]
+    pub guest_cache: Option<PathBuf>,
     /// `CLAIM_MIN_IDLE_MS`.
     pub claim_min_idle_ms: u64,
     /// `DELIVERIES_MAX`.
@@ -135,6 +207,12 @@ pub struct Config {
     pub allow_plain_table: bool,
     /// `LOG_FORMAT`.
     pub log_format: LogFormat,
+    /// `[grants]`, in the file only.
+    #[serde(default, skip_serializing)]
+    pub grants: Grants,
+    /// `[statements.NAME]`, in the file only.
+    #[serde(default, skip_serializing)]
+    pub statements: BTreeMap<String, Statement>,
 }
 
 /// How log lines look.
@@ -195,8 +273,8 @@ pub enum Error {
     /// A value that cannot be used.
     #[error("settings: {name} is {found}; wanted {wanted}")]
     Range {
-        /// The environment variable.
-        name: &'static str,
+        /// The environment variable, or the name in the file.
+        name: Cow<'static, str>,
         /// Its value.
         found: String,
         /// The values that can be used.
@@ -217,8 +295,23 @@ impl Default for Config {
             partial_batch_delay_ms: 100,
             commits_in_flight: 3,
             guest: None,
+            guest_settings: BTreeMap::new(),
             guest_time_limit_ms: 1_000,
+            guest_fuel: 0,
             guest_memory_bytes: 128 << 20,
+            guest_stack_bytes: 512 << 10,
+            guest_table_elements: 100_000,
+            guest_instances: 64,
+            guest_handles: 10_000,
+            guest_output_bytes: 64 << 20,
+            guest_rows: 100_000,
+            guest_string_bytes: 16 << 20,
+            guest_json_depth: 127,
+            guest_log_bytes: 4 << 10,
+            guest_component_bytes: 64 << 20,
+            guest_compile_ms: 60_000,
+            guest_compile_memory_bytes: 2 << 30,
+            guest_cache: None,
             claim_min_idle_ms: 60_000,
             deliveries_max: 10,
             dead_letter_retention_days: 0,
@@ -226,6 +319,8 @@ impl Default for Config {
             metrics_csv: "backend/metrics.csv".into(),
             allow_plain_table: false,
             log_format: LogFormat::Text,
+            grants: Grants::default(),
+            statements: BTreeMap::new(),
         }
     }
 }
@@ -274,12 +369,33 @@ impl Config {
         within("BLOCK_MS", self.block_ms, 1..=60_000)?;
         within("PARTIAL_BATCH_DELAY_MS", self.partial_batch_delay_ms, 0..=60_000)?;
         within("COMMITS_IN_FLIGHT", self.commits_in_flight, 1..=64)?;
-        within("GUEST_TIME_LIMIT_MS", self.guest_time_limit_ms, 10..=60_000)?;
-        within("GUEST_MEMORY_BYTES", self.guest_memory_bytes, 1 << 20..=1 << 30)?;
+        self.check_guest()?;
         within("CLAIM_MIN_IDLE_MS", self.claim_min_idle_ms, 100..=86_400_000)?;
         within("DELIVERIES_MAX", self.deliveries_max, 4..=1_000)?;
         within("DEAD_LETTER_RETENTION_DAYS", self.dead_letter_retention_days, 0..=36_500)?;
-        within("MONITORING_INTERVAL_MS", self.monitoring_interval_ms, 100..=3_600_000)
+        within("MONITORING_INTERVAL_MS", self.monitoring_interval_ms, 100..=3_600_000)?;
+        self.statements.iter().try_for_each(|(name, statement)| statement.check(name))?;
+        self.grants.check(&self.statements, &self.stream_name)
+    }
+
+    fn check_guest(&self) -> Result<(), Error> {
+        let text = self.guest_settings.iter().map(|(name, value)| name.len() + value.len());
+        within("GUEST_SETTINGS", text.sum::<usize>(), 0..=64 << 10)?;
+        within("GUEST_TIME_LIMIT_MS", self.guest_time_limit_ms, 10..=60_000)?;
+        within("GUEST_FUEL", self.guest_fuel, 0..=1 << 60)?;
+        within("GUEST_MEMORY_BYTES", self.guest_memory_bytes, 1 << 20..=1 << 30)?;
+        within("GUEST_STACK_BYTES", self.guest_stack_bytes, 64 << 10..=1 << 20)?;
+        within("GUEST_TABLE_ELEMENTS", self.guest_table_elements, 1..=10_000_000)?;
+        within("GUEST_INSTANCES", self.guest_instances, 1..=1_000)?;
+        within("GUEST_HANDLES", self.guest_handles, 16..=1_000_000)?;
+        within("GUEST_OUTPUT_BYTES", self.guest_output_bytes, 64 << 10..=1 << 30)?;
+        within("GUEST_ROWS", self.guest_rows, 1_000..=10_000_000)?;
+        within("GUEST_STRING_BYTES", self.guest_string_bytes, 1 << 10..=256 << 20)?;
+        within("GUEST_JSON_DEPTH", self.guest_json_depth, 1..=127)?;
+        within("GUEST_LOG_BYTES", self.guest_log_bytes, 0..=1 << 20)?;
+        within("GUEST_COMPONENT_BYTES", self.guest_component_bytes, 1 << 10..=1 << 30)?;
+        within("GUEST_COMPILE_MS", self.guest_compile_ms, 100..=600_000)?;
+        within("GUEST_COMPILE_MEMORY_BYTES", self.guest_compile_memory_bytes, 256 << 20..=64 << 30)
     }
 
     /// `REDIS_URL`, which has no default.
@@ -290,6 +406,16 @@ impl Config {
     /// `POSTGRES_URL`, which has no default.
     pub fn postgres_url(&self) -> Result<&str, Error> {
         self.postgres_url.required("POSTGRES_URL")
+    }
+
+    /// The statements that the guest may run.
+    pub fn granted_statements(&self) -> BTreeMap<String, Statement> {
+        let granted = |(name, _): &(&String, &Statement)| self.grants.statements.contains(*name);
+        self.statements
+            .iter()
+            .filter(granted)
+            .map(|(name, statement)| (name.clone(), statement.clone()))
+            .collect()
     }
 
     /// `PARTIAL_BATCH_DELAY_MS` as a duration.
@@ -327,7 +453,7 @@ fn explain(error: &figment::Error) -> String {
 }
 
 fn within<T: PartialOrd + fmt::Display>(
-    name: &'static str,
+    name: impl Into<Cow<'static, str>>,
     found: T,
     range_: RangeInclusive<T>,
 ) -> Result<(), Error> {
@@ -337,8 +463,8 @@ fn within<T: PartialOrd + fmt::Display>(
     }
 }
 
-fn range(name: &'static str, found: impl fmt::Display, wanted: impl Into<String>) -> Error {
-    Error::Range { name, found: found.to_string(), wanted: wanted.into() }
+fn range(name: impl Into<Cow<'static, str>>, found: impl fmt::Display, wanted: impl Into<String>) -> Error {
+    Error::Range { name: name.into(), found: found.to_string(), wanted: wanted.into() }
 }
 
 #[cfg(test)]

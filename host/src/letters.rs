@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
 
+use crate::capabilities::Powers;
 use crate::config::Config;
 use crate::guests::{self, Guests};
 use crate::judge::judge;
-use crate::sandbox::{Limits, Sandbox};
+use crate::sandbox::Sandbox;
 use crate::store::{self, Archive, Filter, Judge, Letter, Part, Scope, Store};
 
 /// Letters handled in one transaction.
@@ -104,6 +105,12 @@ pub enum Error {
     /// The rules to replay with.
     #[error(transparent)]
     Guest(#[from] guests::Error),
+    /// What such a guest does beside judging belongs to a batch of the stream.
+    #[error(
+        "letters cannot be replayed by a guest that uses stream, store or metrics; \
+         add the entries to the stream again (`sluicegate dead-letters show` prints them), or replay by a guest without"
+    )]
+    Powers,
     /// The sandbox does not start.
     #[error("wasmtime: {0}")]
     Sandbox(wasmtime::Error),
@@ -233,12 +240,18 @@ impl<'a> Replaying<'a> {
     /// what is left: the other may have died, and its letters are free as soon
     /// as the server has noticed. It waits so long for something to do.
     async fn run(&mut self, wait: Duration, config: &Config, progress: &mut dyn Write) -> Result<(), Error> {
-        let limits = Limits { time: config.guest_time_limit(), memory_bytes: config.guest_memory_bytes };
-        let sandbox = Sandbox::new(limits).map_err(Error::Sandbox)?;
+        let sandbox = Sandbox::configured(config).map_err(Error::Sandbox)?;
         let guests = Guests::load(sandbox, config.guest.as_deref())?;
         let rules = guests.in_force().borrow().clone();
+        if rules.wants_transaction() {
+            return Err(Error::Powers);
+        }
         // The rules run on this thread: nothing else waits for it.
-        let judge = |entries| tokio::task::block_in_place(|| judge(rules.as_ref(), u64::MAX, entries));
+        let judge = |entries| {
+            let judge = || judge(rules.as_ref(), u64::MAX, entries, &mut Powers::default());
+            // Without a transaction there is none to lose.
+            tokio::task::block_in_place(judge).map_or_else(|_| Vec::new(), |judgement| judgement.entries)
+        };
 
         let mut meter = Progress::new(self.archive.left(&self.scope).await?, progress);
         let mut idle_since = Instant::now();

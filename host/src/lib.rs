@@ -9,6 +9,7 @@
 //! ARCHITECTURE.md has the invariants.
 
 pub mod batch;
+pub mod capabilities;
 pub mod config;
 pub mod demo;
 mod failpoint;

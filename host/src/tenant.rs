@@ -11,7 +11,7 @@ use crate::guests::{self, Guests};
 use crate::metrics::{Counters, Reporter, Server};
 use crate::pipeline::{self, Pipeline, RulesInForce};
 use crate::retry::Backoff;
-use crate::sandbox::{Limits, Sandbox};
+use crate::sandbox::Sandbox;
 use crate::store;
 use crate::store::{Archive, Filter, Remedy, Store};
 use crate::stream::{self, Stream};
@@ -54,8 +54,7 @@ pub enum Error {
 /// Runs the service until `shutdown` is called.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let ends = Ends::new(&config)?;
-    let limits = Limits { time: config.guest_time_limit(), memory_bytes: config.guest_memory_bytes };
-    let sandbox = Sandbox::new(limits).map_err(Error::Sandbox)?;
+    let sandbox = Sandbox::configured(&config).map_err(Error::Sandbox)?;
     let file = config.guest.clone();
     let guests = tokio::task::spawn_blocking(move || Guests::load(sandbox, file.as_deref())).await??;
     let guests = Arc::new(guests);

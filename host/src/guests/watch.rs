@@ -49,7 +49,7 @@ impl Guests {
         let (guests, path, known) = (Arc::clone(self), file.to_owned(), *refused);
         let looked = tokio::task::spawn_blocking(move || {
             // A file that is gone for the moment is being replaced.
-            let bytes = read(&path).ok()?;
+            let bytes = read(&path, guests.sandbox.limits().component_bytes).ok()?;
             let digest = Digest::of(&bytes);
             let is_news = digest != in_force && Some(digest) != known;
             is_news.then(|| (digest, guests.sandbox.load(&bytes)))

@@ -60,8 +60,8 @@ pub enum Error {
         /// How long was waited.
         after: std::time::Duration,
     },
-    /// The server has ended the session that prepared the database, and no word of it arrived.
-    #[error("the connection that prepared the database was lost without a word")]
+    /// The server has ended the session, and no word of it arrived.
+    #[error("the session with the database was lost without a word")]
     SessionLost,
     /// More fields in one batch's dead letters than an array can count.
     #[error("the dead letters of one batch have more than 2^31 fields")]

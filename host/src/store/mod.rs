@@ -9,9 +9,11 @@ mod error;
 mod letters;
 mod prepare;
 mod record;
+mod session;
 mod write;
 
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -21,9 +23,11 @@ use uuid::Uuid;
 pub use archive::{Archive, Filter, Judge, Letter, Part, Replay, Scope};
 pub use error::{Error, Remedy};
 pub use record::{Leftover, Record, Records};
-pub use write::Writer;
+pub use session::{Session, Statements};
+pub use write::{Begun, Writer};
 
 use crate::batch::{EntryId, Tally};
+use crate::capabilities::Publication;
 use crate::config::Config;
 
 /// How long a connection may take to be had.
@@ -34,6 +38,15 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// The largest batch takes a second; so long it takes when something is wrong,
 /// and a shorter time would repeat in vain what only waits for a lock.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the server itself goes on with a statement of a batch: not
+/// longer than somebody waits for it. It does not see that a client is gone
+/// while a statement waits for a lock, and each attempt would leave a backend
+/// behind until there are no more connections. Nor does it see that a silent
+/// network has swallowed the next statement of a transaction, whose locks would
+/// keep the batch from ever being written again.
+const STATEMENT_TIMEOUT_MS: u64 = 25_000;
+
 /// Entries whose fate is committed: the only thing that can be acknowledged (invariant 1).
 ///
 /// Nothing but a successful [`Writer::write`], or the [record](Records) of one, makes it.
@@ -42,12 +55,19 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 pub struct Committed {
     ids: Vec<EntryId>,
     tally: Tally,
+    /// To be sent before the entries are acknowledged.
+    publications: Vec<Publication>,
 }
 
 impl Committed {
     /// The entries, in the order of the batch.
     pub fn ids(&self) -> &[EntryId] {
         &self.ids
+    }
+
+    /// What their rules have published.
+    pub fn publications(&self) -> &[Publication] {
+        &self.publications
     }
 
     /// How they ended.
@@ -66,6 +86,9 @@ pub struct Store {
     group: String,
     /// Tells the commits of this run from those of others.
     run: Uuid,
+    /// Those that the guest is granted.
+    statements: Statements,
+    guest_time_limit_ms: u64,
     allow_plain_table: bool,
 }
 
@@ -87,6 +110,8 @@ impl Store {
             stream: config.stream_name.clone(),
             group: config.consumer_group.clone(),
             run: Uuid::new_v4(),
+            statements: Arc::new(config.granted_statements()),
+            guest_time_limit_ms: config.guest_time_limit_ms,
             allow_plain_table: config.allow_plain_table,
         })
     }

@@ -5,12 +5,14 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{Connection as _, PgConnection, Postgres, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::letters::Letters;
-use super::{CONNECT_PATIENCE, Committed, Error, Record, Store, WRITE_PATIENCE};
-use crate::batch::{Event, Fate, Judged, Reason, Tally, Vec1};
+use super::session::{self, Session};
+use super::{CONNECT_PATIENCE, Committed, Error, Record, STATEMENT_TIMEOUT_MS, Store, WRITE_PATIENCE};
+use crate::batch::{Entry, EntryId, Event, Fate, Judged, Reason, Tally, Vec1};
+use crate::capabilities::Publication;
 use crate::failpoint::failpoint;
 
 /// One statement for any number of rows: five arrays are five parameters, so
@@ -47,14 +49,6 @@ const INSERT: &str = insert_recorded!("");
 const INSERT_RETURNING: &str = insert_recorded!(" RETURNING event_id, time");
 const INSERT_UNRECORDED_RETURNING: &str = insert_events!("", " RETURNING event_id, time");
 
-/// How long the server itself goes on with a statement of a batch, in ms: not
-/// longer than somebody waits for it. It does not see that a client is gone
-/// while a statement waits for a lock, and each attempt would leave a backend
-/// behind until there are no more connections. Nor does it see that a silent
-/// network has swallowed the next statement of a transaction, whose locks would
-/// keep the batch from ever being written again.
-const TIMEOUTS: &str = "SET statement_timeout = 25000; SET idle_in_transaction_session_timeout = 25000";
-
 /// Writes batches over a connection of its own.
 pub struct Writer {
     store: Store,
@@ -75,27 +69,92 @@ impl Writer {
     pub async fn write(&mut self, batch: &[Judged], record: &mut Record) -> Result<Committed, Error> {
         let rows = Rows::of(batch);
         let letters = Letters::of(batch)?;
-        let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch)? };
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                let mut connection = self.store.connect().await?;
-                let set = sqlx::raw_sql(TIMEOUTS).execute(&mut connection);
-                tokio::time::timeout(CONNECT_PATIENCE, set)
-                    .await
-                    .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE })??;
-                connection
-            }
-        };
+        let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch, &[])? };
+        let mut connection = self.connection().await?;
         let new_rows = write(&mut connection, &self.store, &rows, &letters, &recorded);
         let new_rows = tokio::time::timeout(WRITE_PATIENCE, new_rows)
             .await
             .map_err(|_| Error::TimedOut { what: "writing a batch", after: WRITE_PATIENCE })??;
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         self.connection = Some(connection);
-        record.extend(batch);
+        record.extend(batch, Vec::new());
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
-        Ok(Committed { ids, tally: tally(batch, new_rows) })
+        Ok(Committed { ids, tally: tally(batch, new_rows), publications: Vec::new() })
+    }
+
+    /// Begins a transaction that a guest may use while it judges these entries.
+    ///
+    /// What it did would count twice if it were asked again after a COMMIT that
+    /// had no answer but took place: then there is nothing left to begin.
+    pub async fn begin(&mut self, entries: &[Entry], record: &mut Record) -> Result<Begun, Error> {
+        let connection = self.connection().await?;
+        let (session, recorded) = Session::begin(connection, &self.store, record.slot).await?;
+        Ok(match record.recall(&recorded, entries)? {
+            None => Begun::Open(Box::new(session)),
+            Some(publications) => {
+                let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
+                let duplicate = u64::try_from(ids.len()).unwrap_or(u64::MAX);
+                Begun::Committed(Committed {
+                    ids,
+                    tally: Tally { duplicate, ..Tally::default() },
+                    publications,
+                })
+            }
+        })
+    }
+
+    /// As [`Writer::write`], in a transaction that a guest has used. When this
+    /// is cancelled or fails, all is undone, what the guest did too.
+    pub async fn commit(
+        &mut self,
+        mut session: Session,
+        batch: &[Judged],
+        publications: Vec<Publication>,
+        record: &mut Record,
+    ) -> Result<Committed, Error> {
+        if let Some(error) = session.take_lost() {
+            return Err(error);
+        }
+        let rows = Rows::of(batch);
+        let letters = Letters::of(batch)?;
+        let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch, &publications)? };
+        let store = &self.store;
+        let written = async {
+            let connection = &mut session.connection;
+            failpoint!("before_insert", sqlx::Error::from(std::io::Error::other("failpoint")).into());
+            sqlx::raw_sql(AssertSqlSafe(session::restore_timeout())).execute(&mut *connection).await?;
+            if !letters.is_empty() {
+                letters.insert(&store.stream, connection).await?;
+            }
+            let new_rows = rows.insert(store, &recorded, connection).await?;
+            failpoint!("before_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
+            sqlx::raw_sql("COMMIT").execute(connection).await?;
+            Ok::<NewRows, Error>(new_rows)
+        };
+        let new_rows = tokio::time::timeout(WRITE_PATIENCE, written)
+            .await
+            .map_err(|_| Error::TimedOut { what: "writing a batch", after: WRITE_PATIENCE })??;
+        failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
+        self.connection = Some(session.connection);
+        record.extend(batch, publications.clone());
+        let ids = batch.iter().map(|judged| judged.entry.id).collect();
+        Ok(Committed { ids, tally: tally(batch, new_rows), publications })
+    }
+
+    async fn connection(&mut self) -> Result<PgConnection, Error> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        let mut connection = self.store.connect().await?;
+        let set = format!(
+            "SET statement_timeout = {STATEMENT_TIMEOUT_MS}; \
+             SET idle_in_transaction_session_timeout = {STATEMENT_TIMEOUT_MS}"
+        );
+        let set = sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut connection);
+        tokio::time::timeout(CONNECT_PATIENCE, set)
+            .await
+            .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE })??;
+        Ok(connection)
     }
 }
 
@@ -117,6 +176,14 @@ async fn write(
     failpoint!("before_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
     transaction.commit().await?;
     Ok(new_rows)
+}
+
+/// What there is when a transaction was to begin.
+pub enum Begun {
+    /// The transaction.
+    Open(Box<Session>),
+    /// An earlier one had the same entries, and has committed after all.
+    Committed(Committed),
 }
 
 /// The row of the record that goes with a transaction.

@@ -10,6 +10,8 @@ mod levels;
 mod read;
 mod reply;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -100,6 +102,8 @@ pub struct Stream {
     name: String,
     group: String,
     consumer: String,
+    /// Streams that the guest may publish to, and the length to which each is trimmed; 0 for none.
+    publish: Arc<BTreeMap<String, u64>>,
 }
 
 impl Stream {
@@ -112,6 +116,7 @@ impl Stream {
             name: config.stream_name.clone(),
             group: config.consumer_group.clone(),
             consumer: config.consumer_name.clone(),
+            publish: Arc::new(config.grants.publish.clone()),
         })
     }
 
