@@ -82,7 +82,7 @@ fn judge(entry: &Entry) -> Verdict {
 
 fn enrich(event: Event) -> Result<Event, store::Error> {
     let user = Sql::Text(event.user_id.clone());
-    let found = store::query("user_plan", &[user.clone()])?;
+    let found = store::query("user_plan", std::slice::from_ref(&user))?;
     let plan = match found.into_iter().flatten().next() {
         Some(Sql::Text(plan)) => plan,
         _ => "none".to_owned(),
