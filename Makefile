@@ -1,5 +1,5 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: build guests hostile failpoints demo test soak bench servers wasmtime
+.PHONY: build guests hostile failpoints demo test soak bench servers redis-7.0 wasmtime
 
 SLUICEGATE := target/release/sluicegate
 COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
@@ -14,7 +14,7 @@ failpoints: guests
 
 guests:
 	@tests/setup/tools.sh
-	$(COMPONENTS) -p guest-default -p guest-strict
+	$(COMPONENTS) -p guest-default -p guest-strict -p guest-enrich
 
 # A guest that misbehaves in every way, for the tests.
 hostile: guests
@@ -26,7 +26,7 @@ demo: build servers
 
 # Everything, against real servers: those of REDIS_URL and POSTGRES_URL if set, else private ones.
 # One profile for all of it, so that the heavy dependencies are built once. Most of a test is waiting: hence the threads.
-test: build hostile failpoints servers wasmtime
+test: build hostile failpoints servers redis-7.0 wasmtime
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	$(SLUICEGATE) servers -- cargo test --release --locked --workspace -- --test-threads 4
@@ -42,6 +42,9 @@ bench: build servers
 
 servers:
 	@tests/setup/servers.sh
+
+redis-7.0:
+	@tests/setup/servers.sh redis-7.0
 
 wasmtime:
 	@tests/setup/tools.sh wasmtime

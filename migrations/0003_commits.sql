@@ -10,7 +10,8 @@ CREATE TABLE IF NOT EXISTS commits (
     slot INT NOT NULL,
     stream TEXT NOT NULL,
     consumer_group TEXT NOT NULL,
-    -- Entry IDs, each with a checksum of the fields; see host/src/store/record.rs.
+    -- Entry IDs, each with a checksum of the fields, and what is to be
+    -- published for them; see host/src/store/record.rs.
     entries BYTEA NOT NULL,
     committed_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     PRIMARY KEY (run, slot)

@@ -54,6 +54,8 @@ pub struct Readable<'a> {
     pub id: EntryId,
     /// Field names and values in the order of the producer.
     pub fields: Vec<(&'a str, &'a str)>,
+    /// How often Redis has delivered it, this time included.
+    pub deliveries: u64,
 }
 
 /// What a guest wants to become of an entry: its claims, not yet checked.
@@ -131,6 +133,10 @@ pub enum Reason {
     TimedOut,
     /// The guest overstepped its memory limit.
     OutOfMemory,
+    /// The guest executed more instructions than it may.
+    OutOfFuel,
+    /// The guest handed over more than it may.
+    TooMuchOutput,
     /// PostgreSQL refused the row.
     Refused,
 }
@@ -147,6 +153,8 @@ impl Reason {
             Self::Trapped => "trapped",
             Self::TimedOut => "timed_out",
             Self::OutOfMemory => "out_of_memory",
+            Self::OutOfFuel => "out_of_fuel",
+            Self::TooMuchOutput => "too_much_output",
             Self::Refused => "refused",
         }
     }
@@ -251,6 +259,54 @@ impl std::ops::AddAssign for Tally {
         self.rejected += other.rejected;
         self.discarded += other.discarded;
         self.dead_lettered += other.dead_lettered;
+    }
+}
+
+/// How often the rules broke the contract, by the kind of breach: calls that gave no verdicts,
+/// each of which ended an instance, and verdicts that could not be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Breaches {
+    /// Traps.
+    pub trapped: u64,
+    /// The time limit.
+    pub timed_out: u64,
+    /// The memory limit.
+    pub out_of_memory: u64,
+    /// The limit of instructions.
+    pub out_of_fuel: u64,
+    /// The limits of what is handed over.
+    pub too_much_output: u64,
+    /// Verdicts that do not keep the contract, or too many or too few of them.
+    pub bad_verdict: u64,
+}
+
+impl Breaches {
+    /// Counts one breach, unless the reason is none.
+    pub fn count(&mut self, reason: Reason) {
+        match reason {
+            Reason::Trapped => self.trapped += 1,
+            Reason::TimedOut => self.timed_out += 1,
+            Reason::OutOfMemory => self.out_of_memory += 1,
+            Reason::OutOfFuel => self.out_of_fuel += 1,
+            Reason::TooMuchOutput => self.too_much_output += 1,
+            Reason::BadVerdict => self.bad_verdict += 1,
+            Reason::Rejected
+            | Reason::Undecodable
+            | Reason::Deleted
+            | Reason::DeliveredTooOften
+            | Reason::Refused => {}
+        }
+    }
+}
+
+impl std::ops::AddAssign for Breaches {
+    fn add_assign(&mut self, other: Self) {
+        self.trapped += other.trapped;
+        self.timed_out += other.timed_out;
+        self.out_of_memory += other.out_of_memory;
+        self.out_of_fuel += other.out_of_fuel;
+        self.too_much_output += other.too_much_output;
+        self.bad_verdict += other.bad_verdict;
     }
 }
 

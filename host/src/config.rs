@@ -2,8 +2,10 @@
 //!
 //! - `tenant`: those that each tenant may set for itself
 
+mod grants;
 mod tenant;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -17,7 +19,7 @@ use figment::value::Dict;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::sandbox::Limits;
+pub use grants::{Grants, Parameter, Statement};
 use tenant::short_text;
 pub use tenant::{TableName, Tenant, TenantName};
 
@@ -56,7 +58,7 @@ const fn value(name: &'static str, default: &'static str, meaning: &'static str)
 }
 
 /// All settings, in the order in which people meet them.
-pub const SETTINGS: [Setting; 21] = [
+pub const SETTINGS: [Setting; 36] = [
     text(
         "REDIS_URL",
         None,
@@ -101,8 +103,44 @@ pub const SETTINGS: [Setting; 21] = [
         None,
         "a component file with the rules, watched for changes; unset: the default rules inside the program",
     ),
+    value(
+        "GUEST_SETTINGS",
+        "{}",
+        "what the guest reads by `wasi:config`: in the file a table `[guest_settings]`, in the environment `{name = \"value\"}`; text only, 64 KiB in all",
+    ),
     value("GUEST_TIME_LIMIT_MS", "1000", "how long the guest may take for a batch; 10 to 60000"),
+    value(
+        "GUEST_FUEL",
+        "0",
+        "instructions the guest may execute for a batch, about: exact where time is not, and slower; 0 for no such limit",
+    ),
     value("GUEST_MEMORY_BYTES", "134217728", "memory of the guest for a batch; 1 MiB to 1 GiB"),
+    value("GUEST_STACK_BYTES", "524288", "stack of the guest; 64 KiB to 1 MiB"),
+    value("GUEST_TABLE_ELEMENTS", "100000", "elements of all tables of the guest; 1 to 10000000"),
+    value("GUEST_INSTANCES", "64", "core instances that the guest may consist of; 1 to 1000"),
+    value("GUEST_HANDLES", "10000", "streams and other resources that the guest may hold; 16 to 1000000"),
+    value(
+        "GUEST_OUTPUT_BYTES",
+        "67108864",
+        "what the guest may hand over in one call, and for a batch beyond what its entries brought; 64 KiB to 1 GiB",
+    ),
+    value("GUEST_ROWS", "100000", "rows that a batch may become; 1000 to 10000000"),
+    value("GUEST_STRING_BYTES", "16777216", "a string of a row, its properties included; 1 KiB to 256 MiB"),
+    value("GUEST_JSON_DEPTH", "127", "levels of properties; 1 to 127"),
+    value("GUEST_LOG_BYTES", "4096", "what is logged of what the guest prints for a batch; 0 to 1 MiB"),
+    value("GUEST_COMPONENT_BYTES", "67108864", "a component file; 1 KiB to 1 GiB"),
+    value("GUEST_COMPILE_MS", "60000", "how long a component may take to compile; 100 to 600000"),
+    value(
+        "GUEST_COMPILE_MEMORY_BYTES",
+        "2147483648",
+        "address space of the process that compiles a component; 256 MiB to 64 GiB",
+    ),
+    text(
+        "GUEST_CACHE",
+        None,
+        "a folder for compiled components, made if missing, of no other user and with the mode 0700; unset: compiled at each start",
+    )
+    .of_service(),
     value(
         "CLAIM_MIN_IDLE_MS",
         "60000",
@@ -145,6 +183,12 @@ pub struct Config {
     pub allow_plain_table: bool,
     /// `LOG_FORMAT`.
     pub log_format: LogFormat,
+    /// `GUEST_CACHE`.
+    #[serde(default)]
+    pub guest_cache: Option<PathBuf>,
+    /// `[statements.NAME]`, in the file only.
+    #[serde(default, skip_serializing)]
+    pub statements: BTreeMap<String, Statement>,
     /// Never empty; in the order of their names.
     #[serde(skip)]
     pub tenants: Vec<Tenant>,
@@ -218,6 +262,9 @@ enum Problem {
         "tenants is no table with a table for each tenant; wanted [tenants.NAME] and below it the tenant's settings"
     )]
     NoTables,
+    /// Grants outside of the tenants' tables.
+    #[error("[grants] is given to one tenant, not to all; wanted [tenants.NAME.grants]")]
+    GrantsForAll,
     /// A tenant's, which it cannot have.
     #[error("{0} is one for the whole service, not for a tenant; wanted outside of [tenants]")]
     OfService(&'static str),
@@ -232,7 +279,7 @@ enum Problem {
     Missing { name: &'static str, wanted: &'static str },
     /// A value that cannot be used.
     #[error("{name} is {found}; wanted {wanted}")]
-    Range { name: &'static str, found: String, wanted: String },
+    Range { name: Cow<'static, str>, found: String, wanted: String },
 }
 
 impl From<Problem> for Error {
@@ -258,6 +305,8 @@ impl Default for Config {
             metrics_csv: "backend/metrics.csv".into(),
             allow_plain_table: false,
             log_format: LogFormat::Text,
+            guest_cache: None,
+            statements: BTreeMap::new(),
             tenants: vec![Tenant::default()],
             has_named_tenants: false,
         }
@@ -275,7 +324,7 @@ impl Config {
 
     fn read(layers: &Figment) -> Result<Self, Error> {
         for name in layers.extract::<Dict>().map_err(Problem::from)?.into_keys() {
-            if setting(&name).is_none() && name != TENANTS {
+            if setting(&name).is_none() && !TABLES.contains(&name.as_str()) {
                 return Err(Problem::Unknown(name).into());
             }
         }
@@ -283,10 +332,11 @@ impl Config {
         short_text("CONSUMER_NAME", &config.consumer_name)?;
         within("POSTGRES_CONNECTIONS", config.postgres_connections, 1..=1_000)?;
         within("MONITORING_INTERVAL_MS", config.monitoring_interval_ms, 100..=3_600_000)?;
+        config.statements.iter().try_for_each(|(name, statement)| statement.check(name))?;
         config.has_named_tenants = layers.contains(TENANTS);
         config.tenants = match config.has_named_tenants {
-            true => named_tenants(layers)?,
-            false => vec![Tenant::default().set(layers)?],
+            true => named_tenants(layers, &config.statements)?,
+            false => vec![Tenant::default().set(layers, &config.statements)?],
         };
         no_entries_in_common(&config.tenants)?;
         Ok(config)
@@ -308,15 +358,6 @@ impl Config {
         self.postgres_connections.max(most.unwrap_or(0))
     }
 
-    /// What the engine that all guests share must have room for.
-    pub fn largest_limits(&self) -> Limits {
-        let limits = self.tenants.iter().map(Tenant::limits);
-        limits.fold(Limits { time: Duration::ZERO, memory_bytes: 0 }, |largest, limits| Limits {
-            time: largest.time.max(limits.time),
-            memory_bytes: largest.memory_bytes.max(limits.memory_bytes),
-        })
-    }
-
     /// `METRICS_CSV`, with the tenant's name in it if there are named tenants.
     pub fn metrics_csv_of(&self, tenant: &TenantName) -> PathBuf {
         if !self.has_named_tenants {
@@ -336,6 +377,12 @@ impl Config {
 
 /// The tenants' table in the file.
 const TENANTS: &str = "tenants";
+/// What a guest may do besides judging.
+const GRANTS: &str = "grants";
+/// What it may do there, of what the operator has named.
+const STATEMENTS: &str = "statements";
+/// What is in the file only.
+const TABLES: [&str; 3] = [TENANTS, GRANTS, STATEMENTS];
 
 /// What is set in `layers`, and the rest as it is in `defaults`.
 fn over<T: Serialize + DeserializeOwned>(defaults: &T, layers: &Figment) -> Result<T, Problem> {
@@ -343,21 +390,32 @@ fn over<T: Serialize + DeserializeOwned>(defaults: &T, layers: &Figment) -> Resu
 }
 
 /// Each with what its own table says, then what is set for all, then the default.
-fn named_tenants(layers: &Figment) -> Result<Vec<Tenant>, Error> {
+fn named_tenants(layers: &Figment, statements: &BTreeMap<String, Statement>) -> Result<Vec<Tenant>, Error> {
     let tables: BTreeMap<String, Dict> = layers.extract_inner(TENANTS).map_err(|_| Problem::NoTables)?;
     if tables.is_empty() {
         return Err(Problem::NoTables.into());
     }
+    // Powers are given to one, never to all by inheritance.
+    if layers.contains(GRANTS) {
+        return Err(Problem::GrantsForAll.into());
+    }
     let tenant = |(name, table): (String, Dict)| {
         let Some(name) = TenantName::new(&name) else { return Err(Problem::NoName(name).into()) };
-        named_tenant(&name, &table, layers).map_err(|problem| Error { tenant: Some(name), problem })
+        named_tenant(&name, &table, layers, statements)
+            .map_err(|problem| Error { tenant: Some(name), problem })
     };
     tables.into_iter().map(tenant).collect()
 }
 
-fn named_tenant(name: &TenantName, table: &Dict, layers: &Figment) -> Result<Tenant, Problem> {
-    for key in table.keys() {
+fn named_tenant(
+    name: &TenantName,
+    table: &Dict,
+    layers: &Figment,
+    statements: &BTreeMap<String, Statement>,
+) -> Result<Tenant, Problem> {
+    for key in table.keys().filter(|key| *key != GRANTS) {
         match setting(key) {
+            None if key == STATEMENTS => return Err(Problem::OfService(STATEMENTS)),
             None => return Err(Problem::Unknown(key.clone())),
             Some(setting) if setting.is_of_service => return Err(Problem::OfService(setting.name)),
             Some(_) => {}
@@ -367,7 +425,8 @@ fn named_tenant(name: &TenantName, table: &Dict, layers: &Figment) -> Result<Ten
     if !table.contains_key("stream_name") {
         return Err(missing("STREAM_NAME"));
     }
-    Tenant::named(name.clone()).set(&layers.clone().merge(layers.focus(&format!("{TENANTS}.{name}"))))
+    let own = layers.focus(&format!("{TENANTS}.{name}"));
+    Tenant::named(name.clone()).set(&layers.clone().merge(own), statements)
 }
 
 fn no_entries_in_common(tenants: &[Tenant]) -> Result<(), Problem> {
@@ -419,12 +478,15 @@ fn explain(error: &figment::Error) -> String {
         (Kind::Message(message), Some(Setting { name, meaning, .. })) => {
             format!("{name} {message}; wanted {meaning}")
         }
+        (Kind::UnknownField(found, _), _) => {
+            format!("{found} is not a setting; `sluicegate run --help` lists them all")
+        }
         _ => error.to_string(),
     }
 }
 
 fn within<T: PartialOrd + fmt::Display>(
-    name: &'static str,
+    name: impl Into<Cow<'static, str>>,
     found: T,
     range_: RangeInclusive<T>,
 ) -> Result<(), Problem> {
@@ -438,8 +500,8 @@ fn missing(name: &'static str) -> Problem {
     Problem::Missing { name, wanted: setting(name).map_or("", |setting| setting.meaning) }
 }
 
-fn range(name: &'static str, found: impl fmt::Display, wanted: impl Into<String>) -> Problem {
-    Problem::Range { name, found: found.to_string(), wanted: wanted.into() }
+fn range(name: impl Into<Cow<'static, str>>, found: impl fmt::Display, wanted: impl Into<String>) -> Problem {
+    Problem::Range { name: name.into(), found: found.to_string(), wanted: wanted.into() }
 }
 
 #[cfg(test)]

@@ -1,9 +1,21 @@
 //! From entries to fates: the rules are asked, and whatever they do, every entry gets one.
 
 use std::borrow::Cow;
+use std::time::{Duration, Instant};
 
-use crate::batch::{Digest, Entry, Fate, Judged, Readable, Reason, Verdict, Violation};
-use crate::screen::{cut, quoted, screen};
+use crate::batch::{Breaches, Digest, Entry, Event, Fate, Judged, Readable, Reason, Verdict, Violation};
+use crate::capabilities::{Lost, Powers};
+use crate::screen::{Bounds, cut, quoted, screen};
+use crate::turns::Turn;
+
+/// Once a batch has taken so many time limits, its rest is judged entry by
+/// entry, and shares as many again. Enough to find one poison entry by halves
+/// in the largest batch, and two in one of 100.
+const PATIENCE: u32 = 16;
+/// The least share of the time limit that an entry gets: a hundredth.
+const SHARE_MIN: u32 = 100;
+/// What a row or a letter may take beyond twice its entry, and not count as surplus.
+const SURPLUS_FREE_BYTES: usize = 1 << 10;
 
 /// A version of the rules: a component in its sandbox; in the benchmark, also
 /// the same rules as native code.
@@ -11,8 +23,29 @@ pub trait Rules: Send + Sync {
     /// The version's name.
     fn digest(&self) -> Digest;
 
-    /// One verdict for each entry, in the order of the batch. May block.
-    fn process(&self, batch: &[Readable<'_>]) -> Result<Vec<Verdict>, Fault>;
+    /// How long a call may take.
+    fn time_limit(&self) -> Duration;
+
+    /// What the verdicts may hold.
+    fn bounds(&self) -> Bounds;
+
+    /// One verdict for each entry, in the order of the batch. May block for so long, and hardly longer.
+    fn process(
+        &self,
+        batch: &[Readable<'_>],
+        time: Duration,
+        powers: &mut Powers,
+    ) -> Result<Vec<Verdict>, Fault>;
+
+    /// Waits until they may be asked, and holds the place meanwhile. May block for long.
+    fn turn(&self) -> Option<Turn<'_>> {
+        None
+    }
+
+    /// Whether they do more than judge: then they are asked within the batch's transaction.
+    fn wants_transaction(&self) -> bool {
+        false
+    }
 }
 
 /// How a call ended that gave no verdicts. The entries are unharmed.
@@ -24,13 +57,28 @@ pub enum Fault {
     /// The time limit.
     #[error("the guest took longer than {limit_ms} ms")]
     TimedOut {
-        /// `GUEST_TIME_LIMIT_MS`.
-        limit_ms: u64,
+        /// `GUEST_TIME_LIMIT_MS`, or a share of it.
+        limit_ms: u128,
     },
     /// The memory limit.
     #[error("the guest wanted more than {limit_bytes} bytes of memory")]
     OutOfMemory {
         /// `GUEST_MEMORY_BYTES`.
+        limit_bytes: usize,
+    },
+    /// Nothing of theirs: the transaction that they used is over.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    /// The limit of instructions.
+    #[error("the guest took more than {limit} fuel, about an instruction each")]
+    OutOfFuel {
+        /// `GUEST_FUEL`.
+        limit: u64,
+    },
+    /// More than the host takes in one call.
+    #[error("the guest handed over more than {limit_bytes} bytes (GUEST_OUTPUT_BYTES)")]
+    TooMuchOutput {
+        /// `GUEST_OUTPUT_BYTES`.
         limit_bytes: usize,
     },
     /// Too many or too few verdicts: nobody can tell which belongs to which entry.
@@ -43,10 +91,39 @@ pub enum Fault {
     },
 }
 
-/// Judges a batch. Every entry gets exactly one fate, in the order of the batch (invariant 2).
+impl Fault {
+    /// The reason of the dead letter that an entry becomes by this.
+    pub fn reason(&self) -> Reason {
+        match self {
+            // A lost transaction is nobody's: nothing is decided then.
+            Self::Trapped(_) | Self::Lost(_) => Reason::Trapped,
+            Self::TimedOut { .. } => Reason::TimedOut,
+            Self::OutOfMemory { .. } => Reason::OutOfMemory,
+            Self::OutOfFuel { .. } => Reason::OutOfFuel,
+            Self::TooMuchOutput { .. } => Reason::TooMuchOutput,
+            Self::WrongCount { .. } => Reason::BadVerdict,
+        }
+    }
+}
+
+/// What came of a batch.
+#[derive(Debug)]
+pub struct Judgement {
+    /// Every entry with its one fate, in the order of the batch (invariant 2).
+    pub entries: Vec<Judged>,
+    /// What the rules did meanwhile that they must not.
+    pub breaches: Breaches,
+}
+
+/// Judges a batch. Blocks while the rules run.
 ///
-/// Blocks while the rules run.
-pub fn judge(rules: &dyn Rules, deliveries_max: u64, entries: Vec<Entry>) -> Vec<Judged> {
+/// Fails only when the rules used a transaction and it was lost: then nothing is decided.
+pub fn judge(
+    rules: &dyn Rules,
+    deliveries_max: u64,
+    entries: Vec<Entry>,
+    powers: &mut Powers,
+) -> Result<Judgement, Lost> {
     let mut readable = Vec::with_capacity(entries.len());
     // `None` for an entry that the rules are asked about.
     let settled: Vec<Option<Fate>> = entries
@@ -59,42 +136,210 @@ pub fn judge(rules: &dyn Rules, deliveries_max: u64, entries: Vec<Entry>) -> Vec
             Err(fate) => Some(fate),
         })
         .collect();
-    let mut fates = Vec::with_capacity(readable.len());
-    ask(rules, &readable, &mut fates);
+    let mut asking = Asking::new(rules, readable.len(), powers);
+    asking.ask(&readable)?;
     drop(readable);
 
-    let mut fates = fates.into_iter();
+    let Asking { fates, breaches, .. } = asking;
     let digest = rules.digest();
+    let mut fates = fates.into_iter();
     let fates = settled.into_iter().map_while(|fate| fate.or_else(|| fates.next()));
-    entries.into_iter().zip(fates).map(|(entry, fate)| Judged { entry, fate, digest }).collect()
+    let entries =
+        entries.into_iter().zip(fates).map(|(entry, fate)| Judged { entry, fate, digest }).collect();
+    Ok(Judgement { entries, breaches })
 }
 
-/// Asks the rules for a batch and, after a fault, for each half of it, until
-/// the entry at fault is alone: the others are judged as if it were not there.
-fn ask(rules: &dyn Rules, batch: &[Readable<'_>], fates: &mut Vec<Fate>) {
-    match (rules.process(batch), batch) {
-        (Ok(verdicts), _) => fates.extend(verdicts.into_iter().map(screen)),
-        (Err(fault), [only]) => {
-            tracing::warn!(entry = %only.id, guest = %rules.digest(), reason = reason(&fault).as_str(), "poison entry");
-            fates.push(dead_letter(reason(&fault), fault.to_string()));
+/// The questions about one batch, and the answers so far.
+struct Asking<'a> {
+    rules: &'a dyn Rules,
+    powers: &'a mut Powers,
+    bounds: Bounds,
+    time_limit: Duration,
+    /// The entries of the whole batch.
+    entries: usize,
+    /// What all calls took.
+    spent: Duration,
+    /// Whether a call gave no verdicts. One call alone is bounded by the sandbox; several must be summed here.
+    was_split: bool,
+    /// In the order of the batch.
+    fates: Vec<Fate>,
+    /// The bytes of each fate beyond what its entry brought.
+    surpluses: Vec<usize>,
+    /// In sum.
+    surplus_bytes: usize,
+    /// The rows of all fates.
+    rows: usize,
+    breaches: Breaches,
+}
+
+impl<'a> Asking<'a> {
+    fn new(rules: &'a dyn Rules, entries: usize, powers: &'a mut Powers) -> Self {
+        Self {
+            rules,
+            powers,
+            bounds: rules.bounds(),
+            time_limit: rules.time_limit(),
+            entries,
+            spent: Duration::ZERO,
+            was_split: false,
+            fates: Vec::with_capacity(entries),
+            surpluses: Vec::with_capacity(entries),
+            surplus_bytes: 0,
+            rows: 0,
+            breaches: Breaches::default(),
         }
-        (Err(fault), batch) => {
-            let entries = batch.len();
-            tracing::warn!(entries, guest = %rules.digest(), reason = reason(&fault).as_str(), "guest failed; splitting the batch");
-            let (left, right) = batch.split_at(entries / 2);
-            ask(rules, left, fates);
-            ask(rules, right, fates);
+    }
+
+    /// Asks for a batch and, after a fault, for each half of it, until the entry
+    /// at fault is alone: the others are judged as if it were not there.
+    fn ask(&mut self, batch: &[Readable<'_>]) -> Result<(), Lost> {
+        let [_, _, ..] = batch else { return batch.iter().try_for_each(|only| self.ask_alone(only)) };
+        if self.spent >= self.time_limit * PATIENCE {
+            return batch.iter().try_for_each(|only| self.ask_alone(only));
+        }
+        match self.call(batch, self.time_limit) {
+            Ok(verdicts) => self.keep(batch, verdicts),
+            Err(Fault::Lost(lost)) => return Err(lost),
+            Err(fault) => {
+                let entries = batch.len();
+                tracing::warn!(entries, guest = %self.rules.digest(), reason = fault.reason().as_str(), "guest failed; splitting the batch");
+                self.was_split = true;
+                let (left, right) = batch.split_at(entries / 2);
+                self.ask(left)?;
+                self.ask(right)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_alone(&mut self, only: &Readable<'_>) -> Result<(), Lost> {
+        let time = self.share();
+        match self.call(std::slice::from_ref(only), time) {
+            Ok(verdicts) => self.keep(std::slice::from_ref(only), verdicts),
+            Err(Fault::Lost(lost)) => return Err(lost),
+            Err(fault) => {
+                tracing::warn!(entry = %only.id, guest = %self.rules.digest(), reason = fault.reason().as_str(), "poison entry");
+                let mut message = fault.to_string();
+                if matches!(fault, Fault::TimedOut { .. }) && time < self.time_limit {
+                    message.push_str(
+                        ", its share of GUEST_TIME_LIMIT_MS after other entries of the batch had used up more than theirs; replay it alone",
+                    );
+                }
+                self.push(dead_letter(fault.reason(), message), 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// The time for an entry that is judged alone: the whole limit while the
+    /// batch has patience, then an equal share of what is left of it. So a batch
+    /// takes about 32 limits at most, or a hundredth of one for each entry, not
+    /// two for each; and an entry has always more time than the limit foresees
+    /// for it among its neighbours.
+    fn share(&self) -> Duration {
+        if self.spent < self.time_limit * PATIENCE {
+            return self.time_limit;
+        }
+        let left = (self.time_limit * (2 * PATIENCE)).saturating_sub(self.spent);
+        let entries = self.entries.saturating_sub(self.fates.len()).max(1);
+        let share = left / u32::try_from(entries).unwrap_or(u32::MAX);
+        share.clamp(self.time_limit / SHARE_MIN, self.time_limit)
+    }
+
+    fn call(&mut self, batch: &[Readable<'_>], time: Duration) -> Result<Vec<Verdict>, Fault> {
+        let turn = self.rules.turn();
+        // Who waits for others is not slow.
+        let start = Instant::now();
+        let answer = self.rules.process(batch, time, self.powers);
+        self.spent += start.elapsed();
+        drop(turn);
+        if let Err(fault) = &answer {
+            self.breaches.count(fault.reason());
+        }
+        answer
+    }
+
+    fn keep(&mut self, batch: &[Readable<'_>], verdicts: Vec<Verdict>) {
+        let bounds = self.bounds;
+        for (entry, verdict) in batch.iter().zip(verdicts) {
+            let fate = screen(verdict, &bounds);
+            if let Fate::DeadLetter(Reason::BadVerdict, _) = fate {
+                self.breaches.count(Reason::BadVerdict);
+            }
+            let surplus = if self.was_split { surplus_bytes(entry, &fate) } else { 0 };
+            self.push(fate, surplus);
+        }
+        self.shed();
+    }
+
+    fn push(&mut self, fate: Fate, surplus: usize) {
+        self.rows += rows_of(&fate);
+        self.surplus_bytes = self.surplus_bytes.saturating_add(surplus);
+        self.fates.push(fate);
+        self.surpluses.push(surplus);
+    }
+
+    /// Makes dead letters of the largest fates until the batch keeps its limits:
+    /// the entries that are small are not to pay for those that are not.
+    fn shed(&mut self) {
+        if self.rows > self.bounds.rows {
+            let limit = format!("{} rows (GUEST_ROWS)", self.bounds.rows);
+            let sizes = self.fates.iter().map(rows_of).collect();
+            self.shed_by(sizes, self.rows - self.bounds.rows, &limit);
+        }
+        if self.surplus_bytes > self.bounds.output_bytes {
+            let most = self.bounds.output_bytes;
+            let limit = format!("{most} bytes beyond what the entries brought (GUEST_OUTPUT_BYTES)");
+            self.shed_by(self.surpluses.clone(), self.surplus_bytes - most, &limit);
+        }
+    }
+
+    fn shed_by(&mut self, sizes: Vec<usize>, mut excess: usize, limit: &str) {
+        let mut largest: Vec<(usize, usize)> =
+            sizes.into_iter().enumerate().map(|(at, size)| (size, at)).collect();
+        largest.sort_unstable_by(|a, b| b.cmp(a));
+        for (size, at) in largest {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(size);
+            let message = format!("the batch became more than {limit}, and this entry the most of it");
+            if let (Some(fate), Some(surplus)) = (self.fates.get_mut(at), self.surpluses.get_mut(at)) {
+                self.rows -= rows_of(fate);
+                self.surplus_bytes -= *surplus;
+                *surplus = 0;
+                *fate = dead_letter(Reason::TooMuchOutput, message);
+                self.breaches.count(Reason::TooMuchOutput);
+            }
         }
     }
 }
 
-fn reason(fault: &Fault) -> Reason {
-    match fault {
-        Fault::Trapped(_) => Reason::Trapped,
-        Fault::TimedOut { .. } => Reason::TimedOut,
-        Fault::OutOfMemory { .. } => Reason::OutOfMemory,
-        Fault::WrongCount { .. } => Reason::BadVerdict,
+/// Rows that the fate makes.
+fn rows_of(fate: &Fate) -> usize {
+    match fate {
+        Fate::Store(events) => events.as_slice().len(),
+        Fate::DeadLetter(..) | Fate::Discard(_) => 0,
     }
+}
+
+/// The bytes that a fate takes beyond what can be expected of its entry: what
+/// is as long as the entry is held in memory as the entry is.
+fn surplus_bytes(entry: &Readable<'_>, fate: &Fate) -> usize {
+    let event = |event: &Event| {
+        let properties = event.properties.as_ref().map_or(0, String::len);
+        size_of::<Event>() + event.event_type.len() + event.user_id.len() + properties
+    };
+    let violation = |violation: &Violation| {
+        size_of::<Violation>() + violation.path.len() + violation.code.len() + violation.message.len()
+    };
+    let taken: usize = match fate {
+        Fate::Store(events) => events.as_slice().iter().map(event).sum(),
+        Fate::DeadLetter(_, violations) => violations.iter().map(violation).sum(),
+        Fate::Discard(reason) => reason.len(),
+    };
+    let brought: usize = entry.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+    taken.saturating_sub(2 * brought + SURPLUS_FREE_BYTES)
 }
 
 fn dead_letter(reason: Reason, message: String) -> Fate {
@@ -123,7 +368,7 @@ fn read(entry: &Entry, deliveries_max: u64) -> Result<Readable<'_>, Fate> {
         })
         .collect();
     match fields {
-        Ok(fields) => Ok(Readable { id: entry.id, fields }),
+        Ok(fields) => Ok(Readable { id: entry.id, fields, deliveries: entry.deliveries }),
         Err(violation) => Err(Fate::DeadLetter(Reason::Undecodable, vec![violation])),
     }
 }
@@ -142,25 +387,79 @@ fn undecodable(name: &str, part: &str, error: std::str::Utf8Error) -> Violation 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
-    use crate::batch::{EntryId, Vec1};
+    use crate::batch::{Claim, EntryId, Vec1};
+    use crate::sandbox::Limits;
+
+    /// Without a transaction, so there is none to lose.
+    fn judged(rules: &dyn Rules, deliveries_max: u64, entries: Vec<Entry>) -> Judgement {
+        judge(rules, deliveries_max, entries, &mut Powers::default()).expect("no transaction")
+    }
 
     /// Discards what it is given, and fails with a batch that holds the poison.
     struct Poisoned(&'static str);
+
+    fn value(entry: &Readable<'_>) -> String {
+        entry.fields.first().map(|(_, value)| (*value).to_owned()).unwrap_or_default()
+    }
 
     impl Rules for Poisoned {
         fn digest(&self) -> Digest {
             Digest::of(b"")
         }
 
-        fn process(&self, batch: &[Readable<'_>]) -> Result<Vec<Verdict>, Fault> {
-            let value = |entry: &Readable<'_>| entry.fields.first().map(|(_, value)| (*value).to_owned());
-            match batch.iter().any(|entry| value(entry).as_deref() == Some(self.0)) {
+        fn time_limit(&self) -> Duration {
+            Duration::from_secs(10)
+        }
+
+        fn bounds(&self) -> Bounds {
+            Limits::default().bounds
+        }
+
+        fn process(
+            &self,
+            batch: &[Readable<'_>],
+            _: Duration,
+            _: &mut Powers,
+        ) -> Result<Vec<Verdict>, Fault> {
+            match batch.iter().any(|entry| value(entry) == self.0) {
                 true => Err(Fault::Trapped("poison".into())),
-                false => {
-                    Ok(batch.iter().map(|entry| Verdict::Discard(value(entry).unwrap_or_default())).collect())
-                }
+                false => Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect()),
             }
+        }
+    }
+
+    /// Takes all the time that it is given for a batch with a `loop` in it, and as many
+    /// milliseconds as the other entries say. Remembers what it was given.
+    struct Slow(Mutex<Vec<(usize, Duration)>>);
+
+    impl Rules for Slow {
+        fn digest(&self) -> Digest {
+            Digest::of(b"")
+        }
+
+        fn time_limit(&self) -> Duration {
+            Duration::from_millis(20)
+        }
+
+        fn bounds(&self) -> Bounds {
+            Limits::default().bounds
+        }
+
+        fn process(
+            &self,
+            batch: &[Readable<'_>],
+            time: Duration,
+            _: &mut Powers,
+        ) -> Result<Vec<Verdict>, Fault> {
+            self.0.lock().expect("no panic").push((batch.len(), time));
+            if batch.iter().any(|entry| value(entry) == "loop") {
+                std::thread::sleep(time); // what is simulated
+                return Err(Fault::TimedOut { limit_ms: time.as_millis() });
+            }
+            Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect())
         }
     }
 
@@ -174,7 +473,7 @@ mod tests {
         for poisoned in 0..7 {
             let entries: Vec<Entry> =
                 (0..7).map(|i| entry(i, if i == poisoned { b"poison" } else { b"fine" })).collect();
-            let judged = judge(&Poisoned("poison"), 5, entries.clone());
+            let judged = judged(&Poisoned("poison"), 5, entries.clone()).entries;
             assert_eq!(judged.iter().map(|judged| judged.entry.clone()).collect::<Vec<_>>(), entries);
             for Judged { entry, fate, .. } in judged {
                 match fate {
@@ -187,6 +486,111 @@ mod tests {
         }
     }
 
+    /// Two limits for each entry would be 400.
+    #[test]
+    fn a_batch_of_loops_takes_a_bounded_time() {
+        let slow = Slow(Mutex::default());
+        let entries = (0..200).map(|i| entry(i, if i % 10 == 9 { b"fine" } else { b"loop" })).collect();
+        let judgement = judged(&slow, 5, entries);
+        for Judged { entry, fate, .. } in &judgement.entries {
+            match entry.id.sequence % 10 {
+                9 => assert_eq!(fate, &Fate::Discard("fine".into()), "{}", entry.id),
+                _ => assert!(matches!(fate, Fate::DeadLetter(Reason::TimedOut, _)), "{}", entry.id),
+            }
+        }
+        let calls = slow.0.into_inner().expect("no panic");
+        let limit = Duration::from_millis(20);
+        let given: Duration = calls.iter().map(|(_, time)| *time).sum();
+        // The entries that are in order give back what they were given.
+        assert!(given <= limit * 40, "{given:?} for {} calls", calls.len());
+        assert!(calls.iter().all(|(_, time)| *time >= limit / SHARE_MIN), "{calls:?}");
+        let timed_out = u64::try_from(calls.len()).expect("few") - 20;
+        assert_eq!(judgement.breaches, Breaches { timed_out, ..Breaches::default() });
+    }
+
+    #[test]
+    fn one_poison_leaves_the_whole_limit_to_each_of_its_neighbours() {
+        let slow = Slow(Mutex::default());
+        let entries = (0..1_000).map(|i| entry(i, if i == 777 { b"loop" } else { b"fine" })).collect();
+        let judgement = judged(&slow, 5, entries);
+        let letters = judgement.entries.iter().filter(|judged| matches!(judged.fate, Fate::DeadLetter(..)));
+        assert_eq!(letters.map(|judged| judged.entry.id.sequence).collect::<Vec<_>>(), [777]);
+        let calls = slow.0.into_inner().expect("no panic");
+        assert!(calls.iter().all(|(_, time)| *time == slow_limit()), "{calls:?}");
+    }
+
+    fn slow_limit() -> Duration {
+        Slow(Mutex::default()).time_limit()
+    }
+
+    /// Makes of each entry what its value says: so many rows, or a row of so many bytes.
+    struct Large;
+
+    impl Rules for Large {
+        fn digest(&self) -> Digest {
+            Digest::of(b"")
+        }
+
+        fn time_limit(&self) -> Duration {
+            Duration::from_secs(10)
+        }
+
+        fn bounds(&self) -> Bounds {
+            Bounds { rows: 1_000, output_bytes: 100_000, ..Limits::default().bounds }
+        }
+
+        fn process(
+            &self,
+            batch: &[Readable<'_>],
+            _: Duration,
+            _: &mut Powers,
+        ) -> Result<Vec<Verdict>, Fault> {
+            if batch.len() > 1 && batch.iter().any(|entry| value(entry).starts_with("bytes")) {
+                return Err(Fault::TooMuchOutput { limit_bytes: 0 });
+            }
+            let verdict = |entry: &Readable<'_>| {
+                let number = |text: &str| text.parse::<usize>().expect("a number");
+                let claim = Claim {
+                    event_id: uuid::Uuid::nil().to_string(),
+                    time: 0,
+                    event_type: String::new(),
+                    user_id: String::new(),
+                    properties: None,
+                };
+                match value(entry).split_once(' ') {
+                    Some(("rows", count)) => Verdict::Expand(vec![claim; number(count)]),
+                    Some((_, length)) => {
+                        Verdict::Accept(Claim { user_id: "x".repeat(number(length)), ..claim })
+                    }
+                    None => Verdict::Accept(claim),
+                }
+            };
+            Ok(batch.iter().map(verdict).collect())
+        }
+    }
+
+    fn kept(values: &[&str]) -> Vec<bool> {
+        let entries = values.iter().zip(0..).map(|(value, i)| entry(i, value.as_bytes())).collect();
+        let judgement = judged(&Large, 5, entries);
+        let is_kept = |judged: &Judged| match &judged.fate {
+            Fate::Store(_) => true,
+            Fate::DeadLetter(Reason::TooMuchOutput, _) => false,
+            fate => panic!("{fate:?}"),
+        };
+        judgement.entries.iter().map(is_kept).collect()
+    }
+
+    #[test]
+    fn what_a_batch_becomes_is_bounded_and_the_largest_pay() {
+        assert_eq!(kept(&["rows 999", "rows 1"]), [true, true], "at the limit");
+        assert_eq!(kept(&["rows 1", "rows 1000", "x", "rows 2"]), [true, false, true, true]);
+        assert_eq!(kept(&["rows 400", "rows 900", "rows 700"]), [true, false, false]);
+        let bytes = ["x", "bytes 60000", "bytes 300", "bytes 70000", "x"];
+        assert_eq!(kept(&bytes), [true, true, true, false, true], "summed over the parts of a batch");
+        let brought = format!("bytes {}200000", "0".repeat(200_000)); // an entry as long as its row
+        assert_eq!(kept(&["bytes 60000", &brought, "x"]), [true, true, true]);
+    }
+
     #[test]
     fn what_a_guest_cannot_have_is_kept_in_place() {
         let mut deleted = entry(1, b"");
@@ -194,8 +598,8 @@ mod tests {
         let mut killer = entry(4, b"c");
         killer.deliveries = 6;
         let entries = vec![entry(0, b"a"), deleted, entry(2, b"\xff"), entry(3, b"b"), killer];
-        let fates: Vec<Fate> =
-            judge(&Poisoned("-"), 5, entries).into_iter().map(|judged| judged.fate).collect();
+        let judgement = judged(&Poisoned("-"), 5, entries);
+        let fates: Vec<Fate> = judgement.entries.into_iter().map(|judged| judged.fate).collect();
         assert!(matches!(
             fates.as_slice(),
             [

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
 
+use crate::capabilities::Powers;
 use crate::config::Config;
 use crate::guests::{self, Guests};
 use crate::judge::{Rules, judge};
-use crate::sandbox::Sandbox;
+use crate::sandbox::Sandboxes;
 use crate::store::{self, Archive, Database, Filter, Judge, Letter, Part, Scope, Store};
 
 /// Letters handled in one transaction.
@@ -104,6 +105,12 @@ pub enum Error {
     /// The rules to replay with.
     #[error(transparent)]
     Guest(#[from] guests::Error),
+    /// What such a guest does beside judging belongs to a batch of the stream.
+    #[error(
+        "letters cannot be replayed by a guest that uses stream, store or metrics; \
+         add the entries to the stream again (`sluicegate dead-letters show` prints them), or replay by a guest without"
+    )]
+    Powers,
     /// The sandbox does not start.
     #[error("wasmtime: {0}")]
     Sandbox(wasmtime::Error),
@@ -245,7 +252,7 @@ async fn replay(
         let known: Vec<&str> = config.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
         return Err(Error::UnknownTenant { found, known: known.join(", ") });
     }
-    let sandbox = Sandbox::new(config.largest_limits()).map_err(Error::Sandbox)?;
+    let sandboxes = Sandboxes::new(config).map_err(Error::Sandbox)?;
     let mut replayed = Replayed::default();
     for tenant in config.tenants.iter().filter(|tenant| is_meant(tenant.name.as_str())) {
         let filter = Filter { tenant: Some(tenant.name.to_string()), ..which.filter(true) };
@@ -255,8 +262,11 @@ async fn replay(
         }
         let store = database.store(tenant);
         store.prepare().await?;
-        let guests = Guests::load(sandbox.with(tenant.limits()), tenant.guest.as_deref())?;
+        let guests = Guests::load(sandboxes.of(tenant).map_err(Error::Sandbox)?, tenant.guest.as_deref())?;
         let rules = guests.in_force().borrow().clone();
+        if rules.wants_transaction() {
+            return Err(Error::Powers);
+        }
         let mut replaying = Replaying { archive, store, scope, dry_run, replayed: &mut replayed };
         replaying.run(rules.as_ref(), wait, progress).await?;
     }
@@ -283,7 +293,11 @@ impl Replaying<'_> {
         progress: &mut dyn Write,
     ) -> Result<(), Error> {
         // The rules run on this thread: nothing else waits for it.
-        let judge = |entries| tokio::task::block_in_place(|| judge(rules, u64::MAX, entries));
+        let judge = |entries| {
+            let judge = || judge(rules, u64::MAX, entries, &mut Powers::default());
+            // Without a transaction there is none to lose.
+            tokio::task::block_in_place(judge).map_or_else(|_| Vec::new(), |judgement| judgement.entries)
+        };
 
         let mut meter = Progress::new(self.archive.left(&self.scope).await?, progress);
         let mut idle_since = Instant::now();

@@ -10,6 +10,7 @@
 //! ARCHITECTURE.md has the invariants.
 
 pub mod batch;
+pub mod capabilities;
 pub mod config;
 pub mod demo;
 mod failpoint;
@@ -25,3 +26,4 @@ pub mod service;
 pub mod store;
 pub mod stream;
 pub mod tenant;
+pub mod turns;

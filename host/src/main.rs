@@ -12,6 +12,7 @@ use sluicegate::config::{Config, LogFormat, SETTINGS, Setting};
 use sluicegate::demo;
 use sluicegate::demo::command::{self, with_servers};
 use sluicegate::letters;
+use sluicegate::sandbox::compile;
 use sluicegate::service;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,6 +48,9 @@ enum Command {
         #[command(subcommand)]
         command: letters::Command,
     },
+    /// Compile a component for the service that started this
+    #[command(name = compile::COMMAND, hide = true)]
+    Compile { memory_bytes: u64, time_ms: u64, fuel: u64, stack_bytes: usize },
     /// Run a command with private servers at REDIS_URL and POSTGRES_URL
     #[command(after_help = "A server that one of the two names already is used instead of a private one.")]
     Servers {
@@ -92,6 +96,15 @@ pub(crate) fn main() -> ExitCode {
                 Ok::<u8, letters::Error>(0)
             };
             tool(work, |_| 1)
+        }
+        Command::Compile { memory_bytes, time_ms, fuel, stack_bytes } => {
+            match compile::compile_as_child(memory_bytes, time_ms, fuel, stack_bytes) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("{error}");
+                    ExitCode::FAILURE
+                }
+            }
         }
         Command::Servers { command, arguments } => {
             tool(with_servers(&command, &arguments), command::Error::exit_code)

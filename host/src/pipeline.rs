@@ -5,6 +5,7 @@
 //! acknowledged: that bounds the memory, stops reading while the database is
 //! away, and tells when nothing is in flight.
 
+use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
 use crate::batch::{Entry, Fate, Judged, Reason, Vec1, Violation};
+use crate::capabilities::{Effects, Lost, Powers};
 use crate::config::Tenant;
 use crate::failpoint::failpoint;
-use crate::judge::{Rules, judge};
+use crate::judge::{Judgement, Rules, judge};
 use crate::metrics::{Counters, Server};
 use crate::retry::Backoff;
 use crate::screen::cut;
-use crate::store::{self, Committed, Record, Records, Remedy, Store, Writer};
+use crate::store::{self, Begun, Committed, Record, Records, Remedy, Session, Store, Writer};
 use crate::stream::{self, Acknowledger, Read, Reader};
 
 /// Batches beyond those that commit: one being read, one being judged, one
@@ -72,8 +74,33 @@ struct ReadBatch {
 }
 
 struct JudgedBatch {
-    entries: Vec<Judged>,
+    part: Part,
     flight: Arc<Flight>,
+}
+
+/// A batch, or what is left of it after it was split.
+enum Part {
+    /// What is to become of each entry is known.
+    Judged(Vec<Judged>),
+    /// The rules write too: they are asked within the transaction, by this version.
+    Open(Vec<Entry>, Arc<dyn Rules>),
+}
+
+impl Part {
+    fn len(&self) -> usize {
+        match self {
+            Self::Judged(entries) => entries.len(),
+            Self::Open(entries, _) => entries.len(),
+        }
+    }
+
+    /// Splits off the second half.
+    fn halve(&mut self) -> Self {
+        match self {
+            Self::Judged(entries) => Self::Judged(entries.split_off(entries.len() / 2)),
+            Self::Open(entries, rules) => Self::Open(entries.split_off(entries.len() / 2), Arc::clone(rules)),
+        }
+    }
 }
 
 struct CommittedBatch {
@@ -152,9 +179,24 @@ impl Pipeline {
             shutdown: shutdown.clone(),
         };
         stages.spawn(reading.run().in_current_span());
-        stages.spawn(judge_all(self.rules, tenant.deliveries_max, read_batches, to_write).in_current_span());
+        let rejections = Arc::new(RejectionLog::default());
+        let writing = Writing {
+            deliveries_max: tenant.deliveries_max,
+            counters: Arc::clone(&counters),
+            rejections: Arc::clone(&rejections),
+            to_acknowledge,
+        };
+        let judging = judge_all(
+            self.rules,
+            tenant.deliveries_max,
+            Arc::clone(&counters),
+            rejections,
+            read_batches,
+            to_write,
+        );
+        stages.spawn(judging.in_current_span());
         let writers = (0..tenant.commits_in_flight).map(|_| self.store.writer()).collect();
-        stages.spawn(write(writers, Arc::clone(&counters), judged_batches, to_acknowledge).in_current_span());
+        stages.spawn(writing.run(writers, judged_batches).in_current_span());
         stages.spawn(acknowledge(self.acknowledger, counters, committed_batches).in_current_span());
 
         let mut outcome = Ok(());
@@ -194,7 +236,10 @@ impl Reading {
                     let flight = Arc::new(Flight { read_at: Instant::now(), place });
                     let entries = match is_redelivery {
                         true => self.recall(entries, &flight).await?,
-                        false => entries,
+                        false => {
+                            self.records.rest();
+                            entries
+                        }
                     };
                     let is_empty = entries.is_empty();
                     if !is_empty && self.to_judge.send(ReadBatch { entries, flight }).await.is_err() {
@@ -262,48 +307,77 @@ async fn pause(delay: Duration, shutdown: &CancellationToken) {
 async fn judge_all(
     mut in_force: RulesInForce,
     deliveries_max: u64,
+    counters: Arc<Counters>,
+    rejections: Arc<RejectionLog>,
     mut batches: mpsc::Receiver<ReadBatch>,
     to_write: mpsc::Sender<JudgedBatch>,
 ) -> Result<(), Error> {
     let mut last = in_force.borrow_and_update().digest();
-    let mut rejections = RejectionLog::default();
     while let Some(ReadBatch { entries, flight }) = batches.recv().await {
         let rules = Arc::clone(&in_force.borrow_and_update());
         if rules.digest() != last {
             tracing::info!(from = %last, to = %rules.digest(), "guest swapped");
             last = rules.digest();
         }
-        let span = Span::current();
-        let judge = move || span.in_scope(|| judge(rules.as_ref(), deliveries_max, entries));
-        let entries = tokio::task::spawn_blocking(judge).await?;
-        failpoint!("after_judge");
-        rejections.log(&entries);
-        if to_write.send(JudgedBatch { entries, flight }).await.is_err() {
+        let part = match rules.wants_transaction() {
+            true => Part::Open(entries, rules),
+            false => {
+                let (judgement, _) = ask(rules, deliveries_max, entries, Powers::default()).await?;
+                // Without a transaction there is none to lose.
+                let Ok(Judgement { entries, breaches }) = judgement else { break };
+                counters.breached(breaches);
+                rejections.log(&entries);
+                Part::Judged(entries)
+            }
+        };
+        if to_write.send(JudgedBatch { part, flight }).await.is_err() {
             break; // a later stage failed
         }
     }
     Ok(())
 }
 
+/// Asks the rules on a thread that may block.
+async fn ask(
+    rules: Arc<dyn Rules>,
+    deliveries_max: u64,
+    entries: Vec<Entry>,
+    mut powers: Powers,
+) -> Result<(Result<Judgement, Lost>, Powers), Error> {
+    let span = Span::current();
+    let asked = tokio::task::spawn_blocking(move || {
+        let _entered = span.enter();
+        let judgement = judge(rules.as_ref(), deliveries_max, entries, &mut powers);
+        (judgement, powers)
+    });
+    let asked = asked.await?;
+    failpoint!("after_judge");
+    Ok(asked)
+}
+
 /// Logs what was not stored, with a bound: a flood of bad entries must not become a flood of lines.
 #[derive(Default)]
-struct RejectionLog {
+struct RejectionLog(Mutex<Lines>);
+
+#[derive(Default)]
+struct Lines {
     second: Option<Instant>,
-    lines: u32,
+    count: u32,
 }
 
 impl RejectionLog {
     const LINES_A_SECOND_MAX: u32 = 1_000;
 
-    fn log(&mut self, batch: &[Judged]) {
+    fn log(&self, batch: &[Judged]) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut silenced = 0;
         for Judged { entry, fate, .. } in batch {
             let Fate::DeadLetter(reason, violations) = fate else { continue };
-            if self.second.is_none_or(|second| second.elapsed() >= Duration::from_secs(1)) {
-                *self = Self { second: Some(Instant::now()), lines: 0 };
+            if lines.second.is_none_or(|second| second.elapsed() >= Duration::from_secs(1)) {
+                *lines = Lines { second: Some(Instant::now()), count: 0 };
             }
-            self.lines = self.lines.saturating_add(1);
-            match self.lines <= Self::LINES_A_SECOND_MAX {
+            lines.count = lines.count.saturating_add(1);
+            match lines.count <= Self::LINES_A_SECOND_MAX {
                 true => tracing::warn!(
                     entry = %entry.id, reason = reason.as_str(), violations = summary(violations), "entry not stored"
                 ),
@@ -327,66 +401,90 @@ fn summary(violations: &[Violation]) -> String {
     cut(parts.join("; "))
 }
 
-/// Commits as many batches at the same time as there are writers, in no promised order.
-async fn write(
-    mut idle: Vec<Writer>,
+/// The third stage.
+#[derive(Clone)]
+struct Writing {
+    deliveries_max: u64,
     counters: Arc<Counters>,
-    mut batches: mpsc::Receiver<JudgedBatch>,
+    rejections: Arc<RejectionLog>,
     to_acknowledge: mpsc::Sender<CommittedBatch>,
-) -> Result<(), Error> {
-    let mut commits: JoinSet<Result<Writer, Error>> = JoinSet::new();
-    loop {
-        tokio::select! {
-            batch = batches.recv(), if !idle.is_empty() => {
-                let (Some(batch), Some(writer)) = (batch, idle.pop()) else { break };
-                let commit = write_batch(writer, batch, Arc::clone(&counters), to_acknowledge.clone());
-                commits.spawn(commit.in_current_span());
-            }
-            // At once, not with the next batch: it may have failed for good.
-            Some(commit) = commits.join_next() => idle.push(commit??),
-        }
-    }
-    while let Some(commit) = commits.join_next().await {
-        commit??;
-    }
-    Ok(())
 }
 
-/// Writes a batch until its fate is committed. When PostgreSQL refuses a row,
-/// the batch is halved until the row's entry is alone; it becomes a dead letter.
-async fn write_batch(
-    mut writer: Writer,
-    batch: JudgedBatch,
-    counters: Arc<Counters>,
-    to_acknowledge: mpsc::Sender<CommittedBatch>,
-) -> Result<Writer, Error> {
-    let flight = batch.flight;
-    let mut record = Record::new(flight.place.number);
-    let mut backoff = Backoff::default();
-    let mut parts = vec![batch.entries];
-    while let Some(mut part) = parts.pop() {
-        match writer.write(&part, &mut record).await {
-            Ok(committed) => {
-                counters.waits_for(Server::Postgres, false);
-                // A closed channel: acknowledging failed for good. The entries stay pending.
-                let _ = to_acknowledge.send(CommittedBatch { committed, flight: Arc::clone(&flight) }).await;
+impl Writing {
+    /// Commits as many batches at the same time as there are writers, in no
+    /// promised order; but one after the other when the rules write too: what
+    /// they write can depend on what they wrote before, and they would wait for each other's locks.
+    async fn run(self, mut idle: Vec<Writer>, mut batches: mpsc::Receiver<JudgedBatch>) -> Result<(), Error> {
+        let mut commits: JoinSet<Result<Writer, Error>> = JoinSet::new();
+        loop {
+            let batch = tokio::select! {
+                batch = batches.recv(), if !idle.is_empty() => batch,
+                // At once, not with the next batch: it may have failed for good.
+                Some(commit) = commits.join_next() => {
+                    idle.push(commit??);
+                    continue;
+                }
+            };
+            let Some(batch) = batch else { break };
+            let is_alone = matches!(batch.part, Part::Open(..));
+            while is_alone && let Some(commit) = commits.join_next().await {
+                idle.push(commit??);
             }
-            Err(error) => match (error.remedy(), part.as_mut_slice()) {
-                (Remedy::BlameRow | Remedy::Split, [_, _, ..]) => {
-                    let right = part.split_off(part.len() / 2);
-                    parts.extend([part, right]);
+            if let Some(writer) = idle.pop() {
+                commits.spawn(self.clone().write_batch(writer, batch).in_current_span());
+            }
+            while is_alone && let Some(commit) = commits.join_next().await {
+                idle.push(commit??);
+            }
+        }
+        while let Some(commit) = commits.join_next().await {
+            commit??;
+        }
+        Ok(())
+    }
+
+    /// Writes a batch until its fate is committed. When PostgreSQL refuses a row,
+    /// the batch is halved until the row's entry is alone; it becomes a dead letter.
+    async fn write_batch(self, mut writer: Writer, batch: JudgedBatch) -> Result<Writer, Error> {
+        let flight = batch.flight;
+        let mut record = Record::new(flight.place.number);
+        let mut backoff = Backoff::default();
+        let mut parts = vec![batch.part];
+        while let Some(mut part) = parts.pop() {
+            let Attempt { outcome, judged } = self.attempt(&mut writer, &part, &mut record).await?;
+            let error = match outcome {
+                Ok(committed) => {
+                    self.counters.waits_for(Server::Postgres, false);
+                    let flight = Arc::clone(&flight);
+                    // A closed channel: acknowledging failed for good. The entries stay pending.
+                    let _ = self.to_acknowledge.send(CommittedBatch { committed, flight }).await;
+                    continue;
                 }
+                Err(error) => error,
+            };
+            let remedy = error.remedy();
+            if matches!(remedy, Remedy::BlameRow | Remedy::Split) && part.len() > 1 {
+                let right = part.halve();
+                parts.extend([part, right]);
+                continue;
+            }
+            // What became of an only entry before the database refused it.
+            let only = judged.or(match part {
+                Part::Judged(ref judged) => judged.first().cloned(),
+                Part::Open(..) => None,
+            });
+            match (remedy, only) {
                 // An entry of many rows is at fault itself; one of a single row only came at a bad time.
-                (Remedy::Split, [only]) if matches!(only.fate, Fate::Store(Vec1::Many(_))) => {
-                    refuse(only, &error);
-                    parts.push(part);
+                (Remedy::Split, Some(mut only)) if matches!(only.fate, Fate::Store(Vec1::Many(_))) => {
+                    refuse(&mut only, &error);
+                    parts.push(Part::Judged(vec![only]));
                 }
-                (Remedy::BlameRow, [only]) if !matches!(only.fate, Fate::DeadLetter(..)) => {
-                    refuse(only, &error);
-                    parts.push(part);
+                (Remedy::BlameRow, Some(mut only)) if !matches!(only.fate, Fate::DeadLetter(..)) => {
+                    refuse(&mut only, &error);
+                    parts.push(Part::Judged(vec![only]));
                 }
                 (Remedy::Retry | Remedy::Split, _) => {
-                    counters.waits_for(Server::Postgres, true);
+                    self.counters.waits_for(Server::Postgres, true);
                     if backoff.is_news() {
                         tracing::warn!(%error, "writing to postgres failed; trying again");
                     }
@@ -394,10 +492,52 @@ async fn write_batch(
                     parts.push(part);
                 }
                 (Remedy::BlameRow | Remedy::Stop, _) => return Err(error.into()),
-            },
+            }
         }
+        Ok(writer)
     }
-    Ok(writer)
+
+    /// Tries once to commit a part.
+    async fn attempt(&self, writer: &mut Writer, part: &Part, record: &mut Record) -> Result<Attempt, Error> {
+        let (entries, rules) = match part {
+            Part::Judged(judged) => {
+                return Ok(Attempt { outcome: writer.write(judged, record).await, judged: None });
+            }
+            Part::Open(entries, rules) => (entries, rules),
+        };
+        let session = match writer.begin(entries, record).await {
+            Ok(Begun::Open(session)) => session,
+            Ok(Begun::Committed(committed)) => return Ok(Attempt { outcome: Ok(committed), judged: None }),
+            Err(error) => return Ok(Attempt { outcome: Err(error), judged: None }),
+        };
+        let powers =
+            Powers { transaction: Some(session), lag: self.counters.lag(), effects: Effects::default() };
+        let (judgement, powers) =
+            ask(Arc::clone(rules), self.deliveries_max, entries.clone(), powers).await?;
+        let Powers { transaction, effects, .. } = powers;
+        let session = transaction.and_then(|session| (session as Box<dyn Any>).downcast::<Session>().ok());
+        let Some(mut session) = session else {
+            return Ok(Attempt { outcome: Err(store::Error::SessionLost), judged: None });
+        };
+        let Ok(Judgement { entries: judged, breaches }) = judgement else {
+            let error = session.take_lost().unwrap_or(store::Error::SessionLost);
+            return Ok(Attempt { outcome: Err(error), judged: None });
+        };
+        self.counters.breached(breaches);
+        let outcome = writer.commit(*session, &judged, effects.publications, record).await;
+        if outcome.is_ok() {
+            self.rejections.log(&judged);
+            self.counters.sampled(effects.samples);
+        }
+        Ok(Attempt { outcome, judged: judged.into_iter().next() })
+    }
+}
+
+/// What came of an attempt.
+struct Attempt {
+    outcome: Result<Committed, store::Error>,
+    /// What the rules wanted of the first entry, if they were asked.
+    judged: Option<Judged>,
 }
 
 /// Makes a dead letter of an entry whose rows PostgreSQL refuses.

@@ -6,8 +6,7 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use uuid::Uuid;
 
 use crate::batch::{Claim, Event, Fate, Reason, Vec1, Verdict, Violation};
@@ -26,14 +25,27 @@ const TIME_MIN_MICROS: i64 = -210_863_520_000_000_000;
 /// AD 262142-12-31, where chrono ends; PostgreSQL goes on to AD 294276.
 const TIME_MAX_MICROS: i64 = 8_210_266_790_400_000_000;
 
+/// What verdicts may hold, as the operator set it. The limits above are part of the contract.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// `GUEST_OUTPUT_BYTES`: in one call, and for a batch beyond what its entries brought.
+    pub output_bytes: usize,
+    /// `GUEST_ROWS`: rows that a batch may become. Not less than [`EXPANSION_MAX`].
+    pub rows: usize,
+    /// `GUEST_STRING_BYTES`: a string of a row.
+    pub string_bytes: usize,
+    /// `GUEST_JSON_DEPTH`: levels of properties, at most 127, where `serde_json` ends.
+    pub json_depth: usize,
+}
+
 /// Decides what becomes of an entry that got this verdict.
-pub fn screen(verdict: Verdict) -> Fate {
+pub fn screen(verdict: Verdict, bounds: &Bounds) -> Fate {
     match verdict {
-        Verdict::Accept(claim) => match event(claim) {
+        Verdict::Accept(claim) => match event(claim, bounds) {
             Ok(event) => Fate::Store(Vec1::One(event)),
             Err(violation) => Fate::DeadLetter(Reason::BadVerdict, vec![violation]),
         },
-        Verdict::Expand(claims) => expand(claims),
+        Verdict::Expand(claims) => expand(claims, bounds),
         Verdict::Reject(violations) if violations.is_empty() => bad_verdict(
             "",
             "no_violations",
@@ -47,7 +59,7 @@ pub fn screen(verdict: Verdict) -> Fate {
     }
 }
 
-fn expand(claims: Vec<Claim>) -> Fate {
+fn expand(claims: Vec<Claim>, bounds: &Bounds) -> Fate {
     let found = claims.len();
     if found == 0 || found > EXPANSION_MAX {
         return bad_verdict(
@@ -60,7 +72,7 @@ fn expand(claims: Vec<Claim>) -> Fate {
         .into_iter()
         .enumerate()
         .map(|(i, claim)| {
-            event(claim)
+            event(claim, bounds)
                 .map_err(|violation| Violation { path: format!("[{i}].{}", violation.path), ..violation })
         })
         .collect();
@@ -79,7 +91,7 @@ fn violation(path: &str, code: &str, message: String) -> Violation {
 }
 
 /// Makes a row of a claim, or says what PostgreSQL would not hold.
-fn event(claim: Claim) -> Result<Event, Violation> {
+fn event(claim: Claim, bounds: &Bounds) -> Result<Event, Violation> {
     let event_id = Uuid::try_parse(&claim.event_id).map_err(|error| {
         violation(
             "event_id",
@@ -90,9 +102,9 @@ fn event(claim: Claim) -> Result<Event, Violation> {
     Ok(Event {
         event_id,
         time: time(claim.time)?,
-        event_type: text("event_type", claim.event_type)?,
-        user_id: text("user_id", claim.user_id)?,
-        properties: claim.properties.map(properties).transpose()?,
+        event_type: text("event_type", claim.event_type, bounds)?,
+        user_id: text("user_id", claim.user_id, bounds)?,
+        properties: claim.properties.map(|json| properties(json, bounds)).transpose()?,
     })
 }
 
@@ -109,7 +121,8 @@ fn time(micros: i64) -> Result<DateTime<Utc>, Violation> {
         })
 }
 
-fn text(path: &str, text: String) -> Result<String, Violation> {
+fn text(path: &str, text: String, bounds: &Bounds) -> Result<String, Violation> {
+    check_length(path, &text, bounds)?;
     if text.as_bytes().contains(&0) {
         let message = format!("found a NUL character in {}, which PostgreSQL cannot hold", quoted(&text));
         return Err(violation(path, "nul_character", message));
@@ -117,9 +130,20 @@ fn text(path: &str, text: String) -> Result<String, Violation> {
     Ok(text)
 }
 
-fn properties(json: String) -> Result<String, Violation> {
-    match serde_json::from_str::<StorableObject>(&json) {
-        Ok(StorableObject) => Ok(json),
+fn check_length(path: &str, text: &str, bounds: &Bounds) -> Result<(), Violation> {
+    if text.len() > bounds.string_bytes {
+        let (found, most) = (text.len(), bounds.string_bytes);
+        let message = format!("found {found} bytes, wanted at most {most} (GUEST_STRING_BYTES)");
+        return Err(violation(path, "too_long", message));
+    }
+    Ok(())
+}
+
+fn properties(json: String, bounds: &Bounds) -> Result<String, Violation> {
+    check_length("properties", &json, bounds)?;
+    let mut reader = serde_json::Deserializer::from_str(&json);
+    match StorableObject(bounds.json_depth).deserialize(&mut reader).and_then(|()| reader.end()) {
+        Ok(()) => Ok(json),
         Err(error) => Err(violation(
             "properties",
             "invalid_properties",
@@ -157,81 +181,97 @@ pub fn cut(mut text: String) -> String {
     text
 }
 
-/// Reads a JSON object and keeps nothing of it: an error tells what `jsonb`
-/// would refuse. Depth is bounded by serde_json's own limit of 127 levels;
-/// lone surrogates and numbers beyond a 64-bit float are its errors too.
-struct StorableObject;
+/// Reads a JSON object of so many levels and keeps nothing of it: an error tells
+/// what `jsonb` would refuse. serde_json has a limit of 127 levels itself; lone
+/// surrogates and numbers beyond a 64-bit float are its errors too.
+struct StorableObject(usize);
 
-impl<'de> Deserialize<'de> for StorableObject {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = StorableObject;
+impl<'de> DeserializeSeed<'de> for StorableObject {
+    type Value = ();
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<StorableObject, A::Error> {
-                Storable.visit_map(map)?;
-                Ok(StorableObject)
-            }
-        }
-        deserializer.deserialize_map(Object)
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
     }
 }
 
-/// Any JSON value that `jsonb` can hold.
-struct Storable;
+impl<'de> Visitor<'de> for StorableObject {
+    type Value = ();
 
-impl<'de> Deserialize<'de> for Storable {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Self)
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
+        Storable(self.0).visit_map(map)
+    }
+}
+
+/// Any value, of so many levels at most.
+#[derive(Clone, Copy)]
+struct Storable(usize);
+
+impl Storable {
+    /// For what is inside.
+    fn inner<E: de::Error>(self) -> Result<Self, E> {
+        match self.0.checked_sub(1) {
+            Some(levels) => Ok(Self(levels)),
+            None => Err(E::custom("it is nested deeper than GUEST_JSON_DEPTH allows")),
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Storable {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Storable {
-    type Value = Self;
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self, E> {
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
         match text.as_bytes().contains(&0) {
             true => Err(E::custom("found the NUL character \\u0000 in a string")),
-            false => Ok(self),
+            false => Ok(()),
         }
     }
 
-    fn visit_unit<E: de::Error>(self) -> Result<Self, E> {
-        Ok(self)
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Self, E> {
-        Ok(self)
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Self, E> {
-        Ok(self)
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Self, E> {
-        Ok(self)
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Self, E> {
-        Ok(self)
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+        Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self, A::Error> {
-        while seq.next_element::<Self>()?.is_some() {}
-        Ok(self)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let inner = self.inner()?;
+        while seq.next_element_seed(inner)?.is_some() {}
+        Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
-        while map.next_entry::<Self, Self>()?.is_some() {}
-        Ok(self)
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let inner = self.inner()?;
+        while map.next_entry_seed(inner, inner)?.is_some() {}
+        Ok(())
     }
 }
 
@@ -241,6 +281,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sandbox::Limits;
 
     /// Text of all kinds, with the kinds that matter more often.
     fn any_text() -> impl Strategy<Value = String> {
@@ -339,7 +380,7 @@ mod tests {
         /// That PostgreSQL agrees is shown by `tests/cases/screening.rs`.
         #[test]
         fn any_verdict_has_a_fate_within_bounds(verdict in any_verdict()) {
-            match screen(verdict.clone()) {
+            match screen(verdict.clone(), &Limits::default().bounds) {
                 Fate::Store(events) => {
                     let claims = match verdict {
                         Verdict::Accept(_) => 1,
@@ -373,7 +414,10 @@ mod tests {
             user_id: String::new(),
             properties: None,
         };
-        let is_stored = |claim: &Claim| matches!(screen(Verdict::Accept(claim.clone())), Fate::Store(_));
+        let bounds = Limits::default().bounds;
+        let passes =
+            |claim: &Claim, bounds| matches!(screen(Verdict::Accept(claim.clone()), &bounds), Fate::Store(_));
+        let is_stored = |claim: &Claim| passes(claim, bounds);
         assert!(is_stored(&claim));
         assert!(is_stored(&Claim { time: TIME_MAX_MICROS, ..claim.clone() }));
         assert!(!is_stored(&Claim { time: TIME_MIN_MICROS - 1, ..claim.clone() }));
@@ -381,7 +425,19 @@ mod tests {
         let deep = |n: usize| Some(format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n)));
         assert!(is_stored(&Claim { properties: deep(126), ..claim.clone() }), "127 levels");
         assert!(!is_stored(&Claim { properties: deep(127), ..claim.clone() }), "128 levels");
-        let expanded = |n: usize| matches!(screen(Verdict::Expand(vec![claim.clone(); n])), Fate::Store(_));
+        let expanded =
+            |n: usize| matches!(screen(Verdict::Expand(vec![claim.clone(); n]), &bounds), Fate::Store(_));
         assert_eq!([0, 1, 1_000, 1_001].map(expanded), [false, true, true, false]);
+
+        let bounds = Bounds { string_bytes: 10, json_depth: 3, ..bounds };
+        let with = |event_type: &str, properties: &str| {
+            let properties = Some(properties.to_owned());
+            passes(&Claim { event_type: event_type.to_owned(), properties, ..claim.clone() }, bounds)
+        };
+        assert!(with("1234567890", "{\"a\":[[]]}"), "at both limits");
+        assert!(!with("12345678901", "{}") && !with("", "{\"a\":12345}"), "a byte more");
+        let bounds = Bounds { string_bytes: 100, ..bounds };
+        let deeper = Claim { properties: deep(3), ..claim.clone() };
+        assert!(!passes(&deeper, bounds), "a level more");
     }
 }

@@ -9,7 +9,7 @@ use tracing::Instrument as _;
 
 use crate::config::{Config, TableName, Tenant, TenantName};
 use crate::pipeline::RulesInForce;
-use crate::sandbox::Sandbox;
+use crate::sandbox::Sandboxes;
 use crate::store::Database;
 use crate::stream::Redis;
 use crate::tenant::{Error, Rules, Run, Shared};
@@ -18,8 +18,8 @@ use crate::tenant::{Error, Rules, Run, Shared};
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let redis = Redis::new(&config)?;
     let database = Database::new(&config).map_err(Error::StoreUrl)?;
-    let sandbox = Sandbox::new(config.largest_limits()).map_err(Error::Sandbox)?;
-    let rules = Rules::Guests(sandbox, Arc::default());
+    let sandboxes = Sandboxes::new(&config).map_err(Error::Sandbox)?;
+    let rules = Rules::Guests(sandboxes, Arc::default());
     run_all(Shared { config, redis, database, rules }, shutdown).await
 }
 

@@ -13,7 +13,7 @@ use crate::guests::{self, Folders, Guests};
 use crate::metrics::{Counters, Reporter, Server};
 use crate::pipeline::{self, Pipeline, RulesInForce};
 use crate::retry::Backoff;
-use crate::sandbox::Sandbox;
+use crate::sandbox::Sandboxes;
 use crate::store;
 use crate::store::{Archive, Database, Filter, Remedy, Store};
 use crate::stream::{self, Redis, Stream};
@@ -67,7 +67,7 @@ pub(crate) struct Shared {
 /// Where rules come from.
 pub(crate) enum Rules {
     /// The components that the tenants' settings name.
-    Guests(Sandbox, Arc<Folders>),
+    Guests(Sandboxes, Arc<Folders>),
     /// These, for every tenant.
     Given(RulesInForce),
 }
@@ -139,7 +139,9 @@ impl Run {
     async fn load_rules(&self) -> Result<Watched, Error> {
         let (sandbox, folders) = match &self.shared.rules {
             Rules::Given(in_force) => return Ok(Watched { in_force: in_force.clone(), _watching: None }),
-            Rules::Guests(sandbox, folders) => (sandbox.with(self.tenant.limits()), Arc::clone(folders)),
+            Rules::Guests(sandboxes, folders) => {
+                (sandboxes.of(&self.tenant).map_err(Error::Sandbox)?, Arc::clone(folders))
+            }
         };
         let file = self.tenant.guest.clone();
         let span = tracing::Span::current();

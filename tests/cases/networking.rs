@@ -236,6 +236,42 @@ fn a_batch_that_is_given_up_leaves_nothing_behind_in_the_server() {
     service.stop();
 }
 
+/// The server has done a part of it, and hears nothing any more: it does not keep the locks, which would keep the batch
+/// from being written again.
+#[test]
+fn a_transaction_whose_network_falls_silent_is_written_again() {
+    let scene = Scene::new();
+    let url = scene.database.url();
+    let proxy = Proxy::start(&url);
+    let service = scene.service().set("POSTGRES_URL", proxy.url(&url)).start();
+    let mut lock = scene.database.connect();
+    block_on(async { sqlx::raw_sql("BEGIN; LOCK TABLE events").execute(&mut lock).await.unwrap() });
+    let event = Event::new();
+    scene.stream.add_all(&[fields([("data", "no JSON")]), event.data()]);
+    let session = |state: &str| {
+        let sessions = format!(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name = 'sluicegate' AND {state}"
+        );
+        until(state, || match scene.database.value::<i64>(&sessions) {
+            1 => Ok(()),
+            found => Err(format!("{found} sessions")),
+        });
+    };
+    session("wait_event_type = 'Lock'"); // the letter is written, the row is to follow
+    proxy.set(Fault::HalfOpen);
+    block_on(async { sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap() });
+    session("state = 'idle in transaction'");
+    until("the reply swallowed", || if proxy.lost() > 0 { Ok(()) } else { Err("not yet".to_owned()) });
+    proxy.set(Fault::None);
+    until_within(Duration::from_secs(50), "the batch written", || match scene.stream.is_drained() {
+        true => Ok(()),
+        false => Err(service.log_tail()),
+    });
+    assert_eq!(scene.database.events(), [event]);
+    assert_eq!(service.stop().metrics().tally(), [1, 0, 1, 0, 0]);
+}
+
 /// Its database goes silent, its entries are claimed and stored by another, and then it writes them too.
 #[test]
 fn what_a_robbed_replica_writes_late_adds_nothing() {

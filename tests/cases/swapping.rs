@@ -178,7 +178,7 @@ fn a_component_that_cannot_be_used_is_refused_and_the_old_one_goes_on() {
     let scene = Scene::new();
     let file = guest_file(&scene, guests::DEFAULT);
     let service = scene.service().set("GUEST", file.display()).start();
-    let too_large = vec![0; sluicegate::sandbox::COMPONENT_MAX_BYTES + 1];
+    let too_large = vec![0; (64 << 20) + 1];
     let half = &guests::STRICT[..guests::STRICT.len() / 2];
     let refusals: [(&[u8], &str); 7] = [
         (b"rules: none", "no WebAssembly component: it begins with `rules: n`"),
@@ -186,8 +186,8 @@ fn a_component_that_cannot_be_used_is_refused_and_the_old_one_goes_on() {
         (half, "it does not compile: "),
         (guests::CORE_MODULE, "a core module, not a component"),
         (&guests::command(), "not of the world `sluicegate:guest/validator@0.1.0`: "),
-        (&guests::greedy(), "an import that is not granted: "),
-        (&too_large, "the file has 67108865 bytes; wanted at most 67108864"),
+        (&guests::greedy(), "imports that are not granted: "),
+        (&too_large, "more than 67108864 bytes (GUEST_COMPONENT_BYTES)"),
     ];
     let mut count = 0;
     for (component, reason) in refusals {

@@ -155,6 +155,18 @@ fn settings_are_inherited_and_checked() {
             "tenant a: EVENTS_TABLE is \"e; DROP TABLE x\"; wanted",
         ),
         ("[tenants.A]\nstream_name = \"s\"\n", "\"A\" is no name for a tenant; wanted a lower-case letter"),
+        (
+            "[grants]\nstream = true\n[tenants.a]\nstream_name = \"s\"\n",
+            "[grants] is given to one tenant, not to all; wanted [tenants.NAME.grants]",
+        ),
+        (
+            "[tenants.a]\nstream_name = \"s\"\n[tenants.a.statements.x]\nsql = \"SELECT 1\"\n",
+            "tenant a: statements is one for the whole service",
+        ),
+        (
+            "[tenants.a]\nstream_name = \"s\"\n[tenants.a.grants]\nstatements = [\"x\"]\n",
+            "tenant a: grants.statements is \"x\"; wanted the name of a table [statements.x]",
+        ),
         ("tenants = 7\n", "wanted [tenants.NAME]"),
         ("[tenants]\n", "wanted [tenants.NAME]"),
         (
@@ -224,7 +236,7 @@ fn a_tenant_that_cannot_work_holds_up_nobody_and_recovers() {
     let service = tenants.start(&["fine"]);
     for (name, error) in [
         ("guestless", "cannot be read"),
-        ("greedy", "an import that is not granted"),
+        ("greedy", "imports that are not granted"),
         ("streamless", "WRONGTYPE"),
         ("tableless", "the table events_tableless has another form"),
     ] {

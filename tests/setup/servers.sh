@@ -2,15 +2,16 @@
 # Makes sure that a Redis server and a PostgreSQL with TimescaleDB are there for private use.
 # Takes what the machine has; else unpacks Debian 13's packages in the cache folder, without root and
 # without touching the system. Starting them is the affair of host/src/demo/servers.rs.
+# With the argument `redis-7.0` it makes sure instead that a Redis 7.0 is there, the oldest that the service
+# supports, for the tests: that of Debian 12's packages, in a folder of its own beside the others.
 set -euo pipefail
 
 # shellcheck source=cache.sh
 source "${BASH_SOURCE[0]%/*}/cache.sh"
 
-suite=trixie
-tag=$suite-1 # counts up with the layout written below; host/src/demo/servers/programs.rs names it too
-alternatives="Either run \`docker compose up -d\` and export REDIS_URL and POSTGRES_URL as compose.yaml says,
-or install both: on Debian 13, \`apt-get install postgresql-17-timescaledb redis-server\`."
+# Tags count up with the layout written below; host/src/demo/servers/programs.rs names them too.
+servers=servers-trixie-1
+redis_7_0=redis-7.0-bookworm-1
 
 on_system() {
     local control version
@@ -37,10 +38,11 @@ debian_source() {
             '$2 == codename && $3 == "main" && ($4 == "Debian" || $4 == "$(ORIGIN)") { print $1; exit }'
 }
 
-# Downloads Debian 13's packages into $1/archives, by an apt that knows nothing but $1 and how this machine
-# reaches the network (proxies and the like): no other source, no pin, no hook.
+# Downloads packages of a Debian release into $1/archives, by an apt that knows nothing but $1 and how this
+# machine reaches the network (proxies and the like): no other source, no pin, no hook.
 download() {
-    local apt=$1 uri=$2 keyring=$3
+    local apt=$1 uri=$2 keyring=$3 suite=$4
+    shift 4
     mkdir -p "$apt"/{sources,lists/partial,archives/partial}
     : >"$apt/status"
     printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nSigned-By: %s\n' \
@@ -55,8 +57,7 @@ Acquire::Languages "none"; APT::Update::Error-Mode "any"; Debug::NoLocking "1";
 CONFIGURATION
     export APT_CONFIG=$apt/apt.conf
     apt-get -qq update &&
-        apt-get -qq install --download-only --no-install-recommends --yes \
-            postgresql-17-timescaledb redis-server
+        apt-get -qq install --download-only --no-install-recommends --yes "$@"
 }
 
 # A script that starts program $2 by the root's own loader, with the root's own libraries.
@@ -71,59 +72,89 @@ WRAPPER
     chmod 755 "$wrapper"
 }
 
+# Unpacks packages into a root, and finds its loader and its libraries.
 unpack() {
-    local root=$1 archives=$2 package loader libraries
-    local postgresql=usr/lib/postgresql/17/bin
+    local root=$1 archives=$2 package folder
     mkdir -p "$root/bin"
     for package in "$archives"/*.deb; do
         dpkg-deb -x "$package" "$root"
     done
     rm -rf "$root"/usr/share/{doc,locale,man}
+    # Debian 12's libc is not under usr yet.
+    for folder in "$root"/lib*; do
+        [[ -L $folder || ! -d $folder ]] || cp -a "$folder" "$root/usr/"
+    done
 
     loader=$(cd "$root" && echo usr/lib*/ld-linux-*.so.*)
     libraries=$(cd "$root" && echo usr/lib/*-linux-gnu*)
-    [[ -x $root/$loader ]] || fail "no dynamic loader among the packages of $suite: found $loader"
-    [[ -d $root/$libraries ]] || fail "no folder of libraries among the packages of $suite: found $libraries"
+    [[ -x $root/$loader ]] || fail "no dynamic loader among the packages: found $loader"
+    [[ -d $root/$libraries ]] || fail "no folder of libraries among the packages: found $libraries"
+}
 
+wrap_postgres() {
+    local root=$1 postgresql=usr/lib/postgresql/17/bin
     # initdb looks for postgres beside itself, and runs it.
     mv "$root/$postgresql/postgres" "$root/$postgresql/postgres.real"
     wrap "$root/$postgresql/postgres" $postgresql/postgres.real /../../../../..
     wrap "$root/bin/postgres" $postgresql/postgres.real /..
     wrap "$root/bin/initdb" $postgresql/initdb /..
-    wrap "$root/bin/redis-server" usr/bin/redis-server /..
-
-    "$root/bin/redis-server" --version >/dev/null || fail "redis-server of $suite does not start here"
-    "$root/$postgresql/postgres" --version >/dev/null || fail "postgres of $suite does not start here"
+    "$root/$postgresql/postgres" --version >/dev/null || fail "the unpacked postgres does not start here"
 }
 
-if [[ -n ${REDIS_URL:-} && -n ${POSTGRES_URL:-} ]]; then
-    exit 0
-fi
-if [[ -d $cache/servers-$tag ]] || on_system; then
-    exit 0
-fi
+wrap_redis() {
+    local root=$1
+    wrap "$root/bin/redis-server" usr/bin/redis-server /..
+    "$root/bin/redis-server" --version >/dev/null || fail "the unpacked redis-server does not start here"
+}
 
-for program in apt-get dpkg-deb; do
-    command -v $program >/dev/null ||
-        fail "found no Redis and no PostgreSQL with TimescaleDB, and no $program to fetch them with.
+# Fetches packages of release $3 into the folder $1 of the cache, and hands the new root to the commands in $2.
+fetch() {
+    local tag=$1 wraps=$2 suite=$3 what=$4 root work uri keyring program
+    shift 4
+    for program in apt-get dpkg-deb; do
+        command -v $program >/dev/null || fail "found no $what, and no $program to fetch it with.
 $alternatives"
-done
-uri=$(debian_source)
-keyring=$(compgen -G '/usr/share/keyrings/debian-archive-keyring.[gp]*' | head -n 1 || true)
-[[ -n $uri && -n $keyring ]] ||
-    fail "found no Redis and no PostgreSQL with TimescaleDB, and apt has no source of Debian's own to fetch them from.
+    done
+    uri=$(debian_source)
+    keyring=$(compgen -G '/usr/share/keyrings/debian-archive-keyring.[gp]*' | head -n 1 || true)
+    [[ -n $uri && -n $keyring ]] ||
+        fail "found no $what, and apt has no source of Debian's own to fetch it from.
 $alternatives"
 
-lock_cache servers
-root=$cache/servers-$tag
-[[ ! -d $root ]] || exit 0
+    lock_cache servers
+    root=$cache/$tag
+    [[ ! -d $root ]] || return 0
 
-echo "Fetching Redis and PostgreSQL with TimescaleDB into $root (95 MB, 400 MB unpacked)"
-work=$cache/servers.partial # of an interrupted run, if it is there: the lock is ours
-rm -rf "$work"
-trap 'rm -rf "$work"' EXIT
-mkdir "$work"
-download "$work/apt" "$uri" "$keyring" || fail "could not download Debian $suite's packages: see above.
+    echo "Fetching $what into $root"
+    work=$cache/servers.partial # of an interrupted run, if it is there: the lock is ours
+    rm -rf "$work"
+    # shellcheck disable=SC2064 # the folder of now is meant
+    trap "rm -rf '$work'" EXIT
+    mkdir "$work"
+    download "$work/apt" "$uri" "$keyring" "$suite" "$@" ||
+        fail "could not download packages of Debian's $suite: see above.
 $alternatives"
-unpack "$work/root" "$work/apt/archives"
-mv "$work/root" "$root"
+    unpack "$work/root" "$work/apt/archives"
+    for program in $wraps; do
+        "$program" "$work/root"
+    done
+    mv "$work/root" "$root"
+}
+
+case ${1:-} in
+"")
+    alternatives="Either run \`docker compose up -d\` and export REDIS_URL and POSTGRES_URL as compose.yaml says,
+or install both: on Debian 13, \`apt-get install postgresql-17-timescaledb redis-server\`."
+    if [[ -n ${REDIS_URL:-} && -n ${POSTGRES_URL:-} ]] || [[ -d $cache/$servers ]] || on_system; then
+        exit 0
+    fi
+    fetch $servers "wrap_postgres wrap_redis" trixie \
+        "Redis and PostgreSQL with TimescaleDB (95 MB, 400 MB unpacked)" postgresql-17-timescaledb redis-server
+    ;;
+redis-7.0)
+    alternatives="Put one there by hand, as $cache/$redis_7_0/bin/redis-server."
+    [[ ! -d $cache/$redis_7_0 ]] || exit 0
+    fetch $redis_7_0 wrap_redis bookworm "Redis 7.0 (23 MB, 110 MB unpacked)" redis-server
+    ;;
+*) fail "expected no argument or \`redis-7.0\`, found \`$1\`" ;;
+esac

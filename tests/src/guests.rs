@@ -44,6 +44,65 @@ pub fn greedy() -> Vec<u8> {
     bytes
 }
 
+/// A guest written by hand, for what no compiler makes: `modules` are core modules and their instances in
+/// the text format, one of which is named `$main` and exports `memory`, `realloc` and `process`.
+pub fn handmade(modules: &str) -> Vec<u8> {
+    component(modules, "(param \"batch\" (list $entry)) (result (list $verdict))")
+}
+
+/// Its `process` gets no batch.
+pub fn of_another_type() -> Vec<u8> {
+    component(&idle_with(""), "(result (list $verdict))")
+}
+
+/// A component that imports an interface of each of these names, with a function in it.
+pub fn importing(interfaces: &[&str]) -> Vec<u8> {
+    let imports =
+        interfaces.iter().map(|name| format!("(import \"{name}\" (instance (export \"f\" (func))))"));
+    wat::parse_str(format!("(component {})", imports.collect::<String>())).expect("a component")
+}
+
+/// The core module `$main` of a guest that returns no verdict, with more in it.
+pub fn idle_with(more: &str) -> String {
+    format!(
+        r#"(core module $m
+            (memory (export "memory") 1)
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 1024)
+            (func (export "process") (param i32 i32) (result i32) i32.const 8)
+            (func (export "nothing") (result i32) i32.const 8)
+            {more})
+        (core instance $main (instantiate $m))"#
+    )
+}
+
+fn component(modules: &str, process: &str) -> Vec<u8> {
+    let core = if process.contains("param") { "process" } else { "nothing" };
+    let text = format!(
+        r#"(component
+        (import "sluicegate:guest/types@0.1.0" (instance $types
+            (type $i (record (field "milliseconds" u64) (field "sequence" u64)))
+            (export "entry-id" (type $id (eq $i)))
+            (type $e (record (field "id" $id) (field "fields" (list (tuple string string)))))
+            (export "entry" (type $entry (eq $e)))
+            (type $v (record (field "event-id" string) (field "time" s64) (field "event-type" string)
+                (field "user-id" string) (field "properties" (option string))))
+            (export "event" (type $event (eq $v)))
+            (type $w (record (field "path" string) (field "code" string) (field "message" string)))
+            (export "violation" (type $violation (eq $w)))
+            (type $x (variant (case "accept" $event) (case "expand" (list $event))
+                (case "reject" (list $violation)) (case "discard" string)))
+            (export "verdict" (type $verdict (eq $x)))))
+        (alias export $types "entry" (type $entry))
+        (alias export $types "verdict" (type $verdict))
+        {modules}
+        (func $process {process} (canon lift (core func $main "{core}")
+            (memory $main "memory") (realloc (func $main "realloc"))))
+        (instance $handler (export "process" (func $process)))
+        (export "sluicegate:guest/handler@0.1.0" (instance $handler)))"#
+    );
+    wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
 /// The smallest core module.
 pub const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
 

@@ -208,8 +208,8 @@ impl Line<'_> {
             }
             forwarded += count;
         }
-        if !requests && self.silent.load(Ordering::SeqCst) {
-            // That the server has closed the connection is swallowed too.
+        if self.silent.load(Ordering::SeqCst) {
+            // That one side has closed the connection is swallowed too.
             std::future::pending::<()>().await;
         }
     }

@@ -1,12 +1,15 @@
 //! The contenders that are no program of their own: the benchmark starts itself with a word.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use sluicegate::batch::{Claim, Digest, Entry, EntryId, Judged, Readable, Verdict, Violation};
+use sluicegate::capabilities::{Lost, Powers};
 use sluicegate::config::Config;
 use sluicegate::judge::{Fault, Rules, judge};
+use sluicegate::sandbox::Limits;
+use sluicegate::screen::Bounds;
 use sluicegate::service;
 use sluicegate::store::{self, Database, Record};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,11 +32,19 @@ impl Rules for Native {
         Digest::of(b"native")
     }
 
-    fn process(&self, batch: &[Readable<'_>]) -> Result<Vec<Verdict>, Fault> {
+    fn time_limit(&self) -> Duration {
+        Limits::default().time
+    }
+
+    fn bounds(&self) -> Bounds {
+        Limits::default().bounds
+    }
+
+    fn process(&self, batch: &[Readable<'_>], _: Duration, _: &mut Powers) -> Result<Vec<Verdict>, Fault> {
         // The rules take what a guest takes: strings of their own.
         let entries: Vec<guest_rules::Entry> = batch
             .iter()
-            .map(|Readable { id, fields }| guest_rules::Entry {
+            .map(|Readable { id, fields, .. }| guest_rules::Entry {
                 id: guest_rules::EntryId { milliseconds: id.milliseconds, sequence: id.sequence },
                 fields: fields
                     .iter()
@@ -106,8 +117,11 @@ pub(crate) fn database_alone() -> anyhow::Result<()> {
         .collect();
     let batches: Vec<Vec<Judged>> = entries
         .chunks(tenant.batch_size)
-        .map(|batch| judge(&Native, tenant.deliveries_max, batch.to_vec()))
-        .collect();
+        .map(|batch| {
+            let judgement = judge(&Native, tenant.deliveries_max, batch.to_vec(), &mut Powers::default())?;
+            Ok(judgement.entries)
+        })
+        .collect::<Result<_, Lost>>()?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let store = Database::new(&config)?.store(tenant);
         store.prepare().await?;

@@ -1,5 +1,6 @@
 //! What each tenant may set for itself.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,9 +8,7 @@ use std::time::Duration;
 use figment::Figment;
 use serde::{Deserialize, Serialize};
 
-use crate::sandbox::Limits;
-
-use super::{Problem, over, range, within};
+use super::{Grants, Problem, Statement, over, range, within};
 
 /// The settings of one tenant, checked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,16 +33,50 @@ pub struct Tenant {
     /// `GUEST`.
     #[serde(default)]
     pub guest: Option<PathBuf>,
+    /// `GUEST_SETTINGS`.
+    pub guest_settings: BTreeMap<String, String>,
     /// `GUEST_TIME_LIMIT_MS`.
     pub guest_time_limit_ms: u64,
+    /// `GUEST_FUEL`, 0 for no such limit.
+    pub guest_fuel: u64,
     /// `GUEST_MEMORY_BYTES`.
     pub guest_memory_bytes: usize,
+    /// `GUEST_STACK_BYTES`.
+    pub guest_stack_bytes: usize,
+    /// `GUEST_TABLE_ELEMENTS`.
+    pub guest_table_elements: usize,
+    /// `GUEST_INSTANCES`.
+    pub guest_instances: u32,
+    /// `GUEST_HANDLES`.
+    pub guest_handles: usize,
+    /// `GUEST_OUTPUT_BYTES`.
+    pub guest_output_bytes: usize,
+    /// `GUEST_ROWS`.
+    pub guest_rows: usize,
+    /// `GUEST_STRING_BYTES`.
+    pub guest_string_bytes: usize,
+    /// `GUEST_JSON_DEPTH`.
+    pub guest_json_depth: usize,
+    /// `GUEST_LOG_BYTES`.
+    pub guest_log_bytes: usize,
+    /// `GUEST_COMPONENT_BYTES`.
+    pub guest_component_bytes: usize,
+    /// `GUEST_COMPILE_MS`.
+    pub guest_compile_ms: u64,
+    /// `GUEST_COMPILE_MEMORY_BYTES`.
+    pub guest_compile_memory_bytes: u64,
     /// `CLAIM_MIN_IDLE_MS`.
     pub claim_min_idle_ms: u64,
     /// `DELIVERIES_MAX`.
     pub deliveries_max: u64,
     /// `DEAD_LETTER_RETENTION_DAYS`, 0 for ever.
     pub dead_letter_retention_days: u32,
+    /// `[grants]`, in the file only.
+    #[serde(default, skip_serializing)]
+    pub grants: Grants,
+    /// The statements that it is granted.
+    #[serde(skip)]
+    pub statements: BTreeMap<String, Statement>,
 }
 
 impl Default for Tenant {
@@ -58,11 +91,27 @@ impl Default for Tenant {
             partial_batch_delay_ms: 100,
             commits_in_flight: 3,
             guest: None,
+            guest_settings: BTreeMap::new(),
             guest_time_limit_ms: 1_000,
+            guest_fuel: 0,
             guest_memory_bytes: 128 << 20,
+            guest_stack_bytes: 512 << 10,
+            guest_table_elements: 100_000,
+            guest_instances: 64,
+            guest_handles: 10_000,
+            guest_output_bytes: 64 << 20,
+            guest_rows: 100_000,
+            guest_string_bytes: 16 << 20,
+            guest_json_depth: 127,
+            guest_log_bytes: 4 << 10,
+            guest_component_bytes: 64 << 20,
+            guest_compile_ms: 60_000,
+            guest_compile_memory_bytes: 2 << 30,
             claim_min_idle_ms: 60_000,
             deliveries_max: 10,
             dead_letter_retention_days: 0,
+            grants: Grants::default(),
+            statements: BTreeMap::new(),
         }
     }
 }
@@ -78,10 +127,16 @@ impl Tenant {
         Self { name, events_table, ..Self::default() }
     }
 
-    /// With what is set in `layers`, checked.
-    pub(super) fn set(self, layers: &Figment) -> Result<Self, Problem> {
-        let tenant = Self { name: self.name.clone(), ..over(&self, layers)? };
+    /// With what is set in `layers`, checked. The statements are all that the operator has named.
+    pub(super) fn set(
+        self,
+        layers: &Figment,
+        statements: &BTreeMap<String, Statement>,
+    ) -> Result<Self, Problem> {
+        let mut tenant = Self { name: self.name.clone(), ..over(&self, layers)? };
         tenant.check()?;
+        tenant.grants.check(statements, &tenant.stream_name)?;
+        tenant.statements = tenant.grants.granted(statements);
         Ok(tenant)
     }
 
@@ -93,8 +148,7 @@ impl Tenant {
         within("BLOCK_MS", self.block_ms, 1..=60_000)?;
         within("PARTIAL_BATCH_DELAY_MS", self.partial_batch_delay_ms, 0..=60_000)?;
         within("COMMITS_IN_FLIGHT", self.commits_in_flight, 1..=64)?;
-        within("GUEST_TIME_LIMIT_MS", self.guest_time_limit_ms, 10..=60_000)?;
-        within("GUEST_MEMORY_BYTES", self.guest_memory_bytes, 1 << 20..=1 << 30)?;
+        self.check_guest()?;
         within("CLAIM_MIN_IDLE_MS", self.claim_min_idle_ms, 100..=86_400_000)?;
         within("DELIVERIES_MAX", self.deliveries_max, 4..=1_000)?;
         within("DEAD_LETTER_RETENTION_DAYS", self.dead_letter_retention_days, 0..=36_500)
@@ -105,9 +159,24 @@ impl Tenant {
         Duration::from_millis(self.partial_batch_delay_ms)
     }
 
-    /// Those of the guest.
-    pub fn limits(&self) -> Limits {
-        Limits { time: self.guest_time_limit(), memory_bytes: self.guest_memory_bytes }
+    fn check_guest(&self) -> Result<(), Problem> {
+        let text = self.guest_settings.iter().map(|(name, value)| name.len() + value.len());
+        within("GUEST_SETTINGS", text.sum::<usize>(), 0..=64 << 10)?;
+        within("GUEST_TIME_LIMIT_MS", self.guest_time_limit_ms, 10..=60_000)?;
+        within("GUEST_FUEL", self.guest_fuel, 0..=1 << 60)?;
+        within("GUEST_MEMORY_BYTES", self.guest_memory_bytes, 1 << 20..=1 << 30)?;
+        within("GUEST_STACK_BYTES", self.guest_stack_bytes, 64 << 10..=1 << 20)?;
+        within("GUEST_TABLE_ELEMENTS", self.guest_table_elements, 1..=10_000_000)?;
+        within("GUEST_INSTANCES", self.guest_instances, 1..=1_000)?;
+        within("GUEST_HANDLES", self.guest_handles, 16..=1_000_000)?;
+        within("GUEST_OUTPUT_BYTES", self.guest_output_bytes, 64 << 10..=1 << 30)?;
+        within("GUEST_ROWS", self.guest_rows, 1_000..=10_000_000)?;
+        within("GUEST_STRING_BYTES", self.guest_string_bytes, 1 << 10..=256 << 20)?;
+        within("GUEST_JSON_DEPTH", self.guest_json_depth, 1..=127)?;
+        within("GUEST_LOG_BYTES", self.guest_log_bytes, 0..=1 << 20)?;
+        within("GUEST_COMPONENT_BYTES", self.guest_component_bytes, 1 << 10..=1 << 30)?;
+        within("GUEST_COMPILE_MS", self.guest_compile_ms, 100..=600_000)?;
+        within("GUEST_COMPILE_MEMORY_BYTES", self.guest_compile_memory_bytes, 256 << 20..=64 << 30)
     }
 
     /// `GUEST_TIME_LIMIT_MS` as a duration.

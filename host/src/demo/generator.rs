@@ -279,16 +279,20 @@ mod tests {
     /// The promise of `expected`, held against both components.
     #[test]
     fn the_rules_say_what_is_expected() {
-        let limits = Limits { time: std::time::Duration::from_secs(10), memory_bytes: 128 << 20 };
+        let limits = Limits { time: std::time::Duration::from_secs(10), ..Limits::default() };
         let sandbox = Sandbox::new(limits).expect("a sandbox");
         let samples = samples(11, 5_000);
         let fates = |component| {
-            let rules = sandbox.load(component).expect("a guest");
+            let rules = sandbox.load_trusted(component).expect("a guest");
             let entries = samples
                 .iter()
                 .map(|sample| Entry { id: EntryId::ZERO, fields: Some(sample.fields.clone()), deliveries: 1 })
                 .collect();
-            judge(&rules, 10, entries).into_iter().map(|judged| judged.fate)
+            judge(&rules, 10, entries, &mut crate::capabilities::Powers::default())
+                .expect("no transaction")
+                .entries
+                .into_iter()
+                .map(|judged| judged.fate)
         };
         for (fate, Sample { expected, .. }) in fates(guests::DEFAULT).zip(&samples) {
             match expected {

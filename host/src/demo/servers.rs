@@ -53,6 +53,12 @@ pub enum Error {
         /// The variable that makes a private server unnecessary.
         variable: &'static str,
     },
+    /// No Redis 7.0 to start.
+    #[error("{} is missing: run tests/setup/servers.sh redis-7.0 of sluicegate's sources", .program.display())]
+    MissingRedis70 {
+        /// Where the set-up script would have put it.
+        program: PathBuf,
+    },
     /// PostgreSQL refuses to run as root, and there is nobody else.
     #[error(
         "servers do not run as root, and /etc/passwd has neither the user postgres nor nobody: add one of them"
@@ -125,8 +131,20 @@ impl Redis {
         Self::start_unless(&CancellationToken::new(), options)
     }
 
+    /// The same with the oldest Redis that the service supports.
+    pub fn start_7_0(options: &Options) -> Result<Self, Error> {
+        Self::start_program(programs::redis_7_0()?, &CancellationToken::new(), options)
+    }
+
     fn start_unless(given_up: &CancellationToken, options: &Options) -> Result<Self, Error> {
-        let program = programs::redis_server()?;
+        Self::start_program(programs::redis_server()?, given_up, options)
+    }
+
+    fn start_program(
+        program: PathBuf,
+        given_up: &CancellationToken,
+        options: &Options,
+    ) -> Result<Self, Error> {
         let folder = Folder::create("redis")?;
         Server::start(Kind::Redis, program, folder, options, given_up).map(Self)
     }

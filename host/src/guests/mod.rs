@@ -15,7 +15,7 @@ pub use watch::Folders;
 use crate::batch::Digest;
 use crate::judge::Rules;
 use crate::pipeline::RulesInForce;
-use crate::sandbox::{COMPONENT_MAX_BYTES, Guest, LoadError, Sandbox};
+use crate::sandbox::{Guest, LoadError, Sandbox};
 
 /// The default rules, inside the program so that it needs no other file.
 pub const DEFAULT: &[u8] = include_bytes!(env!("SLUICEGATE_GUEST_DEFAULT"));
@@ -57,10 +57,10 @@ impl Guests {
         let refused =
             |source| Error::Refused { file: file.unwrap_or(Path::new("inside the program")).into(), source };
         let guest = match file {
-            None => sandbox.load(DEFAULT).map_err(refused)?,
+            None => sandbox.load_trusted(DEFAULT).map_err(refused)?,
             Some(file) => {
-                let bytes =
-                    read(file).map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
+                let bytes = read(file, sandbox.limits().component_bytes)
+                    .map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
                 sandbox.load(&bytes).map_err(refused)?
             }
         };
@@ -89,10 +89,10 @@ impl Guests {
 }
 
 /// The whole file, or its beginning if it is larger than any component may be.
-fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+fn read(file: &Path, most: usize) -> std::io::Result<Vec<u8>> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
-    let limit = u64::try_from(COMPONENT_MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
     std::fs::File::open(file)?.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

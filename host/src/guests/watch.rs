@@ -72,7 +72,7 @@ impl Guests {
                 return None;
             }
             // A file that is gone for the moment is being replaced.
-            let bytes = read(&path).ok()?;
+            let bytes = read(&path, guests.sandbox.limits().component_bytes).ok()?;
             let digest = Digest::of(&bytes);
             let is_news = digest != in_force && Some(digest) != refused;
             Some((stamp, is_news.then(|| (digest, guests.sandbox.load(&bytes)))))

@@ -1,6 +1,7 @@
 //! Counters, and the two forms in which they are told: a line of CSV and a line of the log.
 
 mod csv;
+mod series;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,19 +10,28 @@ use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::csv::{CsvFile, Record};
-use crate::batch::Tally;
+use crate::batch::{Breaches, Tally};
+use crate::capabilities::{Sample, Series};
 use crate::config::{Config, TenantName};
 use crate::stream::{Gauge, Levels};
+use series::AllSeries;
 
 /// What the pipeline did since the start, and what it is waiting for.
 #[derive(Debug, Default)]
-pub struct Counters(Mutex<Totals>);
+pub struct Counters {
+    totals: Mutex<Totals>,
+    /// The guest's own.
+    series: Mutex<AllSeries>,
+    /// As the last report found it.
+    lag: Mutex<Option<u64>>,
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Totals {
     /// Entries read, those that were delivered again included.
     delivered: u64,
     tally: Tally,
+    breaches: Breaches,
     batches: u64,
     last_batch: Duration,
     /// Whether both servers were found to be as they must be.
@@ -65,6 +75,11 @@ impl Counters {
         self.totals().delivered += u64::try_from(entries).unwrap_or(u64::MAX);
     }
 
+    /// Counts how the rules broke the contract.
+    pub fn breached(&self, breaches: Breaches) {
+        self.totals().breaches += breaches;
+    }
+
     /// Counts entries that were committed and acknowledged, `took` after they were read.
     pub fn ended(&self, tally: Tally, took: Duration) {
         let mut totals = self.totals();
@@ -86,6 +101,18 @@ impl Counters {
         totals.delivered = totals.tally.total();
     }
 
+    /// Adds what the guest has counted for a batch that is committed.
+    pub fn sampled(&self, samples: Vec<(Series, Sample)>) {
+        if !samples.is_empty() {
+            self.series.lock().unwrap_or_else(PoisonError::into_inner).add(samples);
+        }
+    }
+
+    /// Entries that the group had not been delivered when it was looked at last.
+    pub fn lag(&self) -> Option<u64> {
+        *self.lag.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Notes that a server is away, or that it is there again.
     pub fn waits_for(&self, server: Server, waits: bool) {
         let mut totals = self.totals();
@@ -96,7 +123,7 @@ impl Counters {
     }
 
     fn totals(&self) -> MutexGuard<'_, Totals> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -174,6 +201,7 @@ impl Reporter {
     /// One line of CSV and one of the log, of this moment.
     pub async fn report(&mut self, counters: &Counters) {
         let levels = self.levels().await;
+        *counters.lag.lock().unwrap_or_else(PoisonError::into_inner) = levels.and_then(|levels| levels.lag);
         let totals = *counters.totals();
         let tally = totals.tally;
         let rate = self.rate(tally.total());
@@ -184,7 +212,9 @@ impl Reporter {
             batch_time_ms: u64::try_from(totals.last_batch.as_millis()).unwrap_or(u64::MAX),
             processing_rate: rate,
         };
-        // What Redis did not tell is left out of the line.
+        let breaches = totals.breaches;
+        let some = |count: u64| Some(count).filter(|count| *count > 0);
+        // What Redis did not tell is left out of the line, and so are breaches that there were none of.
         tracing::info!(
             state = totals.state(),
             processed = record.events_processed,
@@ -201,9 +231,20 @@ impl Reporter {
             stream_length = levels.map(|levels| levels.length),
             batches = totals.batches,
             batch_time_ms = record.batch_time_ms,
+            trapped = some(breaches.trapped),
+            timed_out = some(breaches.timed_out),
+            out_of_memory = some(breaches.out_of_memory),
+            out_of_fuel = some(breaches.out_of_fuel),
+            too_much_output = some(breaches.too_much_output),
+            bad_verdict = some(breaches.bad_verdict),
             rate = (rate * 100.0).round() / 100.0,
             "metrics"
         );
+        let series = counters.series.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !series.is_empty() {
+            let dropped = Some(series.dropped()).filter(|dropped| *dropped > 0);
+            tracing::info!(%series, dropped, "guest metrics");
+        }
         if let Err(error) = self.csv.append(&record) {
             tracing::warn!(%error, file = %self.csv.path().display(), "the metrics line was not written");
         }

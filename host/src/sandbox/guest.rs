@@ -1,25 +1,33 @@
 //! A compiled component and its call, once a batch.
 
-use std::sync::{Arc, Weak};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
-use wasmtime::component::{Component, Linker, ResourceTable};
-use wasmtime::{Engine, Store, Trap};
+use wasmtime::component::{Component, Linker, ResourceTable, ResourceTableError};
+use wasmtime::{Store, Trap};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::engine::TICK;
+use super::engine::{Sandboxes, TICK};
 use super::limits::{Meter, OutOfMemory};
-use super::turns::Turns;
-use super::wasi::{self, Output};
-use super::{COMPONENT_MAX_BYTES, Limits, LoadError};
+use super::load::{check_exports, check_imports, describe};
+use super::output::{Output, PrintLog};
+use super::powers::{self, Lent};
+use super::{Limits, LoadError, wasi};
 use crate::batch::{Claim, Digest, EntryId, Readable, Verdict, Violation};
+use crate::capabilities::{Lost, Powers};
+use crate::config::Grants;
 use crate::judge::{Fault, Rules};
+use crate::screen::Bounds;
+use crate::turns::Turn;
 
 use bindings::sluicegate::guest::types as wit;
 
-mod bindings {
+pub(super) mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
-        world: "validator",
+        world: "pipeline",
+        imports: { default: trappable },
         // Entries are lowered straight from the bytes that Redis sent.
         ownership: Borrowing { duplicate_if_necessary: false },
     });
@@ -29,28 +37,16 @@ mod bindings {
 #[derive(Clone)]
 pub struct Guest {
     digest: Digest,
-    component: Arc<bindings::ValidatorPre<State>>,
-    turns: Arc<Turns>,
+    component: Arc<bindings::PipelinePre<State>>,
     limits: Limits,
-}
-
-/// A guest that may be nobody's any more, without its limits.
-#[derive(Default)]
-pub(super) struct WeakGuest {
-    digest: Option<Digest>,
-    component: Weak<bindings::ValidatorPre<State>>,
-    turns: Weak<Turns>,
-}
-
-impl WeakGuest {
-    pub(super) fn is_in_force(&self) -> bool {
-        self.component.strong_count() > 0
-    }
-
-    pub(super) fn upgrade(&self, limits: Limits) -> Option<Guest> {
-        let (component, turns) = (self.component.upgrade()?, self.turns.upgrade()?);
-        Some(Guest { digest: self.digest?, component, turns, limits })
-    }
+    settings: Arc<BTreeMap<String, String>>,
+    log: Arc<PrintLog>,
+    grants: Arc<Grants>,
+    /// Whether it imports any of the world `pipeline`.
+    has_powers: bool,
+    sandboxes: Sandboxes,
+    /// For as long as it lives, other tenants find it compiled.
+    _compiled: Arc<Component>,
 }
 
 /// What an instance carries with it.
@@ -58,6 +54,20 @@ pub(super) struct State {
     wasi: WasiCtx,
     table: ResourceTable,
     meter: Meter,
+    now_ms: u64,
+    settings: Arc<BTreeMap<String, String>>,
+    pub(super) lent: Lent,
+}
+
+impl State {
+    /// Where its clocks stand, in milliseconds since the Unix epoch.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    pub(super) fn settings(&self) -> &BTreeMap<String, String> {
+        &self.settings
+    }
 }
 
 impl WasiView for State {
@@ -67,78 +77,163 @@ impl WasiView for State {
 }
 
 impl Guest {
-    pub(super) fn load(
-        engine: &Engine,
+    /// Checks a component, and starts it once on trial.
+    pub(super) fn new(
+        compiled: Arc<Component>,
+        digest: Digest,
         linker: &Linker<State>,
-        turns: &Arc<Turns>,
         limits: Limits,
-        bytes: &[u8],
+        settings: Arc<BTreeMap<String, String>>,
+        grants: Arc<Grants>,
+        sandboxes: Sandboxes,
     ) -> Result<Self, LoadError> {
-        check_form(bytes)?;
+        let engine = compiled.engine();
+        check_imports(engine, &compiled)?;
+        let has_powers = powers::check(engine, &compiled, &grants)?;
+        check_exports(engine, &compiled)?;
+        // What is wrong beyond the names: a function of an interface that is newer than ours.
         let component =
-            Component::from_binary(engine, bytes).map_err(|error| LoadError::Compile(describe(&error)))?;
+            linker.instantiate_pre(&compiled).map_err(|error| LoadError::Imports(describe(&error)))?;
         let component =
-            linker.instantiate_pre(&component).map_err(|error| LoadError::Imports(describe(&error)))?;
-        let component =
-            bindings::ValidatorPre::new(component).map_err(|error| LoadError::World(describe(&error)))?;
-        Ok(Self {
-            digest: Digest::of(bytes),
-            component: Arc::new(component),
-            turns: Arc::clone(turns),
+            bindings::PipelinePre::new(component).map_err(|error| LoadError::World(describe(&error)))?;
+        let component = Arc::new(component);
+        let log = Arc::new(PrintLog::new(digest));
+        let guest = Self {
+            digest,
+            component,
             limits,
-        })
+            settings,
+            log,
+            grants,
+            has_powers,
+            sandboxes,
+            _compiled: compiled,
+        };
+        guest.start_on_trial()?;
+        Ok(guest)
     }
 
-    pub(super) fn downgrade(&self) -> WeakGuest {
-        let Self { digest, component, turns, .. } = self;
-        WeakGuest {
-            digest: Some(*digest),
-            component: Arc::downgrade(component),
-            turns: Arc::downgrade(turns),
+    /// Start-up code is the same for every batch. What fails in it must not be blamed on entries.
+    fn start_on_trial(&self) -> Result<(), LoadError> {
+        let _turn = self.sandboxes.turn();
+        let output = Output::new(self.limits.log_bytes);
+        let started = self
+            .store(EntryId::ZERO, &output, self.limits.time)
+            .and_then(|mut store| self.component.instantiate(&mut store).map(drop));
+        started.map_err(|error| LoadError::Start(self.fault(&error, &output, self.limits.time).to_string()))
+    }
+
+    /// Everything that an instance may use, and no more.
+    fn store(&self, first: EntryId, output: &Output, time: Duration) -> wasmtime::Result<Store<State>> {
+        let mut table = ResourceTable::new();
+        // A pollable takes two entries: itself, and what it polls.
+        table.set_max_capacity(2 * self.limits.handles);
+        let state = State {
+            wasi: wasi::context(first, output),
+            table,
+            meter: Meter::new(self.limits),
+            now_ms: first.milliseconds,
+            settings: Arc::clone(&self.settings),
+            lent: Lent::default(),
+        };
+        let mut store = Store::new(self.component.engine(), state);
+        store.limiter(|state| &mut state.meter);
+        store.set_max_component_handles(self.limits.handles);
+        // What one call to the host, and the verdicts, may take on this side.
+        store.set_hostcall_fuel(self.limits.bounds.output_bytes);
+        if self.limits.fuel > 0 {
+            store.set_fuel(self.limits.fuel)?;
         }
+        // The running tick counts too: one more than the limit has.
+        let ticks = time.as_millis().div_ceil(TICK.as_millis()) + 1;
+        store.set_epoch_deadline(u64::try_from(ticks).unwrap_or(u64::MAX));
+        Ok(store)
     }
 
+    /// Calls it, lending what it is granted.
     fn call(
         &self,
         first: EntryId,
         batch: &[Readable<'_>],
         output: &Output,
-    ) -> wasmtime::Result<Vec<wit::Verdict>> {
-        let state = State {
-            wasi: wasi::context(first, output),
-            table: ResourceTable::new(),
-            meter: Meter::new(&self.limits),
+        time: Duration,
+        lent: Lent,
+    ) -> (wasmtime::Result<Vec<wit::Verdict>>, Lent) {
+        let mut store = match self.store(first, output, time) {
+            Ok(store) => store,
+            Err(error) => return (Err(error), lent),
         };
-        let mut store = Store::new(self.component.engine(), state);
-        store.limiter(|state| &mut state.meter);
-        // What the verdicts may take on this side, in bytes.
-        store.set_hostcall_fuel(self.limits.memory_bytes);
-        // The running tick counts too: one more than the limit has.
-        let ticks = self.limits.time.as_millis().div_ceil(TICK.as_millis()) + 1;
-        store.set_epoch_deadline(u64::try_from(ticks).unwrap_or(u64::MAX));
-
+        store.data_mut().lent = lent;
         let entries: Vec<wit::Entry<'_>> = batch
             .iter()
-            .map(|Readable { id, fields }| wit::Entry {
+            .map(|Readable { id, fields, .. }| wit::Entry {
                 id: wit::EntryId { milliseconds: id.milliseconds, sequence: id.sequence },
                 fields,
             })
             .collect();
-        let instance = self.component.instantiate(&mut store)?;
-        instance.sluicegate_guest_handler().call_process(&mut store, &entries)
+        let verdicts = self
+            .component
+            .instantiate(&mut store)
+            .and_then(|instance| instance.sluicegate_guest_handler().call_process(&mut store, &entries));
+        (verdicts, store.into_data().lent)
     }
 
-    fn fault(&self, error: &wasmtime::Error, printed: &str) -> Fault {
+    /// Calls it, and keeps what it did only if there is a verdict for each entry.
+    fn call_undoing(
+        &self,
+        first: EntryId,
+        batch: &[Readable<'_>],
+        output: &Output,
+        time: Duration,
+        powers: &mut Powers,
+    ) -> Result<wasmtime::Result<Vec<wit::Verdict>>, Lost> {
+        if !self.has_powers {
+            return Ok(self.call(first, batch, output, time, Lent::default()).0);
+        }
+        let mut transaction = powers.transaction.take();
+        let begun = transaction.as_mut().map_or(Ok(()), |transaction| transaction.begin_call());
+        let powers_of_call = Powers { transaction, lag: powers.lag, ..Powers::default() };
+        if let Err(lost) = begun {
+            powers.transaction = powers_of_call.transaction;
+            return Err(lost);
+        }
+        let lent = Lent::new(&self.grants, batch, powers_of_call);
+        let (verdicts, lent) = self.call(first, batch, output, time, lent);
+        powers.transaction = lent.powers.transaction;
+        match (&verdicts, &mut powers.transaction) {
+            (Ok(verdicts), _) if verdicts.len() == batch.len() => powers.effects.extend(lent.powers.effects),
+            (Err(error), _) if error.is::<Lost>() => return Err(Lost),
+            (_, Some(transaction)) => transaction.undo_call()?,
+            (_, None) => {}
+        }
+        Ok(verdicts)
+    }
+
+    fn fault(&self, error: &wasmtime::Error, output: &Output, time: Duration) -> Fault {
         if error.is::<OutOfMemory>() {
             return Fault::OutOfMemory { limit_bytes: self.limits.memory_bytes };
         }
-        if error.downcast_ref::<Trap>() == Some(&Trap::Interrupt) {
-            let limit_ms = u64::try_from(self.limits.time.as_millis()).unwrap_or(u64::MAX);
-            return Fault::TimedOut { limit_ms };
+        let trap = error.downcast_ref::<Trap>();
+        match trap {
+            Some(Trap::Interrupt) => return Fault::TimedOut { limit_ms: time.as_millis() },
+            Some(Trap::OutOfFuel) => return Fault::OutOfFuel { limit: self.limits.fuel },
+            _ => {}
+        }
+        let mut cause = error.root_cause().to_string();
+        // These two have no type of their own; the tests know if wasmtime says it in other words.
+        if cause.contains("fuel allocated for hostcalls has been exhausted") {
+            return Fault::TooMuchOutput { limit_bytes: self.limits.bounds.output_bytes };
+        }
+        let is_table_full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
+        if is_table_full || cause.contains("store handle limit exceeded") {
+            cause = format!("it wanted more than {} handles (GUEST_HANDLES)", self.limits.handles);
+        } else if trap == Some(&Trap::StackOverflow) {
+            cause = format!("{cause}: more than {} bytes (GUEST_STACK_BYTES)", self.limits.stack_bytes);
         }
         // A Rust guest says on standard error where and why it panicked.
-        let said = if printed.is_empty() { String::new() } else { format!("; it printed: {printed}") };
-        Fault::Trapped(format!("{}{said}", error.root_cause()))
+        let said = output.error_text();
+        let said = if said.is_empty() { said } else { format!("; it printed: {said}") };
+        Fault::Trapped(format!("{cause}{said}"))
     }
 }
 
@@ -147,43 +242,39 @@ impl Rules for Guest {
         self.digest
     }
 
-    /// In a fresh instance. Blocks for up to the time limit, after its turn has come.
-    fn process(&self, batch: &[Readable<'_>]) -> Result<Vec<Verdict>, Fault> {
+    fn time_limit(&self) -> Duration {
+        self.limits.time
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.limits.bounds
+    }
+
+    fn turn(&self) -> Option<Turn<'_>> {
+        Some(self.sandboxes.turn())
+    }
+
+    fn wants_transaction(&self) -> bool {
+        self.has_powers
+    }
+
+    /// In a fresh instance.
+    fn process(
+        &self,
+        batch: &[Readable<'_>],
+        time: Duration,
+        powers: &mut Powers,
+    ) -> Result<Vec<Verdict>, Fault> {
         let Some(first) = batch.first() else { return Ok(Vec::new()) };
-        let output = Output::default();
-        let turn = self.turns.take();
-        let verdicts = self.call(first.id, batch, &output);
-        drop(turn);
-        let printed = output.text();
-        if !printed.is_empty() {
-            tracing::debug!(guest = %self.digest, printed, "guest output");
-        }
-        let verdicts = verdicts.map_err(|error| self.fault(&error, &printed))?;
+        let output = Output::new(self.limits.log_bytes);
+        let verdicts = self.call_undoing(first.id, batch, &output, time, powers);
+        self.log.log(&output);
+        let verdicts = verdicts?.map_err(|error| self.fault(&error, &output, time))?;
         match verdicts.len() == batch.len() {
             true => Ok(verdicts.into_iter().map(Verdict::from).collect()),
             false => Err(Fault::WrongCount { found: verdicts.len(), wanted: batch.len() }),
         }
     }
-}
-
-/// Tells by the first bytes what a file is, with an error for each common mistake.
-fn check_form(bytes: &[u8]) -> Result<(), LoadError> {
-    if bytes.len() > COMPONENT_MAX_BYTES {
-        return Err(LoadError::TooLarge { found: bytes.len() });
-    }
-    match bytes {
-        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(LoadError::CoreModule),
-        [0, b'a', b's', b'm', _, 0, 1, 0, ..] => Ok(()),
-        _ => {
-            let found = bytes.get(..bytes.len().min(8)).unwrap_or_default();
-            Err(LoadError::NotWasm { found: format!("`{}`", found.escape_ascii()) })
-        }
-    }
-}
-
-/// The whole chain of an error in one line.
-fn describe(error: &wasmtime::Error) -> String {
-    format!("{error:#}").replace('\n', " ")
 }
 
 impl From<wit::Verdict> for Verdict {

@@ -4,24 +4,91 @@ use std::time::Duration;
 
 use wasmtime::{ResourceLimiter, Result};
 
-/// The limits of one call.
+use crate::config::Tenant;
+use crate::screen::Bounds;
+
+/// All limits of a guest. Each has a setting of its name with `GUEST_` before it.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// From the start of instantiation to the return of the verdicts.
+    /// `GUEST_TIME_LIMIT_MS`: from the start of instantiation to the return of the verdicts.
     pub time: Duration,
-    /// In sum over all memories of the instance.
+    /// `GUEST_FUEL`: about an instruction each; 0 for no such limit.
+    pub fuel: u64,
+    /// `GUEST_MEMORY_BYTES`: in sum over all memories of the instance.
     pub memory_bytes: usize,
+    /// `GUEST_STACK_BYTES`.
+    pub stack_bytes: usize,
+    /// `GUEST_TABLE_ELEMENTS`: in sum over all tables. Real guests have a few thousand.
+    pub table_elements: usize,
+    /// `GUEST_INSTANCES`: core instances that a component may consist of.
+    pub instances: u32,
+    /// `GUEST_HANDLES`: resources held at the same time, and how often they may be lent in one call.
+    pub handles: usize,
+    /// `GUEST_LOG_BYTES`: kept of what is printed during a call.
+    pub log_bytes: usize,
+    /// `GUEST_COMPONENT_BYTES`: a component's file.
+    pub component_bytes: usize,
+    /// `GUEST_COMPILE_MS`: wall time of the process that compiles.
+    pub compile_time: Duration,
+    /// `GUEST_COMPILE_MEMORY_BYTES`: address space of the process that compiles.
+    pub compile_memory_bytes: u64,
+    /// `GUEST_OUTPUT_BYTES`, `GUEST_ROWS`, `GUEST_STRING_BYTES`, `GUEST_JSON_DEPTH`: what verdicts may hold.
+    pub bounds: Bounds,
 }
 
-/// Elements of all tables together. Function tables of real guests have a few thousand.
-const TABLE_ELEMENTS_MAX: usize = 100_000;
+/// Memories of one instance. A component made of several has one for each part.
+pub(super) const MEMORIES_MAX: u32 = 8;
+/// Tables of one instance.
+pub(super) const TABLES_MAX: u32 = 64;
+
+impl From<&Tenant> for Limits {
+    fn from(tenant: &Tenant) -> Self {
+        Self {
+            time: tenant.guest_time_limit(),
+            fuel: tenant.guest_fuel,
+            memory_bytes: tenant.guest_memory_bytes,
+            stack_bytes: tenant.guest_stack_bytes,
+            table_elements: tenant.guest_table_elements,
+            instances: tenant.guest_instances,
+            handles: tenant.guest_handles,
+            log_bytes: tenant.guest_log_bytes,
+            component_bytes: tenant.guest_component_bytes,
+            compile_time: Duration::from_millis(tenant.guest_compile_ms),
+            compile_memory_bytes: tenant.guest_compile_memory_bytes,
+            bounds: Bounds {
+                output_bytes: tenant.guest_output_bytes,
+                rows: tenant.guest_rows,
+                string_bytes: tenant.guest_string_bytes,
+                json_depth: tenant.guest_json_depth,
+            },
+        }
+    }
+}
+
+impl Limits {
+    /// What an engine must have room for, for guests with either of these.
+    pub(super) fn with_room_for(&self, other: &Self) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes.max(other.memory_bytes),
+            table_elements: self.table_elements.max(other.table_elements),
+            instances: self.instances.max(other.instances),
+            ..*self
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::from(&Tenant::default())
+    }
+}
 
 /// Counts what one instance uses.
 ///
 /// wasmtime's own `StoreLimits` counts each memory alone; this sums them.
 #[derive(Debug)]
 pub(super) struct Meter {
-    memory_bytes_max: usize,
+    limits: Limits,
     memory_bytes: usize,
     table_elements: usize,
 }
@@ -32,8 +99,8 @@ pub(super) struct Meter {
 pub(super) struct OutOfMemory;
 
 impl Meter {
-    pub(super) fn new(limits: &Limits) -> Self {
-        Self { memory_bytes_max: limits.memory_bytes, memory_bytes: 0, table_elements: 0 }
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, memory_bytes: 0, table_elements: 0 }
     }
 }
 
@@ -41,7 +108,7 @@ impl ResourceLimiter for Meter {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
         // Counted as if the growth always succeeded: at worst too strict.
         self.memory_bytes = self.memory_bytes.saturating_add(desired.saturating_sub(current));
-        match self.memory_bytes > self.memory_bytes_max {
+        match self.memory_bytes > self.limits.memory_bytes {
             true => Err(OutOfMemory.into()),
             false => Ok(true),
         }
@@ -49,19 +116,25 @@ impl ResourceLimiter for Meter {
 
     fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
         self.table_elements = self.table_elements.saturating_add(desired.saturating_sub(current));
-        Ok(self.table_elements <= TABLE_ELEMENTS_MAX)
+        match self.table_elements > self.limits.table_elements {
+            true => Err(wasmtime::format_err!(
+                "more than {} table elements (GUEST_TABLE_ELEMENTS)",
+                self.limits.table_elements
+            )),
+            false => Ok(true),
+        }
     }
 
     fn instances(&self) -> usize {
-        64
+        usize::try_from(self.limits.instances).unwrap_or(usize::MAX)
     }
 
     fn tables(&self) -> usize {
-        64
+        usize::try_from(TABLES_MAX).unwrap_or(usize::MAX)
     }
 
     fn memories(&self) -> usize {
-        16
+        usize::try_from(MEMORIES_MAX).unwrap_or(usize::MAX)
     }
 }
 
@@ -70,11 +143,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memories_are_summed() {
-        let mut meter = Meter::new(&Limits { time: Duration::ZERO, memory_bytes: 10 });
+    fn memories_and_tables_are_summed() {
+        let mut meter = Meter::new(Limits { memory_bytes: 10, table_elements: 10, ..Limits::default() });
         assert!(meter.memory_growing(0, 6, None).is_ok());
         assert!(meter.memory_growing(0, 4, None).is_ok(), "a second memory, to the limit");
         let error = meter.memory_growing(4, 5, None).expect_err("beyond it");
         assert!(error.is::<OutOfMemory>());
+        assert!(meter.table_growing(0, 6, None).is_ok());
+        assert!(meter.table_growing(0, 4, None).is_ok(), "a second table, to the limit");
+        assert!(meter.table_growing(4, 5, None).is_err(), "beyond it");
     }
 }

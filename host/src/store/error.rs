@@ -62,8 +62,8 @@ pub enum Error {
         /// How long was waited.
         after: std::time::Duration,
     },
-    /// The server has ended the session that prepared the database, and no word of it arrived.
-    #[error("the connection that prepared the database was lost without a word")]
+    /// The server has ended the session, and no word of it arrived.
+    #[error("the session with the database was lost without a word")]
     SessionLost,
     /// The process is ending.
     #[error("no more connections are lent")]

@@ -6,16 +6,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{CONNECT_PATIENCE, Database, Error};
-
-/// How long the server itself goes on with a statement of a batch, in ms: not
-/// longer than somebody waits for it. It does not see that a client is gone
-/// while a statement waits for a lock, and each attempt would leave a backend
-/// behind until there are no more connections.
-const STATEMENT_TIMEOUT: &str = "SET statement_timeout = 25000";
+use super::{CONNECT_PATIENCE, Database, Error, STATEMENT_TIMEOUT_MS};
 
 /// Lends connections, so many at a time and no more.
 pub(super) struct Lending {
@@ -55,7 +49,11 @@ impl Database {
             return Ok(Loan { connection, _permit: permit });
         }
         let mut connection = self.connect().await?;
-        let set = sqlx::raw_sql(STATEMENT_TIMEOUT).execute(&mut connection);
+        let set = format!(
+            "SET statement_timeout = {STATEMENT_TIMEOUT_MS}; \
+             SET idle_in_transaction_session_timeout = {STATEMENT_TIMEOUT_MS}"
+        );
+        let set = sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut connection);
         tokio::time::timeout(CONNECT_PATIENCE, set)
             .await
             .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE })??;

@@ -3,6 +3,7 @@
 //! - `lending`: the connections that the writers of all tenants share
 //! - `prepare`, `table`: version, extension, migrations; a tenant's table
 //! - `write`, `letters`, `record`: what a transaction consists of
+//! - `session`: a transaction that is lent to a guest
 //! - `archive`: dead letters as an operator handles them
 //!
 //! A connection is lent for a batch and given up after any error. So the reason
@@ -15,6 +16,7 @@ mod lending;
 mod letters;
 mod prepare;
 mod record;
+mod session;
 mod table;
 mod write;
 
@@ -31,12 +33,14 @@ use uuid::Uuid;
 pub use archive::{Archive, Filter, Judge, Letter, Part, Replay, Scope};
 pub use error::{Error, Remedy};
 pub use record::{Leftover, Record, Records};
-pub use write::Writer;
+pub use session::{Session, Statements};
+pub use write::{Begun, Writer};
 
 use crate::batch::{EntryId, Tally};
+use crate::capabilities::Publication;
 use crate::config::{Config, TableName, Tenant, TenantName};
 use lending::Lending;
-use write::Statements;
+use write::Inserts;
 
 /// How long a connection may take to be had.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -46,6 +50,15 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// The largest batch takes a second; so long it takes when something is wrong,
 /// and a shorter time would repeat in vain what only waits for a lock.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the server itself goes on with a statement of a batch: not
+/// longer than somebody waits for it. It does not see that a client is gone
+/// while a statement waits for a lock, and each attempt would leave a backend
+/// behind until there are no more connections. Nor does it see that a silent
+/// network has swallowed the next statement of a transaction, whose locks would
+/// keep the batch from ever being written again.
+const STATEMENT_TIMEOUT_MS: u64 = 25_000;
+
 /// Entries whose fate is committed: the only thing that can be acknowledged (invariant 1).
 ///
 /// Nothing but a successful [`Writer::write`], or the [record](Records) of one, makes it.
@@ -54,12 +67,19 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 pub struct Committed {
     ids: Vec<EntryId>,
     tally: Tally,
+    /// To be sent before the entries are acknowledged.
+    publications: Vec<Publication>,
 }
 
 impl Committed {
     /// The entries, in the order of the batch.
     pub fn ids(&self) -> &[EntryId] {
         &self.ids
+    }
+
+    /// What their rules have published.
+    pub fn publications(&self) -> &[Publication] {
+        &self.publications
     }
 
     /// How they ended.
@@ -126,7 +146,9 @@ impl Database {
             tenant: tenant.name.clone(),
             stream: tenant.stream_name.clone(),
             group: tenant.consumer_group.clone(),
-            statements: Statements::of(&tenant.events_table),
+            inserts: Inserts::of(&tenant.events_table),
+            statements: Arc::new(tenant.statements.clone()),
+            guest_time_limit_ms: tenant.guest_time_limit_ms,
             table: tenant.events_table.clone(),
             run: Uuid::new_v4(),
         }
@@ -155,7 +177,10 @@ pub struct Store {
     stream: String,
     group: String,
     table: TableName,
+    inserts: Inserts,
+    /// Those that the guest is granted.
     statements: Statements,
+    guest_time_limit_ms: u64,
     /// Tells the commits of this run from those of others.
     run: Uuid,
 }

@@ -6,7 +6,8 @@
 //! entries it decided. It overwrites what an earlier batch wrote that is
 //! acknowledged since, so the table stays as small as the batches in flight.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, Row as _};
@@ -14,29 +15,60 @@ use uuid::Uuid;
 
 use super::{Committed, Error, Store, WRITE_PATIENCE};
 use crate::batch::{Entry, EntryId, Judged, Tally};
+use crate::capabilities::Publication;
 
 /// What the transactions of one batch have decided so far: one, unless the batch is split.
 pub struct Record {
     /// Which row of the table, among those of this run.
     pub(super) slot: i32,
+    parts: Vec<Part>,
+}
+
+/// What one transaction has decided, and what its rules have published, which is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Part {
     marks: Vec<Mark>,
+    publications: Vec<Publication>,
+}
+
+impl Part {
+    fn of(batch: &[Judged], publications: Vec<Publication>) -> Self {
+        Self { marks: batch.iter().map(|judged| Mark::of(&judged.entry)).collect(), publications }
+    }
 }
 
 impl Record {
     /// For a new batch. No two batches in flight may have the same slot.
     pub fn new(slot: i32) -> Self {
-        Self { slot, marks: Vec::new() }
+        Self { slot, parts: Vec::new() }
     }
 
     /// With these entries added, as the column `entries` has it.
-    pub(super) fn encoded_with(&self, batch: &[Judged]) -> Result<Vec<u8>, Error> {
-        let marks = self.marks.iter().copied().chain(batch.iter().map(|judged| Mark::of(&judged.entry)));
-        encode(marks)
+    pub(super) fn encoded_with(
+        &self,
+        batch: &[Judged],
+        publications: &[Publication],
+    ) -> Result<Vec<u8>, Error> {
+        let part = Part::of(batch, publications.to_vec());
+        encode(self.parts.iter().chain([&part]))
+    }
+
+    /// What was published for these entries, if the row of this place says that they are committed.
+    pub(super) fn recall(
+        &mut self,
+        row: &[u8],
+        entries: &[Entry],
+    ) -> Result<Option<Vec<Publication>>, Error> {
+        let marks: Vec<Mark> = entries.iter().map(Mark::of).collect();
+        let Some(part) = decode(row)?.pop().filter(|part| part.marks == marks) else { return Ok(None) };
+        let publications = part.publications.clone();
+        self.parts.push(part);
+        Ok(Some(publications))
     }
 
     /// They are committed.
-    pub(super) fn extend(&mut self, batch: &[Judged]) {
-        self.marks.extend(batch.iter().map(|judged| Mark::of(&judged.entry)));
+    pub(super) fn extend(&mut self, batch: &[Judged], publications: Vec<Publication>) {
+        self.parts.push(Part::of(batch, publications));
     }
 }
 
@@ -64,55 +96,82 @@ impl Mark {
 #[derive(Serialize, Deserialize)]
 struct Step(u64, u64, [u8; 4]);
 
-fn encode(marks: impl Iterator<Item = Mark>) -> Result<Vec<u8>, Error> {
-    let mut last = 0;
-    let steps: Vec<Step> = marks
-        .map(|Mark { id, checksum }| {
+#[derive(Serialize, Deserialize)]
+struct EncodedPart<'a>(Vec<Step>, Cow<'a, [Publication]>);
+
+fn encode<'a>(parts: impl Iterator<Item = &'a Part>) -> Result<Vec<u8>, Error> {
+    let encoded = |part: &'a Part| {
+        let mut last = 0;
+        let step = |Mark { id, checksum }: &Mark| {
             let step = id.milliseconds.wrapping_sub(last);
             last = id.milliseconds;
             Step(step, id.sequence, checksum.to_le_bytes())
-        })
-        .collect();
-    postcard::to_stdvec(&steps).map_err(Error::Record)
+        };
+        EncodedPart(part.marks.iter().map(step).collect(), Cow::Borrowed(&part.publications))
+    };
+    let parts: Vec<EncodedPart<'_>> = parts.map(encoded).collect();
+    postcard::to_stdvec(&parts).map_err(Error::Record)
 }
 
-fn decode(bytes: &[u8]) -> Result<Vec<Mark>, Error> {
-    let mut milliseconds = 0_u64;
-    let steps: Vec<Step> = postcard::from_bytes(bytes).map_err(Error::Record)?;
-    let mark = |Step(step, sequence, checksum)| {
-        milliseconds = milliseconds.wrapping_add(step);
-        Mark { id: EntryId { milliseconds, sequence }, checksum: u32::from_le_bytes(checksum) }
+fn decode(bytes: &[u8]) -> Result<Vec<Part>, Error> {
+    let parts: Vec<EncodedPart<'_>> = postcard::from_bytes(bytes).map_err(Error::Record)?;
+    let decoded = |EncodedPart(steps, publications): EncodedPart<'_>| {
+        let mut milliseconds = 0_u64;
+        let mark = |Step(step, sequence, checksum)| {
+            milliseconds = milliseconds.wrapping_add(step);
+            Mark { id: EntryId { milliseconds, sequence }, checksum: u32::from_le_bytes(checksum) }
+        };
+        Part { marks: steps.into_iter().map(mark).collect(), publications: publications.into_owned() }
     };
-    Ok(steps.into_iter().map(mark).collect())
+    Ok(parts.into_iter().map(decoded).collect())
 }
 
 /// What earlier runs, and other replicas, have committed.
 pub struct Records {
     store: Store,
+    /// The parts whose publications were passed on meanwhile.
+    published: HashSet<Key>,
 }
+
+/// Run, slot, number of the part.
+type Key = (Uuid, i32, usize);
 
 impl Records {
     pub(super) fn new(store: Store) -> Self {
-        Self { store }
+        Self { store, published: HashSet::new() }
     }
 
     /// Of entries that are delivered again, those whose fate is committed, and
     /// the others, in their order.
-    pub async fn recall(&self, entries: &[Entry]) -> Result<(Committed, Vec<Entry>), Error> {
-        let known = self.known().await.map_err(|error| self.store.database.failed(error))?;
-        let is_known = |entry: &Entry| match (known.get(&entry.id), &entry.fields) {
-            (None, _) => false,
+    pub async fn recall(&mut self, entries: &[Entry]) -> Result<(Committed, Vec<Entry>), Error> {
+        let mut known = self.known().await.map_err(|error| self.store.database.failed(error))?;
+        let of = |entry: &Entry| match (known.marks.get(&entry.id), &entry.fields) {
+            (None, _) => None,
             // Deleted since: there is nothing left to compare.
-            (Some(_), None) => true,
-            (Some(checksum), Some(_)) => *checksum == Mark::of(entry).checksum,
+            (Some((_, key)), None) => Some(*key),
+            (Some((checksum, key)), Some(_)) => (*checksum == Mark::of(entry).checksum).then_some(*key),
         };
-        let (known, new): (Vec<Entry>, Vec<Entry>) = entries.iter().cloned().partition(is_known);
-        let ids: Vec<EntryId> = known.into_iter().map(|entry| entry.id).collect();
+        let (mut ids, mut new, mut keys) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for entry in entries {
+            match of(entry) {
+                Some(key) => {
+                    ids.push(entry.id);
+                    keys.insert(key);
+                }
+                None => new.push(entry.clone()),
+            }
+        }
+        let mut publications = Vec::new();
+        for key in keys {
+            if self.published.insert(key) {
+                publications.extend(known.publications.remove(&key).unwrap_or_default());
+            }
+        }
         let tally = Tally { duplicate: u64::try_from(ids.len()).unwrap_or(u64::MAX), ..Tally::default() };
-        Ok((Committed { ids, tally }, new))
+        Ok((Committed { ids, tally, publications }, new))
     }
 
-    async fn known(&self) -> Result<HashMap<EntryId, u32>, Error> {
+    async fn known(&self) -> Result<Known, Error> {
         let mut loan = self.store.database.borrow().await?;
         let known = known(&self.store, &mut loan.connection);
         let known = tokio::time::timeout(WRITE_PATIENCE, known)
@@ -121,18 +180,35 @@ impl Records {
         loan.give_back(&self.store.database);
         Ok(known)
     }
+
+    /// Nothing more comes again for now.
+    pub fn rest(&mut self) {
+        self.published.clear();
+    }
 }
 
-async fn known(store: &Store, connection: &mut PgConnection) -> Result<HashMap<EntryId, u32>, Error> {
-    let rows = sqlx::query("SELECT entries FROM commits WHERE stream = $1 AND consumer_group = $2")
-        .bind(&store.stream)
-        .bind(&store.group)
-        .fetch_all(connection)
-        .await?;
-    let mut known = HashMap::new();
+#[derive(Default)]
+struct Known {
+    marks: HashMap<EntryId, (u32, Key)>,
+    publications: HashMap<Key, Vec<Publication>>,
+}
+
+async fn known(store: &Store, connection: &mut PgConnection) -> Result<Known, Error> {
+    let rows =
+        sqlx::query("SELECT run, slot, entries FROM commits WHERE stream = $1 AND consumer_group = $2")
+            .bind(&store.stream)
+            .bind(&store.group)
+            .fetch_all(connection)
+            .await?;
+    let mut known = Known::default();
     for row in rows {
-        let marks = decode(row.try_get("entries")?)?;
-        known.extend(marks.into_iter().map(|Mark { id, checksum }| (id, checksum)));
+        let (run, slot) = (row.try_get("run")?, row.try_get("slot")?);
+        for (number, Part { marks, publications }) in decode(row.try_get("entries")?)?.into_iter().enumerate()
+        {
+            let key = (run, slot, number);
+            known.marks.extend(marks.into_iter().map(|Mark { id, checksum }| (id, (checksum, key))));
+            known.publications.insert(key, publications);
+        }
     }
     Ok(known)
 }
@@ -165,9 +241,10 @@ impl Store {
         .await?;
         let leftover = |row: &sqlx::postgres::PgRow| {
             let encoded: Vec<u8> = row.try_get("entries")?;
-            let ids = decode(&encoded)?.into_iter().map(|mark| mark.id);
-            let first = ids.clone().min().unwrap_or(EntryId::ZERO);
-            let last = ids.max().unwrap_or(EntryId::ZERO);
+            let marks = decode(&encoded)?.into_iter().flat_map(|part| part.marks);
+            let ids: Vec<EntryId> = marks.map(|mark| mark.id).collect();
+            let first = ids.iter().copied().min().unwrap_or(EntryId::ZERO);
+            let last = ids.into_iter().max().unwrap_or(EntryId::ZERO);
             Ok(Leftover { run: row.try_get("run")?, slot: row.try_get("slot")?, encoded, first, last })
         };
         rows.iter().map(leftover).collect()
@@ -192,13 +269,18 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_is_written_is_read_back(marks: Vec<(u64, u64, u32)>) {
-            let marks: Vec<Mark> = marks
+        fn what_is_written_is_read_back(parts: Vec<(Vec<(u64, u64, u32)>, String)>) {
+            let mark = |(milliseconds, sequence, checksum)| Mark { id: EntryId { milliseconds, sequence }, checksum };
+            let publication = |stream| Publication { stream, fields: vec![("a".into(), "b".into())] };
+            let parts: Vec<Part> = parts
                 .into_iter()
-                .map(|(milliseconds, sequence, checksum)| Mark { id: EntryId { milliseconds, sequence }, checksum })
+                .map(|(marks, stream)| Part {
+                    marks: marks.into_iter().map(mark).collect(),
+                    publications: vec![publication(stream)],
+                })
                 .collect();
-            let bytes = encode(marks.iter().copied()).expect("plain numbers");
-            assert_eq!(decode(&bytes).expect("as it was written"), marks);
+            let bytes = encode(parts.iter()).expect("plain data");
+            assert_eq!(decode(&bytes).expect("as it was written"), parts);
         }
 
         #[test]
@@ -207,14 +289,21 @@ mod tests {
         }
     }
 
+    /// As the statement that takes a place has it.
+    #[test]
+    fn nothing_is_one_byte() {
+        assert_eq!(encode([].into_iter()).expect("plain data"), [0]);
+    }
+
     #[test]
     fn a_batch_in_a_row_is_small() {
         let mark = |i: u64| Mark {
             id: EntryId { milliseconds: 1_768_689_000_123 + i / 3, sequence: i % 3 },
             checksum: 7,
         };
-        let bytes = encode((0..100).map(mark)).expect("plain numbers");
-        assert_eq!(bytes.len(), 1 + 100 * 6 + 5, "six bytes an entry");
+        let part = Part { marks: (0..100).map(mark).collect(), publications: Vec::new() };
+        let bytes = encode([&part].into_iter()).expect("plain data");
+        assert_eq!(bytes.len(), 3 + 100 * 6 + 5, "six bytes an entry");
     }
 
     #[test]

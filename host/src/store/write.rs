@@ -10,8 +10,10 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::letters::Letters;
+use super::session::{self, Session};
 use super::{Committed, Error, Record, Store, WRITE_PATIENCE};
-use crate::batch::{Event, Fate, Judged, Reason, Tally, Vec1};
+use crate::batch::{Entry, EntryId, Event, Fate, Judged, Reason, Tally, Vec1};
+use crate::capabilities::Publication;
 use crate::config::TableName;
 use crate::failpoint::failpoint;
 
@@ -20,7 +22,7 @@ use crate::failpoint::failpoint;
 /// One statement for any number of rows: five arrays are five parameters, so
 /// it is prepared once and far from PostgreSQL's limit of 65,535.
 #[derive(Clone)]
-pub(super) struct Statements {
+pub(super) struct Inserts {
     insert: Arc<str>,
     /// When it must be known which rows were new.
     insert_returning: Arc<str>,
@@ -34,7 +36,7 @@ const RECORDED: &str = "WITH recorded AS (
      ) ";
 const RETURNING: &str = " RETURNING event_id, time";
 
-impl Statements {
+impl Inserts {
     pub(super) fn of(table: &TableName) -> Self {
         let insert = format!(
             "INSERT INTO {table} (time, event_id, event_type, user_id, properties)
@@ -75,7 +77,7 @@ impl Writer {
     async fn try_write(&mut self, batch: &[Judged], record: &mut Record) -> Result<Committed, Error> {
         let rows = Rows::of(batch);
         let letters = Letters::of(batch)?;
-        let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch)? };
+        let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch, &[])? };
         let mut loan = self.store.database.borrow().await?;
         let new_rows = write(&mut loan.connection, &self.store, &rows, &letters, &recorded);
         let new_rows = tokio::time::timeout(WRITE_PATIENCE, new_rows)
@@ -83,9 +85,82 @@ impl Writer {
             .map_err(|_| Error::TimedOut { what: "writing a batch", after: WRITE_PATIENCE })??;
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         loan.give_back(&self.store.database);
-        record.extend(batch);
+        record.extend(batch, Vec::new());
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
-        Ok(Committed { ids, tally: tally(batch, new_rows) })
+        Ok(Committed { ids, tally: tally(batch, new_rows), publications: Vec::new() })
+    }
+
+    /// Begins a transaction that a guest may use while it judges these entries.
+    ///
+    /// What it did would count twice if it were asked again after a COMMIT that
+    /// had no answer but took place: then there is nothing left to begin.
+    pub async fn begin(&mut self, entries: &[Entry], record: &mut Record) -> Result<Begun, Error> {
+        let begun = async {
+            let loan = self.store.database.borrow().await?;
+            Session::begin(loan, &self.store, record.slot).await
+        };
+        let (session, recorded) = begun.await.map_err(|error| self.store.database.failed(error))?;
+        Ok(match record.recall(&recorded, entries)? {
+            None => Begun::Open(Box::new(session)),
+            Some(publications) => {
+                let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
+                let duplicate = u64::try_from(ids.len()).unwrap_or(u64::MAX);
+                Begun::Committed(Committed {
+                    ids,
+                    tally: Tally { duplicate, ..Tally::default() },
+                    publications,
+                })
+            }
+        })
+    }
+
+    /// As [`Writer::write`], in a transaction that a guest has used. When this
+    /// is cancelled or fails, all is undone, what the guest did too.
+    pub async fn commit(
+        &mut self,
+        session: Session,
+        batch: &[Judged],
+        publications: Vec<Publication>,
+        record: &mut Record,
+    ) -> Result<Committed, Error> {
+        let committed = self.try_commit(session, batch, publications, record).await;
+        committed.map_err(|error| self.store.database.failed(error))
+    }
+
+    async fn try_commit(
+        &mut self,
+        mut session: Session,
+        batch: &[Judged],
+        publications: Vec<Publication>,
+        record: &mut Record,
+    ) -> Result<Committed, Error> {
+        if let Some(error) = session.take_lost() {
+            return Err(error);
+        }
+        let rows = Rows::of(batch);
+        let letters = Letters::of(batch)?;
+        let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch, &publications)? };
+        let store = &self.store;
+        let written = async {
+            let connection = &mut session.loan.connection;
+            failpoint!("before_insert", sqlx::Error::from(std::io::Error::other("failpoint")).into());
+            sqlx::raw_sql(AssertSqlSafe(session::restore_timeout())).execute(&mut *connection).await?;
+            if !letters.is_empty() {
+                letters.insert(store, connection).await?;
+            }
+            let new_rows = rows.insert(store, &recorded, connection).await?;
+            failpoint!("before_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
+            sqlx::raw_sql("COMMIT").execute(connection).await?;
+            Ok::<NewRows, Error>(new_rows)
+        };
+        let new_rows = tokio::time::timeout(WRITE_PATIENCE, written)
+            .await
+            .map_err(|_| Error::TimedOut { what: "writing a batch", after: WRITE_PATIENCE })??;
+        failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
+        session.loan.give_back(&self.store.database);
+        record.extend(batch, publications.clone());
+        let ids = batch.iter().map(|judged| judged.entry.id).collect();
+        Ok(Committed { ids, tally: tally(batch, new_rows), publications })
     }
 }
 
@@ -107,6 +182,14 @@ async fn write(
     failpoint!("before_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
     transaction.commit().await?;
     Ok(new_rows)
+}
+
+/// What there is when a transaction was to begin.
+pub enum Begun {
+    /// The transaction.
+    Open(Box<Session>),
+    /// An earlier one had the same entries, and has committed after all.
+    Committed(Committed),
 }
 
 /// The row of the record that goes with a transaction.
@@ -187,8 +270,7 @@ impl<'a> Rows<'a> {
         recorded: &Recorded,
         connection: &mut PgConnection,
     ) -> Result<NewRows, Error> {
-        let statement =
-            if self.one_each { &store.statements.insert } else { &store.statements.insert_returning };
+        let statement = if self.one_each { &store.inserts.insert } else { &store.inserts.insert_returning };
         let query = self
             .bound(statement)
             .bind(store.run)
@@ -208,7 +290,7 @@ impl<'a> Rows<'a> {
         store: &Store,
         connection: &mut PgConnection,
     ) -> Result<Keys, Error> {
-        keys(&self.bound(&store.statements.insert_unrecorded_returning).fetch_all(connection).await?)
+        keys(&self.bound(&store.inserts.insert_unrecorded_returning).fetch_all(connection).await?)
     }
 
     fn bound<'q>(&self, statement: &Arc<str>) -> Query<'q, Postgres, PgArguments> {

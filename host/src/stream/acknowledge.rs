@@ -3,17 +3,20 @@
 use redis::aio::MultiplexedConnection;
 
 use super::{Error, Stream};
+use crate::capabilities::Publication;
 use crate::failpoint::failpoint;
 use crate::store::Committed;
 
-/// Sends XACK, for committed entries only.
+/// Sends XACK, for committed entries only, and before it what their rules have published.
 pub struct Acknowledger {
     stream: Stream,
+    /// The batches whose publications were sent, of those that could not be acknowledged yet.
+    published: usize,
 }
 
 impl Acknowledger {
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream }
+        Self { stream, published: 0 }
     }
 
     /// Acknowledges all entries of these batches. After an error none, some or
@@ -21,18 +24,25 @@ impl Acknowledger {
     pub async fn acknowledge(&mut self, batches: &[Committed]) -> Result<(), Error> {
         let mut shared = self.stream.redis.shared().await?;
         match self.try_acknowledge(batches, &mut shared.connection).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.published = 0;
+                Ok(())
+            }
             Err(error) => Err(self.stream.redis.failed(&shared, error).await),
         }
     }
 
     async fn try_acknowledge(
-        &self,
+        &mut self,
         batches: &[Committed],
         connection: &mut MultiplexedConnection,
     ) -> Result<(), Error> {
         let stream = &self.stream;
         failpoint!("before_ack", stream.error("XACK", std::io::Error::other("failpoint").into()));
+        for batch in batches.iter().skip(self.published) {
+            publish(stream, batch.publications(), connection).await?;
+            self.published += 1;
+        }
         let mut pipeline = redis::pipe();
         for batch in batches {
             let command = pipeline.cmd("XACK").arg(&stream.name).arg(&stream.group);
@@ -47,4 +57,29 @@ impl Acknowledger {
         tracing::debug!(expected, acknowledged = counts.iter().sum::<u64>(), "acknowledged");
         Ok(())
     }
+}
+
+/// First what is published, then the XACK: what is not acknowledged comes again
+/// and is published again, so it may come twice, but is not lost.
+async fn publish(
+    stream: &Stream,
+    publications: &[Publication],
+    connection: &mut MultiplexedConnection,
+) -> Result<(), Error> {
+    if publications.is_empty() {
+        return Ok(());
+    }
+    let mut pipeline = redis::pipe();
+    for Publication { stream: name, fields } in publications {
+        let command = pipeline.cmd("XADD").arg(name);
+        if let Some(length) = stream.publish.get(name).filter(|length| **length > 0) {
+            command.arg("MAXLEN").arg("~").arg(length);
+        }
+        command.arg("*");
+        for (name, value) in fields {
+            command.arg(name).arg(value);
+        }
+    }
+    let sent: Result<redis::Value, _> = pipeline.query_async(connection).await;
+    sent.map(drop).map_err(|source| stream.error("XADD", source))
 }

@@ -77,8 +77,8 @@ impl Gauge {
         Ok(Levels {
             length: info.number("length").unwrap_or(0),
             pending: group.number("pending").unwrap_or(0),
-            lag: group.number("lag"),
             lost: self.gap.lost_since(&info, &group),
+            lag: self.gap.lag(&info, &group),
         })
     }
 }
@@ -112,12 +112,17 @@ fn find_group(groups: Value, wanted: &str) -> Option<Attributes> {
 struct Gap {
     /// How many entries the group had read, and how many were lost, when looked at last.
     last: Option<(u64, u64)>,
+    /// How many entries Redis 7.0 has left out of `entries-read` for good: it
+    /// goes on from where it was when entries are trimmed unread. It shows
+    /// when the group has read the last entry; later versions are right again then.
+    left_out: u64,
 }
 
 impl Gap {
     /// The losses that the last call did not know of.
     fn lost_since(&mut self, info: &Attributes, group: &Attributes) -> u64 {
-        let Some((read, lost)) = gap(info, group) else { return 0 };
+        self.look_for_left_out(info, group);
+        let Some((read, lost)) = gap(info, group, self.left_out) else { return 0 };
         let known = match self.last {
             // The group has not moved since: part of this gap is known.
             Some((last_read, last_lost)) if last_read == read => last_lost,
@@ -126,13 +131,29 @@ impl Gap {
         self.last = Some((read, lost));
         lost.saturating_sub(known)
     }
+
+    fn look_for_left_out(&mut self, info: &Attributes, group: &Attributes) {
+        let numbers = (info.number("entries-added"), group.number("entries-read"));
+        let (Some(added), Some(read)) = numbers else { return };
+        if group.id("last-delivered-id").is_some_and(|last| Some(last) == info.id("last-generated-id")) {
+            self.left_out = added.saturating_sub(read);
+        } else if read + self.left_out > added {
+            self.left_out = 0; // counted anew: by a group or a stream that was made again, for example
+        }
+    }
+
+    /// Entries not delivered yet; `None` when Redis does not know.
+    fn lag(&self, info: &Attributes, group: &Attributes) -> Option<u64> {
+        let lag = group.number("lag")?.saturating_sub(self.left_out);
+        Some(lag.min(info.number("length")?))
+    }
 }
 
 /// How many entries the group has read, and how many are gone unread. `None`
 /// when Redis does not know, or when entries were deleted from the middle,
 /// which cannot be told from others.
-fn gap(info: &Attributes, group: &Attributes) -> Option<(u64, u64)> {
-    let read = group.number("entries-read")?;
+fn gap(info: &Attributes, group: &Attributes, left_out: u64) -> Option<(u64, u64)> {
+    let read = group.number("entries-read")? + left_out;
     let length = info.number("length")?;
     let gone = info.number("entries-added")?.checked_sub(length)?;
     let last_read = group.id("last-delivered-id")?;
@@ -155,11 +176,16 @@ mod tests {
     }
 
     fn info(length: i64, added: i64, first: &str, deleted: &str) -> Attributes {
+        info_until(length, added, first, deleted, "100-0")
+    }
+
+    fn info_until(length: i64, added: i64, first: &str, deleted: &str, last: &str) -> Attributes {
         let pairs = [
             ("length", Value::Int(length)),
             ("entries-added", Value::Int(added)),
             ("recorded-first-entry-id", bulk(first)),
             ("max-deleted-entry-id", bulk(deleted)),
+            ("last-generated-id", bulk(last)),
         ];
         Attributes::of(Value::Array(
             pairs.into_iter().flat_map(|(name, value)| [bulk(name), value]).collect(),
@@ -196,6 +222,24 @@ mod tests {
         assert_eq!(gap.lost_since(&info(90, 100, "11-0", "10-0"), &group(5)), 0, "known already");
         assert_eq!(gap.lost_since(&info(88, 100, "13-0", "12-0"), &group(5)), 2, "two more");
         assert_eq!(gap.lost_since(&info(0, 100, "0-0", "100-0"), &group(5)), 88, "the rest");
+    }
+
+    /// Ten are read and nine are added, of which six are trimmed; then nine more, of which six again.
+    #[test]
+    fn what_redis_7_0_leaves_out_is_not_lost_again() {
+        let mut gap = Gap::default();
+        let info = |length, added, first, last| info_until(length, added, first, "0-0", last);
+        let group = |read, last: &str, lag| found(group(Value::Int(read), last, Value::Int(lag)));
+        assert_eq!(gap.lost_since(&info(3, 19, "17-0", "19-0"), &group(10, "10-0", 9)), 6);
+        let (all, caught_up) = (info(3, 19, "17-0", "19-0"), group(13, "19-0", 6));
+        assert_eq!(gap.lost_since(&all, &caught_up), 0);
+        assert_eq!(gap.lag(&all, &caught_up), Some(0));
+        let (more, behind) = (info(12, 28, "17-0", "28-0"), group(14, "20-0", 14));
+        assert_eq!(gap.lost_since(&more, &behind), 0);
+        assert_eq!(gap.lag(&more, &behind), Some(8));
+        let (trimmed, behind) = (info(3, 28, "26-0", "28-0"), group(13, "19-0", 15));
+        assert_eq!(gap.lost_since(&trimmed, &behind), 6, "not the six of before");
+        assert_eq!(gap.lag(&trimmed, &behind), Some(3), "not more than there are");
     }
 
     #[test]

@@ -12,6 +12,8 @@ mod read;
 mod reply;
 mod server;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -116,6 +118,8 @@ pub struct Stream {
     name: String,
     group: String,
     consumer: String,
+    /// Streams that the guest may publish to, and the length to which each is trimmed; 0 for none.
+    publish: Arc<BTreeMap<String, u64>>,
 }
 
 impl Stream {

@@ -47,6 +47,7 @@ impl Redis {
             name: tenant.stream_name.clone(),
             group: tenant.consumer_group.clone(),
             consumer: config.consumer_name.clone(),
+            publish: Arc::new(tenant.grants.publish.clone()),
         }
     }
 

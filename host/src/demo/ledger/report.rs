@@ -249,6 +249,8 @@ pub struct Report {
     pub copies: u64,
     /// Invalid entries.
     pub invalid: u64,
+    /// Entries that were given up because they were delivered too often, where that may be.
+    pub given_up: u64,
     /// Rows.
     pub rows: u64,
     /// Dead letters by reason.

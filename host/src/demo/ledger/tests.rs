@@ -210,6 +210,39 @@ fn a_dead_letter_of_a_valid_or_an_unknown_entry_is_found() {
     assert!(matches!(invented, Discrepancy::InventedLetter { .. }), "{invented:?}");
 }
 
+/// Where that may be, and for no other reason than this one.
+#[test]
+fn an_entry_that_was_given_up_is_excused() {
+    let too_often = Refusal { reason: Reason::DeliveredTooOften, violations: Vec::new() };
+    let mut world = world();
+    let row = position(&world, |event_type| event_type == "page_view");
+    let lost = world.rows.remove(row).event_id;
+    let of_lost =
+        |sample: &Sample| matches!(&sample.expected, Expected::Row(event, _) if event.event_id == lost);
+    let entries: Vec<u64> =
+        (0..).zip(samples()).filter(|(_, sample)| of_lost(sample)).map(|(i, _)| i).collect();
+    world.letters.extend(entries.iter().map(|&i| letter(i, &Vec::new(), &too_often)));
+    let invalid = &mut world.letters[0];
+    invalid.reason = too_often.reason.as_str().to_owned();
+
+    let ledger = ledger();
+    let audited = |world: &World, may_give_up: bool| {
+        let mut audit = ledger.audit();
+        if may_give_up {
+            audit.allow_giving_up();
+        }
+        world.rows.iter().for_each(|row| audit.row(row));
+        world.letters.iter().for_each(|letter| audit.letter(letter));
+        audit.finish()
+    };
+    let report = audited(&world, true);
+    assert!(report.adds_up(), "{:?}", report.discrepancies);
+    assert_eq!(usize::try_from(report.given_up), Ok(entries.len() + 1));
+    assert!(!audited(&world, false).adds_up());
+    world.letters.pop(); // an entry that is nowhere is lost all the same
+    assert!(!audited(&world, true).adds_up());
+}
+
 #[test]
 fn an_event_must_end_in_one_of_two_ways() {
     let rejectable = (0..SWAP).zip(samples()).find_map(|(i, sample)| match &sample.expected {

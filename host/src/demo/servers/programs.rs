@@ -9,6 +9,8 @@ use super::Error;
 
 /// The folder that `tests/setup/servers.sh` unpacks into, inside the cache folder.
 const UNPACKED: &str = "servers-trixie-1";
+/// And with the argument `redis-7.0`.
+const REDIS_7_0: &str = "redis-7.0-bookworm-1";
 
 /// The same rule as in `tests/setup/cache.sh`.
 fn cache_folder() -> PathBuf {
@@ -34,6 +36,15 @@ pub(super) fn redis_server() -> Result<PathBuf, Error> {
         .map(|folder| folder.join("redis-server"))
         .find(|program| program.is_file())
         .ok_or(Error::Missing { what: "redis-server", cache, package: "redis-server", variable: "REDIS_URL" })
+}
+
+pub(super) fn redis_7_0() -> Result<PathBuf, Error> {
+    let cache = cache_folder();
+    let program = cache.join(REDIS_7_0).join("bin/redis-server");
+    match program.is_file() {
+        true => Ok(program),
+        false => Err(Error::MissingRedis70 { program }),
+    }
 }
 
 /// The folder of `initdb` and `postgres`; of several versions on the system, the newest with TimescaleDB.

@@ -7,10 +7,18 @@
 //! | `reject` | so many violations as `count` says, with the fields `path`, `code`, `message` |
 //! | `discard` | with the field `reason` |
 //! | `world` | accepts, with all that it could find out about the world as the properties |
+//! | `settings` | accepts, with its settings as the properties |
 //! | `print` | prints `count` bytes, then accepts |
-//! | `trap`, `loop`, `grow`, `recurse` | what the names say, for the whole batch |
+//! | `say` | prints the field `text` to standard output and to standard error, then accepts |
+//! | `trap`, `loop`, `exit`, `recurse` | what the names say, for the whole batch |
+//! | `grow`, `grow_at_once` | takes all memory, step by step or in one step |
+//! | `sleep` | sleeps for an hour by the standard library, then accepts |
+//! | `poll` | waits for `count` deadlines of an hour each by `wasi:io/poll`, then accepts |
+//! | `handles` | holds `count` pollables, then accepts |
+//! | `random` | asks for `count` random bytes in one call, then accepts |
 //! | `amplify` | `count` violations whose messages are all the same mebibyte of memory |
 //! | `few`, `many` | a verdict less or more than there are entries |
+//! | `swap` | the verdicts of the batch in the wrong order |
 //!
 //! Fields that are missing have values that are in order.
 
@@ -19,9 +27,19 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::hint::black_box;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use guest_rules::{Entry, Event, Guest, Verdict, Violation};
+use host::wasi::clocks::monotonic_clock::subscribe_duration;
+use host::wasi::config::store;
+use host::wasi::io::poll;
+use host::wasi::random::random::get_random_bytes;
+
+/// What the standard library does not show of the host.
+mod host {
+    #![allow(missing_docs, reason = "generated")]
+    wit_bindgen::generate!({ path: "wit", world: "sluicegate:hostile/more", generate_all });
+}
 
 /// What the component exports.
 pub struct Component;
@@ -35,6 +53,9 @@ impl Guest for Component {
         }
         if has("many") {
             verdicts.push(Verdict::Discard("one too many".to_owned()));
+        }
+        if has("swap") {
+            verdicts.reverse();
         }
         verdicts
     }
@@ -58,6 +79,25 @@ fn judge(entry: &Entry) -> Verdict {
         Some("reject") => Verdict::Reject(vec![violation(entry); number(entry, "count", 1)]),
         Some("discard") => Verdict::Discard(field(entry, "reason").unwrap_or("unwanted").to_owned()),
         Some("world") => Verdict::Accept(Event { properties: Some(world()), ..claim(entry) }),
+        Some("settings") => Verdict::Accept(Event { properties: Some(settings()), ..claim(entry) }),
+        Some("say") => {
+            say(field(entry, "text").unwrap_or_default());
+            Verdict::Accept(claim(entry))
+        }
+        Some("sleep") => {
+            std::thread::sleep(HOUR);
+            Verdict::Accept(claim(entry))
+        }
+        Some("poll") => {
+            let deadlines = deadlines(number(entry, "count", 1));
+            poll::poll(&deadlines.iter().collect::<Vec<_>>());
+            Verdict::Accept(claim(entry))
+        }
+        Some("handles") => {
+            let held = deadlines(number(entry, "count", 1));
+            Verdict::Discard(held.len().to_string())
+        }
+        Some("random") => Verdict::Discard(get_random_bytes(number(entry, "count", 8)).len().to_string()),
         Some("print") => {
             print_much(number(entry, "count", 1 << 20));
             Verdict::Accept(claim(entry))
@@ -65,7 +105,9 @@ fn judge(entry: &Entry) -> Verdict {
         Some("amplify") => Verdict::Reject(amplify(number(entry, "count", 1))),
         Some("trap") => trap(),
         Some("loop") => spin(),
-        Some("grow") => grow(),
+        Some("exit") => std::process::exit(0),
+        Some("grow") => grow(1 << 20),
+        Some("grow_at_once") => grow(1 << 30),
         Some("recurse") => Verdict::Discard(recurse(1).to_string()),
         _ => Verdict::Accept(claim(entry)),
     }
@@ -122,17 +164,44 @@ fn spin() -> ! {
     }
 }
 
-fn grow() -> ! {
+fn grow(step: usize) -> ! {
     let mut hoard: Vec<Vec<u8>> = Vec::new();
     loop {
-        hoard.push(black_box(vec![1; 1 << 20]));
+        hoard.push(black_box(vec![1; step]));
     }
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn deadlines(count: usize) -> Vec<poll::Pollable> {
+    let hour = u64::try_from(HOUR.as_nanos()).unwrap_or(u64::MAX);
+    (0..count).map(|_| subscribe_duration(hour)).collect()
+}
+
+/// A JSON object of the settings, in the order in which the host gives them.
+fn settings() -> String {
+    let all = store::get_all().unwrap_or_default();
+    let one_by_one =
+        all.iter().all(|(name, value)| store::get(name).is_ok_and(|found| found.as_ref() == Some(value)));
+    let pairs: Vec<String> = all.iter().map(|(name, value)| format!("{name:?}:{value:?}")).collect();
+    let names: Vec<String> = all.iter().map(|(name, _)| format!("{name:?}")).collect();
+    format!(
+        r#"{{"settings":{{{}}},"order":[{}],"one_by_one":{one_by_one}}}"#,
+        pairs.join(","),
+        names.join(",")
+    )
 }
 
 #[expect(unconditional_recursion, reason = "to overflow the stack is what this guest is for")]
 fn recurse(depth: u64) -> u64 {
     let ballast = black_box([depth; 64]);
     black_box(recurse(black_box(depth + 1)).wrapping_add(ballast.iter().sum::<u64>()))
+}
+
+#[expect(clippy::print_stdout, reason = "to print is what this guest is for")]
+fn say(text: &str) {
+    println!("{text}");
+    eprintln!("{text}");
 }
 
 #[expect(clippy::print_stdout, reason = "to print is what this guest is for")]

@@ -1,4 +1,4 @@
-//! Who may run a guest now: so many at a time, in the order of asking.
+//! Who may go now: so many at a time, in the order of asking.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 /// the pool of instances would run out, and guests would reach their time
 /// limits because others have the processor.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub struct Turns {
     line: Mutex<Line>,
     moved: Condvar,
 }
@@ -22,15 +22,18 @@ struct Line {
 }
 
 /// A place, until it is dropped.
-pub(super) struct Turn<'a>(&'a Turns);
+#[must_use]
+#[derive(Debug)]
+pub struct Turn<'a>(&'a Turns);
 
 impl Turns {
-    pub(super) fn new(places: u32) -> Self {
+    /// For so many at a time.
+    pub fn new(places: u32) -> Self {
         Self { line: Mutex::new(Line { next: 0, admitted: u64::from(places) }), moved: Condvar::new() }
     }
 
     /// Blocks until it is this one's turn.
-    pub(super) fn take(&self) -> Turn<'_> {
+    pub fn take(&self) -> Turn<'_> {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         let number = line.next;
         line.next += 1;

@@ -1,0 +1,151 @@
+//! What a guest of the world `pipeline` may do besides judging: pure data, and
+//! the one thing that happens while it judges, a statement in the batch's transaction.
+//!
+//! The rest takes effect when the batch commits: what it publishes is kept
+//! beside its record and sent before its XACK, and what it counts is added then.
+
+use std::any::Any;
+
+use serde::{Deserialize, Serialize};
+
+/// Statements that one batch may run.
+pub const STATEMENTS_MAX: u64 = 10_000;
+/// Entries that one batch may publish.
+pub const PUBLICATIONS_MAX: usize = 10_000;
+/// The bytes of all that one batch publishes.
+pub const PUBLICATIONS_MAX_BYTES: usize = 16 << 20;
+/// Samples that one batch may take for metrics. What is beyond is dropped.
+pub const SAMPLES_MAX: usize = 10_000;
+/// The bytes of a metric's name, of a label's name, of its value.
+pub const LABEL_MAX_BYTES: usize = 64;
+/// The labels of one series.
+pub const LABELS_MAX: usize = 8;
+
+/// A value that PostgreSQL and a guest exchange.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// NULL of any type.
+    Null,
+    /// `boolean`
+    Boolean(bool),
+    /// `smallint`, `integer`, `bigint`
+    Integer(i64),
+    /// `real`, `double precision`
+    Number(f64),
+    /// `text`, `varchar`
+    Text(String),
+    /// `uuid` in text form
+    Uuid(String),
+    /// `timestamptz` in microseconds since the Unix epoch
+    Timestamp(i64),
+    /// `jsonb` in text form
+    Json(String),
+    /// `bytea`
+    Bytes(Vec<u8>),
+}
+
+/// Why a statement gave nothing. The transaction is as before, and goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refusal {
+    /// No grant for this name.
+    NotGranted(String),
+    /// Other parameters than were declared.
+    WrongParameters(String),
+    /// PostgreSQL's own: SQLSTATE and message.
+    Refused(String, String),
+    /// The statement's limit, in ms.
+    TimedOut(u64),
+    /// The statement's limit of rows, or of bytes.
+    TooMuch(u64),
+    /// [`STATEMENTS_MAX`]
+    TooManyStatements(u64),
+    /// A column's type that [`Value`] does not have.
+    UnknownType(String),
+}
+
+/// The database is away, or the transaction is over: the batch is to be judged
+/// again in another one. No entry is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the transaction is lost")]
+pub struct Lost;
+
+/// What a statement gives, or why it gave nothing; or that there is no transaction any more.
+pub type Outcome<T> = Result<Result<T, Refusal>, Lost>;
+
+/// The batch's own transaction, as far as its guest may use it. Blocks.
+pub trait Transaction: Any + Send {
+    /// From here on a call can be undone.
+    fn begin_call(&mut self) -> Result<(), Lost>;
+
+    /// Runs a statement by its name and gives its rows, column by column.
+    fn query(&mut self, statement: &str, parameters: Vec<Value>) -> Outcome<Vec<Vec<Value>>>;
+
+    /// Runs a statement by its name and gives how many rows it changed.
+    fn execute(&mut self, statement: &str, parameters: Vec<Value>) -> Outcome<u64>;
+
+    /// Takes back what was written since [`Transaction::begin_call`].
+    fn undo_call(&mut self) -> Result<(), Lost>;
+}
+
+/// An entry for another stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publication {
+    /// The stream's name.
+    pub stream: String,
+    /// Names and values.
+    pub fields: Vec<(String, String)>,
+}
+
+impl Publication {
+    /// What it counts for [`PUBLICATIONS_MAX_BYTES`].
+    pub fn bytes(&self) -> usize {
+        let fields: usize = self.fields.iter().map(|(name, value)| name.len() + value.len() + 16).sum();
+        self.stream.len() + fields
+    }
+}
+
+/// A metric's name with its labels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Series {
+    /// Of the metric.
+    pub name: String,
+    /// Sorted.
+    pub labels: Vec<(String, String)>,
+}
+
+/// A value for a series.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sample {
+    /// For a counter.
+    Add(u64),
+    /// For a histogram.
+    Observe(f64),
+}
+
+/// What a batch does when it commits.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Effects {
+    /// To be sent, in this order.
+    pub publications: Vec<Publication>,
+    /// To be counted.
+    pub samples: Vec<(Series, Sample)>,
+}
+
+impl Effects {
+    /// Adds those of a later call.
+    pub fn extend(&mut self, later: Self) {
+        self.publications.extend(later.publications);
+        self.samples.extend(later.samples);
+    }
+}
+
+/// What a call may use.
+#[derive(Default)]
+pub struct Powers {
+    /// `None` for a guest without statements.
+    pub transaction: Option<Box<dyn Transaction>>,
+    /// Entries that the group has not been delivered, when last looked at.
+    pub lag: Option<u64>,
+    /// What the calls so far have left for the commit.
+    pub effects: Effects,
+}

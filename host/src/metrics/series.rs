@@ -1,0 +1,111 @@
+//! The metrics of guests: counters and histograms of their own, bounded in number.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::capabilities::{Sample, Series};
+
+/// The series of one tenant. What would be more is counted as dropped.
+const SERIES_MAX: usize = 100;
+
+/// All series, with their values since the start.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AllSeries {
+    values: BTreeMap<Series, Value>,
+    dropped: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Value {
+    Counter(u64),
+    Histogram { count: u64, sum: f64, min: f64, max: f64 },
+}
+
+impl AllSeries {
+    /// Adds what a batch has counted.
+    pub(super) fn add(&mut self, samples: Vec<(Series, Sample)>) {
+        for (series, sample) in samples {
+            if self.values.len() >= SERIES_MAX && !self.values.contains_key(&series) {
+                self.dropped += 1;
+                continue;
+            }
+            let value = self.values.entry(series).or_insert(match sample {
+                Sample::Add(_) => Value::Counter(0),
+                Sample::Observe(value) => Value::Histogram { count: 0, sum: 0.0, min: value, max: value },
+            });
+            match (value, sample) {
+                (Value::Counter(total), Sample::Add(count)) => *total = total.saturating_add(count),
+                (Value::Histogram { count, sum, min, max }, Sample::Observe(value)) => {
+                    *count += 1;
+                    *sum += value;
+                    *min = min.min(value);
+                    *max = max.max(value);
+                }
+                // A name is either the one or the other.
+                (Value::Counter(_), Sample::Observe(_)) | (Value::Histogram { .. }, Sample::Add(_)) => {
+                    self.dropped += 1;
+                }
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.dropped == 0
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+/// For a line of the log: `purchases{plan="gold"}=12 amount=count:3,sum:7.5,min:1,max:4`.
+impl fmt::Display for AllSeries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (Series { name, labels }, value)) in self.values.iter().enumerate() {
+            write!(f, "{}{name}", if at == 0 { "" } else { " " })?;
+            if !labels.is_empty() {
+                let labels: Vec<String> =
+                    labels.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+                write!(f, "{{{}}}", labels.join(","))?;
+            }
+            match value {
+                Value::Counter(total) => write!(f, "={total}")?,
+                Value::Histogram { count, sum, min, max } => {
+                    write!(f, "=count:{count},sum:{sum},min:{min},max:{max}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(name: &str) -> Series {
+        Series { name: name.to_owned(), labels: vec![("plan".to_owned(), "gold".to_owned())] }
+    }
+
+    #[test]
+    fn a_line_tells_them_all() {
+        let mut all = AllSeries::default();
+        let amount = || Series { name: "amount".to_owned(), labels: Vec::new() };
+        all.add(vec![
+            (series("purchases"), Sample::Add(2)),
+            (amount(), Sample::Observe(1.5)),
+            (series("purchases"), Sample::Add(3)),
+            (amount(), Sample::Observe(4.0)),
+            (amount(), Sample::Add(1)),
+        ]);
+        assert_eq!(all.to_string(), "amount=count:2,sum:5.5,min:1.5,max:4 purchases{plan=\"gold\"}=5");
+        assert_eq!(all.dropped(), 1, "amount is a histogram");
+    }
+
+    #[test]
+    fn there_is_a_bound() {
+        let mut all = AllSeries::default();
+        all.add((0..1_000).map(|i| (series(&i.to_string()), Sample::Add(1))).collect());
+        assert_eq!((all.values.len(), all.dropped()), (SERIES_MAX, 900));
+    }
+}

@@ -1,0 +1,215 @@
+//! Native code of components that were compiled before, so that a start need not compile again.
+//!
+//! What is here runs unchecked. So the folder is one that nobody but this user
+//! can write to, which is looked at before each use; whoever can write to it can
+//! run programs as this user anyway. The digest in each file is there for
+//! accidents: half-written files, bad disks. A file is named by the component's
+//! digest, the version of the compiler and the settings that code depends on.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use wasmtime::Engine;
+
+use crate::batch::Digest;
+
+/// Files kept; the oldest go first.
+const FILES_MAX: usize = 32;
+/// Ours, of a component.
+const EXTENSION: &str = "native";
+/// `O_NOFOLLOW` of Linux, by rustix's name for it.
+const NO_LINKS: u32 = rustix::fs::OFlags::NOFOLLOW.bits();
+
+/// The folder named by `GUEST_CACHE`.
+#[derive(Clone, Debug)]
+pub(super) struct Cache {
+    folder: PathBuf,
+}
+
+impl Cache {
+    pub(super) fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    /// The code of this component, if it is here and in order.
+    pub(super) fn get(&self, engine: &Engine, component: Digest, most: u64) -> Option<Vec<u8>> {
+        match self.try_get(&self.file(engine, component), most) {
+            Ok(code) => Some(code),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!(%error, folder = %self.folder.display(), "the cache of compiled guests is not used");
+                None
+            }
+        }
+    }
+
+    fn try_get(&self, file: &Path, most: u64) -> io::Result<Vec<u8>> {
+        self.check_folder()?;
+        let file = OpenOptions::new().read(true).custom_flags(NO_LINKS.cast_signed()).open(file)?;
+        let found = file.metadata()?;
+        if !found.is_file() || found.uid() != user() || found.mode() & 0o022 != 0 {
+            return Err(io::Error::other("found a file that others may have written; wanted our own"));
+        }
+        let mut bytes = Vec::new();
+        file.take(most).read_to_end(&mut bytes)?;
+        match bytes.split_at_checked(32) {
+            Some((digest, code)) if Digest::of(code).as_bytes() == digest => Ok(code.to_vec()),
+            _ => Err(io::Error::other("found a damaged file, which is made anew")),
+        }
+    }
+
+    /// Keeps the code. A failure costs time at the next start and no more.
+    pub(super) fn put(&self, engine: &Engine, component: Digest, code: &[u8]) {
+        if let Err(error) = self.try_put(&self.file(engine, component), code) {
+            tracing::warn!(%error, folder = %self.folder.display(), "the compiled guest is not kept");
+        }
+    }
+
+    fn try_put(&self, file: &Path, code: &[u8]) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        self.check_folder()?;
+        let mut new = tempfile::NamedTempFile::new_in(&self.folder)?; // with the mode 0600
+        new.write_all(Digest::of(code).as_bytes())?;
+        new.write_all(code)?;
+        new.persist(file)?;
+        self.prune()
+    }
+
+    fn prune(&self) -> io::Result<()> {
+        let mut files: Vec<(SystemTime, PathBuf)> = Vec::new();
+        for file in fs::read_dir(&self.folder)? {
+            let file = file?;
+            if file.path().extension().is_some_and(|found| found == EXTENSION) {
+                files.push((file.metadata()?.modified()?, file.path()));
+            }
+        }
+        files.sort();
+        let surplus = files.len().saturating_sub(FILES_MAX);
+        files.iter().take(surplus).try_for_each(|(_, file)| fs::remove_file(file))
+    }
+
+    /// Whether nobody else can have put anything here.
+    fn check_folder(&self) -> io::Result<()> {
+        let found = fs::symlink_metadata(&self.folder)?;
+        if !found.is_dir() || found.uid() != user() || found.mode() & 0o077 != 0 {
+            let what = if found.is_dir() { "a folder" } else { "no folder" };
+            return Err(io::Error::other(format!(
+                "GUEST_CACHE: found {what} of the user {} with the mode {:o}; wanted a folder of the user {} with the mode 700",
+                found.uid(),
+                found.mode() & 0o777,
+                user()
+            )));
+        }
+        Ok(())
+    }
+
+    fn file(&self, engine: &Engine, component: Digest) -> PathBuf {
+        let mut engine_key = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut engine_key);
+        let digest: String = component.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        self.folder.join(format!("{digest}-{:016x}.{EXTENSION}", engine_key.finish()))
+    }
+}
+
+fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    const MOST: u64 = 1 << 20;
+
+    fn set() -> (tempfile::TempDir, Cache, Engine, Digest) {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let cache = Cache::new(&scratch.path().join("cache"));
+        (scratch, cache, Engine::default(), Digest::of(b"component"))
+    }
+
+    #[test]
+    fn what_was_put_is_found_and_nothing_else() {
+        let (_scratch, cache, engine, digest) = set();
+        assert_eq!(cache.get(&engine, digest, MOST), None, "no folder yet");
+        cache.put(&engine, digest, b"code");
+        assert_eq!(cache.get(&engine, digest, MOST).as_deref(), Some(&b"code"[..]));
+        assert_eq!(cache.get(&engine, Digest::of(b"other"), MOST), None);
+        let mut config = wasmtime::Config::new();
+        config.consume_fuel(true);
+        let other = Engine::new(&config).expect("an engine");
+        assert_eq!(cache.get(&other, digest, MOST), None, "code of other settings");
+    }
+
+    #[test]
+    fn what_others_may_have_written_is_not_used() {
+        let (scratch, cache, engine, digest) = set();
+        cache.put(&engine, digest, b"code");
+        let file = cache.file(&engine, digest);
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own");
+        };
+        let get = || cache.get(&engine, digest, MOST);
+        for bad in [0o770, 0o707, 0o750, 0o701] {
+            mode(&cache.folder, bad);
+            assert_eq!(get(), None, "a folder with the mode {bad:o}");
+        }
+        mode(&cache.folder, 0o700);
+        mode(&file, 0o660);
+        assert_eq!(get(), None, "a file that the group may write");
+        mode(&file, 0o600);
+        assert!(get().is_some());
+
+        let elsewhere = scratch.path().join("elsewhere");
+        fs::rename(&file, &elsewhere).expect("moved");
+        symlink(&elsewhere, &file).expect("a link");
+        assert_eq!(get(), None, "a link to a file");
+        fs::remove_file(&file).expect("removed");
+        fs::rename(&elsewhere, &file).expect("moved back");
+        let moved = scratch.path().join("moved");
+        fs::rename(&cache.folder, &moved).expect("moved");
+        symlink(&moved, &cache.folder).expect("a link");
+        assert_eq!(get(), None, "a link to a folder");
+    }
+
+    #[test]
+    fn a_damaged_file_is_not_used() {
+        let (_scratch, cache, engine, digest) = set();
+        cache.put(&engine, digest, b"code");
+        let file = cache.file(&engine, digest);
+        let whole = fs::read(&file).expect("a file");
+        for length in 0..whole.len() {
+            fs::write(&file, whole.get(..length).unwrap_or_default()).expect("written");
+            assert_eq!(cache.get(&engine, digest, MOST), None, "{length} bytes of it");
+        }
+        let mut changed = whole.clone();
+        *changed.last_mut().expect("bytes") ^= 1;
+        fs::write(&file, changed).expect("written");
+        assert_eq!(cache.get(&engine, digest, MOST), None, "a bit of it");
+        cache.put(&engine, digest, b"code");
+        assert!(cache.get(&engine, digest, MOST).is_some(), "made anew");
+    }
+
+    #[test]
+    fn the_oldest_go_when_there_are_many() {
+        let (_scratch, cache, engine, _) = set();
+        let digests: Vec<Digest> = (0..40_u8).map(|i| Digest::of(&[i])).collect();
+        for (digest, age) in digests.iter().zip((0..40).rev()) {
+            cache.put(&engine, *digest, b"code");
+            let then = SystemTime::now() - std::time::Duration::from_secs(100 + age);
+            OpenOptions::new()
+                .write(true)
+                .open(cache.file(&engine, *digest))
+                .and_then(|file| file.set_modified(then))
+                .expect("our own");
+        }
+        let found = digests.iter().map(|digest| cache.get(&engine, *digest, MOST).is_some());
+        assert_eq!(found.collect::<Vec<_>>().iter().filter(|found| **found).count(), FILES_MAX);
+        assert!(cache.get(&engine, digests[39], MOST).is_some(), "the newest");
+    }
+}

@@ -1,0 +1,220 @@
+//! Compilation of what strangers hand over: in a process of its own, which the kernel holds to its limits.
+//!
+//! wasmtime promises nothing about how long a hostile component takes to
+//! compile, and how much memory. So the service starts itself with the word
+//! `compile`: the child limits itself before it reads a byte, takes the
+//! component from standard input and gives native code to standard output. It
+//! has nothing of the service's environment, no connection, and is killed when
+//! its time is up or the service ends.
+
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::cache::Cache;
+use super::engine::code_config;
+use super::load::describe;
+use super::{Limits, LoadError};
+use crate::batch::Digest;
+
+/// The service's own program, and the same one after it was replaced on disk.
+const PROGRAM: &str = "/proc/self/exe";
+/// The hidden command.
+pub const COMMAND: &str = "compile";
+/// Native code for a byte of a component, at most. About 5 are usual.
+const EXPANSION_MAX: usize = 32;
+/// Kept of what the child says is wrong.
+const ERROR_MAX_BYTES: u64 = 4 << 10;
+/// Batches come first.
+const NICENESS: i32 = 10;
+
+/// Takes the code from the cache, or compiles in a child process.
+pub(super) fn compile(
+    engine: &Engine,
+    limits: &Limits,
+    cache: Option<&Cache>,
+    bytes: &[u8],
+) -> Result<Component, LoadError> {
+    let digest = Digest::of(bytes);
+    if let Some(code) = cache.and_then(|cache| cache.get(engine, digest, code_max_bytes(bytes))) {
+        match deserialize(engine, &code) {
+            Ok(component) => return Ok(component),
+            Err(error) => {
+                tracing::warn!(%error, "a compiled guest in the cache cannot be used; compiling anew")
+            }
+        }
+    }
+    let code = run(limits, bytes)?;
+    let component = deserialize(engine, &code).map_err(|error| LoadError::Compile(describe(&error)))?;
+    if let Some(cache) = cache {
+        cache.put(engine, digest, &code);
+    }
+    Ok(component)
+}
+
+#[expect(unsafe_code, reason = "native code of our own making: see the comment")]
+fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: `deserialize` runs what it is given, and is given two things only.
+    //
+    // What a child sent through a pipe that nobody else could write to. The child
+    // is this very program (`/proc/self/exe`), with the same compiler. Trusted is
+    // that compiler: that whatever it reads, what it emits keeps to the sandbox,
+    // and that reading does not take it over. Compiling in this process would
+    // trust it just the same, and with more to lose.
+    //
+    // What an earlier run had from such a child and kept in the folder of
+    // `Cache`, which looks each time that folder and file are this user's alone,
+    // and that the bytes are those that were written. Trusted is this user.
+    //
+    // wasmtime checks besides that the code is of its own version and settings.
+    unsafe { Component::deserialize(engine, code) }
+}
+
+/// More than any native code takes.
+fn code_max_bytes(component: &[u8]) -> u64 {
+    u64::try_from(component.len().saturating_mul(EXPANSION_MAX)).unwrap_or(u64::MAX).saturating_add(1 << 20)
+}
+
+/// The native code of a component, by the child.
+fn run(limits: &Limits, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
+    let begun = Instant::now();
+    let failed = |doing: &str, error: std::io::Error| {
+        LoadError::Compile(format!("{doing} the process that compiles failed: {error}"))
+    };
+    let mut child = Command::new(PROGRAM)
+        .arg0("sluicegate")
+        .arg(COMMAND)
+        .arg(limits.compile_memory_bytes.to_string())
+        .arg(limits.compile_time.as_millis().to_string())
+        .arg(limits.fuel.to_string())
+        .arg(limits.stack_bytes.to_string())
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed("starting", error))?;
+    let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let child = Killed(child);
+    let (Some(stdin), Some(stdout), Some(stderr)) = streams else {
+        return Err(failed("talking to", std::io::ErrorKind::BrokenPipe.into()));
+    };
+    let code = reading(stdout, code_max_bytes(bytes)).map_err(|error| failed("reading", error))?;
+    let said = reading(stderr, ERROR_MAX_BYTES).map_err(|error| failed("reading", error))?;
+    let component = bytes.to_vec();
+    // A child that has ended does not read to the end: that shows in its status.
+    let writing = move || drop({ stdin }.write_all(&component));
+    thread::Builder::new().spawn(writing).map_err(|error| failed("writing to", error))?;
+
+    let deadline = begun + limits.compile_time;
+    let code = until(&code, deadline).map_err(|_| too_slow(limits))?;
+    let said = until(&said, deadline).map_err(|_| too_slow(limits))?;
+    let status = child.until_ended(deadline).map_err(|error| failed("waiting for", error))?;
+    match status {
+        Some(status) if status.success() => Ok(code),
+        Some(status) => Err(refusal(status, &said, limits)),
+        None => Err(too_slow(limits)),
+    }
+}
+
+fn too_slow(limits: &Limits) -> LoadError {
+    LoadError::TooSlow { limit_ms: limits.compile_time.as_millis() }
+}
+
+/// What the child said, or what killed it.
+fn refusal(status: ExitStatus, said: &[u8], limits: &Limits) -> LoadError {
+    let said: String = String::from_utf8_lossy(said).trim().chars().take(1_000).collect();
+    match status.signal().map(Signal::from_named_raw) {
+        None => LoadError::Compile(said.replace('\n', " ")),
+        Some(Some(Signal::XCPU | Signal::KILL)) => too_slow(limits),
+        // How an allocation that fails ends.
+        Some(Some(Signal::ABORT)) => LoadError::CompilerMemory { limit_bytes: limits.compile_memory_bytes },
+        Some(_) => LoadError::Compile(format!("the compiler crashed, by {status}")),
+    }
+}
+
+/// Reads on a thread, so that whoever waits for it can give up.
+fn reading(
+    stream: impl Read + Send + 'static,
+    most: u64,
+) -> std::io::Result<Receiver<std::io::Result<Vec<u8>>>> {
+    let (to_us, result) = sync_channel(1);
+    thread::Builder::new().spawn(move || {
+        let mut bytes = Vec::new();
+        let read = stream.take(most).read_to_end(&mut bytes).map(|_| bytes);
+        let _ = to_us.send(read); // nobody waits any more
+    })?;
+    Ok(result)
+}
+
+fn until(
+    result: &Receiver<std::io::Result<Vec<u8>>>,
+    deadline: Instant,
+) -> Result<Vec<u8>, RecvTimeoutError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    result.recv_timeout(left).map(Result::unwrap_or_default)
+}
+
+/// Killed and waited for when dropped.
+struct Killed(Child);
+
+impl Killed {
+    /// `None` if it has not ended by then.
+    fn until_ended(mut self, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
+        loop {
+            match self.0.try_wait()? {
+                Some(status) => return Ok(Some(status)),
+                // Its output is closed: it ends at once, unless something is wrong.
+                None if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The child's side: a component on standard input, native code on standard output.
+///
+/// Limits the process first. The arguments are those that the service gives.
+pub fn compile_as_child(
+    memory_bytes: u64,
+    time_ms: u64,
+    fuel: u64,
+    stack_bytes: usize,
+) -> Result<(), String> {
+    let limit = |resource, most: u64| {
+        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
+            .map_err(|error| format!("no limit for the process that compiles: {error}"))
+    };
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| error.to_string())?;
+    limit(Resource::As, memory_bytes)?;
+    limit(Resource::Core, 0)?;
+    limit(Resource::Fsize, 0)?;
+    // Of all threads together. The service's clock is the sharper one; this holds when the service is gone.
+    let threads =
+        thread::available_parallelism().map_or(1, |threads| u64::try_from(threads.get()).unwrap_or(1));
+    limit(Resource::Cpu, time_ms.div_ceil(1_000).saturating_mul(threads))?;
+    let _ = nice(NICENESS);
+
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    let limits = Limits { fuel, stack_bytes, ..Limits::default() };
+    let code = Engine::new(&code_config(&limits))
+        .and_then(|engine| engine.precompile_component(&bytes))
+        .map_err(|error| describe(&error))?;
+    std::io::stdout().lock().write_all(&code).map_err(|error| error.to_string())
+}

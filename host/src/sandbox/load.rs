@@ -1,0 +1,257 @@
+//! Why a component is refused, before a byte of it runs: what was expected, what was found, what to do.
+
+use std::fmt::Write as _;
+
+use wasmtime::Engine;
+use wasmtime::component::Component;
+use wasmtime::component::types::{ComponentFunc, ComponentItem, Type};
+
+use super::powers;
+use super::wasi::GRANTED;
+
+/// Why a component is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Too large to compile.
+    #[error("the file has more than {limit_bytes} bytes (GUEST_COMPONENT_BYTES)")]
+    TooLarge {
+        /// `GUEST_COMPONENT_BYTES`.
+        limit_bytes: usize,
+    },
+    /// Not WebAssembly, or not whole.
+    #[error("no WebAssembly component: it begins with {found}; wanted `\\0asm` and a component's version")]
+    NotWasm {
+        /// The first bytes.
+        found: String,
+    },
+    /// A core module.
+    #[error(
+        "a core module, not a component: build it for wasm32-wasip2, or wrap it by `wasm-tools component new`"
+    )]
+    CoreModule,
+    /// Native code, which would run unchecked.
+    #[error("native code, precompiled (`.cwasm`) or a program: hand over the component it was made from")]
+    Precompiled,
+    /// It does not compile: damaged, half-written or beyond the limits.
+    #[error("it does not compile: {0}")]
+    Compile(String),
+    /// It takes too long to compile.
+    #[error("it takes longer than {limit_ms} ms to compile (GUEST_COMPILE_MS)")]
+    TooSlow {
+        /// `GUEST_COMPILE_MS`.
+        limit_ms: u128,
+    },
+    /// It takes too much memory to compile.
+    #[error("it takes more than {limit_bytes} bytes to compile (GUEST_COMPILE_MEMORY_BYTES)")]
+    CompilerMemory {
+        /// `GUEST_COMPILE_MEMORY_BYTES`.
+        limit_bytes: u64,
+    },
+    /// It wants something that it is not given.
+    #[error(
+        "imports that are not granted: {0}; guests may import WASI 0.2, of which they see nothing, and \
+         wasi:config/store: build it without the rest, or without the library that asks for it"
+    )]
+    Imports(String),
+    /// Powers that the operator has not granted.
+    #[error("imports that are not granted: {0}")]
+    NotGranted(String),
+    /// It does not offer what the service calls.
+    #[error("not of the world `sluicegate:guest/validator@0.1.0`: {0}")]
+    World(String),
+    /// Its start-up code breaks a limit or traps, before any entry is there to blame.
+    #[error("it does not start: {0}")]
+    Start(String),
+}
+
+/// Without its patch version, which does not matter.
+const HANDLER: &str = "sluicegate:guest/handler@0.1.";
+
+/// The type of `process`, spelt out.
+const PROCESS: &str = "func(batch: list<record { id: record { milliseconds: u64, sequence: u64 }, \
+    fields: list<tuple<string, string>> }>) -> list<variant { \
+    accept(record { event-id: string, time: s64, event-type: string, user-id: string, properties: option<string> }), \
+    expand(list<record { event-id: string, time: s64, event-type: string, user-id: string, properties: option<string> }>), \
+    reject(list<record { path: string, code: string, message: string }>), \
+    discard(string) }>";
+
+/// A type that is printed longer than this is cut: its author may have made it as long as a byte is short.
+const TYPE_MAX_CHARS: usize = 1_500;
+/// Names listed in an error.
+const NAMES_MAX: usize = 20;
+
+/// Tells by the first bytes what a file is, with an error for each common mistake.
+pub(super) fn check_form(bytes: &[u8], most: usize) -> Result<(), LoadError> {
+    if bytes.len() > most {
+        return Err(LoadError::TooLarge { limit_bytes: most });
+    }
+    match bytes {
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(LoadError::CoreModule),
+        [0, b'a', b's', b'm', _, 0, 1, 0, ..] => Ok(()),
+        [0x7f, b'E', b'L', b'F', ..] => Err(LoadError::Precompiled),
+        _ => {
+            let found = bytes.get(..bytes.len().min(8)).unwrap_or_default();
+            Err(LoadError::NotWasm { found: format!("`{}`", found.escape_ascii()) })
+        }
+    }
+}
+
+/// Looks for imports beyond what is granted, and names them all.
+pub(super) fn check_imports(engine: &Engine, component: &Component) -> Result<(), LoadError> {
+    let component = component.component_type();
+    let refused: Vec<&str> =
+        component.imports(engine).map(|(name, _)| name).filter(|name| !is_granted(name)).collect();
+    match refused.is_empty() {
+        true => Ok(()),
+        false => Err(LoadError::Imports(listed(&refused))),
+    }
+}
+
+fn is_granted(import: &str) -> bool {
+    // The contract's types: names, nothing that could be called. For the others see `powers::check`.
+    if import.starts_with("sluicegate:guest/types@0.1.") || powers::is_interface(import) {
+        return true;
+    }
+    let (interface, version) = import.split_once('@').unwrap_or((import, ""));
+    GRANTED.contains(&interface) && (version.starts_with("0.2.") || version == "0.2")
+}
+
+/// Looks for the one function that the service calls, and says what is there instead.
+pub(super) fn check_exports(engine: &Engine, component: &Component) -> Result<(), LoadError> {
+    let component = component.component_type();
+    let names = || component.exports(engine).map(|(name, _)| name).collect::<Vec<_>>();
+    let Some((name, handler)) = component.exports(engine).find(|(name, _)| name.starts_with(HANDLER)) else {
+        return Err(LoadError::World(format!(
+            "it exports no `sluicegate:guest/handler@0.1.0`; it exports {}",
+            listed(&names())
+        )));
+    };
+    let ComponentItem::ComponentInstance(handler) = handler.ty else {
+        return Err(LoadError::World(format!("its export {name} is not an interface")));
+    };
+    match handler.get_export(engine, "process").map(|export| export.ty) {
+        Some(ComponentItem::ComponentFunc(process)) => match function(&process) {
+            found if found == PROCESS => Ok(()),
+            found => Err(LoadError::World(format!(
+                "its function `process` has another type: expected {PROCESS}; found {found}"
+            ))),
+        },
+        _ => {
+            let names: Vec<&str> = handler.exports(engine).map(|(name, _)| name).collect();
+            Err(LoadError::World(format!("its {name} has no function `process`; it has {}", listed(&names))))
+        }
+    }
+}
+
+fn listed(names: &[&str]) -> String {
+    // Names are the author's: cut, as everything that ends in a log.
+    let mut shown: Vec<String> =
+        names.iter().take(NAMES_MAX).map(|name| name.chars().take(200).collect()).collect();
+    match names.len().saturating_sub(NAMES_MAX) {
+        0 if shown.is_empty() => return "nothing".to_owned(),
+        0 => {}
+        more => shown.push(format!("{more} more")),
+    }
+    shown.join(", ")
+}
+
+/// The type as WIT would have it, but with every type spelt out.
+fn function(function: &ComponentFunc) -> String {
+    let mut text = String::from("func(");
+    for (i, (name, ty)) in function.params().enumerate() {
+        separate(&mut text, i);
+        let _ = write!(text, "{name}: ");
+        spell(&ty, &mut text);
+    }
+    text.push(')');
+    for ty in function.results() {
+        text.push_str(" -> ");
+        spell(&ty, &mut text);
+    }
+    if text.chars().count() > TYPE_MAX_CHARS {
+        text = text.chars().take(TYPE_MAX_CHARS).chain(['…']).collect();
+    }
+    text
+}
+
+fn separate(text: &mut String, i: usize) {
+    if i > 0 {
+        text.push_str(", ");
+    }
+}
+
+/// Gives up where the text is long enough: types that are few when shared can be endless when spelt out.
+fn spell(ty: &Type, text: &mut String) {
+    if text.len() > TYPE_MAX_CHARS {
+        return;
+    }
+    let list = |types: &mut dyn Iterator<Item = Type>, text: &mut String| {
+        for (i, ty) in types.enumerate() {
+            separate(text, i);
+            spell(&ty, text);
+        }
+    };
+    match ty {
+        Type::List(list) => {
+            text.push_str("list<");
+            spell(&list.ty(), text);
+            text.push('>');
+        }
+        Type::Option(option) => {
+            text.push_str("option<");
+            spell(&option.ty(), text);
+            text.push('>');
+        }
+        Type::Tuple(tuple) => {
+            text.push_str("tuple<");
+            list(&mut tuple.types(), text);
+            text.push('>');
+        }
+        Type::Record(record) => {
+            text.push_str("record { ");
+            for (i, field) in record.fields().take(TYPE_MAX_CHARS).enumerate() {
+                separate(text, i);
+                let _ = write!(text, "{}: ", field.name);
+                spell(&field.ty, text);
+            }
+            text.push_str(" }");
+        }
+        Type::Variant(variant) => {
+            text.push_str("variant { ");
+            for (i, case) in variant.cases().take(TYPE_MAX_CHARS).enumerate() {
+                separate(text, i);
+                text.push_str(case.name);
+                if let Some(ty) = case.ty {
+                    text.push('(');
+                    spell(&ty, text);
+                    text.push(')');
+                }
+            }
+            text.push_str(" }");
+        }
+        Type::Bool => text.push_str("bool"),
+        Type::S8 => text.push_str("s8"),
+        Type::U8 => text.push_str("u8"),
+        Type::S16 => text.push_str("s16"),
+        Type::U16 => text.push_str("u16"),
+        Type::S32 => text.push_str("s32"),
+        Type::U32 => text.push_str("u32"),
+        Type::S64 => text.push_str("s64"),
+        Type::U64 => text.push_str("u64"),
+        Type::Float32 => text.push_str("f32"),
+        Type::Float64 => text.push_str("f64"),
+        Type::Char => text.push_str("char"),
+        Type::String => text.push_str("string"),
+        // Not in the type that is expected, so that the kind says enough.
+        Type::Enum(_) => text.push_str("enum"),
+        Type::Flags(_) => text.push_str("flags"),
+        Type::Result(_) => text.push_str("result"),
+        Type::Own(_) | Type::Borrow(_) => text.push_str("resource"),
+        _ => text.push_str("another kind of type"),
+    }
+}
+
+/// The whole chain of an error in one line.
+pub(super) fn describe(error: &wasmtime::Error) -> String {
+    format!("{error:#}").replace('\n', " ")
+}

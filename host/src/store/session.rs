@@ -1,0 +1,289 @@
+//! A batch's transaction, lent to its guest: statements that the operator has named.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt as _;
+use serde_json::value::RawValue;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::types::Json;
+use sqlx::{AssertSqlSafe, Column as _, PgConnection, Postgres, Row as _, TypeInfo as _, ValueRef as _};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use super::lending::Loan;
+use super::{Error, Remedy, STATEMENT_TIMEOUT_MS, Store, WRITE_PATIENCE};
+use crate::capabilities::{Lost, Outcome, Refusal, STATEMENTS_MAX, Transaction, Value};
+use crate::config::{Parameter, Statement};
+
+/// Beyond a statement's own limit: then the network is at fault.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The bytes of all values that a statement gives.
+const ANSWER_MAX_BYTES: usize = 4 << 20;
+
+/// Waits for another transaction of the same place, one whose COMMIT had no
+/// answer, and gives what is on record then. An empty list is one byte, 0.
+const TAKE_SLOT: &str = "INSERT INTO commits (run, slot, stream, consumer_group, entries)
+     VALUES ($1, $2, $3, $4, '\\x00')
+     ON CONFLICT (run, slot) DO UPDATE SET slot = EXCLUDED.slot RETURNING entries";
+
+/// The statements of a tenant, by their names.
+pub type Statements = Arc<BTreeMap<String, Statement>>;
+
+/// A transaction that has begun. Dropped without a commit, its connection is
+/// closed and it is rolled back.
+pub struct Session {
+    pub(super) loan: Loan,
+    statements: Statements,
+    runtime: Handle,
+    /// Statements so far.
+    count: u64,
+    /// Why the transaction is over, if it is.
+    lost: Option<Error>,
+}
+
+impl Session {
+    /// Must be called within a runtime.
+    pub(super) async fn begin(mut loan: Loan, store: &Store, slot: i32) -> Result<(Self, Vec<u8>), Error> {
+        let connection = &mut loan.connection;
+        let begun = async {
+            // The server must not end it while the guest computes.
+            let idle_ms = STATEMENT_TIMEOUT_MS + store.guest_time_limit_ms;
+            let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}");
+            sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *connection).await?;
+            let row = sqlx::query(TAKE_SLOT)
+                .bind(store.run)
+                .bind(slot)
+                .bind(&store.stream)
+                .bind(&store.group)
+                .fetch_one(connection)
+                .await?;
+            Ok::<Vec<u8>, Error>(row.try_get("entries")?)
+        };
+        let recorded = tokio::time::timeout(WRITE_PATIENCE, begun)
+            .await
+            .map_err(|_| Error::TimedOut { what: "beginning a transaction", after: WRITE_PATIENCE })??;
+        let (statements, runtime) = (Arc::clone(&store.statements), Handle::current());
+        Ok((Self { loan, statements, runtime, count: 0, lost: None }, recorded))
+    }
+
+    /// Why it is over, if it is.
+    pub fn take_lost(&mut self) -> Option<Error> {
+        self.lost.take()
+    }
+
+    fn control(&mut self, sql: String) -> Result<(), Lost> {
+        if self.lost.is_some() {
+            return Err(Lost);
+        }
+        let done = async {
+            let run = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.loan.connection);
+            match tokio::time::timeout(PATIENCE, run).await {
+                Ok(done) => done.map(drop).map_err(Error::from),
+                Err(_) => Err(Error::TimedOut { what: "a statement of the guest", after: PATIENCE }),
+            }
+        };
+        self.runtime.block_on(done).map_err(|error| {
+            self.lost = Some(error);
+            Lost
+        })
+    }
+}
+
+impl Session {
+    /// In a savepoint of its own, so that an error spoils nothing.
+    fn run<T>(
+        &mut self,
+        name: &str,
+        parameters: Vec<Value>,
+        get: impl AsyncFnOnce(Bound, &mut PgConnection, &Statement) -> Result<Result<T, Refusal>, Error>,
+    ) -> Outcome<T> {
+        let Some(statement) = self.statements.get(name).cloned() else {
+            return Ok(Err(Refusal::NotGranted(name.to_owned())));
+        };
+        self.count += 1;
+        if self.count > STATEMENTS_MAX {
+            return Ok(Err(Refusal::TooManyStatements(STATEMENTS_MAX)));
+        }
+        let query = match bound(&statement, parameters) {
+            Ok(query) => query,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let timeout_ms = statement.timeout_ms;
+        // Who waits for a lock is not slow: that ends the transaction, and the batch is judged again later.
+        self.control(format!(
+            "SAVEPOINT guest_statement; SET LOCAL lock_timeout = {timeout_ms}; \
+             SET LOCAL statement_timeout = {}",
+            2 * timeout_ms
+        ))?;
+        let patience = Duration::from_millis(2 * timeout_ms) + PATIENCE;
+        let got = async {
+            tokio::time::timeout(patience, get(query, &mut self.loan.connection, &statement))
+                .await
+                .map_err(|_| Error::TimedOut { what: "a statement of the guest", after: patience })?
+        };
+        let refusal = match self.runtime.block_on(got) {
+            Ok(Ok(got)) => {
+                self.control("RELEASE SAVEPOINT guest_statement".to_owned())?;
+                return Ok(Ok(got));
+            }
+            Ok(Err(refusal)) => refusal,
+            Err(error) => match refused(&error, timeout_ms) {
+                Some(refusal) => refusal,
+                None => {
+                    self.lost = Some(error);
+                    return Err(Lost);
+                }
+            },
+        };
+        self.control("ROLLBACK TO SAVEPOINT guest_statement; RELEASE SAVEPOINT guest_statement".to_owned())?;
+        Ok(Err(refusal))
+    }
+}
+
+impl Transaction for Session {
+    fn begin_call(&mut self) -> Result<(), Lost> {
+        self.control("SAVEPOINT guest_call".to_owned())
+    }
+
+    fn query(&mut self, name: &str, parameters: Vec<Value>) -> Outcome<Vec<Vec<Value>>> {
+        self.run(name, parameters, rows)
+    }
+
+    fn execute(&mut self, name: &str, parameters: Vec<Value>) -> Outcome<u64> {
+        self.run(name, parameters, async |query, connection, _| {
+            Ok(Ok(query.execute(connection).await?.rows_affected()))
+        })
+    }
+
+    fn undo_call(&mut self) -> Result<(), Lost> {
+        self.control("ROLLBACK TO SAVEPOINT guest_call".to_owned())
+    }
+}
+
+/// What a batch's own statements need, after the guest's.
+pub(super) fn restore_timeout() -> String {
+    format!("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}")
+}
+
+/// What the guest is told, unless the error is of the transaction as a whole.
+fn refused(error: &Error, timeout_ms: u64) -> Option<Refusal> {
+    let Error::Statement(sqlx::Error::Database(database)) = error else { return None };
+    let code = database.code()?;
+    match (code.as_ref(), error.remedy()) {
+        ("57014", _) => Some(Refusal::TimedOut(timeout_ms)),
+        // A unique key of the operator's own table: not the race that it is in ours.
+        ("23505", _) | (_, Remedy::BlameRow | Remedy::Stop) => {
+            Some(Refusal::Refused(code.into_owned(), database.message().to_owned()))
+        }
+        (_, Remedy::Retry | Remedy::Split) => None,
+    }
+}
+
+type Bound = Query<'static, Postgres, PgArguments>;
+
+fn bound(statement: &Statement, parameters: Vec<Value>) -> Result<Bound, Refusal> {
+    let wrong = || {
+        let kinds: Vec<&str> = statement.parameters.iter().map(|kind| kind.as_str()).collect();
+        Refusal::WrongParameters(format!("wanted ({})", kinds.join(", ")))
+    };
+    if parameters.len() != statement.parameters.len() {
+        return Err(wrong());
+    }
+    let query = sqlx::query(AssertSqlSafe(statement.sql.clone()));
+    parameters.into_iter().zip(&statement.parameters).try_fold(query, |query, (value, kind)| {
+        Ok(match (kind, value) {
+            (Parameter::Boolean, Value::Null) => query.bind(None::<bool>),
+            (Parameter::Integer, Value::Null) => query.bind(None::<i64>),
+            (Parameter::Number, Value::Null) => query.bind(None::<f64>),
+            (Parameter::Text, Value::Null) => query.bind(None::<String>),
+            (Parameter::Uuid, Value::Null) => query.bind(None::<Uuid>),
+            (Parameter::Timestamp, Value::Null) => query.bind(None::<DateTime<Utc>>),
+            (Parameter::Json, Value::Null) => query.bind(None::<Json<Box<RawValue>>>),
+            (Parameter::Bytes, Value::Null) => query.bind(None::<Vec<u8>>),
+            (Parameter::Boolean, Value::Boolean(value)) => query.bind(value),
+            (Parameter::Integer, Value::Integer(value)) => query.bind(value),
+            (Parameter::Number, Value::Number(value)) => query.bind(value),
+            (Parameter::Text, Value::Text(value)) => query.bind(value),
+            (Parameter::Uuid, Value::Uuid(value)) => {
+                query.bind(Uuid::parse_str(&value).map_err(|_| wrong())?)
+            }
+            (Parameter::Timestamp, Value::Timestamp(value)) => {
+                query.bind(DateTime::from_timestamp_micros(value).ok_or_else(wrong)?)
+            }
+            (Parameter::Json, Value::Json(value)) => {
+                query.bind(Json(RawValue::from_string(value).map_err(|_| wrong())?))
+            }
+            (Parameter::Bytes, Value::Bytes(value)) => query.bind(value),
+            _ => return Err(wrong()),
+        })
+    })
+}
+
+/// The rows of a statement, as far as they may be.
+async fn rows(
+    query: Bound,
+    connection: &mut PgConnection,
+    statement: &Statement,
+) -> Result<Result<Vec<Vec<Value>>, Refusal>, Error> {
+    let too_much = |limit: usize| Refusal::TooMuch(u64::try_from(limit).unwrap_or(u64::MAX));
+    let (mut rows, mut bytes, mut refusal) = (Vec::new(), 0_usize, None);
+    let mut found = query.fetch(connection);
+    // To the end, even of what is too much: the connection is to be used again.
+    while let Some(row) = found.try_next().await? {
+        if refusal.is_some() {
+            continue;
+        }
+        match values(&row) {
+            Err(unknown) => refusal = Some(unknown),
+            Ok(_) if rows.len() >= statement.rows => refusal = Some(too_much(statement.rows)),
+            Ok(row) => {
+                bytes += row.iter().map(size).sum::<usize>();
+                rows.push(row);
+                refusal = (bytes > ANSWER_MAX_BYTES).then(|| too_much(ANSWER_MAX_BYTES));
+            }
+        }
+    }
+    Ok(refusal.map_or(Ok(rows), Err))
+}
+
+fn size(value: &Value) -> usize {
+    size_of::<Value>()
+        + match value {
+            Value::Text(text) | Value::Uuid(text) | Value::Json(text) => text.len(),
+            Value::Bytes(bytes) => bytes.len(),
+            _ => 0,
+        }
+}
+
+fn values(row: &PgRow) -> Result<Vec<Value>, Refusal> {
+    let value = |column: &sqlx::postgres::PgColumn| {
+        let at = column.ordinal();
+        let name = column.type_info().name().to_owned();
+        let is_null = row.try_get_raw(at).is_ok_and(|raw| raw.is_null());
+        let value = match name.as_str() {
+            _ if is_null => Ok(Value::Null),
+            "BOOL" => row.try_get(at).map(Value::Boolean),
+            "INT2" => row.try_get(at).map(|value: i16| Value::Integer(value.into())),
+            "INT4" => row.try_get(at).map(|value: i32| Value::Integer(value.into())),
+            "INT8" => row.try_get(at).map(Value::Integer),
+            "FLOAT4" => row.try_get(at).map(|value: f32| Value::Number(value.into())),
+            "FLOAT8" => row.try_get(at).map(Value::Number),
+            "TEXT" | "VARCHAR" | "NAME" | "CHAR" => row.try_get(at).map(Value::Text),
+            "UUID" => row.try_get(at).map(|value: Uuid| Value::Uuid(value.to_string())),
+            "TIMESTAMPTZ" => {
+                row.try_get(at).map(|value: DateTime<Utc>| Value::Timestamp(value.timestamp_micros()))
+            }
+            "JSON" | "JSONB" => {
+                row.try_get(at).map(|Json(value): Json<Box<RawValue>>| Value::Json(value.get().to_owned()))
+            }
+            "BYTEA" => row.try_get(at).map(Value::Bytes),
+            _ => return Err(Refusal::UnknownType(format!("{}: {name}", column.name()))),
+        };
+        value.map_err(|_| Refusal::UnknownType(format!("{}: {name}", column.name())))
+    };
+    row.columns().iter().map(value).collect()
+}

@@ -1,0 +1,267 @@
+//! A guest of the world `pipeline`: what it does besides judging happens with its batch, or not at all.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use redis::cmd;
+use serde_json::{Value, json};
+use sluicegate::demo::servers::{Options, Redis};
+
+use sluicegate_tests::{Event, Fields, Launch, Scene, guests, shared_postgres_url, until};
+
+const GRANTS: &str = r#"
+[grants]
+stream = true
+publish = { purchases = 1000 }
+statements = ["user_plan", "touch_user"]
+metrics = true
+"#;
+
+const STATEMENTS: &str = r#"
+[statements.user_plan]
+sql = "SELECT plan FROM users WHERE user_id = $1"
+parameters = ["text"]
+timeout_ms = 200
+
+[statements.touch_user]
+sql = """INSERT INTO user_activity (user_id, events, last_seen) VALUES ($1, 1, $2)
+         ON CONFLICT (user_id) DO UPDATE SET events = user_activity.events + 1,
+         last_seen = greatest(user_activity.last_seen, EXCLUDED.last_seen)"""
+parameters = ["text", "timestamp"]
+"#;
+
+/// A scene on a Redis of its own, since the guest publishes to a stream of a fixed name.
+struct Stage {
+    scene: Scene,
+    redis: Redis,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let redis = Redis::start(&Options::default()).unwrap();
+        let scene = Scene::on(&redis.url(), &shared_postgres_url());
+        scene.database.execute(
+            "CREATE TABLE users (user_id TEXT PRIMARY KEY, plan TEXT NOT NULL);
+             INSERT INTO users VALUES ('ada', 'gold'), ('bob', 'free');
+             CREATE TABLE user_activity (user_id TEXT PRIMARY KEY CHECK (user_id <> 'forbidden'),
+                                         events BIGINT NOT NULL, last_seen TIMESTAMPTZ NOT NULL);",
+        );
+        Self { scene, redis }
+    }
+
+    fn service(&self, settings: &str) -> Launch {
+        fs::write(self.scene.folder().join("sluicegate.toml"), settings).unwrap();
+        let guest = guests::built("guest_enrich.wasm");
+        self.scene.service().set("GUEST", guest.display()).set("MONITORING_INTERVAL_MS", 1_000)
+    }
+
+    fn add(&self, events: &[Event]) {
+        self.scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
+    }
+
+    fn purchases(&self) -> Vec<Vec<(String, String)>> {
+        let mut connection = redis::Client::open(self.redis.url()).unwrap().get_connection().unwrap();
+        let entries: Vec<(String, Vec<(String, String)>)> =
+            cmd("XRANGE").arg("purchases").arg("-").arg("+").query(&mut connection).unwrap();
+        entries.into_iter().map(|(_, fields)| fields).collect()
+    }
+
+    fn counted(&self, user: &str) -> i64 {
+        let sql = format!("SELECT coalesce(max(events), 0) FROM user_activity WHERE user_id = '{user}'");
+        self.scene.database.value(&sql)
+    }
+}
+
+fn event_of(user: &str) -> Event {
+    Event { user_id: user.to_owned(), ..Event::new() }
+}
+
+fn purchase_of(user: &str, amount: f64) -> Event {
+    Event {
+        user_id: user.to_owned(),
+        properties: Some(json!({ "amount": amount })),
+        ..Event::of_type("purchase")
+    }
+}
+
+fn plan(event: &Event) -> &Value {
+    &event.properties.as_ref().unwrap()["plan"]
+}
+
+#[test]
+fn a_guest_looks_up_counts_up_and_publishes() {
+    let stage = Stage::new();
+    stage.add(&[event_of("ada"), purchase_of("ada", 9.5), event_of("bob"), event_of("eve")]);
+    let service = stage.service(&format!("{GRANTS}{STATEMENTS}")).start();
+    let stored = stage.scene.until_stored(4);
+    stage.scene.stream.until_drained();
+    let plans: Vec<&Value> = stored.iter().map(plan).collect();
+    assert_eq!(plans, ["gold", "gold", "free", "none"]);
+    assert_eq!(["ada", "bob", "eve"].map(|user| stage.counted(user)), [2, 1, 1]);
+    let purchase = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(
+        stage.purchases(),
+        [vec![
+            purchase("event_id", &stored[1].event_id.to_string()),
+            purchase("user_id", "ada"),
+            purchase("plan", "gold"),
+            purchase("amount", "9.5")
+        ]]
+    );
+    service.until_logged(&[
+        "guest metrics",
+        r#"purchase_amount=count:1,sum:9.5,min:9.5,max:9.5 purchases{plan="gold"}=1"#,
+    ]);
+    assert_eq!(service.stop().metrics().tally(), [4, 0, 0, 0, 0]);
+}
+
+#[test]
+fn powers_that_are_not_granted_are_named_at_start() {
+    let stage = Stage::new();
+    let ended = stage.service("").run_to_end();
+    assert_eq!(ended.code, Some(1));
+    for part in [
+        "sluicegate:guest/stream@0.1.0 (under [grants]: `stream = true`",
+        "sluicegate:guest/store@0.1.0",
+        "sluicegate:guest/metrics@0.1.0",
+    ] {
+        assert!(ended.log.contains(part), "{part}: {}", ended.log);
+    }
+    let ended = stage.service(GRANTS).run_to_end();
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended.log.contains(
+            "grants.statements is \"user_plan\"; wanted the name of a table [statements.user_plan]"
+        ),
+        "{}",
+        ended.log
+    );
+    let committing = "[statements.x]\nsql = \"COMMIT\"\n";
+    let ended = stage.service(committing).run_to_end();
+    assert!(
+        ended.log.contains("statements.x.sql is `COMMIT …`; wanted a statement that begins"),
+        "{}",
+        ended.log
+    );
+}
+
+#[test]
+fn a_statement_that_fails_costs_its_entry_alone() {
+    let stage = Stage::new();
+    let events = [event_of("ada"), event_of("forbidden"), event_of("bob"), purchase_of("forbidden", 1.0)];
+    stage.add(&events);
+    let service = stage.service(&format!("{GRANTS}{STATEMENTS}")).start();
+    stage.scene.until_stored(2);
+    stage.scene.stream.until_drained();
+    assert_eq!(service.stop().metrics().tally(), [2, 0, 2, 0, 0]);
+    let letters = stage.scene.database.letters();
+    assert_eq!(letters.len(), 2);
+    assert!(letters.iter().all(|letter| letter.codes() == ["not_enriched"]), "{letters:?}");
+    assert!(letters[0].violations.to_string().contains("23514"), "{letters:?}");
+    assert_eq!([stage.counted("ada"), stage.counted("bob"), stage.counted("forbidden")], [1, 1, 0]);
+    assert_eq!(stage.purchases(), Vec::<Vec<(String, String)>>::new());
+}
+
+#[test]
+fn a_statement_that_takes_too_long_is_ended() {
+    let stage = Stage::new();
+    let slow = STATEMENTS
+        .replace("SELECT plan", "SELECT pg_sleep(CASE $1 WHEN 'slow' THEN 60 ELSE 0 END)::text, plan");
+    stage.add(&[event_of("ada"), event_of("slow"), event_of("bob")]);
+    stage.scene.database.execute("INSERT INTO users VALUES ('slow', 'free')");
+    let start = Instant::now();
+    let service = stage.service(&format!("{GRANTS}{slow}")).start();
+    stage.scene.until_stored(2);
+    stage.scene.stream.until_drained();
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    service.stop();
+    let letters = stage.scene.database.letters();
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].violations.to_string().contains("TimedOut(200)"), "{letters:?}");
+}
+
+/// PostgreSQL refuses a row: the batch is split, and what the guest did for the others happens once.
+#[test]
+fn a_refused_row_takes_back_what_was_done_for_it() {
+    let stage = Stage::new();
+    stage.scene.database.execute(
+        "CREATE TABLE events (time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL, event_type TEXT NOT NULL,
+             user_id TEXT NOT NULL CHECK (user_id <> 'refused'), properties JSONB, PRIMARY KEY (event_id, time))",
+    );
+    let mut events: Vec<Event> = (0..20).map(|_| purchase_of("ada", 1.0)).collect();
+    events[7].user_id = "refused".to_owned();
+    stage.add(&events);
+    let service = stage.service(&format!("{GRANTS}{STATEMENTS}")).start();
+    stage.scene.until_stored(19);
+    stage.scene.stream.until_drained();
+    assert_eq!(service.stop().metrics().tally(), [19, 0, 0, 0, 1]);
+    assert_eq!([stage.counted("ada"), stage.counted("refused")], [19, 0]);
+    assert_eq!(stage.purchases().len(), 19);
+}
+
+/// A count that is not idempotent, under crashes at each step: exactly one for each event.
+fn survive(points: &str) {
+    let stage = Stage::new();
+    let settings = format!("{GRANTS}{STATEMENTS}");
+    let launch = || stage.service(&settings).set("BATCH_SIZE", 10).set("PARTIAL_BATCH_DELAY_MS", 0);
+    let events: Vec<Event> = (0..200).map(|_| purchase_of("ada", 1.0)).collect();
+    stage.add(&events);
+    let mut deaths = 0;
+    let mut service = launch().with_failpoints(points).start_unready();
+    let start = Instant::now();
+    while !stage.scene.stream.is_drained() {
+        let log = || service.log();
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "{points}: {deaths} deaths, not drained: {}",
+            log()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+        if service.has_ended() {
+            deaths += 1;
+            service = launch().with_failpoints(points).start_unready();
+        }
+    }
+    assert_eq!(deaths > 0, points.contains("kill"), "{deaths} deaths");
+    assert_eq!(stage.scene.database.events().len(), 200);
+    assert_eq!(stage.counted("ada"), 200, "{points}");
+    // What is published may come twice, but is not lost.
+    let published = stage.purchases();
+    let ids: std::collections::BTreeSet<&str> = published.iter().map(|fields| fields[0].1.as_str()).collect();
+    assert_eq!(ids.len(), 200, "{points}: {} published", published.len());
+}
+
+#[test]
+fn what_a_guest_counts_is_counted_once_whatever_fails() {
+    survive("before_insert=kill/7");
+    survive("before_commit=error/3");
+    survive("before_commit=kill/7");
+    survive("after_commit=error/3");
+    survive("after_commit=kill/7");
+    survive("before_ack=kill/7");
+    survive("after_ack=error/3");
+}
+
+#[test]
+fn a_database_that_goes_away_in_the_middle_blames_nobody() {
+    let stage = Stage::new();
+    stage.add(&(0..500).map(|_| event_of("ada")).collect::<Vec<Event>>());
+    let service = stage.service(&format!("{GRANTS}{STATEMENTS}")).set("BATCH_SIZE", 50).start();
+    let mut cuts = 0;
+    until("all to be done", || {
+        if cuts < 10 {
+            cuts += stage.scene.database.value::<i64>(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                 WHERE application_name = 'sluicegate' AND datname = current_database() AND state <> 'idle'",
+            );
+        }
+        match stage.scene.stream.is_drained() {
+            true => Ok(()),
+            false => Err(format!("{cuts} connections cut")),
+        }
+    });
+    assert!(cuts > 0, "none was cut");
+    service.stop();
+    assert_eq!(stage.scene.database.letters(), []);
+    assert_eq!(stage.counted("ada"), 500);
+}
