@@ -14,6 +14,7 @@ mod failing;
 mod letters;
 mod limits;
 mod misbehaving;
+mod neighbours;
 mod networking;
 mod outages;
 mod portable;
