@@ -1,0 +1,149 @@
+//! Letters as text, for people, and as JSON.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use crate::store::Letter;
+
+/// The newest, a line each.
+pub(super) fn table(letters: &[Letter], in_total: u64, out: &mut dyn Write) -> io::Result<()> {
+    if letters.is_empty() {
+        return writeln!(out, "no dead letters");
+    }
+    writeln!(out, "{:>8}  {:<20}  {:<19}  {:<21}  VIOLATION", "ID", "RECORDED", "REASON", "ENTRY")?;
+    for letter in letters {
+        let violation = letter.violations.first().map(|first| match first.path.is_empty() {
+            true => first.code.clone(),
+            false => format!("{}: {}", first.path, first.code),
+        });
+        let more = match letter.violations.len() {
+            0 | 1 => String::new(),
+            more => format!(" (and {})", more - 1),
+        };
+        let replayed = letter
+            .replay_outcome
+            .as_deref()
+            .map(|outcome| format!(" [replayed: {outcome}]"))
+            .unwrap_or_default();
+        writeln!(
+            out,
+            "{:>8}  {:<20}  {:<19}  {:<21}  {}{more}{replayed}",
+            letter.id,
+            second(letter.recorded_at),
+            printable(&letter.reason),
+            printable(&letter.entry_id),
+            printable(&violation.unwrap_or_default()),
+        )?;
+    }
+    let shown = u64::try_from(letters.len()).unwrap_or(u64::MAX);
+    if in_total > shown {
+        writeln!(out, "the newest {shown} of {in_total}; --limit shows more")?;
+    }
+    Ok(())
+}
+
+/// One, with everything.
+pub(super) fn show(letter: &Letter, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "dead letter {}", letter.id)?;
+    let replayed = match (&letter.replay_outcome, letter.replayed_at) {
+        (Some(outcome), Some(at)) => format!("{outcome}, {}", second(at)),
+        _ => "never".to_owned(),
+    };
+    for (name, value) in [
+        ("reason", letter.reason.clone()),
+        ("tenant", letter.tenant.clone()),
+        ("stream", letter.stream.clone()),
+        ("entry", letter.entry_id.clone()),
+        ("deliveries", letter.deliveries.to_string()),
+        ("rules", letter.component.clone()),
+        ("recorded", second(letter.recorded_at)),
+        ("replayed", replayed),
+    ] {
+        writeln!(out, "  {name:<10}  {}", printable(&value))?;
+    }
+    writeln!(out, "violations")?;
+    for violation in &letter.violations {
+        let path = if violation.path.is_empty() { "(entry)" } else { &violation.path };
+        writeln!(
+            out,
+            "  {}: {}: {}",
+            printable(path),
+            printable(&violation.code),
+            printable(&violation.message)
+        )?;
+    }
+    writeln!(out, "fields")?;
+    match &letter.fields {
+        None => writeln!(out, "  (the entry was deleted before it was read)"),
+        Some(fields) => fields.chunks(2).try_for_each(|pair| match pair {
+            [name, value] => writeln!(out, "  {} = {}", readable(name), readable(value)),
+            _ => Ok(()),
+        }),
+    }
+}
+
+/// What came of a replay.
+pub(super) fn summary(outcomes: &BTreeMap<String, u64>, verb: &str, out: &mut dyn Write) -> io::Result<()> {
+    if outcomes.is_empty() {
+        return writeln!(out, "no dead letters to replay");
+    }
+    for (outcome, count) in outcomes {
+        match outcome.as_str() {
+            "stored" | "duplicate" | "discarded" => writeln!(out, "{count:>8}  {verb} {outcome}")?,
+            open => writeln!(
+                out,
+                "{count:>8}  {} dead letters still: {}",
+                if verb == "are" { "are" } else { "would be" },
+                printable(open)
+            )?,
+        }
+    }
+    Ok(())
+}
+
+/// Everything but the fields.
+pub(super) fn as_json(letter: &Letter) -> serde_json::Value {
+    serde_json::json!({
+        "id": letter.id,
+        "tenant": letter.tenant,
+        "stream": letter.stream,
+        "entry_id": letter.entry_id,
+        "reason": letter.reason,
+        "violations": letter.violations,
+        "deliveries": letter.deliveries,
+        "component": letter.component,
+        "recorded_at": second(letter.recorded_at),
+        "replay_outcome": letter.replay_outcome,
+        "replayed_at": letter.replayed_at.map(second),
+    })
+}
+
+fn second(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+/// Text as it is, control characters escaped: a letter must not write to the operator's terminal.
+fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+/// UTF-8 as text, other bytes escaped.
+fn readable(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => printable(text),
+        Err(_) => format!("b\"{}\"", bytes.escape_ascii()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_cannot_write_to_the_terminal() {
+        assert_eq!(readable(b"a\x1b[2Jb"), "a\\u{1b}[2Jb");
+        assert_eq!(readable(b"\xff\n"), "b\"\\xff\\n\"");
+    }
+}
