@@ -14,6 +14,8 @@ use crate::turns::Turn;
 const PATIENCE: u32 = 16;
 /// The least share of the time limit that an entry gets: a hundredth.
 const SHARE_MIN: u32 = 100;
+/// The time limits that a batch takes at most, and some more for what is not counted.
+const LIMITS_MAX: u32 = 2 * PATIENCE + 2;
 /// What a row or a letter may take beyond twice its entry, and not count as surplus.
 const SURPLUS_FREE_BYTES: usize = 1 << 10;
 
@@ -46,6 +48,16 @@ pub trait Rules: Send + Sync {
     fn wants_transaction(&self) -> bool {
         false
     }
+}
+
+/// How long the rules may take for a batch of so many entries without a word
+/// to the database: with a transaction of theirs, each call begins with one.
+pub fn pause_max(rules: &dyn Rules, entries: u32) -> Duration {
+    let limits = match rules.wants_transaction() {
+        true => 1,
+        false => LIMITS_MAX + entries / SHARE_MIN,
+    };
+    rules.time_limit() * limits
 }
 
 /// How a call ended that gave no verdicts. The entries are unharmed.

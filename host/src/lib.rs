@@ -18,6 +18,7 @@ pub mod guests;
 pub mod judge;
 pub mod letters;
 pub mod metrics;
+pub mod outbox;
 pub mod pipeline;
 mod retry;
 pub mod sandbox;

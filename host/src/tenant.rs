@@ -11,6 +11,7 @@ use tracing::Instrument as _;
 use crate::config::{Config, Tenant, TenantName};
 use crate::guests::{self, Folders, Guests};
 use crate::metrics::{Counters, Reporter, Server};
+use crate::outbox;
 use crate::pipeline::{self, Pipeline, RulesInForce};
 use crate::retry::Backoff;
 use crate::sandbox::Sandboxes;
@@ -197,7 +198,7 @@ impl Run {
     }
 }
 
-/// Deletes every hour what nobody needs any more.
+/// Deletes every hour what nobody needs any more, and does what replays have left undone.
 async fn tidy(stream: Stream, store: Store, tenant: Tenant) {
     let days = tenant.dead_letter_retention_days;
     let mut hours = tokio::time::interval(Duration::from_secs(3_600));
@@ -210,6 +211,13 @@ async fn tidy(stream: Stream, store: Store, tenant: Tenant) {
             Ok(purged) => tracing::info!(purged, days, "old dead letters deleted"),
             Err(error) => {
                 tracing::warn!(%error, "old dead letters were not deleted; trying again in an hour")
+            }
+        }
+        match outbox::send(&store, || Ok(stream.clone())).await {
+            Ok(0) => {}
+            Ok(entries) => tracing::info!(entries, "sent what a replay that was killed had published"),
+            Err(error) => {
+                tracing::warn!(%error, "what a replay has published was not sent; trying again in an hour")
             }
         }
         if let Err(error) = forget(&stream, &store).await {
@@ -227,7 +235,7 @@ async fn purge(store: &Store, tenant: &TenantName, days: u32) -> Result<u64, sto
     }
     let before = Some(chrono::Utc::now() - chrono::Duration::days(i64::from(days)));
     let filter = Filter { before, tenant: Some(tenant.to_string()), ..Filter::default() };
-    let mut archive = Archive::open(store.database()).await?;
+    let archive = Archive::new(store.database());
     let mut purged = 0;
     loop {
         match archive.purge(&filter, CHUNK).await? {

@@ -2,23 +2,30 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
-use sluicegate_tests::{Database, Event, Fields, Scene, block_on, fields, guests, until};
+use sluicegate_tests::{
+    Database, Event, Fault, Fields, Launch, Proxy, Scene, block_on, fields, guests, until, until_within,
+};
 use sqlx::Connection as _;
 
 /// What a run of the command gave.
 #[derive(Debug)]
-struct Told {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub(crate) struct Told {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 fn tell(scene: &Scene, arguments: &[&str]) -> Told {
+    told(scene.service(), arguments)
+}
+
+pub(crate) fn told(launch: Launch, arguments: &[&str]) -> Told {
     let arguments: Vec<&str> = [&["dead-letters"], arguments].concat();
-    let output = scene.service().tool(&arguments).output().unwrap();
+    let output = launch.tool(&arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Told { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
@@ -31,7 +38,7 @@ fn run(scene: &Scene, arguments: &[&str]) -> String {
 }
 
 /// The beginning of a line of the summary: `{count}  {rest}`.
-fn counted(out: &str, rest: &str) -> u64 {
+pub(crate) fn counted(out: &str, rest: &str) -> u64 {
     let lines = out.lines().filter_map(|line| line.trim().split_once("  "));
     lines.filter(|(_, found)| found.starts_with(rest)).map(|(count, _)| count.parse::<u64>().unwrap()).sum()
 }
@@ -169,12 +176,9 @@ fn a_replay_that_is_killed_goes_on_where_it_was() {
     scene.database.execute(&format!("{insert}; DELETE FROM events"));
     let insert = format!("BEGIN; {insert}");
     block_on(async { sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&mut other).await.unwrap() });
-    let mut replay = scene
-        .service()
-        .tool(&["dead-letters", "replay", "--code", "missing"])
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut replay =
+        scene.service().set("BATCH_SIZE", 500).tool(&["dead-letters", "replay", "--code", "missing"]);
+    let mut replay = replay.stdout(Stdio::null()).spawn().unwrap();
     until("two parts done", || match number(&scene.database, SETTLED) {
         1_000 => Ok(()),
         found => Err(format!("{found}")),
@@ -271,4 +275,80 @@ fn letters_are_purged_by_what_they_are() {
     assert_eq!(scene.database.letters().len(), 2);
     assert_eq!(run(&scene, &["purge", "--all"]), "2 dead letters are deleted\n");
     assert_eq!(scene.database.letters(), []);
+}
+
+/// In the middle of its transaction.
+#[test]
+fn a_network_that_falls_silent_ends_a_replay_in_its_midst() {
+    let scene = Scene::new();
+    let events = refused(&scene, 10);
+    let url = scene.database.url();
+    let proxy = Proxy::start(&url);
+    let mut lock = scene.database.connect();
+    block_on(async { sqlx::raw_sql("BEGIN; LOCK TABLE events").execute(&mut lock).await.unwrap() });
+    let mut replay = scene.service().set("POSTGRES_URL", proxy.url(&url)).tool(&["dead-letters", "replay"]);
+    let replay = replay.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    until_waiting(&scene.database, 1);
+    proxy.set(Fault::HalfOpen);
+    block_on(async { sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap() });
+    ends_by_itself(replay, "no answer to storing what was replayed within 30s");
+    // The server ends the session whose client is silent; then its letters are free.
+    until_within(Duration::from_secs(90), "the letters to be free", || {
+        match counted(&run(&scene, &["replay", "--code", "missing", "--wait", "30s"]), "are stored") {
+            10 => Ok(()),
+            found => Err(format!("{found} stored")),
+        }
+    });
+    assert_eq!(scene.database.events(), events);
+}
+
+/// Each command waits for a lock when the network falls silent: the lock is given, and the answer never comes.
+#[test]
+fn a_network_that_falls_silent_ends_each_command() {
+    let scene = Scene::new();
+    refused(&scene, 10);
+    let url = scene.database.url();
+    let proxy = Proxy::start(&url);
+    let mut lock = scene.database.connect();
+    block_on(async { sqlx::raw_sql("BEGIN; LOCK TABLE dead_letters").execute(&mut lock).await.unwrap() });
+    let commands: [&[&str]; 6] = [
+        &["list"],
+        &["show", "1"],
+        &["replay"],
+        &["replay", "--dry-run"],
+        &["purge", "--all"],
+        &["purge", "--dry-run"],
+    ];
+    let children: Vec<Child> = commands
+        .into_iter()
+        .map(|command| {
+            let tool = scene.service().set("POSTGRES_URL", proxy.url(&url));
+            let mut tool = tool.tool(&[&["dead-letters"], command].concat());
+            tool.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    until_waiting(&scene.database, 6);
+    proxy.set(Fault::HalfOpen);
+    block_on(async { sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap() });
+    children.into_iter().for_each(|child| ends_by_itself(child, "no answer to"));
+}
+
+fn until_waiting(database: &Database, count: i64) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                   AND application_name = 'sluicegate' AND wait_event_type = 'Lock'";
+    until("those that wait for the lock", || match number(database, waiting) {
+        found if found == count => Ok(()),
+        found => Err(format!("{found}")),
+    });
+}
+
+fn ends_by_itself(mut child: Child, with: &str) {
+    until_within(Duration::from_secs(50), "the command's end", || match child.try_wait().unwrap() {
+        Some(_) => Ok(()),
+        None => Err("it waits".to_owned()),
+    });
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("postgres: ") && told.contains(with), "{told}");
 }

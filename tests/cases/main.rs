@@ -24,6 +24,7 @@ mod recalling;
 mod redis_7_0;
 mod refusing;
 mod repeating;
+mod replaying;
 mod reporting;
 mod schedules;
 mod screening;

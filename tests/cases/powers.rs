@@ -9,7 +9,7 @@ use sluicegate::demo::servers::{Options, Redis};
 
 use sluicegate_tests::{Event, Fields, Launch, Scene, guests, shared_postgres_url, until};
 
-const GRANTS: &str = r#"
+pub(crate) const GRANTS: &str = r#"
 [grants]
 stream = true
 publish = { purchases = 1000 }
@@ -17,7 +17,7 @@ statements = ["user_plan", "touch_user"]
 metrics = true
 "#;
 
-const STATEMENTS: &str = r#"
+pub(crate) const STATEMENTS: &str = r#"
 [statements.user_plan]
 sql = "SELECT plan FROM users WHERE user_id = $1"
 parameters = ["text"]
@@ -31,13 +31,13 @@ parameters = ["text", "timestamp"]
 "#;
 
 /// A scene on a Redis of its own, since the guest publishes to a stream of a fixed name.
-struct Stage {
-    scene: Scene,
+pub(crate) struct Stage {
+    pub(crate) scene: Scene,
     redis: Redis,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let redis = Redis::start(&Options::default()).unwrap();
         let scene = Scene::on(&redis.url(), &shared_postgres_url());
         scene.database.execute(
@@ -49,34 +49,34 @@ impl Stage {
         Self { scene, redis }
     }
 
-    fn service(&self, settings: &str) -> Launch {
+    pub(crate) fn service(&self, settings: &str) -> Launch {
         fs::write(self.scene.folder().join("sluicegate.toml"), settings).unwrap();
         let guest = guests::built("guest_enrich.wasm");
         self.scene.service().set("GUEST", guest.display()).set("MONITORING_INTERVAL_MS", 1_000)
     }
 
-    fn add(&self, events: &[Event]) {
+    pub(crate) fn add(&self, events: &[Event]) {
         self.scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
     }
 
-    fn purchases(&self) -> Vec<Vec<(String, String)>> {
+    pub(crate) fn purchases(&self) -> Vec<Vec<(String, String)>> {
         let mut connection = redis::Client::open(self.redis.url()).unwrap().get_connection().unwrap();
         let entries: Vec<(String, Vec<(String, String)>)> =
             cmd("XRANGE").arg("purchases").arg("-").arg("+").query(&mut connection).unwrap();
         entries.into_iter().map(|(_, fields)| fields).collect()
     }
 
-    fn counted(&self, user: &str) -> i64 {
+    pub(crate) fn counted(&self, user: &str) -> i64 {
         let sql = format!("SELECT coalesce(max(events), 0) FROM user_activity WHERE user_id = '{user}'");
         self.scene.database.value(&sql)
     }
 }
 
-fn event_of(user: &str) -> Event {
+pub(crate) fn event_of(user: &str) -> Event {
     Event { user_id: user.to_owned(), ..Event::new() }
 }
 
-fn purchase_of(user: &str, amount: f64) -> Event {
+pub(crate) fn purchase_of(user: &str, amount: f64) -> Event {
     Event {
         user_id: user.to_owned(),
         properties: Some(json!({ "amount": amount })),

@@ -15,11 +15,11 @@ use chrono::Utc;
 use clap::{Args, Subcommand};
 
 use crate::config::Config;
-use crate::guests;
 use crate::store::{self, Archive, Database, Filter};
+use crate::{guests, outbox, stream};
 use progress::Progress;
 
-/// Letters handled in one transaction.
+/// Letters deleted in one transaction.
 const CHUNK: u32 = 500;
 
 /// What to do with dead letters.
@@ -53,7 +53,8 @@ pub enum Command {
         /// Only tell what would come of them
         #[arg(long)]
         dry_run: bool,
-        /// How long to wait, in the end, for letters that another replay holds
+        /// How long to wait for rows that the rules write to and somebody else holds, and, in the end,
+        /// for letters that another replay holds
         #[arg(long, value_name = "TIME", default_value = "30s", value_parser = age)]
         wait: Duration,
     },
@@ -106,12 +107,21 @@ pub enum Error {
     /// The rules to replay with.
     #[error(transparent)]
     Guest(#[from] guests::Error),
-    /// What such a guest does beside judging belongs to a batch of the stream.
+    /// Redis, or its URL, which is needed only for rules that publish.
+    #[error(transparent)]
+    Stream(#[from] stream::Error),
+    /// Publications.
     #[error(
-        "letters cannot be replayed by a guest that uses stream, store or metrics; \
-         add the entries to the stream again (`sluicegate dead-letters show` prints them), or replay by a guest without"
+        "what the rules have published was not sent ({0}); it is kept, and sent by the next replay or the \
+         next start of the service"
     )]
-    Powers,
+    Unsent(#[from] outbox::Error),
+    /// Rows that the rules, or theirs, want.
+    #[error(
+        "somebody else, the service perhaps, held rows that the rules write to for longer than --wait \
+         (postgres: {0}); what was replayed before is stored: run this again"
+    )]
+    Conflict(store::Error),
     /// The sandbox does not start.
     #[error("wasmtime: {0}")]
     Sandbox(wasmtime::Error),
@@ -151,7 +161,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let database = Database::new(config)?;
     database.prepare().await?;
-    let mut archive = Archive::open(&database).await?;
+    let archive = Archive::new(&database);
     match command {
         Command::List { which, settled, limit, json } => {
             let filter = which.filter(!settled);
@@ -170,7 +180,7 @@ pub async fn run(
         }
         Command::Replay { which, dry_run, wait } => {
             let replayed =
-                replay::replay(&mut archive, &database, config, &which, dry_run, wait, progress).await?;
+                replay::replay(&archive, &database, config, &which, dry_run, wait, progress).await?;
             listing::summary(&replayed.outcomes, if dry_run { "would be" } else { "are" }, out)?;
             if replayed.held > 0 {
                 out.flush()?;
@@ -184,7 +194,7 @@ pub async fn run(
             let filter = which.filter(false);
             let purged = match dry_run {
                 true => archive.count(&filter).await?,
-                false => purge(&mut archive, &filter, progress).await?,
+                false => purge(&archive, &filter, progress).await?,
             };
             writeln!(out, "{purged} dead letters {} deleted", if dry_run { "would be" } else { "are" })?;
         }
@@ -230,7 +240,7 @@ fn age(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(seconds))
 }
 
-async fn purge(archive: &mut Archive, filter: &Filter, progress: &mut dyn Write) -> Result<u64, Error> {
+async fn purge(archive: &Archive, filter: &Filter, progress: &mut dyn Write) -> Result<u64, Error> {
     let mut meter = Progress::new(archive.count(filter).await?, progress);
     loop {
         match archive.purge(filter, CHUNK).await? {

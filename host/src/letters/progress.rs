@@ -11,7 +11,7 @@ pub(super) struct Progress<'a> {
     pub(super) done: u64,
     in_total: u64,
     told: Instant,
-    /// Whether it was told that others hold letters.
+    /// Whether it was told that others hold something.
     is_waiting: bool,
     to: &'a mut dyn Write,
 }
@@ -30,11 +30,11 @@ impl<'a> Progress<'a> {
         writeln!(self.to, "{} of {}", self.done, self.in_total)
     }
 
-    pub(super) fn waits_for(&mut self, held: u64) -> io::Result<()> {
+    pub(super) fn waits_for(&mut self, what: &str) -> io::Result<()> {
         if self.is_waiting {
             return Ok(());
         }
         self.is_waiting = true;
-        writeln!(self.to, "waiting for {held} dead letters that another replay holds")
+        writeln!(self.to, "waiting for {what}")
     }
 }

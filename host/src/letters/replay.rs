@@ -1,19 +1,24 @@
 //! Letters judged again, by the rules and into the table of their tenant.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::progress::Progress;
-use super::{CHUNK, Error, Which};
+use super::{Error, Which};
 use crate::capabilities::Powers;
-use crate::config::Config;
+use crate::config::{Config, Tenant};
 use crate::guests::Guests;
-use crate::judge::{Rules, judge};
+use crate::judge::{Rules, judge, pause_max};
+use crate::outbox;
 use crate::sandbox::Sandboxes;
-use crate::store::{Archive, Database, Filter, Judge, Part, Scope, Store};
+use crate::store::{Archive, Database, Filter, Judge, Part, Replay, Scope, Store};
+use crate::stream::{self, Redis, Stream};
 
-/// Between two looks at letters that another replay holds.
+/// Letters replayed in one transaction, at most.
+const PART_MAX: usize = 500;
+/// Between two looks at what somebody else holds.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What came of a replay.
@@ -27,7 +32,7 @@ pub(super) struct Replayed {
 
 /// Replays the letters of each tenant by its own rules, into its own table.
 pub(super) async fn replay(
-    archive: &mut Archive,
+    archive: &Archive,
     database: &Database,
     config: &Config,
     which: &Which,
@@ -47,28 +52,68 @@ pub(super) async fn replay(
     for tenant in config.tenants.iter().filter(|tenant| is_meant(tenant.name.as_str())) {
         let filter = Filter { tenant: Some(tenant.name.to_string()), ..which.filter(true) };
         let scope = archive.scope(filter).await?;
+        let store = database.store(tenant);
+        let outbox = Outbox { config, tenant, stream: OnceCell::new() };
+        if !dry_run {
+            outbox.send(&store).await?;
+        }
         if archive.left(&scope).await? == 0 {
             continue;
         }
-        let store = database.store(tenant);
         store.prepare().await?;
         let guests = Guests::load(sandboxes.of(tenant).map_err(Error::Sandbox)?, tenant.guest.as_deref())?;
         let rules = guests.in_force().borrow().clone();
-        if rules.wants_transaction() {
-            return Err(Error::Powers);
+        if !dry_run && !tenant.grants.publish.is_empty() {
+            outbox.stream()?; // better now than after the first letters
         }
-        let mut replaying = Replaying { archive, store, scope, dry_run, replayed: &mut replayed };
-        replaying.run(rules.as_ref(), wait, progress).await?;
+        let replayed = &mut replayed;
+        // The rules' limits are made for so many.
+        let limit = u32::try_from(tenant.batch_size.min(PART_MAX)).unwrap_or(u32::MAX);
+        let mut replaying = Replaying { archive, store, outbox, scope, limit, dry_run, wait, replayed };
+        replaying.run(rules.as_ref(), progress).await?;
     }
     Ok(replayed)
 }
 
+/// Where the publications of a tenant's rules go.
+struct Outbox<'a> {
+    config: &'a Config,
+    tenant: &'a Tenant,
+    /// Made when it is needed: without publications, no Redis is.
+    stream: OnceCell<Stream>,
+}
+
+impl Outbox<'_> {
+    fn stream(&self) -> Result<Stream, stream::Error> {
+        if let Some(stream) = self.stream.get() {
+            return Ok(stream.clone());
+        }
+        let stream = Redis::new(self.config)?.stream(self.config, self.tenant);
+        Ok(self.stream.get_or_init(|| stream).clone())
+    }
+
+    async fn send(&self, store: &Store) -> Result<(), outbox::Error> {
+        outbox::send(store, || self.stream()).await.map(drop)
+    }
+}
+
+/// The rules, and how long they may take between two statements.
+struct Judging<'a> {
+    judge: Judge<'a>,
+    pause: Duration,
+}
+
 /// The replay of a tenant's letters.
 struct Replaying<'a> {
-    archive: &'a mut Archive,
+    archive: &'a Archive,
     store: Store,
+    outbox: Outbox<'a>,
     scope: Scope,
+    /// Letters in one transaction.
+    limit: u32,
     dry_run: bool,
+    /// For what somebody else holds.
+    wait: Duration,
     replayed: &'a mut Replayed,
 }
 
@@ -76,55 +121,76 @@ impl Replaying<'_> {
     /// Goes through the letters and, while another replay holds some, through
     /// what is left: the other may have died, and its letters are free as soon
     /// as the server has noticed. It waits so long for something to do.
-    async fn run(
-        &mut self,
-        rules: &dyn Rules,
-        wait: Duration,
-        progress: &mut dyn Write,
-    ) -> Result<(), Error> {
+    async fn run(&mut self, rules: &dyn Rules, progress: &mut dyn Write) -> Result<(), Error> {
         // The rules run on this thread: nothing else waits for it.
-        let judge = |entries| {
-            let judge = || judge(rules, u64::MAX, entries, &mut Powers::default());
-            // Without a transaction there is none to lose.
-            tokio::task::block_in_place(judge).map_or_else(|_| Vec::new(), |judgement| judgement.entries)
+        let judge = |entries, powers: &mut Powers| {
+            let judge = || judge(rules, u64::MAX, entries, powers);
+            tokio::task::block_in_place(judge).map(|judgement| judgement.entries)
         };
+        let judging = Judging { judge: &judge, pause: pause_max(rules, self.limit) };
 
         let mut meter = Progress::new(self.archive.left(&self.scope).await?, progress);
         let mut idle_since = Instant::now();
         loop {
-            if self.pass(&judge, &mut meter).await? > 0 {
+            if self.pass(&judging, &mut meter).await? > 0 {
                 idle_since = Instant::now();
             }
             // A dry run locks nothing, and passes over nothing.
             let held = if self.dry_run { 0 } else { self.archive.left(&self.scope).await? };
-            if held == 0 || idle_since.elapsed() >= wait {
+            if held == 0 || idle_since.elapsed() >= self.wait {
                 self.replayed.held += held;
                 return Ok(());
             }
-            meter.waits_for(held)?;
+            meter.waits_for(&format!("{held} dead letters that another replay holds"))?;
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
     /// Once through the letters that nobody holds; gives how many they were.
-    async fn pass(&mut self, judge: Judge<'_>, meter: &mut Progress<'_>) -> Result<u64, Error> {
+    async fn pass(&mut self, judging: &Judging<'_>, meter: &mut Progress<'_>) -> Result<u64, Error> {
         let (mut after, mut replayed) = (0, 0);
+        // So many letters are to be taken one by one.
+        let mut alone = 0_u32;
         loop {
-            let part = Part {
-                store: &self.store,
-                scope: &self.scope,
-                after,
-                limit: CHUNK,
-                trial: self.dry_run,
-                judge,
+            let limit = if alone > 0 { 1 } else { self.limit };
+            let Some(part) = self.part(after, limit, judging, meter).await? else {
+                alone = limit;
+                continue;
             };
-            let part = self.archive.replay(part).await?;
             let Some(last) = part.last else { return Ok(replayed) };
-            after = last;
+            (after, alone) = (last, alone.saturating_sub(1));
+            if part.has_published {
+                self.outbox.send(&self.store).await?;
+            }
             for (outcome, count) in part.outcomes {
                 replayed += count;
                 meter.advance(count)?;
                 *self.replayed.outcomes.entry(outcome).or_default() += count;
+            }
+        }
+    }
+
+    /// What the rules write to may be held by the service, for as long as a batch takes.
+    async fn part(
+        &self,
+        after: i64,
+        limit: u32,
+        judging: &Judging<'_>,
+        meter: &mut Progress<'_>,
+    ) -> Result<Option<Replay>, Error> {
+        let begun = Instant::now();
+        let Judging { judge, pause } = *judging;
+        loop {
+            let Self { store, scope, dry_run: trial, .. } = self;
+            let part = Part { store, scope, after, limit, trial: *trial, judge, pause };
+            match self.archive.replay(part).await {
+                Err(error) if !error.is_conflict() => return Err(error.into()),
+                Err(error) if begun.elapsed() >= self.wait => return Err(Error::Conflict(error)),
+                Err(_) => {
+                    meter.waits_for("rows that somebody else holds")?;
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Ok(replay) => return Ok(replay),
             }
         }
     }

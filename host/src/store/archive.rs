@@ -1,15 +1,12 @@
-//! Dead letters as an operator handles them: look, replay, purge.
-
-use std::collections::BTreeMap;
+//! Dead letters as an operator handles them: look, purge; `replay` judges them again.
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{Connection as _, PgConnection, Postgres, Row as _};
+use sqlx::{Postgres, Row as _};
 
-use super::write::{Keys, Rows, take_new};
-use super::{Database, Error, Remedy, Store};
-use crate::batch::{Digest, Entry, EntryId, Fate, Field, Judged, Reason, Violation};
+use super::{Database, Error, patient};
+use crate::batch::{Entry, EntryId, Field, Violation};
 
 /// Which letters are meant: those that match all that is given.
 #[derive(Clone, Debug, Default)]
@@ -73,36 +70,6 @@ pub struct Scope {
     newest: i64,
 }
 
-/// Judges entries by the rules to replay with.
-pub type Judge<'a> = &'a (dyn Fn(Vec<Entry>) -> Vec<Judged> + Sync);
-
-/// A part of a replay: what is done in one transaction.
-#[derive(Clone, Copy)]
-pub struct Part<'a> {
-    /// Where the rows go to.
-    pub store: &'a Store,
-    /// Of what.
-    pub scope: &'a Scope,
-    /// Letters after this number.
-    pub after: i64,
-    /// So many, at most.
-    pub limit: u32,
-    /// Only to tell what would come of them: nothing is written.
-    pub trial: bool,
-    /// By what.
-    pub judge: Judge<'a>,
-}
-
-/// What came of a part of a replay.
-#[derive(Debug, Default)]
-pub struct Replay {
-    /// The last letter's number: go on after it. `None` when there was none left.
-    pub last: Option<i64>,
-    /// How many letters ended how: `stored`, `duplicate`, `discarded`, or a
-    /// reason why they are dead letters still, with the code of its first violation.
-    pub outcomes: BTreeMap<String, u64>,
-}
-
 /// What a [`Letter`] is made of.
 macro_rules! letters {
     () => {
@@ -147,152 +114,66 @@ const NEXT_LOCKED: &str = matching!(
 );
 const PURGE: &str =
     matching!("DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters", "ORDER BY id LIMIT $8)");
-const MARK: &str =
-    "UPDATE dead_letters SET replay_outcome = outcome, replay_component = $3, replayed_at = now()
-     FROM UNNEST($1::bigint[], $2::text[]) AS replayed (letter, outcome) WHERE id = letter";
 
-/// The dead letters of a database.
+/// The dead letters of a database. Each of its statements has a time limit of its own.
 pub struct Archive {
-    connection: PgConnection,
+    pub(super) database: Database,
 }
 
 impl Archive {
-    /// Connects, to a database that was prepared.
-    pub async fn open(database: &Database) -> Result<Self, Error> {
-        let mut connection = database.connect().await?;
-        // Otherwise what is killed while its statement waits for a lock holds its letters until then.
-        // A server on a system that cannot do this refuses, and then it is so.
-        let _ = sqlx::query("SET client_connection_check_interval = '1s'").execute(&mut connection).await;
-        Ok(Self { connection })
+    /// Of a database that was prepared.
+    pub fn new(database: &Database) -> Self {
+        Self { database: database.clone() }
     }
 
     /// How many there are.
-    pub async fn count(&mut self, filter: &Filter) -> Result<u64, Error> {
-        let count: i64 = filter.bind(COUNT).fetch_one(&mut self.connection).await?.try_get(0)?;
-        Ok(u64::try_from(count).unwrap_or(0))
+    pub async fn count(&self, filter: &Filter) -> Result<u64, Error> {
+        self.number("counting dead letters", filter.bind(COUNT)).await
     }
 
     /// The newest.
-    pub async fn newest(&mut self, filter: &Filter, limit: u32) -> Result<Vec<Letter>, Error> {
-        let rows = filter.bind(NEWEST).bind(i64::from(limit)).fetch_all(&mut self.connection).await?;
-        rows.iter().map(|row| Ok(Letter::of(row)?)).collect()
+    pub async fn newest(&self, filter: &Filter, limit: u32) -> Result<Vec<Letter>, Error> {
+        let mut loan = self.database.borrow().await?;
+        let rows = filter.bind(NEWEST).bind(i64::from(limit)).fetch_all(&mut loan.connection);
+        let rows = patient("listing dead letters", rows).await;
+        Letter::all(&self.database.settle(loan, rows)?)
     }
 
     /// What a replay of these letters is about.
-    pub async fn scope(&mut self, filter: Filter) -> Result<Scope, Error> {
-        let row = filter.bind(BEGIN).fetch_one(&mut self.connection).await?;
+    pub async fn scope(&self, filter: Filter) -> Result<Scope, Error> {
+        let mut loan = self.database.borrow().await?;
+        let row =
+            patient("looking for dead letters", filter.bind(BEGIN).fetch_one(&mut loan.connection)).await;
+        let row = self.database.settle(loan, row)?;
         Ok(Scope { filter, began: row.try_get(0)?, newest: row.try_get(1)? })
     }
 
     /// How many letters nobody has replayed yet: those that another replay
     /// holds, when a replay has come to its end.
-    pub async fn left(&mut self, scope: &Scope) -> Result<u64, Error> {
-        let count: i64 = scope.bind(LEFT).fetch_one(&mut self.connection).await?.try_get(0)?;
-        Ok(u64::try_from(count).unwrap_or(0))
-    }
-
-    /// Judges the next letters again and, unless it is a trial, stores what
-    /// is now accepted and notes what came of each, in one transaction.
-    ///
-    /// Killed in the middle, it has done all of a part or nothing; a letter
-    /// that is settled is not [`Filter::open`] any more, and its rows have keys.
-    pub async fn replay(&mut self, part: Part<'_>) -> Result<Replay, Error> {
-        match self.try_replay(part).await {
-            // A row that PostgreSQL refuses: go one by one, so that only its letter stays open.
-            Err(error) if error.remedy() == Remedy::BlameRow && part.limit > 1 => {
-                self.replay_one_by_one(part).await
-            }
-            other => other,
-        }
-    }
-
-    /// On the same connection: there the rollback comes first. Over another
-    /// one, the letters might be locked still.
-    async fn replay_one_by_one(&mut self, part: Part<'_>) -> Result<Replay, Error> {
-        let mut replay = Replay::default();
-        for _ in 0..part.limit {
-            let after = replay.last.unwrap_or(part.after);
-            let one = self.try_replay(Part { after, limit: 1, ..part }).await?;
-            if one.last.is_none() {
-                break;
-            }
-            replay.last = one.last;
-            for (outcome, count) in one.outcomes {
-                *replay.outcomes.entry(outcome).or_default() += count;
-            }
-        }
-        Ok(replay)
-    }
-
-    async fn try_replay(&mut self, part: Part<'_>) -> Result<Replay, Error> {
-        let mut transaction = self.connection.begin().await?;
-        let query = part.scope.bind(if part.trial { NEXT } else { NEXT_LOCKED });
-        let rows = query.bind(part.after).bind(i64::from(part.limit)).fetch_all(&mut *transaction).await?;
-        let letters: Vec<Letter> = rows.iter().map(Letter::of).collect::<Result<_, _>>()?;
-        let judged = (part.judge)(letters.iter().map(Letter::entry).collect());
-
-        // A trial inserts too, to tell new rows from duplicates, and rolls back.
-        let mut new = match (insert(part.store, &mut transaction, &judged).await, judged.len()) {
-            (Ok(new), _) => Some(new),
-            (Err(error), 1) if error.remedy() == Remedy::BlameRow => None,
-            (Err(error), _) => return Err(error),
-        };
-        let mut replay = Replay { last: letters.last().map(|letter| letter.id), ..Replay::default() };
-        let mut marks = Vec::with_capacity(judged.len());
-        for judged in &judged {
-            let (outcome, detail) = match (&judged.fate, &mut new) {
-                (Fate::Store(events), Some(new)) => match take_new(events, new) {
-                    true => ("stored", None),
-                    false => ("duplicate", None),
-                },
-                (Fate::Store(_), None) => (Reason::Refused.as_str(), None),
-                (Fate::Discard(_), _) => ("discarded", None),
-                (Fate::DeadLetter(reason, violations), _) => (reason.as_str(), violations.first()),
-            };
-            marks.push(outcome);
-            let name =
-                detail.map_or(outcome.to_owned(), |violation| format!("{outcome} ({})", violation.code));
-            *replay.outcomes.entry(name).or_default() += 1;
-        }
-        match (part.trial, judged.first()) {
-            (false, Some(first)) => {
-                let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
-                mark(&mut transaction, &ids, &marks, first.digest).await?;
-                transaction.commit().await?;
-            }
-            _ => transaction.rollback().await?,
-        }
-        Ok(replay)
+    pub async fn left(&self, scope: &Scope) -> Result<u64, Error> {
+        self.number("counting dead letters", scope.bind(LEFT)).await
     }
 
     /// Deletes the oldest, at most `limit`; gives how many it were.
-    pub async fn purge(&mut self, filter: &Filter, limit: u32) -> Result<u64, Error> {
-        Ok(filter.bind(PURGE).bind(i64::from(limit)).execute(&mut self.connection).await?.rows_affected())
+    pub async fn purge(&self, filter: &Filter, limit: u32) -> Result<u64, Error> {
+        let mut loan = self.database.borrow().await?;
+        let purged = filter.bind(PURGE).bind(i64::from(limit)).execute(&mut loan.connection);
+        let purged = patient("deleting dead letters", purged).await;
+        Ok(self.database.settle(loan, purged)?.rows_affected())
+    }
+
+    async fn number(&self, what: &'static str, query: Bound) -> Result<u64, Error> {
+        let mut loan = self.database.borrow().await?;
+        let row = patient(what, query.fetch_one(&mut loan.connection)).await;
+        let number: i64 = self.database.settle(loan, row)?.try_get(0)?;
+        Ok(u64::try_from(number).unwrap_or(0))
     }
 }
 
-/// Inserts rows, and gives the keys of new ones. After an error the transaction goes on without them.
-async fn insert(store: &Store, transaction: &mut PgConnection, judged: &[Judged]) -> Result<Keys, Error> {
-    let mut savepoint = transaction.begin().await?;
-    // What is checked at the commit is checked here: then it is too late for a letter to be marked.
-    sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *savepoint).await?;
-    let new = Rows::of(judged).insert_returning(store, &mut savepoint).await?;
-    savepoint.commit().await?;
-    Ok(new)
-}
-
-async fn mark(
-    connection: &mut PgConnection,
-    ids: &[i64],
-    outcomes: &[&str],
-    component: Digest,
-) -> Result<(), Error> {
-    sqlx::query(MARK).bind(ids).bind(outcomes).bind(component.as_bytes()).execute(connection).await?;
-    Ok(())
-}
+type Bound = Query<'static, Postgres, PgArguments>;
 
 impl Filter {
-    fn bind(&self, statement: &'static str) -> Query<'static, Postgres, PgArguments> {
+    fn bind(&self, statement: &'static str) -> Bound {
         sqlx::query(statement)
             .bind(self.id)
             .bind(self.reason.clone())
@@ -305,12 +186,22 @@ impl Filter {
 }
 
 impl Scope {
-    fn bind(&self, statement: &'static str) -> Query<'static, Postgres, PgArguments> {
+    fn bind(&self, statement: &'static str) -> Bound {
         self.filter.bind(statement).bind(self.newest).bind(self.began)
+    }
+
+    /// The letters after this number; unless it is a trial, they are locked.
+    pub(super) fn next(&self, after: i64, limit: u32, is_trial: bool) -> Bound {
+        let next = if is_trial { NEXT } else { NEXT_LOCKED };
+        self.bind(next).bind(after).bind(i64::from(limit))
     }
 }
 
 impl Letter {
+    pub(super) fn all(rows: &[PgRow]) -> Result<Vec<Self>, Error> {
+        Ok(rows.iter().map(Self::of).collect::<Result<_, _>>()?)
+    }
+
     fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
         let component: Vec<u8> = row.try_get("component")?;
         let violations: String = row.try_get("violations")?;
@@ -332,7 +223,7 @@ impl Letter {
     }
 
     /// The entry as it came. It counts as delivered once: an operator asks for it.
-    fn entry(&self) -> Entry {
+    pub(super) fn entry(&self) -> Entry {
         let pair = |pair: &[Vec<u8>]| match pair {
             [name, value] => Some((name.clone(), value.clone())),
             _ => None,

@@ -77,6 +77,9 @@ pub enum Error {
     /// A row of the record of commits that does not read, or cannot be written.
     #[error("the table commits holds a row that is not ours: {0}; delete it")]
     Record(postcard::Error),
+    /// The same of what replays have published.
+    #[error("the table replay_outbox holds a row that is not ours: {0}; delete it")]
+    Outbox(postcard::Error),
     /// A statement failed, or the connection did.
     #[error("{}", plain(.0))]
     Statement(#[from] sqlx::Error),
@@ -123,6 +126,16 @@ impl Error {
                 error.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P"))
             }
             Self::Statement(error) => remedy(error) == Remedy::Retry,
+            _ => false,
+        }
+    }
+
+    /// Whether somebody else held a row for too long, or wanted ours: it may go well the next time.
+    pub fn is_conflict(&self) -> bool {
+        match self {
+            Self::Statement(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| code.starts_with("40") || code == "55P03")
+            }
             _ => false,
         }
     }

@@ -53,11 +53,30 @@ impl Database {
             "SET statement_timeout = {STATEMENT_TIMEOUT_MS}; \
              SET idle_in_transaction_session_timeout = {STATEMENT_TIMEOUT_MS}"
         );
-        let set = sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut connection);
+        let set = async {
+            sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut connection).await?;
+            // Otherwise what is killed while its statement waits for a lock keeps its own until then.
+            // A server on a system that cannot do this refuses, and then it is so.
+            match sqlx::query("SET client_connection_check_interval = '1s'").execute(&mut connection).await {
+                Ok(_) | Err(sqlx::Error::Database(_)) => Ok::<(), Error>(()),
+                Err(error) => Err(error.into()),
+            }
+        };
         tokio::time::timeout(CONNECT_PATIENCE, set)
             .await
             .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE })??;
         Ok(Loan { connection, _permit: permit })
+    }
+
+    /// After work on a connection that is in no transaction any more: gives it back, unless the work failed.
+    pub(super) fn settle<T>(&self, loan: Loan, outcome: Result<T, Error>) -> Result<T, Error> {
+        match outcome {
+            Ok(done) => {
+                loan.give_back(self);
+                Ok(done)
+            }
+            Err(error) => Err(self.failed(error)),
+        }
     }
 
     /// After an error. If it was the server or the network, the idle

@@ -4,7 +4,8 @@
 //! - `prepare`, `table`: version, extension, migrations; a tenant's table
 //! - `write`, `letters`, `record`: what a transaction consists of
 //! - `session`: a transaction that is lent to a guest
-//! - `archive`: dead letters as an operator handles them
+//! - `archive`, `replay`: dead letters as an operator handles them
+//! - `outbox`: what a replay has published and not sent yet
 //!
 //! A connection is lent for a batch and given up after any error. So the reason
 //! why there is none is told as it is, and a connection whose state is in doubt
@@ -14,8 +15,10 @@ mod archive;
 mod error;
 mod lending;
 mod letters;
+mod outbox;
 mod prepare;
 mod record;
+mod replay;
 mod session;
 mod table;
 mod write;
@@ -30,9 +33,11 @@ use sqlx::{ConnectOptions as _, PgConnection};
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
-pub use archive::{Archive, Filter, Judge, Letter, Part, Replay, Scope};
+pub use archive::{Archive, Filter, Letter, Scope};
 pub use error::{Error, Remedy};
+pub use outbox::Due;
 pub use record::{Leftover, Record, Records};
+pub use replay::{Judge, Part, Replay};
 pub use session::{Session, Statements};
 pub use write::{Begun, Writer};
 
@@ -58,6 +63,18 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 /// network has swallowed the next statement of a transaction, whose locks would
 /// keep the batch from ever being written again.
 const STATEMENT_TIMEOUT_MS: u64 = 25_000;
+
+/// Waits for the database, but not longer than [`WRITE_PATIENCE`]: for one
+/// statement, or those of one batch, so that many of them are not cut off.
+async fn patient<T, E: Into<Error>>(
+    what: &'static str,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(WRITE_PATIENCE, work).await {
+        Ok(done) => done.map_err(E::into),
+        Err(_) => Err(Error::TimedOut { what, after: WRITE_PATIENCE }),
+    }
+}
 
 /// Entries whose fate is committed: the only thing that can be acknowledged (invariant 1).
 ///
@@ -194,6 +211,11 @@ impl Store {
     /// Something that writes one batch after the other.
     pub fn writer(&self) -> Writer {
         Writer::new(self.clone())
+    }
+
+    /// How long the guest may take for a call.
+    fn guest_time_limit(&self) -> Duration {
+        Duration::from_millis(self.guest_time_limit_ms)
     }
 
     /// Something that knows what was committed before.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
-use super::{Committed, Error, Store, WRITE_PATIENCE};
+use super::{Committed, Error, Store, patient};
 use crate::batch::{Entry, EntryId, Judged, Tally};
 use crate::capabilities::Publication;
 
@@ -174,9 +174,7 @@ impl Records {
     async fn known(&self) -> Result<Known, Error> {
         let mut loan = self.store.database.borrow().await?;
         let known = known(&self.store, &mut loan.connection);
-        let known = tokio::time::timeout(WRITE_PATIENCE, known)
-            .await
-            .map_err(|_| Error::TimedOut { what: "recalling commits", after: WRITE_PATIENCE })??;
+        let known = patient("recalling commits", known).await?;
         loan.give_back(&self.store.database);
         Ok(known)
     }
@@ -228,7 +226,7 @@ pub struct Leftover {
 impl Store {
     /// What was not overwritten for an hour: that of runs that ended, and of idle replicas.
     pub async fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
-        let mut connection = self.database.connect().await?;
+        let mut loan = self.database.borrow().await?;
         let rows = sqlx::query(
             "SELECT run, slot, entries FROM commits
              WHERE stream = $1 AND consumer_group = $2 AND run <> $3 AND committed_at < now() - INTERVAL '1 hour'
@@ -237,8 +235,9 @@ impl Store {
         .bind(&self.stream)
         .bind(&self.group)
         .bind(self.run)
-        .fetch_all(&mut connection)
-        .await?;
+        .fetch_all(&mut loan.connection);
+        let rows = patient("looking for old commits", rows).await;
+        let rows = self.database.settle(loan, rows)?;
         let leftover = |row: &sqlx::postgres::PgRow| {
             let encoded: Vec<u8> = row.try_get("entries")?;
             let marks = decode(&encoded)?.into_iter().flat_map(|part| part.marks);
@@ -252,14 +251,14 @@ impl Store {
 
     /// Deletes a row, unless it was overwritten meanwhile.
     pub async fn forget(&self, leftover: &Leftover) -> Result<(), Error> {
-        let mut connection = self.database.connect().await?;
-        sqlx::query("DELETE FROM commits WHERE run = $1 AND slot = $2 AND entries = $3")
+        let mut loan = self.database.borrow().await?;
+        let deleted = sqlx::query("DELETE FROM commits WHERE run = $1 AND slot = $2 AND entries = $3")
             .bind(leftover.run)
             .bind(leftover.slot)
             .bind(&leftover.encoded)
-            .execute(&mut connection)
-            .await?;
-        Ok(())
+            .execute(&mut loan.connection);
+        let deleted = patient("deleting old commits", deleted).await;
+        self.database.settle(loan, deleted).map(drop)
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::lending::Loan;
-use super::{Error, Remedy, STATEMENT_TIMEOUT_MS, Store, WRITE_PATIENCE};
+use super::{Database, Error, Remedy, STATEMENT_TIMEOUT_MS, Store, patient};
 use crate::capabilities::{Lost, Outcome, Refusal, STATEMENTS_MAX, Transaction, Value};
 use crate::config::{Parameter, Statement};
 
@@ -46,28 +46,50 @@ pub struct Session {
 }
 
 impl Session {
-    /// Must be called within a runtime.
-    pub(super) async fn begin(mut loan: Loan, store: &Store, slot: i32) -> Result<(Self, Vec<u8>), Error> {
-        let connection = &mut loan.connection;
-        let begun = async {
-            // The server must not end it while the guest computes.
-            let idle_ms = STATEMENT_TIMEOUT_MS + store.guest_time_limit_ms;
-            let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}");
-            sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *connection).await?;
-            let row = sqlx::query(TAKE_SLOT)
-                .bind(store.run)
-                .bind(slot)
-                .bind(&store.stream)
-                .bind(&store.group)
-                .fetch_one(connection)
-                .await?;
-            Ok::<Vec<u8>, Error>(row.try_get("entries")?)
-        };
-        let recorded = tokio::time::timeout(WRITE_PATIENCE, begun)
-            .await
-            .map_err(|_| Error::TimedOut { what: "beginning a transaction", after: WRITE_PATIENCE })??;
+    /// Must be called within a runtime. The guest may compute for so long between two statements.
+    pub(super) async fn begin(mut loan: Loan, store: &Store, pause: Duration) -> Result<Self, Error> {
+        // The server must not end it meanwhile.
+        let idle_ms = u128::from(STATEMENT_TIMEOUT_MS) + pause.as_millis();
+        let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}");
+        let begin = sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut loan.connection);
+        patient("beginning a transaction", begin).await?;
         let (statements, runtime) = (Arc::clone(&store.statements), Handle::current());
-        Ok((Self { loan, statements, runtime, count: 0, lost: None }, recorded))
+        Ok(Self { loan, statements, runtime, count: 0, lost: None })
+    }
+
+    /// What is on record in this place; nobody else has it until the transaction ends.
+    pub(super) async fn take_slot(&mut self, store: &Store, slot: i32) -> Result<Vec<u8>, Error> {
+        let taken = sqlx::query(TAKE_SLOT)
+            .bind(store.run)
+            .bind(slot)
+            .bind(&store.stream)
+            .bind(&store.group)
+            .fetch_one(&mut self.loan.connection);
+        Ok(patient("beginning a transaction", taken).await?.try_get("entries")?)
+    }
+
+    /// Whether a statement of the guest's was run.
+    pub(super) fn was_used(&self) -> bool {
+        self.count > 0
+    }
+
+    /// From here on all can be undone that the guest does.
+    pub(super) async fn begin_all(&mut self) -> Result<(), Error> {
+        let begun = sqlx::raw_sql("SAVEPOINT guest").execute(&mut self.loan.connection);
+        patient("beginning a transaction", begun).await.map(drop)
+    }
+
+    /// Takes back what was written since [`Session::begin_all`], after an error too.
+    pub(super) async fn undo_all(&mut self) -> Result<(), Error> {
+        let undone = sqlx::raw_sql("ROLLBACK TO SAVEPOINT guest").execute(&mut self.loan.connection);
+        patient("rolling back", undone).await.map(drop)
+    }
+
+    /// Takes back the whole transaction.
+    pub(super) async fn rollback(mut self, database: &Database) -> Result<(), Error> {
+        let undone = sqlx::raw_sql("ROLLBACK").execute(&mut self.loan.connection);
+        let undone = patient("rolling back", undone).await;
+        database.settle(self.loan, undone).map(drop)
     }
 
     /// Why it is over, if it is.

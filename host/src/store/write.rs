@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::letters::Letters;
 use super::session::{self, Session};
-use super::{Committed, Error, Record, Store, WRITE_PATIENCE};
+use super::{Committed, Error, Record, Store, patient};
 use crate::batch::{Entry, EntryId, Event, Fate, Judged, Reason, Tally, Vec1};
 use crate::capabilities::Publication;
 use crate::config::TableName;
@@ -80,9 +80,7 @@ impl Writer {
         let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch, &[])? };
         let mut loan = self.store.database.borrow().await?;
         let new_rows = write(&mut loan.connection, &self.store, &rows, &letters, &recorded);
-        let new_rows = tokio::time::timeout(WRITE_PATIENCE, new_rows)
-            .await
-            .map_err(|_| Error::TimedOut { what: "writing a batch", after: WRITE_PATIENCE })??;
+        let new_rows = patient("writing a batch", new_rows).await?;
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         loan.give_back(&self.store.database);
         record.extend(batch, Vec::new());
@@ -97,7 +95,10 @@ impl Writer {
     pub async fn begin(&mut self, entries: &[Entry], record: &mut Record) -> Result<Begun, Error> {
         let begun = async {
             let loan = self.store.database.borrow().await?;
-            Session::begin(loan, &self.store, record.slot).await
+            // Each call of the guest begins with a statement.
+            let mut session = Session::begin(loan, &self.store, self.store.guest_time_limit()).await?;
+            let recorded = session.take_slot(&self.store, record.slot).await?;
+            Ok::<_, Error>((session, recorded))
         };
         let (session, recorded) = begun.await.map_err(|error| self.store.database.failed(error))?;
         Ok(match record.recall(&recorded, entries)? {
@@ -153,9 +154,7 @@ impl Writer {
             sqlx::raw_sql("COMMIT").execute(connection).await?;
             Ok::<NewRows, Error>(new_rows)
         };
-        let new_rows = tokio::time::timeout(WRITE_PATIENCE, written)
-            .await
-            .map_err(|_| Error::TimedOut { what: "writing a batch", after: WRITE_PATIENCE })??;
+        let new_rows = patient("writing a batch", written).await?;
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         session.loan.give_back(&self.store.database);
         record.extend(batch, publications.clone());

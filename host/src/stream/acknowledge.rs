@@ -2,8 +2,8 @@
 
 use redis::aio::MultiplexedConnection;
 
+use super::publish::publish;
 use super::{Error, Stream};
-use crate::capabilities::Publication;
 use crate::failpoint::failpoint;
 use crate::store::Committed;
 
@@ -39,6 +39,8 @@ impl Acknowledger {
     ) -> Result<(), Error> {
         let stream = &self.stream;
         failpoint!("before_ack", stream.error("XACK", std::io::Error::other("failpoint").into()));
+        // First what is published, then the XACK: what is not acknowledged comes again
+        // and is published again, so it may come twice, but is not lost.
         for batch in batches.iter().skip(self.published) {
             publish(stream, batch.publications(), connection).await?;
             self.published += 1;
@@ -57,29 +59,4 @@ impl Acknowledger {
         tracing::debug!(expected, acknowledged = counts.iter().sum::<u64>(), "acknowledged");
         Ok(())
     }
-}
-
-/// First what is published, then the XACK: what is not acknowledged comes again
-/// and is published again, so it may come twice, but is not lost.
-async fn publish(
-    stream: &Stream,
-    publications: &[Publication],
-    connection: &mut MultiplexedConnection,
-) -> Result<(), Error> {
-    if publications.is_empty() {
-        return Ok(());
-    }
-    let mut pipeline = redis::pipe();
-    for Publication { stream: name, fields } in publications {
-        let command = pipeline.cmd("XADD").arg(name);
-        if let Some(length) = stream.publish.get(name).filter(|length| **length > 0) {
-            command.arg("MAXLEN").arg("~").arg(length);
-        }
-        command.arg("*");
-        for (name, value) in fields {
-            command.arg(name).arg(value);
-        }
-    }
-    let sent: Result<redis::Value, _> = pipeline.query_async(connection).await;
-    sent.map(drop).map_err(|source| stream.error("XADD", source))
 }

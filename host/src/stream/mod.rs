@@ -2,12 +2,14 @@
 //!
 //! - `read`: XREADGROUP and XAUTOCLAIM: new entries, and those that are pending
 //! - `acknowledge`: XACK, for what is committed
+//! - `publish`: XADD, for what rules have published
 //! - `levels`: how full the stream is, and what was trimmed before it was read
 //! - `server`: the server, and the connection that all tenants share
 //! - `reply`: from Redis' replies to entries
 
 mod acknowledge;
 mod levels;
+mod publish;
 mod read;
 mod reply;
 mod server;

@@ -1,0 +1,34 @@
+//! Sends what replays of dead letters have published.
+//!
+//! It is committed with the rows of the replay, and sent afterwards: by the
+//! replay itself or, if that was killed, by the next one or by the service. So
+//! it may be sent twice, but is not lost, and nothing is sent that is not committed.
+
+use crate::failpoint::failpoint;
+use crate::store::{self, Store};
+use crate::stream::{self, Stream};
+
+/// Why it was not sent. It is kept.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Redis.
+    #[error(transparent)]
+    Stream(#[from] stream::Error),
+    /// PostgreSQL.
+    #[error("postgres: {0}")]
+    Store(#[from] store::Error),
+}
+
+/// Sends all that is due, except what somebody else is sending; gives how many entries it were.
+///
+/// The stream is made only when there is something to send.
+pub async fn send(store: &Store, stream: impl Fn() -> Result<Stream, stream::Error>) -> Result<usize, Error> {
+    let mut sent = 0;
+    while let Some(due) = store.due().await? {
+        stream()?.publish(&due.publications).await?;
+        failpoint!("after_publish", store::Error::SessionLost.into());
+        sent += due.publications.len();
+        store.sent(due).await?;
+    }
+    Ok(sent)
+}

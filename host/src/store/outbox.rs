@@ -1,0 +1,72 @@
+//! What rules have published while letters were replayed: committed with their
+//! rows, and kept until it is sent. For a batch of the stream the record of
+//! its commit does that, until the XACK; a letter has none.
+
+use sqlx::{PgConnection, Row as _};
+
+use super::lending::Loan;
+use super::{Error, Store, patient};
+use crate::capabilities::Publication;
+
+const PUT: &str = "INSERT INTO replay_outbox (tenant, publications) VALUES ($1, $2)";
+/// What somebody else is sending is left to them, unless they die.
+const TAKE: &str = "SELECT id, publications FROM replay_outbox WHERE tenant = $1
+     ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED";
+const DELETE: &str = "DELETE FROM replay_outbox WHERE id = $1";
+
+/// Puts it there, in a transaction that is open.
+pub(super) async fn put(
+    store: &Store,
+    publications: &[Publication],
+    connection: &mut PgConnection,
+) -> Result<(), Error> {
+    if publications.is_empty() {
+        return Ok(());
+    }
+    let encoded = postcard::to_stdvec(publications).map_err(Error::Outbox)?;
+    sqlx::query(PUT).bind(store.tenant.as_str()).bind(encoded).execute(connection).await?;
+    Ok(())
+}
+
+/// Entries to be sent. Nobody else sends them meanwhile; dropped, they are still to be sent.
+pub struct Due {
+    /// In this order.
+    pub publications: Vec<Publication>,
+    id: i64,
+    loan: Loan,
+}
+
+impl Store {
+    /// The oldest that the tenant's replays have left to be sent.
+    pub async fn due(&self) -> Result<Option<Due>, Error> {
+        let mut loan = self.database.borrow().await?;
+        let taken = async {
+            sqlx::raw_sql("BEGIN").execute(&mut loan.connection).await?;
+            let row =
+                sqlx::query(TAKE).bind(self.tenant.as_str()).fetch_optional(&mut loan.connection).await?;
+            if row.is_none() {
+                sqlx::raw_sql("COMMIT").execute(&mut loan.connection).await?;
+            }
+            Ok::<_, Error>(row)
+        };
+        let taken = patient("looking into the outbox", taken).await;
+        let Some(row) = taken.map_err(|error| self.database.failed(error))? else {
+            loan.give_back(&self.database);
+            return Ok(None);
+        };
+        let publications = postcard::from_bytes(row.try_get("publications")?).map_err(Error::Outbox)?;
+        Ok(Some(Due { publications, id: row.try_get("id")?, loan }))
+    }
+
+    /// They are sent.
+    pub async fn sent(&self, due: Due) -> Result<(), Error> {
+        let Due { mut loan, id, .. } = due;
+        let deleted = async {
+            sqlx::query(DELETE).bind(id).execute(&mut loan.connection).await?;
+            sqlx::raw_sql("COMMIT").execute(&mut loan.connection).await?;
+            Ok::<(), Error>(())
+        };
+        let deleted = patient("writing to the outbox", deleted).await;
+        self.database.settle(loan, deleted)
+    }
+}
