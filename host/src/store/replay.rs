@@ -78,7 +78,8 @@ impl Archive {
     }
 
     async fn try_replay(&self, part: Part<'_>) -> Result<Option<Replay>, Error> {
-        let mut session = Session::begin(self.database.borrow().await?, part.store, part.pause).await?;
+        let loan = self.database.borrow_for_guest().await?;
+        let mut session = Session::begin(loan, part.store, part.pause).await?;
         let next = part.scope.next(part.after, part.limit, part.trial);
         let rows = patient("taking dead letters", next.fetch_all(&mut session.loan.connection)).await?;
         let letters = Letter::all(&rows)?;

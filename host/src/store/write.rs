@@ -94,7 +94,7 @@ impl Writer {
     /// had no answer but took place: then there is nothing left to begin.
     pub async fn begin(&mut self, entries: &[Entry], record: &mut Record) -> Result<Begun, Error> {
         let begun = async {
-            let loan = self.store.database.borrow().await?;
+            let loan = self.store.database.borrow_for_guest().await?;
             // Each call of the guest begins with a statement.
             let mut session = Session::begin(loan, &self.store, self.store.guest_time_limit()).await?;
             let recorded = session.take_slot(&self.store, record.slot).await?;
