@@ -58,9 +58,9 @@ impl Play {
 
     /// All that a replay might change.
     fn state(&self) -> String {
-        let state = "SELECT concat((SELECT string_agg(l::text, '' ORDER BY id) FROM dead_letters l),
+        let state = "SELECT md5(concat((SELECT string_agg(l::text, '' ORDER BY id) FROM dead_letters l),
             (SELECT string_agg(a::text, '') FROM user_activity a), (SELECT string_agg(e::text, '') FROM events e),
-            (SELECT string_agg(o::text, '') FROM replay_outbox o))";
+            (SELECT string_agg(o::text, '') FROM replay_outbox o)))";
         self.stage.scene.database.value(state)
     }
 }
