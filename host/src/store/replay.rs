@@ -70,6 +70,7 @@ impl Archive {
     ///
     /// Killed in the middle, it has done all of a part or nothing; a letter
     /// that is settled is not [`Filter::open`](super::Filter::open) any more, and its rows have keys.
+    ///
     /// `None`, with nothing done, when these letters are to be taken one by one: PostgreSQL refuses a
     /// row, or the rules did something for a letter that stays one. Never for a single letter.
     pub async fn replay(&self, part: Part<'_>) -> Result<Option<Replay>, Error> {
