@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 pub use sluicegate::guests::{DEFAULT, STRICT};
 
+use crate::events::{Event, Fields, fields};
+
 /// Builds all components, those that only the tests need too.
 const BUILD: &str = "make hostile";
 
@@ -21,14 +23,96 @@ pub fn built(file: &str) -> PathBuf {
     path
 }
 
-/// The guest that does what an entry's field `do` says: see `tests/guests/hostile`.
-pub fn hostile() -> PathBuf {
-    built("guest_hostile.wasm")
+/// The guest that returns the verdict which an entry's field `verdict` names: see `tests/guests/claims`.
+pub fn claims() -> PathBuf {
+    built("guest_claims.wasm")
+}
+
+/// Calls a macro with the names of all hostile guests: those of `tests/guests/hostile/examples`.
+///
+/// Each obeys the default rules until an entry is [`provoking`]. The test of
+/// the same name in `tests/cases/hostile.rs` shows which limit stops it.
+#[macro_export]
+macro_rules! hostile_guests {
+    ($call:ident) => {
+        $call! {
+            // What they compute with.
+            endless_loop deep_recursion memory_by_steps memory_at_once handle_flood random_flood
+            sleep poll endless_poll panic exit
+            // What they return.
+            too_few_verdicts too_many_verdicts swapped_verdicts
+            huge_list huge_expansion huge_rejection huge_string deep_json many_rows
+            invalid_ids same_id stolen_ids
+            // What they print.
+            long_line many_lines control_characters
+            // What they look for.
+            files network environment clock randomness state
+            // What they do with powers that they were granted: see `powers`.
+            ungranted_stream publishing_flood publishing_piecemeal publishing_and_failing
+            ungranted_statement wrong_parameters statement_flood endless_statement too_many_rows huge_answer
+            swallowed_error metric_flood
+        }
+    };
+}
+
+macro_rules! names {
+    ($($name:ident)*) => { &[$(stringify!($name)),*] };
+}
+
+/// The names of all hostile guests.
+pub const HOSTILE: &[&str] = hostile_guests!(names);
+
+/// The hostile guest of this name.
+pub fn hostile(name: &str) -> PathBuf {
+    assert!(HOSTILE.contains(&name), "{name} is no hostile guest; there are: {}", HOSTILE.join(", "));
+    built(&format!("examples/{name}.wasm"))
+}
+
+/// An entry that is in order, and makes a hostile guest misbehave: so much, or as much as it likes.
+pub fn provoking(event: &Event, amount: Option<usize>) -> Fields {
+    let amount = amount.map_or_else(String::new, |amount| amount.to_string());
+    [event.flat(), fields([("provoke", amount)])].concat()
+}
+
+/// What is granted to hostile guests that want powers, for `sluicegate.toml`: under this prefix, which is empty or
+/// `tenants.NAME.`, with this stream to publish to. The statement `note` wants a table `notes (text TEXT)`.
+pub fn powers(prefix: &str, stream: &str) -> String {
+    format!(
+        r#"
+[{prefix}guest_settings]
+stream = "{stream}"
+
+[{prefix}grants]
+stream = true
+publish = {{ "{stream}" = 100_000 }}
+statements = ["one", "note", "sleep", "count_to", "repeat"]
+metrics = true
+
+[statements.one]
+sql = "SELECT 1"
+
+[statements.note]
+sql = "INSERT INTO notes VALUES ($1)"
+parameters = ["text"]
+
+[statements.sleep]
+sql = "SELECT pg_sleep($1)::text"
+parameters = ["number"]
+
+[statements.count_to]
+sql = "SELECT generate_series(1, $1)"
+parameters = ["integer"]
+
+[statements.repeat]
+sql = "SELECT repeat('x', $1::int)"
+parameters = ["integer"]
+"#
+    )
 }
 
 /// A component of the world of commands: it has a `main` and judges nothing.
 pub fn command() -> Vec<u8> {
-    std::fs::read(built("command.wasm")).expect("a component is read")
+    std::fs::read(built("examples/command.wasm")).expect("a component is read")
 }
 
 /// A component that imports what nobody has granted, written by hand because it
