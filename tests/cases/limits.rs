@@ -5,9 +5,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use sluicegate_tests::guests::{self, provoking};
-use sluicegate_tests::{Event, Fields, Launch, Scene};
+use sluicegate_tests::{Event, Fields, Scene};
 
 use crate::claiming::{claiming, verdict};
+use crate::handmade::refused;
 use crate::hostile::{hostile, letters_of, message, reasons};
 
 /// An entry that becomes rows of its own: a test's IDs follow each other, and so do an expansion's.
@@ -102,81 +103,22 @@ fn a_batch_full_of_loops_takes_a_bounded_time() {
     assert!((50..80).contains(&metrics.get("timed_out")), "{metrics:?}");
 }
 
-/// Starts the service with a component written by hand, which it must refuse with these words.
-fn refused(scene: &Scene, component: &[u8], set: impl Fn(Launch) -> Launch, parts: &[&str]) {
-    let file = scene.folder().join("handmade.wasm");
-    fs::write(&file, component).unwrap();
-    let ended = set(scene.service().set("GUEST", file.display())).run_to_end();
-    assert_eq!(ended.code, Some(1), "wanted {parts:?}; the log:\n{}", ended.log);
-    let last = ended.log.lines().last().unwrap_or_default();
-    for part in parts {
-        assert!(last.contains(part), "{part:?} is not in:\n{}", ended.log);
-    }
-}
-
-/// What happens before the first entry is nobody's fault but the component's.
-#[test]
-fn start_up_code_is_held_to_the_limits_at_load() {
-    let scene = Scene::new();
-    let as_it_is = |launch| launch;
-    let idle = guests::handmade(&guests::idle_with(""));
-    let file = scene.folder().join("idle.wasm");
-    fs::write(&file, &idle).unwrap();
-    scene.service().set("GUEST", file.display()).start().stop(); // what follows is refused for its own reason
-
-    let endless = guests::idle_with("(func $f (loop (br 0))) (start $f)");
-    refused(
-        &scene,
-        &guests::handmade(&endless),
-        as_it_is,
-        &["it does not start", "the guest took longer than 1000 ms"],
-    );
-    let trap = guests::idle_with("(func $f unreachable) (start $f)");
-    refused(&scene, &guests::handmade(&trap), as_it_is, &["it does not start", "unreachable"]);
-    let deep = guests::idle_with("(func $f (call $f)) (start $f)");
-    refused(&scene, &guests::handmade(&deep), as_it_is, &["it does not start", "GUEST_STACK_BYTES"]);
-    let table = guests::idle_with(
-        "(table 1 funcref) (func $f (drop (table.grow 0 (ref.null func) (i32.const 100000)))) (start $f)",
-    );
-    refused(&scene, &guests::handmade(&table), as_it_is, &["it does not start", "GUEST_TABLE_ELEMENTS"]);
-}
-
-#[test]
-fn several_memories_are_summed() {
-    let scene = Scene::new();
-    let memories = |count: usize| {
-        let module = "(core module $other (memory (export \"memory\") 16))".to_owned();
-        let instances = "(core instance (instantiate $other))".repeat(count);
-        guests::handmade(&(module + &instances + &guests::idle_with("")))
-    };
-    let set = |launch: Launch| launch.set("GUEST_MEMORY_BYTES", 4 << 20);
-    refused(&scene, &memories(4), set, &["it does not start", "more than 4194304 bytes of memory"]);
-    refused(&scene, &memories(20), |launch| launch, &["memories"]);
-    let file = scene.folder().join("three.wasm");
-    fs::write(&file, memories(3)).unwrap();
-    set(scene.service()).set("GUEST", file.display()).start().stop();
-}
-
 /// In a process of its own, which ends with its limits; the service goes on or says why not.
 #[test]
 fn compilation_is_limited() {
-    let scene = Scene::new();
     let sum = "local.get 0 i32.const 1 i32.add local.set 0 ".repeat(400_000);
-    let slow = guests::handmade(&guests::idle_with(&format!("(func (local i32) {sum})")));
+    let slow = guests::handmade_of(&format!("(func (local i32) {sum}) (func $provoked (param i32))"));
     refused(
-        &scene,
         &slow,
         |launch| launch.set("GUEST_COMPILE_MS", 100),
         &["it takes longer than 100 ms to compile (GUEST_COMPILE_MS)"],
     );
     refused(
-        &scene,
         &slow,
         |launch| launch.set("GUEST_COMPILE_MEMORY_BYTES", 256 << 20),
         &["it takes more than 268435456 bytes to compile (GUEST_COMPILE_MEMORY_BYTES)"],
     );
     refused(
-        &scene,
         &slow,
         |launch| launch.set("GUEST_COMPONENT_BYTES", 1 << 20),
         &["more than 1048576 bytes (GUEST_COMPONENT_BYTES)"],
@@ -214,27 +156,10 @@ fn compiled_components_are_kept_where_only_the_service_writes() {
 /// Each with what was expected, what was found and what to do, before a byte of it runs.
 #[test]
 fn a_component_of_another_form_is_told_what_is_wrong() {
-    let scene = Scene::new();
     let as_it_is = |launch| launch;
     let program = fs::read("/proc/self/exe").unwrap(); // ELF, as precompiled components are
+    refused(&program[..4_096], as_it_is, &["native code", "hand over the component it was made from"]);
     refused(
-        &scene,
-        &program[..4_096],
-        as_it_is,
-        &["native code", "hand over the component it was made from"],
-    );
-    refused(
-        &scene,
-        &guests::of_another_type(),
-        as_it_is,
-        &[
-            "its function `process` has another type",
-            "expected func(batch: list<record",
-            "found func() -> list<",
-        ],
-    );
-    refused(
-        &scene,
         &guests::command(),
         as_it_is,
         &["it exports no `sluicegate:guest/handler@0.1.0`; it exports wasi:cli/run@0.2"],
@@ -242,19 +167,10 @@ fn a_component_of_another_form_is_told_what_is_wrong() {
     let asking =
         guests::importing(&["acme:vault/keys@1.0.0", "wasi:cli/stdout@0.2.0", "wasi:http/types@0.2.3"]);
     refused(
-        &scene,
         &asking,
         as_it_is,
         &["imports that are not granted: acme:vault/keys@1.0.0, wasi:http/types@0.2.3; guests may import"],
     );
-}
-
-#[test]
-fn instances_are_limited() {
-    let scene = Scene::new();
-    let instances = "(core module $other) ".to_owned() + &"(core instance (instantiate $other))".repeat(100);
-    let component = guests::handmade(&(instances + &guests::idle_with("")));
-    refused(&scene, &component, |launch| launch, &["instances"]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod batching;
 mod claiming;
 mod delivering;
 mod failing;
+mod handmade;
 mod hostile;
 mod letters;
 mod limits;

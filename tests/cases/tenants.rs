@@ -226,7 +226,7 @@ fn a_tenant_that_cannot_work_holds_up_nobody_and_recovers() {
         ("tableless", ""),
     ]);
     let folder = tenants.scene.folder();
-    write_guest(folder, "greedy.wasm", &guests::greedy());
+    write_guest(folder, "greedy.wasm", &guests::handmade("greedy"));
     let wrong = tenants.stream("streamless");
     wrong.run::<()>(cmd("SET").arg(&wrong.name).arg("text"));
     tenants.scene.database.execute("CREATE TABLE events_tableless (number BIGINT PRIMARY KEY)");
