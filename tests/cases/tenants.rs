@@ -333,6 +333,41 @@ fn letters_are_replayed_by_the_rules_and_into_the_table_of_their_tenant() {
     assert_eq!((tenants.rows("events_acme"), tenants.rows("events_globex")), (2, 3));
 }
 
+/// All the time that their statements take, such guests hold a connection.
+#[test]
+fn guests_that_hold_transactions_leave_connections_to_the_others() {
+    let slow = format!(
+        "guest = {:?}\n[tenants.NAME.grants]\nstream = true\npublish = {{ purchases = 10 }}\n\
+         statements = [\"user_plan\", \"touch_user\"]\nmetrics = true",
+        guests::built("guest_enrich.wasm").display().to_string()
+    );
+    let slow = ["s0", "s1", "s2", "s3"].map(|name| (name, slow.replace("NAME", name)));
+    let settings: Vec<(&str, &str)> =
+        slow.iter().map(|(name, settings)| (*name, settings.as_str())).chain([("quick", "")]).collect();
+    let tenants = Tenants::new(&settings);
+    let file = tenants.scene.folder().join("sluicegate.toml");
+    let statements = "[statements.user_plan]\nsql = \"SELECT pg_sleep(15)::text || $1\"\nparameters = [\"text\"]\ntimeout_ms = 10000\n\
+         [statements.touch_user]\nsql = \"SELECT $1, $2\"\nparameters = [\"text\", \"timestamp\"]\n";
+    let tables = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("postgres_connections = 4\ncommits_in_flight = 2\n{statements}{tables}"))
+        .unwrap();
+
+    let service = tenants.start(&["s0", "s1", "s2", "s3", "quick"]);
+    for (name, _) in &slow {
+        tenants.add(name, 1);
+    }
+    let asleep = "SELECT count(*) FROM pg_stat_activity
+                  WHERE datname = current_database() AND query LIKE 'SELECT pg_sleep(15)%' AND state = 'active'";
+    until("two guests to hold a connection", || match tenants.scene.database.try_value::<i64>(asleep)? {
+        2 => Ok(()),
+        found => Err(format!("{found} do")),
+    });
+    tenants.add("quick", 10);
+    tenants.until_rows("events_quick", 10);
+    assert_eq!(tenants.scene.database.value::<i64>(asleep), 2, "meanwhile they slept");
+    service.crash();
+}
+
 /// A hundred tenants are not a hundred services.
 #[test]
 fn a_hundred_idle_tenants_cost_little() {

@@ -147,7 +147,7 @@ impl Store {
     pub async fn prepare(&self) -> Result<(), Error> {
         self.database.prepare().await?;
         // Many tenants start at the same time.
-        let _permit = self.database.lending.permit().await?;
+        let _permits = self.database.lending.permits(false).await?;
         let (mut connection, session) = self.database.session().await?;
         self.database.watched(session, self.prepare_table(&mut connection)).await
     }

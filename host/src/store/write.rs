@@ -96,7 +96,7 @@ impl Writer {
     /// had no answer but took place: then there is nothing left to begin.
     pub async fn begin(&mut self, entries: &[Entry], record: &mut Record) -> Result<Begun, Error> {
         let begun = async {
-            let loan = self.store.database.borrow().await?;
+            let loan = self.store.database.borrow_for_guest().await?;
             Session::begin(loan, &self.store, record.slot).await
         };
         let (session, recorded) = begun.await.map_err(|error| self.store.database.failed(error))?;
