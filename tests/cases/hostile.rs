@@ -154,6 +154,17 @@ fn random_flood() {
     is_stopped("random_flood", "trapped", "65536");
 }
 
+/// No call to the host waits.
+fn ends_at_once(name: &str) -> Vec<Event> {
+    let scene = Scene::new();
+    let service = hostile(&scene, name).set("GUEST_TIME_LIMIT_MS", 5_000).start();
+    scene.stream.add_all(&[provocation(), provocation(), provocation()]);
+    let rows = scene.until_stored(3); // an hour each
+    let log = service.stop().log;
+    assert!(!log.contains("timed_out"), "{log}");
+    rows
+}
+
 #[test]
 fn sleep() {
     ends_at_once("sleep");
@@ -161,17 +172,9 @@ fn sleep() {
 
 #[test]
 fn poll() {
-    ends_at_once("poll");
-}
-
-/// No call to the host waits.
-fn ends_at_once(name: &str) {
-    let scene = Scene::new();
-    let service = hostile(&scene, name).set("GUEST_TIME_LIMIT_MS", 5_000).start();
-    scene.stream.add_all(&[provocation(), provocation(), provocation()]);
-    scene.until_stored(3); // an hour each
-    let log = service.stop().log;
-    assert!(!log.contains("timed_out"), "{log}");
+    for row in ends_at_once("poll") {
+        assert_eq!(row.properties, Some(json!({ "ready": 1_000 })));
+    }
 }
 
 #[test]
