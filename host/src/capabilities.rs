@@ -8,7 +8,7 @@ use std::any::Any;
 
 use serde::{Deserialize, Serialize};
 
-/// Statements that one batch may run.
+/// Statements that one batch may run; those of calls that were undone do not count, but take their time.
 pub const STATEMENTS_MAX: u64 = 10_000;
 /// Entries that one batch may publish.
 pub const PUBLICATIONS_MAX: usize = 10_000;

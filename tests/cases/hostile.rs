@@ -590,6 +590,13 @@ fn statement_flood() {
 }
 
 #[test]
+fn statement_waste() {
+    let stage = Stage::new();
+    let launch = hostile(&stage.scene, "statement_waste");
+    becomes_a_letter(&stage.scene, launch, "trapped", "ran 4000");
+}
+
+#[test]
 fn endless_statement() {
     Stage::is_refused("endless_statement", "TimedOut(100)");
 }

@@ -49,7 +49,8 @@ macro_rules! hostile_guests {
             files network environment clock randomness state
             // What they do with powers that they were granted: see `powers`.
             ungranted_stream publishing_flood publishing_piecemeal publishing_and_failing
-            ungranted_statement wrong_parameters statement_flood endless_statement too_many_rows huge_answer
+            ungranted_statement wrong_parameters statement_flood statement_waste endless_statement too_many_rows
+            huge_answer
             swallowed_error metric_flood
         }
     };

@@ -39,8 +39,10 @@ pub struct Session {
     pub(super) loan: Loan,
     statements: Statements,
     runtime: Handle,
-    /// Statements so far.
+    /// Statements so far, without those that were undone: who is asked again must not pay for them.
     count: u64,
+    /// The same when the running call began.
+    count_before_call: u64,
     /// Why the transaction is over, if it is.
     lost: Option<Error>,
 }
@@ -67,7 +69,7 @@ impl Session {
             .await
             .map_err(|_| Error::TimedOut { what: "beginning a transaction", after: WRITE_PATIENCE })??;
         let (statements, runtime) = (Arc::clone(&store.statements), Handle::current());
-        Ok((Self { loan, statements, runtime, count: 0, lost: None }, recorded))
+        Ok((Self { loan, statements, runtime, count: 0, count_before_call: 0, lost: None }, recorded))
     }
 
     /// Why it is over, if it is.
@@ -146,6 +148,7 @@ impl Session {
 
 impl Transaction for Session {
     fn begin_call(&mut self) -> Result<(), Lost> {
+        self.count_before_call = self.count;
         self.control("SAVEPOINT guest_call".to_owned())
     }
 
@@ -160,6 +163,7 @@ impl Transaction for Session {
     }
 
     fn undo_call(&mut self) -> Result<(), Lost> {
+        self.count = self.count_before_call;
         self.control("ROLLBACK TO SAVEPOINT guest_call".to_owned())
     }
 }
