@@ -16,9 +16,9 @@ guests:
 	@tests/setup/tools.sh
 	$(COMPONENTS) -p guest-default -p guest-strict -p guest-enrich
 
-# A guest that misbehaves in every way, for the tests.
+# Guests for the tests: one for each way to misbehave, and one that claims what it is told.
 hostile: guests
-	$(COMPONENTS) -p guest-hostile
+	$(COMPONENTS) -p guest-hostile -p guest-claims --lib --examples
 
 # The whole service on private servers, for DEMO_SECONDS (20).
 demo: build servers

@@ -8,7 +8,7 @@ use std::any::Any;
 
 use serde::{Deserialize, Serialize};
 
-/// Statements that one batch may run.
+/// Statements that one batch may run; those of calls that were undone do not count, but take their time.
 pub const STATEMENTS_MAX: u64 = 10_000;
 /// Entries that one batch may publish.
 pub const PUBLICATIONS_MAX: usize = 10_000;
@@ -129,6 +129,8 @@ pub struct Effects {
     pub publications: Vec<Publication>,
     /// To be counted.
     pub samples: Vec<(Series, Sample)>,
+    /// Samples that were not taken: too many, or with names or values that are none.
+    pub dropped_samples: u64,
 }
 
 impl Effects {
@@ -136,6 +138,7 @@ impl Effects {
     pub fn extend(&mut self, later: Self) {
         self.publications.extend(later.publications);
         self.samples.extend(later.samples);
+        self.dropped_samples = self.dropped_samples.saturating_add(later.dropped_samples);
     }
 }
 

@@ -67,13 +67,13 @@ pub enum Fault {
     #[error("the guest trapped: {0}")]
     Trapped(String),
     /// The time limit.
-    #[error("the guest took longer than {limit_ms} ms")]
+    #[error("the guest took longer than {limit_ms} ms (GUEST_TIME_LIMIT_MS)")]
     TimedOut {
         /// `GUEST_TIME_LIMIT_MS`, or a share of it.
         limit_ms: u128,
     },
     /// The memory limit.
-    #[error("the guest wanted more than {limit_bytes} bytes of memory")]
+    #[error("the guest wanted more than {limit_bytes} bytes of memory (GUEST_MEMORY_BYTES)")]
     OutOfMemory {
         /// `GUEST_MEMORY_BYTES`.
         limit_bytes: usize,
@@ -82,7 +82,7 @@ pub enum Fault {
     #[error(transparent)]
     Lost(#[from] Lost),
     /// The limit of instructions.
-    #[error("the guest took more than {limit} fuel, about an instruction each")]
+    #[error("the guest took more than {limit} fuel (GUEST_FUEL), about an instruction each")]
     OutOfFuel {
         /// `GUEST_FUEL`.
         limit: u64,
@@ -234,7 +234,7 @@ impl<'a> Asking<'a> {
                 let mut message = fault.to_string();
                 if matches!(fault, Fault::TimedOut { .. }) && time < self.time_limit {
                     message.push_str(
-                        ", its share of GUEST_TIME_LIMIT_MS after other entries of the batch had used up more than theirs; replay it alone",
+                        ", its share after other entries of the batch had used up more than theirs; replay it alone",
                     );
                 }
                 self.push(dead_letter(fault.reason(), message), 0);

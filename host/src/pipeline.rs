@@ -527,7 +527,7 @@ impl Writing {
         let outcome = writer.commit(*session, &judged, effects.publications, record).await;
         if outcome.is_ok() {
             self.rejections.log(&judged);
-            self.counters.sampled(effects.samples);
+            self.counters.sampled(effects.samples, effects.dropped_samples);
         }
         Ok(Attempt { outcome, judged: judged.into_iter().next() })
     }

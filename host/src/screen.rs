@@ -147,7 +147,10 @@ fn properties(json: String, bounds: &Bounds) -> Result<String, Violation> {
         Err(error) => Err(violation(
             "properties",
             "invalid_properties",
-            format!("wanted a JSON object that PostgreSQL can hold, but {error}"),
+            format!(
+                "wanted a JSON object that PostgreSQL can hold, of at most {} levels (GUEST_JSON_DEPTH), but {error}",
+                bounds.json_depth
+            ),
         )),
     }
 }
@@ -215,7 +218,7 @@ impl Storable {
     fn inner<E: de::Error>(self) -> Result<Self, E> {
         match self.0.checked_sub(1) {
             Some(levels) => Ok(Self(levels)),
-            None => Err(E::custom("it is nested deeper than GUEST_JSON_DEPTH allows")),
+            None => Err(E::custom("it is nested deeper")),
         }
     }
 }

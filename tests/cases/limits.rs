@@ -4,73 +4,24 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
-use sluicegate_tests::{Fields, Launch, Letter, Scene, guests};
+use sluicegate_tests::guests::{self, provoking};
+use sluicegate_tests::{Event, Fields, Scene};
 
-use crate::misbehaving::{good, hostile, letters_of, reasons, told};
-
-fn message(letter: &Letter) -> &str {
-    letter.violations[0]["message"].as_str().unwrap()
-}
+use crate::claiming::{claiming, verdict};
+use crate::handmade::refused;
+use crate::hostile::{hostile, letters_of, message, reasons};
 
 /// An entry that becomes rows of its own: a test's IDs follow each other, and so do an expansion's.
 fn expand(number: usize, count: &str, user: &str) -> Fields {
     let id = format!("00000000-0000-4000-8000-{:012x}", (number + 1) * 10_000);
-    told("expand", &[("count", count), ("event_id", &id), ("user_id", user)])
-}
-
-/// No call to the host waits: time stands still in a guest, so a sleep is over at once.
-#[test]
-fn a_guest_that_waits_takes_no_time() {
-    let scene = Scene::new();
-    let service = hostile(&scene).start();
-    scene.stream.add_all(&[
-        told("sleep", &[]),
-        told("poll", &[]),
-        told("poll", &[("count", "1000")]),
-        told("sleep", &[]),
-    ]);
-    scene.until_stored(4); // an hour each
-    let log = service.stop().log;
-    assert!(!log.contains("timed_out"), "{log}");
-}
-
-#[test]
-fn resources_are_limited() {
-    let scene = Scene::new();
-    let bad = [
-        told("handles", &[("count", "1000000")]),
-        told("poll", &[("count", "0")]),
-        told("random", &[("count", "100000")]),
-    ];
-    let letters = letters_of(&scene, hostile(&scene), &bad);
-    assert_eq!(reasons(&letters), ["trapped", "trapped", "trapped"]);
-    assert!(
-        message(&letters[0]).contains("more than 10000 handles (GUEST_HANDLES)"),
-        "{}",
-        message(&letters[0])
-    );
-
-    let service = hostile(&scene).set("GUEST_HANDLES", 100).start();
-    scene.stream.add_all(&[told("handles", &[("count", "90")]), told("handles", &[("count", "101")])]);
-    scene.stream.until_drained();
-    let metrics = service.stop().metrics();
-    assert_eq!(metrics.tally()[3..], [1, 1], "discarded, dead-lettered");
-}
-
-#[test]
-fn fuel_is_limited_where_it_is_set() {
-    let scene = Scene::new();
-    let launch = hostile(&scene).set("GUEST_FUEL", 20_000_000);
-    let letters = letters_of(&scene, launch, &[told("loop", &[])]);
-    assert_eq!(reasons(&letters), ["out_of_fuel"]);
-    assert!(message(&letters[0]).contains("20000000 fuel"), "{}", message(&letters[0]));
+    verdict("expand", &[("count", count), ("event_id", &id), ("user_id", user)])
 }
 
 #[test]
 fn output_is_limited_in_one_call_and_in_sum() {
     let scene = Scene::new();
-    let launch = || hostile(&scene).set("GUEST_OUTPUT_BYTES", 4 << 20);
-    let letters = letters_of(&scene, launch(), &[told("amplify", &[("count", "5")])]);
+    let launch = hostile(&scene, "huge_rejection").set("GUEST_OUTPUT_BYTES", 4 << 20);
+    let (letters, _) = letters_of(&scene, launch, &[provoking(&Event::new(), Some(5))]);
     assert_eq!(reasons(&letters), ["too_much_output"]);
     assert!(message(&letters[0]).contains("4194304 bytes (GUEST_OUTPUT_BYTES)"), "{}", message(&letters[0]));
 
@@ -78,9 +29,9 @@ fn output_is_limited_in_one_call_and_in_sum() {
     scene.database.execute("TRUNCATE dead_letters, events");
     let user = "x".repeat(1_400);
     let mut entries: Vec<Fields> = (0..8).map(|i| expand(i, "1000", &user)).collect();
-    entries.extend((0..5).map(|_| good()));
+    entries.extend((0..5).map(|_| Event::new().data()));
     scene.stream.add_all(&entries);
-    let service = launch().start();
+    let service = claiming(&scene).set("GUEST_OUTPUT_BYTES", 4 << 20).start();
     scene.stream.until_drained();
     let letters = scene.database.letters();
     assert!(reasons(&letters).iter().all(|reason| *reason == "too_much_output"), "{letters:?}");
@@ -94,8 +45,8 @@ fn output_is_limited_in_one_call_and_in_sum() {
 fn rows_of_a_batch_are_limited_and_the_largest_entry_pays() {
     let scene = Scene::new();
     let [small, large, medium] = [(1, "400"), (2, "700"), (3, "500")].map(|(i, count)| expand(i, count, "x"));
-    let ids = scene.stream.add_all(&[small, large, good(), medium]);
-    let service = hostile(&scene).set("GUEST_ROWS", 1_000).start();
+    let ids = scene.stream.add_all(&[small, large, Event::new().data(), medium]);
+    let service = claiming(&scene).set("GUEST_ROWS", 1_000).start();
     scene.until_stored(901);
     scene.stream.until_drained();
     let letters = scene.database.letters();
@@ -108,17 +59,17 @@ fn rows_of_a_batch_are_limited_and_the_largest_entry_pays() {
 #[test]
 fn strings_and_json_are_limited() {
     let scene = Scene::new();
-    let launch = hostile(&scene).set("GUEST_STRING_BYTES", 1_024).set("GUEST_JSON_DEPTH", 3);
+    let launch = claiming(&scene).set("GUEST_STRING_BYTES", 1_024).set("GUEST_JSON_DEPTH", 3);
     let long = "x".repeat(1_025);
     let properties = format!("{{\"a\":\"{long}\"}}");
     let bad = [
-        told("accept", &[("user_id", &long)]),
-        told("accept", &[("event_type", &long)]),
-        told("accept", &[("properties", &properties)]),
-        told("accept", &[("properties", "{\"a\":[[[]]]}")]),
-        told("expand", &[("user_id", &long)]),
+        verdict("accept", &[("user_id", &long)]),
+        verdict("accept", &[("event_type", &long)]),
+        verdict("accept", &[("properties", &properties)]),
+        verdict("accept", &[("properties", "{\"a\":[[[]]]}")]),
+        verdict("expand", &[("user_id", &long)]),
     ];
-    let letters = letters_of(&scene, launch, &bad);
+    let (letters, _) = letters_of(&scene, launch, &bad);
     let found: Vec<&str> = letters.iter().map(|letter| letter.codes()[0]).collect();
     assert_eq!(found, ["too_long", "too_long", "too_long", "invalid_properties", "too_long"]);
     assert!(message(&letters[0]).contains("GUEST_STRING_BYTES"), "{}", message(&letters[0]));
@@ -130,10 +81,12 @@ fn strings_and_json_are_limited() {
 #[test]
 fn a_batch_full_of_loops_takes_a_bounded_time() {
     let scene = Scene::new();
-    let entries: Vec<Fields> = (0..60).map(|i| if i % 6 == 5 { good() } else { told("loop", &[]) }).collect();
+    let entries: Vec<Fields> = (0..60)
+        .map(|i| if i % 6 == 5 { Event::new().data() } else { provoking(&Event::new(), None) })
+        .collect();
     let ids = scene.stream.add_all(&entries);
     let start = Instant::now();
-    let service = hostile(&scene).set("GUEST_TIME_LIMIT_MS", 500).start();
+    let service = hostile(&scene, "endless_loop").set("GUEST_TIME_LIMIT_MS", 500).start();
     scene.until_stored(10);
     scene.stream.until_drained();
     let took = start.elapsed();
@@ -150,103 +103,22 @@ fn a_batch_full_of_loops_takes_a_bounded_time() {
     assert!((50..80).contains(&metrics.get("timed_out")), "{metrics:?}");
 }
 
-#[test]
-fn breaches_are_counted_by_their_kind() {
-    let scene = Scene::new();
-    let service = hostile(&scene).set("BATCH_SIZE", 1).start();
-    scene.stream.add_all(&[
-        told("trap", &[]),
-        told("grow", &[]),
-        told("few", &[]),
-        told("accept", &[("event_id", "none")]),
-        told("trap", &[]),
-        told("reject", &[]),
-        good(),
-    ]);
-    scene.stream.until_drained();
-    let ended = service.stop();
-    let metrics = ended.metrics();
-    let counts = ["trapped", "out_of_memory", "bad_verdict"].map(|name| metrics.get(name));
-    assert_eq!(counts, [2, 1, 2]);
-    let last = ended.log.lines().rfind(|line| line.contains(" metrics state=")).unwrap();
-    assert!(!last.contains("timed_out") && !last.contains("out_of_fuel"), "none of those: {last}");
-}
-
-/// Starts the service with a component written by hand, which it must refuse with these words.
-fn refused(scene: &Scene, component: &[u8], set: impl Fn(Launch) -> Launch, parts: &[&str]) {
-    let file = scene.folder().join("handmade.wasm");
-    fs::write(&file, component).unwrap();
-    let ended = set(scene.service().set("GUEST", file.display())).run_to_end();
-    assert_eq!(ended.code, Some(1), "wanted {parts:?}; the log:\n{}", ended.log);
-    let last = ended.log.lines().last().unwrap_or_default();
-    for part in parts {
-        assert!(last.contains(part), "{part:?} is not in:\n{}", ended.log);
-    }
-}
-
-/// What happens before the first entry is nobody's fault but the component's.
-#[test]
-fn start_up_code_is_held_to_the_limits_at_load() {
-    let scene = Scene::new();
-    let as_it_is = |launch| launch;
-    let idle = guests::handmade(&guests::idle_with(""));
-    let file = scene.folder().join("idle.wasm");
-    fs::write(&file, &idle).unwrap();
-    scene.service().set("GUEST", file.display()).start().stop(); // what follows is refused for its own reason
-
-    let endless = guests::idle_with("(func $f (loop (br 0))) (start $f)");
-    refused(
-        &scene,
-        &guests::handmade(&endless),
-        as_it_is,
-        &["it does not start", "the guest took longer than 1000 ms"],
-    );
-    let trap = guests::idle_with("(func $f unreachable) (start $f)");
-    refused(&scene, &guests::handmade(&trap), as_it_is, &["it does not start", "unreachable"]);
-    let deep = guests::idle_with("(func $f (call $f)) (start $f)");
-    refused(&scene, &guests::handmade(&deep), as_it_is, &["it does not start", "GUEST_STACK_BYTES"]);
-    let table = guests::idle_with(
-        "(table 1 funcref) (func $f (drop (table.grow 0 (ref.null func) (i32.const 100000)))) (start $f)",
-    );
-    refused(&scene, &guests::handmade(&table), as_it_is, &["it does not start", "GUEST_TABLE_ELEMENTS"]);
-}
-
-#[test]
-fn several_memories_are_summed() {
-    let scene = Scene::new();
-    let memories = |count: usize| {
-        let module = "(core module $other (memory (export \"memory\") 16))".to_owned();
-        let instances = "(core instance (instantiate $other))".repeat(count);
-        guests::handmade(&(module + &instances + &guests::idle_with("")))
-    };
-    let set = |launch: Launch| launch.set("GUEST_MEMORY_BYTES", 4 << 20);
-    refused(&scene, &memories(4), set, &["it does not start", "more than 4194304 bytes of memory"]);
-    refused(&scene, &memories(20), |launch| launch, &["memories"]);
-    let file = scene.folder().join("three.wasm");
-    fs::write(&file, memories(3)).unwrap();
-    set(scene.service()).set("GUEST", file.display()).start().stop();
-}
-
 /// In a process of its own, which ends with its limits; the service goes on or says why not.
 #[test]
 fn compilation_is_limited() {
-    let scene = Scene::new();
     let sum = "local.get 0 i32.const 1 i32.add local.set 0 ".repeat(400_000);
-    let slow = guests::handmade(&guests::idle_with(&format!("(func (local i32) {sum})")));
+    let slow = guests::handmade_of(&format!("(func (local i32) {sum}) (func $provoked (param i32))"));
     refused(
-        &scene,
         &slow,
         |launch| launch.set("GUEST_COMPILE_MS", 100),
         &["it takes longer than 100 ms to compile (GUEST_COMPILE_MS)"],
     );
     refused(
-        &scene,
         &slow,
         |launch| launch.set("GUEST_COMPILE_MEMORY_BYTES", 256 << 20),
         &["it takes more than 268435456 bytes to compile (GUEST_COMPILE_MEMORY_BYTES)"],
     );
     refused(
-        &scene,
         &slow,
         |launch| launch.set("GUEST_COMPONENT_BYTES", 1 << 20),
         &["more than 1048576 bytes (GUEST_COMPONENT_BYTES)"],
@@ -257,7 +129,7 @@ fn compilation_is_limited() {
 fn compiled_components_are_kept_where_only_the_service_writes() {
     let scene = Scene::new();
     let cache = scene.folder().join("cache");
-    let launch = || hostile(&scene).set("GUEST_CACHE", cache.display());
+    let launch = || claiming(&scene).set("GUEST_CACHE", cache.display());
     launch().start().stop();
     assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
     let files: Vec<_> = fs::read_dir(&cache).unwrap().map(|file| file.unwrap().path()).collect();
@@ -284,27 +156,10 @@ fn compiled_components_are_kept_where_only_the_service_writes() {
 /// Each with what was expected, what was found and what to do, before a byte of it runs.
 #[test]
 fn a_component_of_another_form_is_told_what_is_wrong() {
-    let scene = Scene::new();
     let as_it_is = |launch| launch;
     let program = fs::read("/proc/self/exe").unwrap(); // ELF, as precompiled components are
+    refused(&program[..4_096], as_it_is, &["native code", "hand over the component it was made from"]);
     refused(
-        &scene,
-        &program[..4_096],
-        as_it_is,
-        &["native code", "hand over the component it was made from"],
-    );
-    refused(
-        &scene,
-        &guests::of_another_type(),
-        as_it_is,
-        &[
-            "its function `process` has another type",
-            "expected func(batch: list<record",
-            "found func() -> list<",
-        ],
-    );
-    refused(
-        &scene,
         &guests::command(),
         as_it_is,
         &["it exports no `sluicegate:guest/handler@0.1.0`; it exports wasi:cli/run@0.2"],
@@ -312,19 +167,10 @@ fn a_component_of_another_form_is_told_what_is_wrong() {
     let asking =
         guests::importing(&["acme:vault/keys@1.0.0", "wasi:cli/stdout@0.2.0", "wasi:http/types@0.2.3"]);
     refused(
-        &scene,
         &asking,
         as_it_is,
         &["imports that are not granted: acme:vault/keys@1.0.0, wasi:http/types@0.2.3; guests may import"],
     );
-}
-
-#[test]
-fn instances_are_limited() {
-    let scene = Scene::new();
-    let instances = "(core module $other) ".to_owned() + &"(core instance (instantiate $other))".repeat(100);
-    let component = guests::handmade(&(instances + &guests::idle_with("")));
-    refused(&scene, &component, |launch| launch, &["instances"]);
 }
 
 #[test]
@@ -335,21 +181,10 @@ fn settings_reach_the_guest_and_nothing_else_does() {
         "[guest_settings]\nzone = \"north\"\nlimit = \"5\"\nalpha = \"1\"\n",
     )
     .unwrap();
-    let service = hostile(&scene).set("SECRET", "hunter2").start();
-    scene.stream.add(&told("settings", &[]));
+    let service = hostile(&scene, "environment").start();
+    scene.stream.add(&provoking(&Event::new(), None));
     let rows = scene.until_stored(1);
     service.stop();
-    let wanted = serde_json::json!({
-        "settings": { "alpha": "1", "limit": "5", "zone": "north" },
-        "order": ["alpha", "limit", "zone"],
-        "one_by_one": true,
-    });
-    assert_eq!(rows[0].properties.as_ref(), Some(&wanted));
-
-    let other = Scene::new();
-    let service = hostile(&other).set("GUEST_SETTINGS", "{zone = \"south\"}").start();
-    other.stream.add(&told("settings", &[]));
-    let rows = other.until_stored(1);
-    service.stop();
-    assert_eq!(rows[0].properties.as_ref().unwrap()["settings"], serde_json::json!({ "zone": "south" }));
+    let wanted = serde_json::json!([["alpha", "1"], ["limit", "5"], ["zone", "north"]]);
+    assert_eq!(rows[0].properties.as_ref().unwrap()["settings"], wanted);
 }

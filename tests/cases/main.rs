@@ -9,17 +9,18 @@
 )]
 
 mod batching;
+mod claiming;
 mod delivering;
 mod failing;
+mod handmade;
+mod hostile;
 mod letters;
 mod limits;
-mod misbehaving;
 mod neighbours;
 mod networking;
 mod outages;
 mod portable;
 mod powers;
-mod printing;
 mod recalling;
 mod redis_7_0;
 mod refusing;

@@ -132,7 +132,7 @@ fn what_passes_the_screen_is_stored() {
                 _ => event_id.to_string(),
             };
             let mut entry = vec![
-                ("do", "accept".to_owned()),
+                ("verdict", "accept".to_owned()),
                 ("event_id", event_id),
                 ("time", numbers.time().to_string()),
                 ("event_type", numbers.text()),
@@ -145,7 +145,7 @@ fn what_passes_the_screen_is_stored() {
         })
         .collect();
     scene.stream.add_all(&entries);
-    let service = scene.service().set("GUEST", guests::hostile().display()).start();
+    let service = scene.service().set("GUEST", guests::claims().display()).start();
     scene.stream.until_drained();
     let letters = scene.database.letters();
     assert!(letters.is_empty(), "{} letters, the first: {:#?}", letters.len(), letters[0]);

@@ -82,7 +82,7 @@ fn a_guest_that_cannot_be_used() {
         (guests::DEFAULT[..1_000].to_vec(), "it does not compile"),
         (guests::CORE_MODULE.to_vec(), "a core module, not a component"),
         (guests::command(), "not of the world `sluicegate:guest/validator@0.1.0`"),
-        (guests::greedy(), "imports that are not granted: "),
+        (guests::handmade("greedy"), "imports that are not granted: "),
     ] {
         fs::write(&file, component).unwrap();
         refused(launch(), &["guest.wasm is refused: ", reason]);

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use redis::cmd;
-use sluicegate_tests::{Event, Fields, Launch, Scene, Service, Stream, fields, guests, until};
+use sluicegate_tests::guests::{self, provoking};
+use sluicegate_tests::{Event, Fields, Launch, Scene, Service, Stream, fields, until};
 
 /// Tenants of a scene: each has a stream that begins with the scene's name.
 struct Tenants {
@@ -80,10 +81,6 @@ fn dead_letters(tenants: &Tenants, arguments: &[&str]) -> (Option<i32>, String) 
     let output = tenants.launch().tool(&[&["dead-letters"], arguments].concat()).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
-}
-
-fn hostile() -> String {
-    format!("guest = {:?}", guests::hostile().display().to_string())
 }
 
 fn write_guest(folder: &Path, name: &str, component: &[u8]) -> String {
@@ -229,7 +226,7 @@ fn a_tenant_that_cannot_work_holds_up_nobody_and_recovers() {
         ("tableless", ""),
     ]);
     let folder = tenants.scene.folder();
-    write_guest(folder, "greedy.wasm", &guests::greedy());
+    write_guest(folder, "greedy.wasm", &guests::handmade("greedy"));
     let wrong = tenants.stream("streamless");
     wrong.run::<()>(cmd("SET").arg(&wrong.name).arg("text"));
     tenants.scene.database.execute("CREATE TABLE events_tableless (number BIGINT PRIMARY KEY)");
@@ -281,14 +278,15 @@ fn a_tenant_that_fails_in_mid_flow_goes_on_when_it_is_mended() {
 /// More tenants than guests that may run at the same time, and all but one hang.
 #[test]
 fn poison_of_many_tenants_stays_their_own() {
-    let hang = format!("{}\nguest_time_limit_ms = 100", hostile());
+    let guest = guests::hostile("endless_loop").display().to_string();
+    let hang = format!("guest = {guest:?}\nguest_time_limit_ms = 100");
     let names: Vec<String> = (0..24).map(|i| format!("hanging_{i}")).collect();
     let mut settings: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), hang.as_str())).collect();
     settings.push(("fine", ""));
     let tenants = Tenants::new(&settings);
     for name in &names {
-        let spin = fields([("do", "loop")]);
-        tenants.stream(name).add_all(&[spin.clone(), spin.clone(), spin]);
+        let entries: Vec<Fields> = (0..3).map(|_| provoking(&Event::new(), None)).collect();
+        tenants.stream(name).add_all(&entries);
     }
     tenants.add("fine", 20);
     let service = tenants.launch().start_unready();

@@ -102,9 +102,9 @@ impl Counters {
     }
 
     /// Adds what the guest has counted for a batch that is committed.
-    pub fn sampled(&self, samples: Vec<(Series, Sample)>) {
-        if !samples.is_empty() {
-            self.series.lock().unwrap_or_else(PoisonError::into_inner).add(samples);
+    pub fn sampled(&self, samples: Vec<(Series, Sample)>, dropped: u64) {
+        if !samples.is_empty() || dropped > 0 {
+            self.series.lock().unwrap_or_else(PoisonError::into_inner).add(samples, dropped);
         }
     }
 

@@ -22,8 +22,9 @@ enum Value {
 }
 
 impl AllSeries {
-    /// Adds what a batch has counted.
-    pub(super) fn add(&mut self, samples: Vec<(Series, Sample)>) {
+    /// Adds what a batch has counted, and how much of it was dropped already.
+    pub(super) fn add(&mut self, samples: Vec<(Series, Sample)>, dropped: u64) {
+        self.dropped = self.dropped.saturating_add(dropped);
         for (series, sample) in samples {
             if self.values.len() >= SERIES_MAX && !self.values.contains_key(&series) {
                 self.dropped += 1;
@@ -91,21 +92,24 @@ mod tests {
     fn a_line_tells_them_all() {
         let mut all = AllSeries::default();
         let amount = || Series { name: "amount".to_owned(), labels: Vec::new() };
-        all.add(vec![
-            (series("purchases"), Sample::Add(2)),
-            (amount(), Sample::Observe(1.5)),
-            (series("purchases"), Sample::Add(3)),
-            (amount(), Sample::Observe(4.0)),
-            (amount(), Sample::Add(1)),
-        ]);
+        all.add(
+            vec![
+                (series("purchases"), Sample::Add(2)),
+                (amount(), Sample::Observe(1.5)),
+                (series("purchases"), Sample::Add(3)),
+                (amount(), Sample::Observe(4.0)),
+                (amount(), Sample::Add(1)),
+            ],
+            2,
+        );
         assert_eq!(all.to_string(), "amount=count:2,sum:5.5,min:1.5,max:4 purchases{plan=\"gold\"}=5");
-        assert_eq!(all.dropped(), 1, "amount is a histogram");
+        assert_eq!(all.dropped(), 3, "amount is a histogram");
     }
 
     #[test]
     fn there_is_a_bound() {
         let mut all = AllSeries::default();
-        all.add((0..1_000).map(|i| (series(&i.to_string()), Sample::Add(1))).collect());
+        all.add((0..1_000).map(|i| (series(&i.to_string()), Sample::Add(1))).collect(), 0);
         assert_eq!((all.values.len(), all.dropped()), (SERIES_MAX, 900));
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn compile(
         }
     }
     let code = run(limits, bytes)?;
-    let component = deserialize(engine, &code).map_err(|error| LoadError::Compile(describe(&error)))?;
+    let component = deserialize(engine, &code).map_err(|error| does_not_fit(&error))?;
     if let Some(cache) = cache {
         cache.put(engine, digest, &code);
     }
@@ -123,6 +123,16 @@ fn run(limits: &Limits, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
         Some(status) => Err(refusal(status, &said, limits)),
         None => Err(too_slow(limits)),
     }
+}
+
+/// Compiled, but more than an instance has room for.
+fn does_not_fit(error: &wasmtime::Error) -> LoadError {
+    let mut text = describe(error);
+    // It has no type of its own; the tests know if wasmtime says it in other words.
+    if text.contains("core module instances") {
+        text.push_str(" (GUEST_INSTANCES)");
+    }
+    LoadError::Compile(text)
 }
 
 fn too_slow(limits: &Limits) -> LoadError {

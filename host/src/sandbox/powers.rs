@@ -15,8 +15,8 @@ use super::guest::State;
 use super::guest::bindings::sluicegate::guest::{metrics, store, stream, types};
 use crate::batch::{EntryId, Readable};
 use crate::capabilities::{
-    LABEL_MAX_BYTES, LABELS_MAX, Outcome, PUBLICATIONS_MAX, PUBLICATIONS_MAX_BYTES, Powers, Publication,
-    Refusal, SAMPLES_MAX, Sample, Series, Transaction, Value,
+    Effects, LABEL_MAX_BYTES, LABELS_MAX, Outcome, PUBLICATIONS_MAX, PUBLICATIONS_MAX_BYTES, Powers,
+    Publication, Refusal, SAMPLES_MAX, Sample, Series, Transaction, Value,
 };
 use crate::config::Grants;
 
@@ -86,16 +86,39 @@ pub(super) struct Lent {
     grants: Arc<Grants>,
     /// How often each entry of the batch was delivered.
     deliveries: BTreeMap<EntryId, u64>,
+    /// What the batch has left for its commit so far, in this call and in those before it.
+    left: Left,
+}
+
+/// What counts for the limits of a batch.
+#[derive(Default)]
+struct Left {
+    publications: usize,
     published_bytes: usize,
+    samples: usize,
+}
+
+impl Left {
+    fn by(effects: &Effects) -> Self {
+        let published_bytes = effects.publications.iter().map(Publication::bytes).sum();
+        Self { publications: effects.publications.len(), published_bytes, samples: effects.samples.len() }
+    }
 }
 
 impl Lent {
-    pub(super) fn new(grants: &Arc<Grants>, batch: &[Readable<'_>], powers: Powers) -> Self {
+    /// For a call after which the batch does what these earlier calls have left, too.
+    pub(super) fn new(
+        grants: &Arc<Grants>,
+        batch: &[Readable<'_>],
+        powers: Powers,
+        earlier: &Effects,
+    ) -> Self {
         let deliveries = match grants.stream {
             true => batch.iter().map(|entry| (entry.id, entry.deliveries)).collect(),
             false => BTreeMap::new(),
         };
-        Self { powers, grants: Arc::clone(grants), deliveries, published_bytes: 0 }
+        let (grants, left) = (Arc::clone(grants), Left::by(earlier));
+        Self { powers, grants, deliveries, left }
     }
 }
 
@@ -121,18 +144,21 @@ impl stream::Host for Lent {
         }
         let too_much =
             |limit: usize| Ok(Err(stream::PublishError::TooMuch(u64::try_from(limit).unwrap_or(u64::MAX))));
-        let publications = &mut self.powers.effects.publications;
         let publication = Publication { stream, fields };
-        let bytes = self.published_bytes.saturating_add(publication.bytes());
+        let bytes = self.left.published_bytes.saturating_add(publication.bytes());
         if bytes > PUBLICATIONS_MAX_BYTES {
             return too_much(PUBLICATIONS_MAX_BYTES);
         }
         // XADD takes no entry without fields.
-        if publications.len() >= PUBLICATIONS_MAX || publication.fields.is_empty() {
-            return too_much(if publication.fields.is_empty() { 0 } else { PUBLICATIONS_MAX });
+        if publication.fields.is_empty() {
+            return too_much(0);
         }
-        self.published_bytes = bytes;
-        publications.push(publication);
+        if self.left.publications >= PUBLICATIONS_MAX {
+            return too_much(PUBLICATIONS_MAX);
+        }
+        self.left.publications += 1;
+        self.left.published_bytes = bytes;
+        self.powers.effects.publications.push(publication);
         Ok(Ok(()))
     }
 }
@@ -185,7 +211,7 @@ impl metrics::Host for Lent {
 }
 
 impl Lent {
-    /// What is beyond the limits is dropped, which the series `dropped_samples` tells.
+    /// What is beyond the limits is dropped and counted.
     fn sample(&mut self, name: String, mut labels: Vec<(String, String)>, sample: Sample) {
         let is_short = |text: &String| text.len() <= LABEL_MAX_BYTES && !text.chars().any(char::is_control);
         let is_fine = is_short(&name)
@@ -193,15 +219,13 @@ impl Lent {
             && labels.len() <= LABELS_MAX
             && labels.iter().all(|(name, value)| is_short(name) && is_short(value))
             && !matches!(sample, Sample::Observe(value) if !value.is_finite());
-        let samples = &mut self.powers.effects.samples;
-        if samples.len() >= SAMPLES_MAX {
+        if !is_fine || self.left.samples >= SAMPLES_MAX {
+            self.powers.effects.dropped_samples += 1;
             return;
         }
+        self.left.samples += 1;
         labels.sort();
-        samples.push(match is_fine {
-            true => (Series { name, labels }, sample),
-            false => (Series { name: "dropped_samples".to_owned(), labels: Vec::new() }, Sample::Add(1)),
-        });
+        self.powers.effects.samples.push((Series { name, labels }, sample));
     }
 }
 

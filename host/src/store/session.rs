@@ -39,8 +39,10 @@ pub struct Session {
     pub(super) loan: Loan,
     statements: Statements,
     runtime: Handle,
-    /// Statements so far.
+    /// Statements so far, without those that were undone: who is asked again must not pay for them.
     count: u64,
+    /// The same when the running call began.
+    count_before_call: u64,
     /// Why the transaction is over, if it is.
     lost: Option<Error>,
 }
@@ -54,7 +56,7 @@ impl Session {
         let begin = sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut loan.connection);
         patient("beginning a transaction", begin).await?;
         let (statements, runtime) = (Arc::clone(&store.statements), Handle::current());
-        Ok(Self { loan, statements, runtime, count: 0, lost: None })
+        Ok(Self { loan, statements, runtime, count: 0, count_before_call: 0, lost: None })
     }
 
     /// What is on record in this place; nobody else has it until the transaction ends.
@@ -168,6 +170,7 @@ impl Session {
 
 impl Transaction for Session {
     fn begin_call(&mut self) -> Result<(), Lost> {
+        self.count_before_call = self.count;
         self.control("SAVEPOINT guest_call".to_owned())
     }
 
@@ -182,6 +185,7 @@ impl Transaction for Session {
     }
 
     fn undo_call(&mut self) -> Result<(), Lost> {
+        self.count = self.count_before_call;
         self.control("ROLLBACK TO SAVEPOINT guest_call".to_owned())
     }
 }

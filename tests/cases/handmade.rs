@@ -1,0 +1,190 @@
+//! A guest that no compiler made harms nobody either: it is refused at load, or its entry becomes a dead letter.
+//!
+//! One test for each file of `tests/guests/handmade`, of the same name.
+
+use std::fs;
+
+use sluicegate_tests::guests::{self, provoking};
+use sluicegate_tests::{Event, Fields, Launch, Scene};
+
+use crate::hostile::{files_of, message};
+
+macro_rules! each_has_a_test {
+    ($($name:ident)*) => { $(#[expect(unused_imports, reason = "it must be there, no more")] use self::$name as _;)* };
+}
+sluicegate_tests::handmade_guests!(each_has_a_test);
+
+#[test]
+fn every_file_is_in_the_list() {
+    let mut listed = guests::HANDMADE.to_vec();
+    listed.sort_unstable();
+    assert_eq!(files_of("handmade", ".wat"), listed);
+}
+
+fn with_guest(scene: &Scene, component: &[u8]) -> Launch {
+    let file = scene.folder().join("handmade.wasm");
+    fs::write(&file, component).unwrap();
+    scene.service().set("GUEST", file.display())
+}
+
+/// Starts the service with a component that it must refuse with these words.
+pub(crate) fn refused(component: &[u8], set: impl Fn(Launch) -> Launch, parts: &[&str]) {
+    let scene = Scene::new();
+    let ended = set(with_guest(&scene, component)).run_to_end();
+    assert_eq!(ended.code, Some(1), "wanted {parts:?}; the log:\n{}", ended.log);
+    let last = ended.log.lines().last().unwrap_or_default();
+    for part in parts {
+        assert!(last.contains(part), "{part:?} is not in:\n{}", ended.log);
+    }
+}
+
+fn is_refused(name: &str, parts: &[&str]) {
+    refused(&guests::handmade(name), |launch| launch, parts);
+}
+
+/// What happens before the first entry is nobody's fault but the component's.
+fn does_not_start(name: &str, why: &str) {
+    is_refused(name, &["it does not start", why]);
+}
+
+/// An entry that provokes it becomes a dead letter; the others are discarded, as the guest wants.
+fn is_stopped(name: &str, reason: &str, words: &str) {
+    let scene = Scene::new();
+    let entries = [Event::new().data(), provoking(&Event::new(), None), Event::new().data()];
+    let ids = scene.stream.add_all(&entries);
+    let service = with_guest(&scene, &guests::handmade(name)).start();
+    scene.stream.until_drained();
+    let letters = scene.database.letters();
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!((letters[0].reason.as_str(), &letters[0].entry_id), (reason, &ids[1]), "{letters:?}");
+    assert!(message(&letters[0]).contains(words), "{}", message(&letters[0]));
+    assert_eq!(service.stop().metrics().tally(), [0, 0, 0, 2, 1]);
+}
+
+#[test]
+fn idle() {
+    let scene = Scene::new();
+    let entries: Vec<Fields> = (0..5).map(|_| provoking(&Event::new(), None)).collect();
+    scene.stream.add_all(&entries);
+    let service = with_guest(&scene, &guests::handmade("idle")).start();
+    scene.stream.until_drained();
+    assert_eq!(service.stop().metrics().tally(), [0, 0, 0, 5, 0]);
+}
+
+#[test]
+fn start_loops() {
+    does_not_start("start_loops", "the guest took longer than 1000 ms (GUEST_TIME_LIMIT_MS)");
+}
+
+#[test]
+fn start_traps() {
+    does_not_start("start_traps", "unreachable");
+}
+
+#[test]
+fn start_recurses() {
+    does_not_start("start_recurses", "more than 524288 bytes (GUEST_STACK_BYTES)");
+}
+
+#[test]
+fn start_grows_table() {
+    does_not_start("start_grows_table", "more than 100000 table elements (GUEST_TABLE_ELEMENTS)");
+}
+
+#[test]
+fn memories_in_parts() {
+    let component = guests::handmade("memories_in_parts");
+    let set = |launch: Launch, mebibytes: u32| launch.set("GUEST_MEMORY_BYTES", mebibytes << 20);
+    let words = ["it does not start", "more than 4194304 bytes of memory (GUEST_MEMORY_BYTES)"];
+    refused(&component, |launch| set(launch, 4), &words);
+    let scene = Scene::new();
+    set(with_guest(&scene, &component), 5).start().stop(); // with that of the guest itself, a page
+}
+
+#[test]
+fn many_memories() {
+    is_refused("many_memories", &["memories", "limit of 8"]);
+}
+
+#[test]
+fn many_tables() {
+    is_refused("many_tables", &["tables", "limit of 64"]);
+}
+
+#[test]
+fn many_instances() {
+    is_refused("many_instances", &["101 core module instances", "maximum of 64", "(GUEST_INSTANCES)"]);
+}
+
+#[test]
+fn greedy() {
+    is_refused("greedy", &["imports that are not granted: sluicegate:test/secrets"]);
+}
+
+#[test]
+fn another_type() {
+    let words = [
+        "its function `process` has another type",
+        "expected func(batch: list<record",
+        "found func() -> list<string>",
+    ];
+    is_refused("another_type", &words);
+}
+
+#[test]
+fn table_growth() {
+    is_stopped("table_growth", "trapped", "more than 100000 table elements (GUEST_TABLE_ELEMENTS)");
+}
+
+#[test]
+fn memory_growth() {
+    is_stopped("memory_growth", "out_of_memory", "more than 134217728 bytes of memory (GUEST_MEMORY_BYTES)");
+}
+
+#[test]
+fn wrong_utf8() {
+    is_stopped("wrong_utf8", "trapped", "utf-8");
+}
+
+#[test]
+fn wrong_case() {
+    is_stopped("wrong_case", "trapped", "discriminant");
+}
+
+#[test]
+fn wrong_pointer() {
+    is_stopped("wrong_pointer", "trapped", "out of bounds");
+}
+
+#[test]
+fn wrong_length() {
+    is_stopped("wrong_length", "trapped", "out of bounds");
+}
+
+#[test]
+fn wrong_alignment() {
+    is_stopped("wrong_alignment", "trapped", "aligned");
+}
+
+/// Every entry is at fault, since none can be handed over.
+fn takes_no_entry(name: &str, reason: &str, words: &str) {
+    let scene = Scene::new();
+    scene.stream.add_all(&[Event::new().data(), Event::new().data()]);
+    let service = with_guest(&scene, &guests::handmade(name)).set("GUEST_TIME_LIMIT_MS", 100).start();
+    scene.stream.until_drained();
+    for letter in scene.database.letters() {
+        assert_eq!(letter.reason, reason);
+        assert!(message(&letter).contains(words), "{}", message(&letter));
+    }
+    assert_eq!(service.stop().metrics().tally(), [0, 0, 0, 0, 2]);
+}
+
+#[test]
+fn wrong_allocation() {
+    takes_no_entry("wrong_allocation", "trapped", "realloc");
+}
+
+#[test]
+fn endless_allocation() {
+    takes_no_entry("endless_allocation", "timed_out", "100 ms (GUEST_TIME_LIMIT_MS)");
+}

@@ -1,0 +1,636 @@
+//! A hostile guest harms nobody: its entry becomes a dead letter that names the limit, the rest is stored.
+//!
+//! One test for each program of `tests/guests/hostile/examples`, of the same name.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+
+use redis::cmd;
+use serde_json::{Value, json};
+use sluicegate::batch::Digest;
+use sluicegate_tests::guests::{self, provoking};
+use sluicegate_tests::{Ended, Event, Fields, Launch, Letter, Scene, Stream};
+
+macro_rules! each_has_a_test {
+    ($($name:ident)*) => { $(#[expect(unused_imports, reason = "it must be there, no more")] use self::$name as _;)* };
+}
+sluicegate_tests::hostile_guests!(each_has_a_test);
+
+#[test]
+fn every_program_is_in_the_list() {
+    let mut listed = guests::HOSTILE.to_vec();
+    listed.push("command"); // refused at load
+    listed.sort_unstable();
+    assert_eq!(files_of("hostile/examples", ".rs"), listed);
+}
+
+/// The names of the files in a folder of guests that end so, sorted.
+pub(crate) fn files_of(folder: &str, end: &str) -> Vec<String> {
+    let folder = format!("{}/guests/{folder}", env!("CARGO_MANIFEST_DIR"));
+    let names = fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut found: Vec<String> = names.filter_map(|name| Some(name.strip_suffix(end)?.to_owned())).collect();
+    found.sort();
+    found
+}
+
+fn provocation() -> Fields {
+    provoking(&Event::new(), None)
+}
+
+/// With time enough for whatever ends by itself, on a busy machine too.
+pub(crate) fn hostile(scene: &Scene, name: &str) -> Launch {
+    scene.service().set("GUEST", guests::hostile(name).display()).set("GUEST_TIME_LIMIT_MS", 20_000)
+}
+
+/// Sends the bad entries, each between good ones, in one batch, and gives their
+/// dead letters in the order of the entries. Everything else must be stored.
+pub(crate) fn letters_of(scene: &Scene, launch: Launch, bad: &[Fields]) -> (Vec<Letter>, Ended) {
+    let mut good = vec![Event::new()];
+    let mut entries = vec![good[0].data()];
+    for bad in bad {
+        let event = Event::new();
+        entries.extend([bad.clone(), event.data()]);
+        good.push(event);
+    }
+    let ids = scene.stream.add_all(&entries);
+    let service = launch.set("BATCH_SIZE", entries.len()).start();
+    assert_eq!(scene.until_stored(good.len()), good);
+    scene.stream.until_drained();
+
+    let mut letters: BTreeMap<String, Letter> =
+        scene.database.letters().into_iter().map(|letter| (letter.entry_id.clone(), letter)).collect();
+    assert_eq!(letters.len(), bad.len());
+    let in_order = ids.iter().zip(&entries).skip(1).step_by(2).map(|(id, fields)| {
+        let letter = letters.remove(id).unwrap_or_else(|| panic!("no letter for {id}"));
+        assert_eq!(letter.fields.as_ref(), Some(fields), "the entry is kept as it came");
+        letter
+    });
+    let in_order = in_order.collect();
+    // It still works.
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(good.len() + 1);
+    (in_order, service.stop())
+}
+
+pub(crate) fn reasons(letters: &[Letter]) -> Vec<&str> {
+    letters.iter().map(|letter| letter.reason.as_str()).collect()
+}
+
+pub(crate) fn message(letter: &Letter) -> &str {
+    letter.violations[0]["message"].as_str().unwrap()
+}
+
+/// An entry that provokes the guest becomes a dead letter of this reason, which says these words.
+fn becomes_a_letter(scene: &Scene, launch: Launch, reason: &str, words: &str) -> Ended {
+    let (letters, ended) = letters_of(scene, launch, &[provocation()]);
+    assert_eq!(reasons(&letters), [reason], "{letters:?}");
+    assert!(message(&letters[0]).contains(words), "{}", message(&letters[0]));
+    ended
+}
+
+/// The same, by this limit.
+fn is_stopped(name: &str, reason: &str, words: &str) {
+    let scene = Scene::new();
+    let ended = becomes_a_letter(&scene, hostile(&scene, name), reason, words);
+    // Breaches are counted by their kind, and only those there were.
+    assert!(ended.metrics().get(reason) > 0, "{:?}", ended.metrics());
+    let last = ended.log.lines().rfind(|line| line.contains(" metrics state=")).unwrap();
+    let kinds = ["trapped", "timed_out", "out_of_memory", "out_of_fuel", "too_much_output", "bad_verdict"];
+    let counted: Vec<&str> = kinds.into_iter().filter(|kind| last.contains(&format!(" {kind}="))).collect();
+    assert_eq!(counted, [reason], "{last}");
+}
+
+#[test]
+fn endless_loop() {
+    let scene = Scene::new();
+    // Long enough for the good entries on a busy machine.
+    let launch = hostile(&scene, "endless_loop").set("GUEST_TIME_LIMIT_MS", 1_000);
+    becomes_a_letter(&scene, launch, "timed_out", "the guest took longer than 1000 ms (GUEST_TIME_LIMIT_MS)");
+    let scene = Scene::new();
+    let launch = hostile(&scene, "endless_loop").set("GUEST_FUEL", 20_000_000);
+    becomes_a_letter(&scene, launch, "out_of_fuel", "more than 20000000 fuel (GUEST_FUEL)");
+}
+
+#[test]
+fn deep_recursion() {
+    is_stopped(
+        "deep_recursion",
+        "trapped",
+        "call stack exhausted: more than 524288 bytes (GUEST_STACK_BYTES)",
+    );
+}
+
+#[test]
+fn memory_by_steps() {
+    is_stopped(
+        "memory_by_steps",
+        "out_of_memory",
+        "the guest wanted more than 134217728 bytes of memory (GUEST_MEMORY_BYTES)",
+    );
+}
+
+#[test]
+fn memory_at_once() {
+    is_stopped(
+        "memory_at_once",
+        "out_of_memory",
+        "the guest wanted more than 134217728 bytes of memory (GUEST_MEMORY_BYTES)",
+    );
+}
+
+#[test]
+fn handle_flood() {
+    is_stopped("handle_flood", "trapped", "more than 10000 handles (GUEST_HANDLES)");
+    let scene = Scene::new();
+    let service = hostile(&scene, "handle_flood").set("GUEST_HANDLES", 100).start();
+    scene.stream.add_all(&[90, 101].map(|count| provoking(&Event::new(), Some(count))));
+    scene.stream.until_drained();
+    assert_eq!(service.stop().metrics().tally(), [1, 0, 0, 0, 1]);
+}
+
+#[test]
+fn random_flood() {
+    is_stopped("random_flood", "trapped", "65536");
+}
+
+/// No call to the host waits.
+fn ends_at_once(name: &str) -> Vec<Event> {
+    let scene = Scene::new();
+    let service = hostile(&scene, name).set("GUEST_TIME_LIMIT_MS", 5_000).start();
+    scene.stream.add_all(&[provocation(), provocation(), provocation()]);
+    let rows = scene.until_stored(3); // an hour each
+    let log = service.stop().log;
+    assert!(!log.contains("timed_out"), "{log}");
+    rows
+}
+
+#[test]
+fn sleep() {
+    ends_at_once("sleep");
+}
+
+#[test]
+fn poll() {
+    for row in ends_at_once("poll") {
+        assert_eq!(row.properties, Some(json!({ "ready": 1_000 })));
+    }
+}
+
+#[test]
+fn endless_poll() {
+    is_stopped("endless_poll", "trapped", "empty poll list");
+}
+
+#[test]
+fn panic() {
+    is_stopped("panic", "trapped", "provoked");
+    let scene = Scene::new();
+    let service = hostile(&scene, "panic").set("BATCH_SIZE", 1).start();
+    scene.stream.add_all(&[provocation(), Event::new().data(), provocation()]);
+    scene.stream.until_drained();
+    assert_eq!(service.stop().metrics().get("trapped"), 2, "each once");
+}
+
+#[test]
+fn exit() {
+    is_stopped("exit", "trapped", "exit");
+}
+
+#[test]
+fn too_few_verdicts() {
+    is_stopped("too_few_verdicts", "bad_verdict", "0 verdicts for 1 entries");
+}
+
+#[test]
+fn too_many_verdicts() {
+    is_stopped("too_many_verdicts", "bad_verdict", "2 verdicts for 1 entries");
+}
+
+/// Nobody can tell that they are swapped, but each entry has one end, and no row is made up.
+#[test]
+fn swapped_verdicts() {
+    let scene = Scene::new();
+    let (provoking_event, good) = (Event::new(), Event::new());
+    let bad = sluicegate_tests::fields([("data", "no JSON")]);
+    let ids = scene.stream.add_all(&[provoking(&provoking_event, None), good.data(), bad]);
+    let service = hostile(&scene, "swapped_verdicts").start();
+    assert_eq!(scene.until_stored(2), [provoking_event, good]);
+    scene.stream.until_drained();
+    assert_eq!(service.stop().metrics().tally(), [2, 0, 1, 0, 0]);
+    let letters = scene.database.letters();
+    assert_eq!(letters.len(), 1);
+    assert_eq!((&letters[0].entry_id, &letters[0].stream), (&ids[0], &scene.stream.name));
+}
+
+#[test]
+fn huge_list() {
+    is_stopped("huge_list", "too_much_output", "more than 67108864 bytes (GUEST_OUTPUT_BYTES)");
+}
+
+#[test]
+fn huge_expansion() {
+    is_stopped("huge_expansion", "bad_verdict", "expanded the entry to 100000 events, wanted 1 to 1000");
+}
+
+/// What it returns is little in its own memory, and 4 GiB for a host that copied it all.
+#[test]
+fn huge_rejection() {
+    let scene = Scene::new();
+    let ids = scene.stream.add_all(&[Event::new().data(), provocation(), Event::new().data()]);
+    let service = hostile(&scene, "huge_rejection").start();
+    scene.until_stored(2);
+    scene.stream.until_drained();
+    let letters = scene.database.letters();
+    assert_eq!(reasons(&letters), ["too_much_output"], "{letters:?}");
+    assert_eq!(letters[0].entry_id, ids[1]);
+    assert!(message(&letters[0]).contains("67108864 bytes (GUEST_OUTPUT_BYTES)"), "{}", message(&letters[0]));
+    let most = service.memory_peak_bytes();
+    assert!(most < 512 << 20, "{most} bytes resident at the peak");
+    service.stop();
+}
+
+#[test]
+fn huge_string() {
+    is_stopped(
+        "huge_string",
+        "bad_verdict",
+        "found 17825792 bytes, wanted at most 16777216 (GUEST_STRING_BYTES)",
+    );
+}
+
+#[test]
+fn deep_json() {
+    is_stopped("deep_json", "bad_verdict", "GUEST_JSON_DEPTH");
+}
+
+/// An entry may become a thousand rows, but the batch not more than GUEST_ROWS: the largest pay.
+#[test]
+fn many_rows() {
+    let scene = Scene::new();
+    scene.stream.add_all(&[provocation(), Event::new().data(), provocation(), provocation()]);
+    let service = hostile(&scene, "many_rows").set("GUEST_ROWS", 2_500).start();
+    scene.until_stored(2_001);
+    scene.stream.until_drained();
+    let letters = scene.database.letters();
+    assert_eq!(reasons(&letters), ["too_much_output"]);
+    assert!(message(&letters[0]).contains("more than 2500 rows (GUEST_ROWS)"), "{}", message(&letters[0]));
+    service.stop();
+}
+
+#[test]
+fn invalid_ids() {
+    is_stopped("invalid_ids", "bad_verdict", "wanted a UUID");
+}
+
+#[test]
+fn same_id() {
+    let scene = Scene::new();
+    scene.stream.add_all(&[provocation(), provocation(), Event::new().data(), provocation()]);
+    let service = hostile(&scene, "same_id").start();
+    scene.until_stored(2);
+    scene.stream.until_drained();
+    assert_eq!(service.stop().metrics().tally(), [2, 2, 0, 0, 0]);
+}
+
+/// It keeps an entry of its own from being stored, and none of its neighbour's.
+#[test]
+fn stolen_ids() {
+    let house = House::new("stolen_ids");
+    let (victim, thief) = (Event::new(), Event::new());
+    house.hostile.add_all(&[provoking(&thief, None), victim.flat()]);
+    let service = house.start();
+    house.hostile.until_drained();
+    house.neighbour.add(&victim.data());
+    house.neighbour.until_drained();
+    service.stop();
+    let stored = |table: &str| -> Vec<String> {
+        house.scene.database.value(&format!("SELECT array_agg(event_id || ' ' || user_id) FROM {table}"))
+    };
+    let [mine, stolen] = [&victim, &thief].map(|event| format!("{} {}", victim.event_id, event.user_id));
+    let hostile = stored("events_hostile");
+    assert!(hostile == [mine.as_str()] || hostile == [stolen], "one of the two is a duplicate: {hostile:?}");
+    assert_eq!(stored("events_neighbour"), [mine]);
+}
+
+/// Two tenants, both with the hostile guest: one of them is never provoked.
+struct House {
+    scene: Scene,
+    hostile: Stream,
+    neighbour: Stream,
+}
+
+impl House {
+    fn new(name: &str) -> Self {
+        let scene = Scene::new();
+        let [hostile, neighbour] = ["hostile", "neighbour"].map(|tenant| scene.stream.sibling(tenant));
+        let guest = guests::hostile(name).display().to_string();
+        let tenant = |name: &str, stream: &Stream| {
+            format!("[tenants.{name}]\nstream_name = \"{}\"\nguest = {guest:?}\n", stream.name)
+        };
+        let file = tenant("hostile", &hostile) + &tenant("neighbour", &neighbour);
+        fs::write(scene.folder().join("sluicegate.toml"), file).unwrap();
+        Self { scene, hostile, neighbour }
+    }
+
+    fn start(&self) -> sluicegate_tests::Service {
+        self.scene.service().unset("STREAM_NAME").set("BATCH_SIZE", 2).start_unready()
+    }
+}
+
+/// Sends so many provoking entries to a guest that prints, and gives the log. All must be stored.
+fn printed(launch: Launch, scene: &Scene, entries: &[Fields]) -> String {
+    scene.stream.add_all(entries);
+    let service = launch.start();
+    scene.until_stored(entries.len());
+    scene.stream.until_drained();
+    service.stop().log
+}
+
+/// What the log says was printed and not logged: lines and bytes.
+fn suppressed(log: &str) -> [usize; 2] {
+    let told = log.lines().filter_map(|line| line.split_once("guest printed more than is logged"));
+    let number = |text: &str, name: &str| -> usize {
+        text.split_once(name).unwrap().1.split(' ').next().unwrap().parse().unwrap()
+    };
+    told.fold([0, 0], |[lines, bytes], (_, rest)| {
+        assert!(rest.contains("GUEST_LOG_BYTES a batch"), "{rest}");
+        [lines + number(rest, " lines="), bytes + number(rest, " bytes=")]
+    })
+}
+
+#[test]
+fn long_line() {
+    let scene = Scene::new();
+    let log = printed(hostile(&scene, "long_line"), &scene, &[provocation()]);
+    let longest = log.lines().map(str::len).max().unwrap();
+    assert!((4_096..5_000).contains(&longest), "{longest}");
+    // On standard output and on standard error, each with its end.
+    assert_eq!(suppressed(&log), [0, 2 * ((1 << 20) + 1) - 4_096]);
+}
+
+#[test]
+fn many_lines() {
+    let scene = Scene::new();
+    let provocations: Vec<Fields> = (0..50).map(|_| provocation()).collect();
+    let log = printed(hostile(&scene, "many_lines"), &scene, &provocations);
+    let lines = log.matches("line=\"flood\"").count();
+    assert!((1..1_000).contains(&lines), "4096 bytes of a batch are 683 lines: {lines} of a million");
+    assert!(suppressed(&log)[1] > 0);
+
+    let scene = Scene::new();
+    let launch = hostile(&scene, "many_lines").set("BATCH_SIZE", 1).set("GUEST_LOG_BYTES", 1 << 20);
+    let provocations: Vec<Fields> = (0..20).map(|_| provoking(&Event::new(), Some(5_000))).collect();
+    let log = printed(launch, &scene, &provocations);
+    let lines = log.matches("line=\"flood\"").count();
+    assert_eq!(lines + suppressed(&log)[0], 20 * 2 * 5_000, "every line is logged or counted");
+    assert!(lines < 20_000, "{lines} lines");
+}
+
+/// A line says whose it is, and cannot forge another.
+#[test]
+fn control_characters() {
+    let scene = Scene::new();
+    let service = hostile(&scene, "control_characters").start();
+    scene.stream.add(&provocation());
+    scene.until_stored(1);
+    let component = fs::read(guests::hostile("control_characters")).unwrap();
+    let guest = format!("guest={}", Digest::of(&component));
+    service.until_logged(&["INFO", "guest printed guest=", "line=\"first\"", &guest]);
+    service.until_logged(&["WARN", "guest printed to standard error", "line=\"first\"", &guest]);
+    let line = service.until_logged(&["INFO", "forged"]);
+    assert!(line.contains("line=\"WARN ") && line.contains(&guest), "{line}");
+    let log = service.stop().log;
+    assert!(!log.contains(['\x1b', '\r', '\u{202e}']), "control characters are escaped: {log:?}");
+
+    let silent = hostile(&scene, "control_characters").set("GUEST_LOG_BYTES", 0).start();
+    scene.stream.add(&provocation());
+    scene.until_stored(2);
+    let log = silent.stop().log;
+    assert!(!log.contains("forged"), "{log}");
+}
+
+/// What a guest tells of the world: the same for the same entries, in another service, later.
+fn seen(name: &str, amount: Option<usize>) -> [(String, Value); 2] {
+    let scene = Scene::new();
+    let start = |scene: &Scene| {
+        hostile(scene, name)
+            .set("BATCH_SIZE", 1)
+            .set("SECRET", "hunter2")
+            .set("GUEST_SETTINGS", "{b = \"2\", a = \"1\"}")
+    };
+    let ids = scene.stream.add_all(&[Event::new(), Event::new()].map(|event| provoking(&event, amount)));
+    let one = start(&scene).start();
+    let rows = scene.until_stored(2);
+    one.stop();
+    let again = Scene::new();
+    let two = start(&again).set("STREAM_NAME", &scene.stream.name).start();
+    assert_eq!(again.until_stored(2), rows);
+    two.stop();
+    assert!(!again.folder().join("hostile").exists(), "it makes no folder");
+    let mut seen = ids.into_iter().zip(rows).map(|(id, row)| (id, row.properties.unwrap()));
+    [seen.next().unwrap(), seen.next().unwrap()]
+}
+
+#[test]
+fn files() {
+    for (_, seen) in seen("files", None) {
+        assert_eq!(seen, json!({ "found": vec![false; 9] }));
+    }
+}
+
+#[test]
+fn network() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = usize::from(listener.local_addr().unwrap().port());
+    for (_, seen) in seen("network", Some(port)) {
+        assert_eq!(seen, json!({ "found": vec![false; 4] }));
+    }
+    assert!(listener.accept().is_err(), "nobody knocked");
+}
+
+#[test]
+fn environment() {
+    for (_, seen) in seen("environment", None) {
+        let settings = [["a", "1"], ["b", "2"]];
+        assert_eq!(seen, json!({ "found": [0, 0, 0], "settings": settings, "one_by_one": true }));
+    }
+}
+
+#[test]
+fn clock() {
+    for (id, seen) in seen("clock", None) {
+        let milliseconds: u64 = id.split('-').next().unwrap().parse().unwrap();
+        assert_eq!(seen, json!({ "now": milliseconds * 1_000, "elapsed": 0 }), "it stands at the entry's ID");
+    }
+}
+
+#[test]
+fn randomness() {
+    let [(_, one), (_, two)] = seen("randomness", None);
+    assert!(
+        one["dice"] != two["dice"] && one["bytes"] != two["bytes"],
+        "seeded by the entry's ID: {one} {two}"
+    );
+}
+
+/// Nothing is left from one batch to the next, nor from one tenant to another with the same component.
+#[test]
+fn state() {
+    for (_, seen) in seen("state", None) {
+        assert_eq!(seen, json!({ "call": 1 }));
+    }
+    let house = House::new("state");
+    let service = house.start();
+    let provocations: Vec<Fields> = (0..10).map(|_| provocation()).collect();
+    for stream in [&house.hostile, &house.neighbour] {
+        stream.add_all(&provocations);
+    }
+    for (stream, tenant) in [(&house.hostile, "hostile"), (&house.neighbour, "neighbour")] {
+        stream.until_drained();
+        let sql = format!("SELECT count(*) FROM events_{tenant} WHERE properties = '{{\"call\": 1}}'");
+        assert_eq!(house.scene.database.value::<i64>(&sql), 10);
+    }
+    service.stop();
+}
+
+/// A scene for a guest with powers: a table and a stream of its own.
+struct Stage {
+    scene: Scene,
+    published: Stream,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let scene = Scene::new();
+        let published = scene.stream.sibling("published");
+        fs::write(scene.folder().join("sluicegate.toml"), guests::powers("", &published.name)).unwrap();
+        scene.database.execute("CREATE TABLE notes (text TEXT CHECK (text <> 'forbidden'))");
+        Self { scene, published }
+    }
+
+    /// An entry that provokes the guest becomes a dead letter which says that the host refused it.
+    fn is_refused(name: &str, words: &str) -> Self {
+        let stage = Self::new();
+        becomes_a_letter(&stage.scene, hostile(&stage.scene, name), "rejected", words);
+        stage
+    }
+
+    fn published(&self) -> usize {
+        self.published.run(cmd("XLEN").arg(&self.published.name))
+    }
+
+    fn notes(&self) -> Option<Vec<String>> {
+        self.scene.database.value("SELECT array_agg(text) FROM notes")
+    }
+}
+
+#[test]
+fn ungranted_stream() {
+    Stage::is_refused("ungranted_stream", "NotGranted(\"analytics_events\")");
+}
+
+/// What it may publish it does, though its entry is rejected: that is its verdict.
+#[test]
+fn publishing_flood() {
+    let stage = Stage::is_refused("publishing_flood", "TooMuch(10000)");
+    assert_eq!(stage.published(), 10_000);
+
+    let stage = Stage::new();
+    let launch = hostile(&stage.scene, "publishing_flood");
+    let (letters, _) = letters_of(&stage.scene, launch, &[provoking(&Event::new(), Some(1 << 20))]);
+    assert!(message(&letters[0]).contains("TooMuch(16777216)"), "{}", message(&letters[0]));
+    assert_eq!(stage.published(), 15, "a mebibyte each, and a little");
+}
+
+#[test]
+fn publishing_piecemeal() {
+    let stage = Stage::new();
+    let provocations: Vec<Fields> = (0..5).map(|_| provocation()).collect();
+    let launch = hostile(&stage.scene, "publishing_piecemeal");
+    stage.scene.stream.add_all(&provocations);
+    let service = launch.start();
+    stage.scene.stream.until_drained();
+    let letters = stage.scene.database.letters();
+    assert_eq!(letters.len(), 3, "two entries publish 8,000: {letters:?}");
+    assert!(letters.iter().all(|letter| message(letter).contains("TooMuch(10000)")), "{letters:?}");
+    service.stop();
+    assert_eq!(stage.published(), 10_000);
+}
+
+#[test]
+fn publishing_and_failing() {
+    let stage = Stage::new();
+    let launch = hostile(&stage.scene, "publishing_and_failing").set("MONITORING_INTERVAL_MS", 100);
+    let ended = becomes_a_letter(&stage.scene, launch, "trapped", "published: Ok(()), noted: Ok(1)");
+    assert_eq!((stage.published(), stage.notes()), (0, None));
+    assert!(!ended.log.contains("spam="), "{}", ended.log);
+}
+
+#[test]
+fn ungranted_statement() {
+    Stage::is_refused("ungranted_statement", "NotGranted(\"DROP TABLE events\")");
+}
+
+#[test]
+fn wrong_parameters() {
+    Stage::is_refused("wrong_parameters", "WrongParameters(\"wanted (text)\")");
+}
+
+#[test]
+fn statement_flood() {
+    let stage = Stage::new();
+    let launch = hostile(&stage.scene, "statement_flood").set("GUEST_TIME_LIMIT_MS", 60_000);
+    becomes_a_letter(&stage.scene, launch, "rejected", "TooManyStatements(10000)");
+    // Where there is less time, that is the limit.
+    let stage = Stage::new();
+    let launch = hostile(&stage.scene, "statement_flood").set("GUEST_TIME_LIMIT_MS", 300);
+    becomes_a_letter(&stage.scene, launch, "timed_out", "300 ms (GUEST_TIME_LIMIT_MS)");
+}
+
+#[test]
+fn statement_waste() {
+    let stage = Stage::new();
+    let launch = hostile(&stage.scene, "statement_waste");
+    becomes_a_letter(&stage.scene, launch, "trapped", "ran 4000");
+}
+
+#[test]
+fn endless_statement() {
+    Stage::is_refused("endless_statement", "TimedOut(100)");
+}
+
+#[test]
+fn too_many_rows() {
+    Stage::is_refused("too_many_rows", "TooMuch(100)");
+}
+
+#[test]
+fn huge_answer() {
+    Stage::is_refused("huge_answer", "TooMuch(4194304)");
+}
+
+#[test]
+fn swallowed_error() {
+    let stage = Stage::new();
+    let event = Event::new();
+    stage.scene.stream.add(&provoking(&event, None));
+    let service = hostile(&stage.scene, "swallowed_error").start();
+    assert_eq!(stage.scene.until_stored(1), [event]);
+    stage.scene.stream.until_drained();
+    service.stop();
+    assert_eq!(stage.notes(), Some(vec!["before".to_owned(), "after".to_owned()]));
+}
+
+#[test]
+fn metric_flood() {
+    let stage = Stage::new();
+    stage.scene.stream.add(&provocation());
+    let service = hostile(&stage.scene, "metric_flood").set("MONITORING_INTERVAL_MS", 100).start();
+    stage.scene.stream.until_drained();
+    let line = service.until_logged(&["guest metrics", "flood"]);
+    service.stop();
+    assert_eq!(line.matches("flood{").count(), 100, "series of a tenant: {line}");
+    assert!(line.contains("dropped=19902"), "every one of 20,002 is counted or dropped: {line}");
+}

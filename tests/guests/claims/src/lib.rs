@@ -1,0 +1,72 @@
+//! A guest that returns the verdict which an entry's field `verdict` names, unchecked.
+//!
+//! | `verdict` | what it is made of |
+//! |---|---|
+//! | `accept` | the fields `event_id`, `time` (microseconds), `event_type`, `user_id`, `properties` |
+//! | `expand` | so many claims as `count` says, their event IDs counted up from `event_id`, each `step` microseconds after the other |
+//! | `reject` | so many violations as `count` says, with the fields `path`, `code`, `message` |
+//! | `discard` | the field `reason` |
+//!
+//! Fields that are missing have values that are in order. An entry without the
+//! field `verdict` is judged by the default rules.
+
+use guest_rules::{Entry, Event, Guest, Verdict, Violation};
+
+/// What the component exports.
+pub struct Component;
+
+impl Guest for Component {
+    fn process(batch: Vec<Entry>) -> Vec<Verdict> {
+        batch.iter().map(judge).collect()
+    }
+}
+
+guest_rules::export!(Component);
+
+fn judge(entry: &Entry) -> Verdict {
+    match field(entry, "verdict") {
+        Some("accept") => Verdict::Accept(claim(entry)),
+        Some("expand") => {
+            Verdict::Expand((0..number(entry, "count", 3)).map(|i| nth_claim(entry, i)).collect())
+        }
+        Some("reject") => Verdict::Reject(vec![violation(entry); number(entry, "count", 1)]),
+        Some("discard") => Verdict::Discard(text(entry, "reason", "unwanted")),
+        _ => guest_rules::judge(entry),
+    }
+}
+
+fn field<'a>(entry: &'a Entry, name: &str) -> Option<&'a str> {
+    entry.fields.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+}
+
+fn text(entry: &Entry, name: &str, default: &str) -> String {
+    field(entry, name).unwrap_or(default).to_owned()
+}
+
+fn number<T: std::str::FromStr>(entry: &Entry, name: &str, default: T) -> T {
+    field(entry, name).and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn claim(entry: &Entry) -> Event {
+    Event {
+        event_id: text(entry, "event_id", "0c7b6b3e-5a0e-4b0f-9d6c-2f1f6a3c8e11"),
+        time: number(entry, "time", 1_768_774_674_827_000),
+        event_type: text(entry, "event_type", "test"),
+        user_id: text(entry, "user_id", "nobody"),
+        properties: field(entry, "properties").map(str::to_owned),
+    }
+}
+
+/// The claim with `i` added to the last twelve digits of its event ID, and `i` steps to its time.
+fn nth_claim(entry: &Entry, i: u64) -> Event {
+    let claim = claim(entry);
+    let (start, end) = claim.event_id.split_at_checked(24).unwrap_or((&claim.event_id, ""));
+    let id = u64::from_str_radix(end, 16).unwrap_or(0).wrapping_add(i);
+    let time = claim.time.wrapping_add_unsigned(i.wrapping_mul(number(entry, "step", 0)));
+    Event { event_id: format!("{start}{id:012x}"), time, ..claim }
+}
+
+fn violation(entry: &Entry) -> Violation {
+    let named = |name| text(entry, name, name);
+    Violation { path: named("path"), code: named("code"), message: named("message") }
+}

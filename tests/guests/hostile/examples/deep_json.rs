@@ -1,0 +1,6 @@
+//! Claims properties that are a million levels deep. Stopped by GUEST_JSON_DEPTH.
+
+hostile::provoked!(|entry| {
+    let inner = hostile::amount(entry, 1_000_000) - 1;
+    hostile::tell(entry, format!("{{\"a\":{}{}}}", "[".repeat(inner), "]".repeat(inner)))
+});

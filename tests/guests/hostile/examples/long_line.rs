@@ -1,0 +1,9 @@
+//! Prints a mebibyte in one line. Cut by GUEST_LOG_BYTES.
+#![expect(clippy::print_stdout, reason = "it is what the guest is for")]
+
+hostile::provoked!(|entry| {
+    let line = "x".repeat(hostile::amount(entry, 1 << 20));
+    println!("{line}");
+    eprintln!("{line}");
+    hostile::judge(entry)
+});

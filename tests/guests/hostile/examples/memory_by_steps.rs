@@ -1,0 +1,10 @@
+//! Takes memory, a mebibyte at a time. Stopped by GUEST_MEMORY_BYTES.
+
+use std::hint::black_box;
+
+hostile::provoked!(|_| {
+    let mut hoard = Vec::new();
+    loop {
+        hoard.push(black_box(vec![1_u8; 1 << 20]));
+    }
+});

@@ -1,0 +1,14 @@
+//! Publishes until it may not any more. Stopped by the entries and the bytes that a batch may publish.
+
+use hostile::powers::{granted_stream, stream};
+
+hostile::provoked!(|entry| {
+    let fields = [("data".to_owned(), "x".repeat(hostile::amount(entry, 1_000)))];
+    let stream = granted_stream();
+    let refusal = loop {
+        if let Err(error) = stream::publish(&stream, &fields) {
+            break error;
+        }
+    };
+    hostile::tell_refusal(entry, Err::<(), _>(refusal))
+});

@@ -1,0 +1,12 @@
+//! Runs statements until it may not any more. Stopped by the number that a batch may run, or by GUEST_TIME_LIMIT_MS.
+
+use hostile::powers::store;
+
+hostile::provoked!(|entry| {
+    let refusal = loop {
+        if let Err(error) = store::query("one", &[]) {
+            break error;
+        }
+    };
+    hostile::tell_refusal(entry, Err::<(), _>(refusal))
+});

@@ -1,0 +1,11 @@
+//! Runs a statement that PostgreSQL refuses, does not mind, and goes on. The transaction is as it was before the
+//! statement: what else it does, and its event, are stored.
+
+use hostile::powers::store::{self, Value};
+
+hostile::provoked!(|entry| {
+    for text in ["before", "forbidden", "after"] {
+        _ = store::execute("note", &[Value::Text(text.to_owned())]);
+    }
+    hostile::judge(entry)
+});

@@ -1,0 +1,18 @@
+//! Returns the verdicts in the wrong order. Nobody can tell: but each entry of the batch has one, and no other entry has any.
+
+use hostile::{Entry, Guest, Verdict};
+
+/// What the component exports.
+pub struct Component;
+
+impl Guest for Component {
+    fn process(batch: Vec<Entry>) -> Vec<Verdict> {
+        let mut verdicts: Vec<Verdict> = batch.iter().map(hostile::judge).collect();
+        if batch.iter().any(hostile::is_provoking) {
+            verdicts.reverse();
+        }
+        verdicts
+    }
+}
+
+hostile::export!(Component);

@@ -1,0 +1,8 @@
+//! Publishes to a stream that it was not granted. Refused by [grants].
+
+use hostile::powers::stream;
+
+hostile::provoked!(|entry| {
+    let fields = [("data".to_owned(), "spam".to_owned())];
+    hostile::tell_refusal(entry, stream::publish("analytics_events", &fields))
+});
