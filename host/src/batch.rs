@@ -58,6 +58,13 @@ pub struct Readable<'a> {
     pub deliveries: u64,
 }
 
+impl Readable<'_> {
+    /// The bytes of its fields.
+    pub fn bytes(&self) -> usize {
+        self.fields.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+}
+
 /// What a guest wants to become of an entry: its claims, not yet checked.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {

@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use crate::batch::{Breaches, Digest, Entry, Event, Fate, Judged, Readable, Reason, Verdict, Violation};
+use crate::batch::{Breaches, Digest, Entry, Fate, Judged, Readable, Reason, Verdict, Violation};
 use crate::capabilities::{Lost, Powers};
 use crate::screen::{Bounds, cut, quoted, screen};
+use crate::surplus;
 use crate::turns::Turn;
 
 /// Once a batch has taken so many time limits, its rest is judged entry by
@@ -16,8 +17,6 @@ const PATIENCE: u32 = 16;
 const SHARE_MIN: u32 = 100;
 /// The time limits that a batch takes at most, and some more for what is not counted.
 const LIMITS_MAX: u32 = 2 * PATIENCE + 2;
-/// What a row or a letter may take beyond twice its entry, and not count as surplus.
-const SURPLUS_FREE_BYTES: usize = 1 << 10;
 
 /// A version of the rules: a component in its sandbox; in the benchmark, also
 /// the same rules as native code.
@@ -278,14 +277,17 @@ impl<'a> Asking<'a> {
             if let Fate::DeadLetter(Reason::BadVerdict, _) = fate {
                 self.breaches.count(Reason::BadVerdict);
             }
-            let surplus = if self.was_split { surplus_bytes(entry, &fate) } else { 0 };
+            let surplus = match self.was_split {
+                true => surplus::bytes(entry.bytes(), &fate),
+                false => 0,
+            };
             self.push(fate, surplus);
         }
         self.shed();
     }
 
     fn push(&mut self, fate: Fate, surplus: usize) {
-        self.rows += rows_of(&fate);
+        self.rows += surplus::rows(&fate);
         self.surplus_bytes = self.surplus_bytes.saturating_add(surplus);
         self.fates.push(fate);
         self.surpluses.push(surplus);
@@ -296,7 +298,7 @@ impl<'a> Asking<'a> {
     fn shed(&mut self) {
         if self.rows > self.bounds.rows {
             let limit = format!("{} rows (GUEST_ROWS)", self.bounds.rows);
-            let sizes = self.fates.iter().map(rows_of).collect();
+            let sizes = self.fates.iter().map(surplus::rows).collect();
             self.shed_by(sizes, self.rows - self.bounds.rows, &limit);
         }
         if self.surplus_bytes > self.bounds.output_bytes {
@@ -317,7 +319,7 @@ impl<'a> Asking<'a> {
             excess = excess.saturating_sub(size);
             let message = format!("the batch became more than {limit}, and this entry the most of it");
             if let (Some(fate), Some(surplus)) = (self.fates.get_mut(at), self.surpluses.get_mut(at)) {
-                self.rows -= rows_of(fate);
+                self.rows -= surplus::rows(fate);
                 self.surplus_bytes -= *surplus;
                 *surplus = 0;
                 *fate = dead_letter(Reason::TooMuchOutput, message);
@@ -325,33 +327,6 @@ impl<'a> Asking<'a> {
             }
         }
     }
-}
-
-/// Rows that the fate makes.
-fn rows_of(fate: &Fate) -> usize {
-    match fate {
-        Fate::Store(events) => events.as_slice().len(),
-        Fate::DeadLetter(..) | Fate::Discard(_) => 0,
-    }
-}
-
-/// The bytes that a fate takes beyond what can be expected of its entry: what
-/// is as long as the entry is held in memory as the entry is.
-fn surplus_bytes(entry: &Readable<'_>, fate: &Fate) -> usize {
-    let event = |event: &Event| {
-        let properties = event.properties.as_ref().map_or(0, String::len);
-        size_of::<Event>() + event.event_type.len() + event.user_id.len() + properties
-    };
-    let violation = |violation: &Violation| {
-        size_of::<Violation>() + violation.path.len() + violation.code.len() + violation.message.len()
-    };
-    let taken: usize = match fate {
-        Fate::Store(events) => events.as_slice().iter().map(event).sum(),
-        Fate::DeadLetter(_, violations) => violations.iter().map(violation).sum(),
-        Fate::Discard(reason) => reason.len(),
-    };
-    let brought: usize = entry.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
-    taken.saturating_sub(2 * brought + SURPLUS_FREE_BYTES)
 }
 
 fn dead_letter(reason: Reason, message: String) -> Fate {

@@ -2,7 +2,8 @@
 //!
 //! The modules in the order in which an entry meets them: [`stream`] reads it,
 //! [`judge`] asks the rules in their [`sandbox`] and lets [`screen`] check what
-//! they say, [`store`] commits its fate, [`stream`] acknowledges it.
+//! they say, [`surplus`] cuts what is too much for one transaction, [`store`] commits
+//! its fate, [`stream`] acknowledges it.
 //! [`pipeline`] joins these steps, [`tenant`] starts and drains a pipeline,
 //! [`service`] runs all tenants,
 //! [`guests`] decides which version of the rules is in force, [`metrics`] tells
@@ -26,5 +27,6 @@ pub mod screen;
 pub mod service;
 pub mod store;
 pub mod stream;
+pub mod surplus;
 pub mod tenant;
 pub mod turns;

@@ -24,6 +24,7 @@ use crate::retry::Backoff;
 use crate::screen::cut;
 use crate::store::{self, Begun, Committed, Record, Records, Remedy, Session, Store, Writer};
 use crate::stream::{self, Acknowledger, Read, Reader};
+use crate::surplus;
 
 /// Batches beyond those that commit: one being read, one being judged, one
 /// waiting to be written, one being acknowledged.
@@ -76,6 +77,8 @@ struct ReadBatch {
 struct JudgedBatch {
     part: Part,
     flight: Arc<Flight>,
+    /// Of a batch with a surplus, until it is written: no other is judged meanwhile.
+    effort: Option<OwnedSemaphorePermit>,
 }
 
 /// A batch, or what is left of it after it was split.
@@ -91,6 +94,14 @@ impl Part {
         match self {
             Self::Judged(entries) => entries.len(),
             Self::Open(entries, _) => entries.len(),
+        }
+    }
+
+    /// What is written at once, the first at the end.
+    fn portions(self) -> Vec<Self> {
+        match self {
+            Self::Judged(entries) => surplus::portions(entries).into_iter().rev().map(Self::Judged).collect(),
+            Self::Open(..) => vec![self],
         }
     }
 
@@ -313,24 +324,28 @@ async fn judge_all(
     to_write: mpsc::Sender<JudgedBatch>,
 ) -> Result<(), Error> {
     let mut last = in_force.borrow_and_update().digest();
+    // Rules that make much of little take one processor from the others, not a second one to write it.
+    let efforts = Arc::new(Semaphore::new(1));
     while let Some(ReadBatch { entries, flight }) = batches.recv().await {
         let rules = Arc::clone(&in_force.borrow_and_update());
         if rules.digest() != last {
             tracing::info!(from = %last, to = %rules.digest(), "guest swapped");
             last = rules.digest();
         }
-        let part = match rules.wants_transaction() {
-            true => Part::Open(entries, rules),
+        let Ok(effort) = Arc::clone(&efforts).acquire_owned().await else { break }; // never closed
+        let (part, effort) = match rules.wants_transaction() {
+            true => (Part::Open(entries, rules), None),
             false => {
                 let (judgement, _) = ask(rules, deliveries_max, entries, Powers::default()).await?;
                 // Without a transaction there is none to lose.
                 let Ok(Judgement { entries, breaches }) = judgement else { break };
                 counters.breached(breaches);
                 rejections.log(&entries);
-                Part::Judged(entries)
+                let effort = surplus::is_heavy(&entries).then_some(effort);
+                (Part::Judged(entries), effort)
             }
         };
-        if to_write.send(JudgedBatch { part, flight }).await.is_err() {
+        if to_write.send(JudgedBatch { part, flight, effort }).await.is_err() {
             break; // a later stage failed
         }
     }
@@ -446,10 +461,11 @@ impl Writing {
     /// Writes a batch until its fate is committed. When PostgreSQL refuses a row,
     /// the batch is halved until the row's entry is alone; it becomes a dead letter.
     async fn write_batch(self, mut writer: Writer, batch: JudgedBatch) -> Result<Writer, Error> {
-        let flight = batch.flight;
+        let JudgedBatch { part, flight, effort: _effort } = batch;
         let mut record = Record::new(flight.place.number);
         let mut backoff = Backoff::default();
-        let mut parts = vec![batch.part];
+        // The next one is the last.
+        let mut parts = part.portions();
         while let Some(mut part) = parts.pop() {
             let Attempt { outcome, judged } = self.attempt(&mut writer, &part, &mut record).await?;
             let error = match outcome {
@@ -465,7 +481,7 @@ impl Writing {
             let remedy = error.remedy();
             if matches!(remedy, Remedy::BlameRow | Remedy::Split) && part.len() > 1 {
                 let right = part.halve();
-                parts.extend([part, right]);
+                parts.extend([right, part]);
                 continue;
             }
             // What became of an only entry before the database refused it.

@@ -5,6 +5,7 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row as _};
 
+use super::lending::Purpose;
 use super::{Database, Error, patient};
 use crate::batch::{Entry, EntryId, Field, Violation};
 
@@ -133,7 +134,7 @@ impl Archive {
 
     /// The newest.
     pub async fn newest(&self, filter: &Filter, limit: u32) -> Result<Vec<Letter>, Error> {
-        let mut loan = self.database.borrow().await?;
+        let mut loan = self.database.borrow(Purpose::Plain).await?;
         let rows = filter.bind(NEWEST).bind(i64::from(limit)).fetch_all(&mut loan.connection);
         let rows = patient("listing dead letters", rows).await;
         Letter::all(&self.database.settle(loan, rows)?)
@@ -141,7 +142,7 @@ impl Archive {
 
     /// What a replay of these letters is about.
     pub async fn scope(&self, filter: Filter) -> Result<Scope, Error> {
-        let mut loan = self.database.borrow().await?;
+        let mut loan = self.database.borrow(Purpose::Plain).await?;
         let row =
             patient("looking for dead letters", filter.bind(BEGIN).fetch_one(&mut loan.connection)).await;
         let row = self.database.settle(loan, row)?;
@@ -156,14 +157,14 @@ impl Archive {
 
     /// Deletes the oldest, at most `limit`; gives how many it were.
     pub async fn purge(&self, filter: &Filter, limit: u32) -> Result<u64, Error> {
-        let mut loan = self.database.borrow().await?;
+        let mut loan = self.database.borrow(Purpose::Plain).await?;
         let purged = filter.bind(PURGE).bind(i64::from(limit)).execute(&mut loan.connection);
         let purged = patient("deleting dead letters", purged).await;
         Ok(self.database.settle(loan, purged)?.rows_affected())
     }
 
     async fn number(&self, what: &'static str, query: Bound) -> Result<u64, Error> {
-        let mut loan = self.database.borrow().await?;
+        let mut loan = self.database.borrow(Purpose::Plain).await?;
         let row = patient(what, query.fetch_one(&mut loan.connection)).await;
         let number: i64 = self.database.settle(loan, row)?.try_get(0)?;
         Ok(u64::try_from(number).unwrap_or(0))

@@ -4,7 +4,9 @@
 //! waits in a line, and a tenant takes no more than its `COMMITS_IN_FLIGHT` at
 //! the same time, so one that is slow holds up nobody for long. Guests that use
 //! a transaction while they judge can hold one for as long as their limits
-//! allow: so all of them together get half of the connections.
+//! allow: so all of them together get half of the connections. And batches of
+//! which their rules made much more than they brought are written one after the
+//! other: however many connections there are, PostgreSQL has only so many processors.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,12 +15,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{CONNECT_PATIENCE, Database, Error, STATEMENT_TIMEOUT_MS};
 
+/// How many connections write a [`Purpose::Surplus`] at the same time.
+const SURPLUS_CONNECTIONS: usize = 1;
+
 /// Lends connections, so many at a time and no more.
 pub(super) struct Lending {
     /// Hands out in the order of asking.
     permits: Arc<Semaphore>,
     /// Which of them guests may hold; the same.
     guest_permits: Arc<Semaphore>,
+    /// The same for what is written for a [`Purpose::Surplus`].
+    surplus_permits: Arc<Semaphore>,
     /// Those that nobody has, the one used last at the end.
     idle: Mutex<Vec<PgConnection>>,
 }
@@ -30,10 +37,21 @@ pub(super) struct Loan {
     _permits: Permits,
 }
 
+/// What a connection is for.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose {
+    /// To write a batch, or to look something up.
+    Plain,
+    /// To write one of which the rules made much more than it brought.
+    Surplus,
+    /// A transaction that a guest uses while it judges.
+    Guest,
+}
+
 /// The right to have a connection.
 pub(super) struct Permits {
     _any: OwnedSemaphorePermit,
-    _guest: Option<OwnedSemaphorePermit>,
+    _of_purpose: Option<OwnedSemaphorePermit>,
 }
 
 impl Lending {
@@ -41,17 +59,22 @@ impl Lending {
         Self {
             permits: Arc::new(Semaphore::new(connections)),
             guest_permits: Arc::new(Semaphore::new(connections.div_ceil(2))),
+            surplus_permits: Arc::new(Semaphore::new(SURPLUS_CONNECTIONS)),
             idle: Mutex::default(),
         }
     }
 
-    pub(super) async fn permits(&self, of_guest: bool) -> Result<Permits, Error> {
+    pub(super) async fn permits(&self, purpose: Purpose) -> Result<Permits, Error> {
         let take = async |permits: &Arc<Semaphore>| {
             Arc::clone(permits).acquire_owned().await.map_err(|_| Error::Closed)
         };
-        // In this order: a guest waits for other guests without a place in the line of all.
-        let guest = if of_guest { Some(take(&self.guest_permits).await?) } else { None };
-        Ok(Permits { _any: take(&self.permits).await?, _guest: guest })
+        // In this order: who waits for others of the same purpose has no place in the line of all.
+        let of_purpose = match purpose {
+            Purpose::Plain => None,
+            Purpose::Surplus => Some(take(&self.surplus_permits).await?),
+            Purpose::Guest => Some(take(&self.guest_permits).await?),
+        };
+        Ok(Permits { _any: take(&self.permits).await?, _of_purpose: of_purpose })
     }
 
     fn take_idle(&self) -> Option<PgConnection> {
@@ -61,16 +84,8 @@ impl Lending {
 
 impl Database {
     /// A connection to write with.
-    pub(super) async fn borrow(&self) -> Result<Loan, Error> {
-        self.borrow_with(self.lending.permits(false).await?).await
-    }
-
-    /// The same for a transaction that a guest uses.
-    pub(super) async fn borrow_for_guest(&self) -> Result<Loan, Error> {
-        self.borrow_with(self.lending.permits(true).await?).await
-    }
-
-    async fn borrow_with(&self, permits: Permits) -> Result<Loan, Error> {
+    pub(super) async fn borrow(&self, purpose: Purpose) -> Result<Loan, Error> {
+        let permits = self.lending.permits(purpose).await?;
         if let Some(connection) = self.lending.take_idle() {
             return Ok(Loan { connection, _permits: permits });
         }

@@ -4,7 +4,7 @@
 
 use sqlx::{PgConnection, Row as _};
 
-use super::lending::Loan;
+use super::lending::{Loan, Purpose};
 use super::{Error, Store, patient};
 use crate::capabilities::Publication;
 
@@ -39,7 +39,7 @@ pub struct Due {
 impl Store {
     /// The oldest that the tenant's replays have left to be sent.
     pub async fn due(&self) -> Result<Option<Due>, Error> {
-        let mut loan = self.database.borrow().await?;
+        let mut loan = self.database.borrow(Purpose::Plain).await?;
         let taken = async {
             sqlx::raw_sql("BEGIN").execute(&mut loan.connection).await?;
             let row =

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 use tokio::time::{sleep, timeout};
 
+use super::lending::Purpose;
 use super::{CONNECT_PATIENCE, Database, Error, Store, table};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
@@ -147,7 +148,7 @@ impl Store {
     pub async fn prepare(&self) -> Result<(), Error> {
         self.database.prepare().await?;
         // Many tenants start at the same time.
-        let _permits = self.database.lending.permits(false).await?;
+        let _permits = self.database.lending.permits(Purpose::Plain).await?;
         let (mut connection, session) = self.database.session().await?;
         self.database.watched(session, self.prepare_table(&mut connection)).await
     }

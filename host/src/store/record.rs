@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
+use super::lending::Purpose;
 use super::{Committed, Error, Store, patient};
 use crate::batch::{Entry, EntryId, Judged, Tally};
 use crate::capabilities::Publication;
@@ -172,7 +173,7 @@ impl Records {
     }
 
     async fn known(&self) -> Result<Known, Error> {
-        let mut loan = self.store.database.borrow().await?;
+        let mut loan = self.store.database.borrow(Purpose::Plain).await?;
         let known = known(&self.store, &mut loan.connection);
         let known = patient("recalling commits", known).await?;
         loan.give_back(&self.store.database);
@@ -226,7 +227,7 @@ pub struct Leftover {
 impl Store {
     /// What was not overwritten for an hour: that of runs that ended, and of idle replicas.
     pub async fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
-        let mut loan = self.database.borrow().await?;
+        let mut loan = self.database.borrow(Purpose::Plain).await?;
         let rows = sqlx::query(
             "SELECT run, slot, entries FROM commits
              WHERE stream = $1 AND consumer_group = $2 AND run <> $3 AND committed_at < now() - INTERVAL '1 hour'
@@ -251,7 +252,7 @@ impl Store {
 
     /// Deletes a row, unless it was overwritten meanwhile.
     pub async fn forget(&self, leftover: &Leftover) -> Result<(), Error> {
-        let mut loan = self.database.borrow().await?;
+        let mut loan = self.database.borrow(Purpose::Plain).await?;
         let deleted = sqlx::query("DELETE FROM commits WHERE run = $1 AND slot = $2 AND entries = $3")
             .bind(leftover.run)
             .bind(leftover.slot)

@@ -11,6 +11,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::archive::{Archive, Letter, Scope};
+use super::lending::Purpose;
 use super::session::{self, Session};
 use super::write::{Keys, Rows, take_new};
 use super::{Error, Remedy, Store, outbox, patient};
@@ -79,7 +80,7 @@ impl Archive {
     }
 
     async fn try_replay(&self, part: Part<'_>) -> Result<Option<Replay>, Error> {
-        let loan = self.database.borrow_for_guest().await?;
+        let loan = self.database.borrow(Purpose::Guest).await?;
         let mut session = Session::begin(loan, part.store, part.pause).await?;
         let next = part.scope.next(part.after, part.limit, part.trial);
         let rows = patient("taking dead letters", next.fetch_all(&mut session.loan.connection)).await?;

@@ -9,6 +9,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
+use super::lending::Purpose;
 use super::letters::Letters;
 use super::session::{self, Session};
 use super::{Committed, Error, Record, Store, patient};
@@ -16,6 +17,7 @@ use crate::batch::{Entry, EntryId, Event, Fate, Judged, Reason, Tally, Vec1};
 use crate::capabilities::Publication;
 use crate::config::TableName;
 use crate::failpoint::failpoint;
+use crate::surplus;
 
 /// How a tenant's table is written.
 ///
@@ -78,7 +80,8 @@ impl Writer {
         let rows = Rows::of(batch);
         let letters = Letters::of(batch)?;
         let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch, &[])? };
-        let mut loan = self.store.database.borrow().await?;
+        let purpose = if surplus::is_heavy(batch) { Purpose::Surplus } else { Purpose::Plain };
+        let mut loan = self.store.database.borrow(purpose).await?;
         let new_rows = write(&mut loan.connection, &self.store, &rows, &letters, &recorded);
         let new_rows = patient("writing a batch", new_rows).await?;
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
@@ -94,7 +97,7 @@ impl Writer {
     /// had no answer but took place: then there is nothing left to begin.
     pub async fn begin(&mut self, entries: &[Entry], record: &mut Record) -> Result<Begun, Error> {
         let begun = async {
-            let loan = self.store.database.borrow_for_guest().await?;
+            let loan = self.store.database.borrow(Purpose::Guest).await?;
             // Each call of the guest begins with a statement.
             let mut session = Session::begin(loan, &self.store, self.store.guest_time_limit()).await?;
             let recorded = session.take_slot(&self.store, record.slot).await?;
@@ -138,7 +141,7 @@ impl Writer {
         if let Some(error) = session.take_lost() {
             return Err(error);
         }
-        let rows = Rows::of(batch);
+        let mut rows = Rows::of(batch);
         let letters = Letters::of(batch)?;
         let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch, &publications)? };
         let store = &self.store;
@@ -149,7 +152,13 @@ impl Writer {
             if !letters.is_empty() {
                 letters.insert(store, connection).await?;
             }
-            let new_rows = rows.insert(store, &recorded, connection).await?;
+            // What the guest did with the transaction is for all of them: they cannot commit in
+            // portions. But a statement of all of them would hold up a thread for others.
+            let mut earlier = Keys::new();
+            for portion in rows.split_surplus() {
+                earlier.extend(portion.insert_returning(store, connection).await?);
+            }
+            let new_rows = rows.insert(store, &recorded, connection).await?.and(earlier);
             failpoint!("before_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
             sqlx::raw_sql("COMMIT").execute(connection).await?;
             Ok::<NewRows, Error>(new_rows)
@@ -213,6 +222,19 @@ enum NewRows {
     Keys(Keys),
 }
 
+impl NewRows {
+    /// With those that an earlier statement of the same batch has added.
+    fn and(self, earlier: Keys) -> Self {
+        match self {
+            Self::Count(_) => self,
+            Self::Keys(mut keys) => {
+                keys.extend(earlier);
+                Self::Keys(keys)
+            }
+        }
+    }
+}
+
 /// Counts how the entries ended.
 fn tally(batch: &[Judged], mut new_rows: NewRows) -> Tally {
     let mut tally = Tally::default();
@@ -260,6 +282,27 @@ impl<'a> Rows<'a> {
         let mut events: Vec<&Event> = stored.flat_map(Vec1::as_slice).collect();
         events.sort_unstable();
         Self { events, one_each }
+    }
+
+    /// Takes portions away until as much is left as one statement should have.
+    /// None, if each entry has one row: then there are no more than the entries of a batch.
+    fn split_surplus(&mut self) -> Vec<Self> {
+        let mut portions = Vec::new();
+        if self.one_each {
+            return portions;
+        }
+        let (mut rows, mut bytes) = (0, 0);
+        let events = std::mem::take(&mut self.events);
+        for event in events {
+            (rows, bytes) = (rows + 1, bytes + surplus::event_bytes(event));
+            let is_full = rows > surplus::ROWS_AT_ONCE || bytes > surplus::BYTES_AT_ONCE;
+            if is_full && !self.events.is_empty() {
+                portions.push(Self { events: std::mem::take(&mut self.events), one_each: false });
+                (rows, bytes) = (1, surplus::event_bytes(event));
+            }
+            self.events.push(event);
+        }
+        portions
     }
 
     /// Even of no rows: what was decided is recorded.

@@ -1,0 +1,153 @@
+//! What the rules make of a batch beyond what it brought, and how much of that is written at once.
+//!
+//! A batch of a few kilobytes can become a hundred thousand rows. In a single
+//! transaction they would keep the database, and a thread of the service, from
+//! the other tenants for seconds.
+
+use crate::batch::{Event, Fate, Judged, Violation};
+
+/// What a row or a letter may take beyond twice its entry, and not count as surplus.
+const FREE_BYTES: usize = 1 << 10;
+
+/// Rows beyond one an entry that a transaction has, unless they are of a single
+/// entry: as many as an entry may have.
+pub const ROWS_AT_ONCE: usize = 1_000;
+
+/// Bytes beyond what the entries brought that a transaction has, unless they are of a single entry.
+pub const BYTES_AT_ONCE: usize = 1 << 20;
+
+/// Up to this part of them a batch passes for one without a surplus.
+const NEGLIGIBLE: usize = 5;
+
+/// Rows that the fate makes.
+pub fn rows(fate: &Fate) -> usize {
+    match fate {
+        Fate::Store(events) => events.as_slice().len(),
+        Fate::DeadLetter(..) | Fate::Discard(_) => 0,
+    }
+}
+
+/// The bytes that an event takes.
+pub fn event_bytes(event: &Event) -> usize {
+    let properties = event.properties.as_ref().map_or(0, String::len);
+    size_of::<Event>() + event.event_type.len() + event.user_id.len() + properties
+}
+
+/// The bytes that a fate takes beyond what can be expected of an entry that
+/// brought so many: what is as long as the entry is held in memory as the entry is.
+pub fn bytes(brought: usize, fate: &Fate) -> usize {
+    let violation = |violation: &Violation| {
+        size_of::<Violation>() + violation.path.len() + violation.code.len() + violation.message.len()
+    };
+    let taken: usize = match fate {
+        Fate::Store(events) => events.as_slice().iter().map(event_bytes).sum(),
+        Fate::DeadLetter(_, violations) => violations.iter().map(violation).sum(),
+        Fate::Discard(reason) => reason.len(),
+    };
+    taken.saturating_sub(2 * brought + FREE_BYTES)
+}
+
+/// The surplus of entries, in sum.
+#[derive(Clone, Copy, Default)]
+struct Surplus {
+    rows: usize,
+    bytes: usize,
+}
+
+impl Surplus {
+    fn of(Judged { entry, fate, .. }: &Judged) -> Self {
+        let brought = entry.fields.iter().flatten().map(|(name, value)| name.len() + value.len()).sum();
+        Self { rows: rows(fate).saturating_sub(1), bytes: bytes(brought, fate) }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { rows: self.rows + other.rows, bytes: self.bytes.saturating_add(other.bytes) }
+    }
+
+    fn exceeds(self, rows: usize, bytes: usize) -> bool {
+        self.rows > rows || self.bytes > bytes
+    }
+}
+
+/// Cuts a batch between its entries into what is written at once: one portion, unless there is a surplus.
+pub fn portions(mut batch: Vec<Judged>) -> Vec<Vec<Judged>> {
+    let mut cuts = Vec::new();
+    let mut sum = Surplus::default();
+    for (at, judged) in batch.iter().enumerate() {
+        let surplus = Surplus::of(judged);
+        sum = sum.and(surplus);
+        if sum.exceeds(ROWS_AT_ONCE, BYTES_AT_ONCE) && at > 0 {
+            cuts.push(at);
+            sum = surplus;
+        }
+    }
+    let mut portions: Vec<Vec<Judged>> = cuts.into_iter().rev().map(|at| batch.split_off(at)).collect();
+    portions.push(batch);
+    portions.reverse();
+    portions
+}
+
+/// Whether writing these is a good deal more work than their entries are.
+pub fn is_heavy(batch: &[Judged]) -> bool {
+    let sum = batch.iter().map(Surplus::of).fold(Surplus::default(), Surplus::and);
+    sum.exceeds(ROWS_AT_ONCE / NEGLIGIBLE, BYTES_AT_ONCE / NEGLIGIBLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Digest, Entry, EntryId, Reason, Vec1};
+
+    fn judged(sequence: u64, fate: Fate) -> Judged {
+        let id = EntryId { milliseconds: 0, sequence };
+        Judged { entry: Entry { id, fields: Some(Vec::new()), deliveries: 1 }, fate, digest: Digest::of(b"") }
+    }
+
+    fn event(properties: usize) -> Event {
+        Event {
+            event_id: uuid::Uuid::nil(),
+            time: chrono::DateTime::UNIX_EPOCH,
+            event_type: String::new(),
+            user_id: String::new(),
+            properties: Some("x".repeat(properties)),
+        }
+    }
+
+    fn of_rows(sequence: u64, rows: usize) -> Judged {
+        judged(sequence, Fate::Store(Vec1::Many(vec![event(0); rows])))
+    }
+
+    /// The sequence numbers of the entries of each portion.
+    fn cut(batch: Vec<Judged>) -> Vec<Vec<u64>> {
+        let sequences =
+            |portion: Vec<Judged>| portion.iter().map(|judged| judged.entry.id.sequence).collect();
+        portions(batch).into_iter().map(sequences).collect()
+    }
+
+    #[test]
+    fn a_batch_without_a_surplus_is_written_at_once() {
+        let batch: Vec<_> = (0..10_000).map(|i| judged(i, Fate::Store(Vec1::One(event(900))))).collect();
+        assert!(!is_heavy(&batch));
+        assert_eq!(cut(batch), vec![(0..10_000).collect::<Vec<_>>()]);
+        assert_eq!(cut(Vec::new()), vec![Vec::<u64>::new()]);
+    }
+
+    #[test]
+    fn many_rows_are_written_bit_by_bit() {
+        let letter = || Fate::DeadLetter(Reason::Rejected, Vec::new());
+        let batch =
+            vec![of_rows(0, 501), of_rows(1, 501), judged(2, letter()), of_rows(3, 2), of_rows(4, 1_000)];
+        assert!(is_heavy(&batch));
+        assert_eq!(cut(batch), [vec![0, 1, 2], vec![3, 4]]);
+        let batch = (0..3).map(|i| of_rows(i, 1_000)).collect();
+        assert_eq!(cut(batch), [[0], [1], [2]]);
+        // However much is of one entry is not cut.
+        assert_eq!(cut(vec![of_rows(0, 5_000), of_rows(1, 1)]), [[0], [1]]);
+    }
+
+    #[test]
+    fn many_bytes_are_written_bit_by_bit() {
+        let batch = (0..4).map(|i| judged(i, Fate::Store(Vec1::One(event(500 << 10))))).collect();
+        assert_eq!(cut(batch), [[0, 1], [2, 3]]);
+    }
+}
