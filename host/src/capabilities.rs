@@ -13,7 +13,7 @@ pub const STATEMENTS_MAX: u64 = 10_000;
 /// Entries that one batch may publish.
 pub const PUBLICATIONS_MAX: usize = 10_000;
 /// The bytes of all that one batch publishes.
-pub const PUBLICATIONS_MAX_BYTES: usize = 16 << 20;
+pub const PUBLICATIONS_MAX_BYTES: usize = 4 << 20;
 /// Samples that one batch may take for metrics. What is beyond is dropped.
 pub const SAMPLES_MAX: usize = 10_000;
 /// The bytes of a metric's name, of a label's name, of its value.

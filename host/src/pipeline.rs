@@ -14,8 +14,8 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
-use crate::batch::{Entry, Fate, Judged, Reason, Vec1, Violation};
-use crate::capabilities::{Effects, Lost, Powers};
+use crate::batch::{Breaches, Entry, Fate, Judged, Reason, Vec1, Violation};
+use crate::capabilities::{Effects, Lost, Powers, Publication};
 use crate::config::Tenant;
 use crate::failpoint::failpoint;
 use crate::judge::{Judgement, Rules, judge};
@@ -67,6 +67,24 @@ pub struct Pipeline {
 struct Flight {
     read_at: Instant,
     place: Place,
+    /// The tenant's only one, if it is [not much less](is_effort): no other batch is judged meanwhile.
+    effort: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Flight {
+    fn new(place: Place) -> Self {
+        Self { read_at: Instant::now(), place, effort: Mutex::default() }
+    }
+
+    /// Keeps it until all of the batch is acknowledged.
+    fn keep_effort(&self, effort: OwnedSemaphorePermit) {
+        *self.effort.lock().unwrap_or_else(PoisonError::into_inner) = Some(effort);
+    }
+
+    /// Lets the next batch be judged.
+    fn end_effort(&self) {
+        self.effort.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
 }
 
 struct ReadBatch {
@@ -77,8 +95,6 @@ struct ReadBatch {
 struct JudgedBatch {
     part: Part,
     flight: Arc<Flight>,
-    /// Of a batch with a surplus, until it is written: no other is judged meanwhile.
-    effort: Option<OwnedSemaphorePermit>,
 }
 
 /// A batch, or what is left of it after it was split.
@@ -244,7 +260,7 @@ impl Reading {
                     backoff = Backoff::default();
                     self.counters.waits_for(Server::Redis, false);
                     self.counters.delivered(entries.len());
-                    let flight = Arc::new(Flight { read_at: Instant::now(), place });
+                    let flight = Arc::new(Flight::new(place));
                     let entries = match is_redelivery {
                         true => self.recall(entries, &flight).await?,
                         false => {
@@ -324,7 +340,8 @@ async fn judge_all(
     to_write: mpsc::Sender<JudgedBatch>,
 ) -> Result<(), Error> {
     let mut last = in_force.borrow_and_update().digest();
-    // Rules that make much of little take one processor from the others, not a second one to write it.
+    // Rules that make much of little take one processor from the others, not a second one to write it,
+    // and the disks bit by bit.
     let efforts = Arc::new(Semaphore::new(1));
     while let Some(ReadBatch { entries, flight }) = batches.recv().await {
         let rules = Arc::clone(&in_force.borrow_and_update());
@@ -333,23 +350,31 @@ async fn judge_all(
             last = rules.digest();
         }
         let Ok(effort) = Arc::clone(&efforts).acquire_owned().await else { break }; // never closed
-        let (part, effort) = match rules.wants_transaction() {
-            true => (Part::Open(entries, rules), None),
+        flight.keep_effort(effort);
+        let part = match rules.wants_transaction() {
+            true => Part::Open(entries, rules),
             false => {
                 let (judgement, _) = ask(rules, deliveries_max, entries, Powers::default()).await?;
                 // Without a transaction there is none to lose.
                 let Ok(Judgement { entries, breaches }) = judgement else { break };
                 counters.breached(breaches);
                 rejections.log(&entries);
-                let effort = surplus::is_heavy(&entries).then_some(effort);
-                (Part::Judged(entries), effort)
+                if !is_effort(breaches, &entries, &[]) {
+                    flight.end_effort();
+                }
+                Part::Judged(entries)
             }
         };
-        if to_write.send(JudgedBatch { part, flight, effort }).await.is_err() {
+        if to_write.send(JudgedBatch { part, flight }).await.is_err() {
             break; // a later stage failed
         }
     }
     Ok(())
+}
+
+/// Whether to write, to send or to tell what came of a batch is a good deal more work than its entries are.
+fn is_effort(breaches: Breaches, batch: &[Judged], publications: &[Publication]) -> bool {
+    breaches != Breaches::default() || surplus::is_heavy(batch, publications)
 }
 
 /// Asks the rules on a thread that may block.
@@ -461,13 +486,13 @@ impl Writing {
     /// Writes a batch until its fate is committed. When PostgreSQL refuses a row,
     /// the batch is halved until the row's entry is alone; it becomes a dead letter.
     async fn write_batch(self, mut writer: Writer, batch: JudgedBatch) -> Result<Writer, Error> {
-        let JudgedBatch { part, flight, effort: _effort } = batch;
+        let JudgedBatch { part, flight } = batch;
         let mut record = Record::new(flight.place.number);
         let mut backoff = Backoff::default();
         // The next one is the last.
         let mut parts = part.portions();
         while let Some(mut part) = parts.pop() {
-            let Attempt { outcome, judged } = self.attempt(&mut writer, &part, &mut record).await?;
+            let Attempt { outcome, judged } = self.attempt(&mut writer, &part, &flight, &mut record).await?;
             let error = match outcome {
                 Ok(committed) => {
                     self.counters.waits_for(Server::Postgres, false);
@@ -514,7 +539,13 @@ impl Writing {
     }
 
     /// Tries once to commit a part.
-    async fn attempt(&self, writer: &mut Writer, part: &Part, record: &mut Record) -> Result<Attempt, Error> {
+    async fn attempt(
+        &self,
+        writer: &mut Writer,
+        part: &Part,
+        flight: &Flight,
+        record: &mut Record,
+    ) -> Result<Attempt, Error> {
         let (entries, rules) = match part {
             Part::Judged(judged) => {
                 return Ok(Attempt { outcome: writer.write(judged, record).await, judged: None });
@@ -540,6 +571,9 @@ impl Writing {
             return Ok(Attempt { outcome: Err(error), judged: None });
         };
         self.counters.breached(breaches);
+        if !is_effort(breaches, &judged, &effects.publications) {
+            flight.end_effort();
+        }
         let outcome = writer.commit(*session, &judged, effects.publications, record).await;
         if outcome.is_ok() {
             self.rejections.log(&judged);

@@ -5,6 +5,7 @@
 //! the other tenants for seconds.
 
 use crate::batch::{Event, Fate, Judged, Violation};
+use crate::capabilities::Publication;
 
 /// What a row or a letter may take beyond twice its entry, and not count as surplus.
 const FREE_BYTES: usize = 1 << 10;
@@ -47,6 +48,11 @@ pub fn bytes(brought: usize, fate: &Fate) -> usize {
     taken.saturating_sub(2 * brought + FREE_BYTES)
 }
 
+/// The bytes of an entry's fields.
+fn brought(judged: &Judged) -> usize {
+    judged.entry.fields.iter().flatten().map(|(name, value)| name.len() + value.len()).sum()
+}
+
 /// The surplus of entries, in sum.
 #[derive(Clone, Copy, Default)]
 struct Surplus {
@@ -55,9 +61,15 @@ struct Surplus {
 }
 
 impl Surplus {
-    fn of(Judged { entry, fate, .. }: &Judged) -> Self {
-        let brought = entry.fields.iter().flatten().map(|(name, value)| name.len() + value.len()).sum();
-        Self { rows: rows(fate).saturating_sub(1), bytes: bytes(brought, fate) }
+    fn of(judged @ Judged { fate, .. }: &Judged) -> Self {
+        Self { rows: rows(fate).saturating_sub(1), bytes: bytes(brought(judged), fate) }
+    }
+
+    /// As if what is published for a batch were rows.
+    fn of_publications(batch: &[Judged], publications: &[Publication]) -> Self {
+        let expected: usize = batch.iter().map(|judged| 2 * brought(judged) + FREE_BYTES).sum();
+        let bytes: usize = publications.iter().map(Publication::bytes).sum();
+        Self { rows: publications.len().saturating_sub(batch.len()), bytes: bytes.saturating_sub(expected) }
     }
 
     fn and(self, other: Self) -> Self {
@@ -87,9 +99,10 @@ pub fn portions(mut batch: Vec<Judged>) -> Vec<Vec<Judged>> {
     portions
 }
 
-/// Whether writing these is a good deal more work than their entries are.
-pub fn is_heavy(batch: &[Judged]) -> bool {
-    let sum = batch.iter().map(Surplus::of).fold(Surplus::default(), Surplus::and);
+/// Whether writing these, and sending what was published for them, is a good deal more work than their entries are.
+pub fn is_heavy(batch: &[Judged], publications: &[Publication]) -> bool {
+    let published = Surplus::of_publications(batch, publications);
+    let sum = batch.iter().map(Surplus::of).fold(published, Surplus::and);
     sum.exceeds(ROWS_AT_ONCE / NEGLIGIBLE, BYTES_AT_ONCE / NEGLIGIBLE)
 }
 
@@ -127,7 +140,7 @@ mod tests {
     #[test]
     fn a_batch_without_a_surplus_is_written_at_once() {
         let batch: Vec<_> = (0..10_000).map(|i| judged(i, Fate::Store(Vec1::One(event(900))))).collect();
-        assert!(!is_heavy(&batch));
+        assert!(!is_heavy(&batch, &[]));
         assert_eq!(cut(batch), vec![(0..10_000).collect::<Vec<_>>()]);
         assert_eq!(cut(Vec::new()), vec![Vec::<u64>::new()]);
     }
@@ -137,12 +150,22 @@ mod tests {
         let letter = || Fate::DeadLetter(Reason::Rejected, Vec::new());
         let batch =
             vec![of_rows(0, 501), of_rows(1, 501), judged(2, letter()), of_rows(3, 2), of_rows(4, 1_000)];
-        assert!(is_heavy(&batch));
+        assert!(is_heavy(&batch, &[]));
         assert_eq!(cut(batch), [vec![0, 1, 2], vec![3, 4]]);
         let batch = (0..3).map(|i| of_rows(i, 1_000)).collect();
         assert_eq!(cut(batch), [[0], [1], [2]]);
         // However much is of one entry is not cut.
         assert_eq!(cut(vec![of_rows(0, 5_000), of_rows(1, 1)]), [[0], [1]]);
+    }
+
+    #[test]
+    fn what_is_published_counts_too() {
+        let batch: Vec<_> = (0..100).map(|i| judged(i, Fate::Discard(String::new()))).collect();
+        let of_bytes =
+            |length| Publication { stream: String::new(), fields: vec![(String::new(), "x".repeat(length))] };
+        assert!(!is_heavy(&batch, &vec![of_bytes(900); 100]), "one for each entry");
+        assert!(is_heavy(&batch, &vec![of_bytes(1); 301]));
+        assert!(is_heavy(&batch, &[of_bytes(400_000)]));
     }
 
     #[test]

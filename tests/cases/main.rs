@@ -16,7 +16,6 @@ mod handmade;
 mod hostile;
 mod letters;
 mod limits;
-mod neighbours;
 mod networking;
 mod outages;
 mod portable;

@@ -85,7 +85,7 @@ pub struct Committed {
     ids: Vec<EntryId>,
     tally: Tally,
     /// To be sent before the entries are acknowledged.
-    publications: Vec<Publication>,
+    publications: Arc<Vec<Publication>>,
 }
 
 impl Committed {

@@ -8,6 +8,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, Row as _};
@@ -29,11 +30,11 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Part {
     marks: Vec<Mark>,
-    publications: Vec<Publication>,
+    publications: Arc<Vec<Publication>>,
 }
 
 impl Part {
-    fn of(batch: &[Judged], publications: Vec<Publication>) -> Self {
+    fn of(batch: &[Judged], publications: Arc<Vec<Publication>>) -> Self {
         Self { marks: batch.iter().map(|judged| Mark::of(&judged.entry)).collect(), publications }
     }
 }
@@ -48,9 +49,9 @@ impl Record {
     pub(super) fn encoded_with(
         &self,
         batch: &[Judged],
-        publications: &[Publication],
+        publications: &Arc<Vec<Publication>>,
     ) -> Result<Vec<u8>, Error> {
-        let part = Part::of(batch, publications.to_vec());
+        let part = Part::of(batch, Arc::clone(publications));
         encode(self.parts.iter().chain([&part]))
     }
 
@@ -59,16 +60,16 @@ impl Record {
         &mut self,
         row: &[u8],
         entries: &[Entry],
-    ) -> Result<Option<Vec<Publication>>, Error> {
+    ) -> Result<Option<Arc<Vec<Publication>>>, Error> {
         let marks: Vec<Mark> = entries.iter().map(Mark::of).collect();
         let Some(part) = decode(row)?.pop().filter(|part| part.marks == marks) else { return Ok(None) };
-        let publications = part.publications.clone();
+        let publications = Arc::clone(&part.publications);
         self.parts.push(part);
         Ok(Some(publications))
     }
 
     /// They are committed.
-    pub(super) fn extend(&mut self, batch: &[Judged], publications: Vec<Publication>) {
+    pub(super) fn extend(&mut self, batch: &[Judged], publications: Arc<Vec<Publication>>) {
         self.parts.push(Part::of(batch, publications));
     }
 }
@@ -122,7 +123,10 @@ fn decode(bytes: &[u8]) -> Result<Vec<Part>, Error> {
             milliseconds = milliseconds.wrapping_add(step);
             Mark { id: EntryId { milliseconds, sequence }, checksum: u32::from_le_bytes(checksum) }
         };
-        Part { marks: steps.into_iter().map(mark).collect(), publications: publications.into_owned() }
+        Part {
+            marks: steps.into_iter().map(mark).collect(),
+            publications: Arc::new(publications.into_owned()),
+        }
     };
     Ok(parts.into_iter().map(decoded).collect())
 }
@@ -165,11 +169,13 @@ impl Records {
         let mut publications = Vec::new();
         for key in keys {
             if self.published.insert(key) {
-                publications.extend(known.publications.remove(&key).unwrap_or_default());
+                publications.extend(
+                    known.publications.remove(&key).iter().flat_map(|published| published.iter().cloned()),
+                );
             }
         }
         let tally = Tally { duplicate: u64::try_from(ids.len()).unwrap_or(u64::MAX), ..Tally::default() };
-        Ok((Committed { ids, tally, publications }, new))
+        Ok((Committed { ids, tally, publications: Arc::new(publications) }, new))
     }
 
     async fn known(&self) -> Result<Known, Error> {
@@ -189,7 +195,7 @@ impl Records {
 #[derive(Default)]
 struct Known {
     marks: HashMap<EntryId, (u32, Key)>,
-    publications: HashMap<Key, Vec<Publication>>,
+    publications: HashMap<Key, Arc<Vec<Publication>>>,
 }
 
 async fn known(store: &Store, connection: &mut PgConnection) -> Result<Known, Error> {
@@ -276,7 +282,7 @@ mod tests {
                 .into_iter()
                 .map(|(marks, stream)| Part {
                     marks: marks.into_iter().map(mark).collect(),
-                    publications: vec![publication(stream)],
+                    publications: Arc::new(vec![publication(stream)]),
                 })
                 .collect();
             let bytes = encode(parts.iter()).expect("plain data");
@@ -301,7 +307,7 @@ mod tests {
             id: EntryId { milliseconds: 1_768_689_000_123 + i / 3, sequence: i % 3 },
             checksum: 7,
         };
-        let part = Part { marks: (0..100).map(mark).collect(), publications: Vec::new() };
+        let part = Part { marks: (0..100).map(mark).collect(), publications: Arc::default() };
         let bytes = encode([&part].into_iter()).expect("plain data");
         assert_eq!(bytes.len(), 3 + 100 * 6 + 5, "six bytes an entry");
     }

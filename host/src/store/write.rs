@@ -79,16 +79,16 @@ impl Writer {
     async fn try_write(&mut self, batch: &[Judged], record: &mut Record) -> Result<Committed, Error> {
         let rows = Rows::of(batch);
         let letters = Letters::of(batch)?;
-        let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch, &[])? };
-        let purpose = if surplus::is_heavy(batch) { Purpose::Surplus } else { Purpose::Plain };
+        let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch, &Arc::default())? };
+        let purpose = if surplus::is_heavy(batch, &[]) { Purpose::Surplus } else { Purpose::Plain };
         let mut loan = self.store.database.borrow(purpose).await?;
         let new_rows = write(&mut loan.connection, &self.store, &rows, &letters, &recorded);
         let new_rows = patient("writing a batch", new_rows).await?;
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         loan.give_back(&self.store.database);
-        record.extend(batch, Vec::new());
+        record.extend(batch, Arc::default());
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
-        Ok(Committed { ids, tally: tally(batch, new_rows), publications: Vec::new() })
+        Ok(Committed { ids, tally: tally(batch, new_rows), publications: Arc::default() })
     }
 
     /// Begins a transaction that a guest may use while it judges these entries.
@@ -127,7 +127,7 @@ impl Writer {
         publications: Vec<Publication>,
         record: &mut Record,
     ) -> Result<Committed, Error> {
-        let committed = self.try_commit(session, batch, publications, record).await;
+        let committed = self.try_commit(session, batch, Arc::new(publications), record).await;
         committed.map_err(|error| self.store.database.failed(error))
     }
 
@@ -135,7 +135,7 @@ impl Writer {
         &mut self,
         mut session: Session,
         batch: &[Judged],
-        publications: Vec<Publication>,
+        publications: Arc<Vec<Publication>>,
         record: &mut Record,
     ) -> Result<Committed, Error> {
         if let Some(error) = session.take_lost() {
@@ -166,7 +166,7 @@ impl Writer {
         let new_rows = patient("writing a batch", written).await?;
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         session.loan.give_back(&self.store.database);
-        record.extend(batch, publications.clone());
+        record.extend(batch, Arc::clone(&publications));
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
         Ok(Committed { ids, tally: tally(batch, new_rows), publications })
     }

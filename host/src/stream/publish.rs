@@ -5,6 +5,11 @@ use redis::aio::MultiplexedConnection;
 use super::{Error, Stream};
 use crate::capabilities::Publication;
 
+/// Entries of one pipeline.
+const ENTRIES_AT_ONCE: usize = 100;
+/// Bytes of one pipeline, unless they are of a single entry.
+const BYTES_AT_ONCE: usize = 256 << 10;
+
 impl Stream {
     /// Adds entries to their streams. After an error none, some or all may be there.
     pub async fn publish(&self, publications: &[Publication]) -> Result<(), Error> {
@@ -21,9 +26,31 @@ pub(super) async fn publish(
     publications: &[Publication],
     connection: &mut MultiplexedConnection,
 ) -> Result<(), Error> {
-    if publications.is_empty() {
-        return Ok(());
+    let mut rest = publications;
+    while !rest.is_empty() {
+        let (portion, later) = rest.split_at(at_once(rest));
+        add(stream, portion, connection).await?;
+        rest = later;
     }
+    Ok(())
+}
+
+/// How many of these go in one pipeline, at least one: the connection is not
+/// this tenant's alone, and neither is the thread that fills it.
+fn at_once(publications: &[Publication]) -> usize {
+    let mut bytes = 0_usize;
+    let fits = |publication: &&Publication| {
+        bytes = bytes.saturating_add(publication.bytes());
+        bytes <= BYTES_AT_ONCE
+    };
+    publications.iter().take(ENTRIES_AT_ONCE).take_while(fits).count().max(1).min(publications.len())
+}
+
+async fn add(
+    stream: &Stream,
+    publications: &[Publication],
+    connection: &mut MultiplexedConnection,
+) -> Result<(), Error> {
     let mut pipeline = redis::pipe();
     for Publication { stream: name, fields } in publications {
         let command = pipeline.cmd("XADD").arg(name);

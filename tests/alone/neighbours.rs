@@ -1,0 +1,199 @@
+//! Twenty tenants in one process, one of them hostile in each way in turn: the others do not suffer.
+//!
+//! A program of its own, because it measures: cargo runs it when no other test runs.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use redis::cmd;
+use sluicegate_tests::guests::{self, provoking};
+use sluicegate_tests::{Event, Scene, Service, Stream, until};
+
+/// Besides the hostile one.
+const NEIGHBOURS: usize = 19;
+/// Of all neighbours together, in a measurement: 760 events, so the 99th percentile is the eighth slowest.
+const ROUNDS: u32 = 40;
+/// Between two rounds, in each of which every neighbour gets an event.
+const PAUSE: Duration = Duration::from_millis(25);
+/// Entries for the hostile tenant that wait to be read, at least: it never has nothing to do.
+const BACKLOG: u64 = 200;
+/// How much slower the slowest percent of the neighbours' events may become.
+const FACTOR: f64 = 2.0;
+/// The same in milliseconds: the grain of the measurement. A Linux that ticks 250 times a second
+/// lets one process wait 4 ms for another, and an event passes through three.
+const GRAIN_MS: f64 = 12.0;
+/// Something else may run on the machine for a moment. What a tenant does it does each time.
+const ATTEMPTS: usize = 3;
+
+/// What all measurements share.
+struct House {
+    scene: Scene,
+    neighbours: Vec<Stream>,
+}
+
+/// The 50th and the 99th percentile of the time from XADD to the row, in ms.
+#[derive(Clone, Copy, Debug)]
+struct Latency {
+    median: f64,
+    p99: f64,
+}
+
+impl House {
+    fn new() -> Self {
+        let scene = Scene::new();
+        let neighbours = (0..NEIGHBOURS).map(|i| scene.stream.sibling(&format!("n{i}"))).collect();
+        // The form that is wanted, and a column that tells when a row was written.
+        scene.database.execute(
+            "CREATE TABLE notes (text TEXT);
+             CREATE TABLE seen (time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL, event_type TEXT NOT NULL,
+                 user_id TEXT NOT NULL, properties JSONB, written TIMESTAMPTZ DEFAULT clock_timestamp(),
+                 PRIMARY KEY (event_id, time))",
+        );
+        Self { scene, neighbours }
+    }
+
+    /// All tenants, one of which reads from `hostile` and has this component.
+    fn start(&self, component: &[u8], hostile: &Stream) -> Service {
+        let guest = self.scene.folder().join("hostile.wasm");
+        fs::write(&guest, component).unwrap();
+        let mut file = format!(
+            "partial_batch_delay_ms = 0\n\
+             [tenants.hostile]\nstream_name = \"{}\"\nguest = {:?}\n",
+            hostile.name,
+            guest.display().to_string()
+        );
+        file += &guests::powers("tenants.hostile.", &hostile.sibling("published").name);
+        for (i, stream) in self.neighbours.iter().enumerate() {
+            file += &format!("[tenants.n{i}]\nstream_name = \"{}\"\nevents_table = \"seen\"\n", stream.name);
+        }
+        fs::write(self.scene.folder().join("sluicegate.toml"), file).unwrap();
+        let service = self.scene.service().unset("STREAM_NAME").start_unready();
+        until("all neighbours to run", || {
+            let log = service.log();
+            let is_running = |i: &usize| {
+                log.lines()
+                    .any(|line| line.contains("running redis=") && line.contains(&format!("tenant=n{i}}}")))
+            };
+            match (0..NEIGHBOURS).filter(is_running).count() {
+                NEIGHBOURS => Ok(()),
+                found => Err(format!("{found} run")),
+            }
+        });
+        service
+    }
+
+    /// Sends events to all neighbours at a steady pace, and waits until they have all arrived.
+    fn measure(&self, what: &str) -> Latency {
+        let (first, begun) = (Utc::now(), Instant::now());
+        let mut connection = self.scene.stream.connect().unwrap();
+        for round in 1..=ROUNDS {
+            for stream in &self.neighbours {
+                let event = Event { time: Utc::now(), ..Event::new() };
+                let mut add = cmd("XADD");
+                add.arg(&stream.name).arg("*");
+                for (name, value) in event.data() {
+                    add.arg(name).arg(value);
+                }
+                let _: String = add.query(&mut connection).unwrap();
+            }
+            std::thread::sleep((PAUSE * round).saturating_sub(begun.elapsed())); // the pace is what is simulated
+        }
+        let count = i64::from(ROUNDS) * i64::try_from(NEIGHBOURS).unwrap();
+        let written = format!("FROM seen WHERE time >= '{}'", first.to_rfc3339());
+        until(&format!("all events of the neighbours, {what}"), || {
+            match self.scene.database.try_value::<i64>(&format!("SELECT count(*) {written}"))? {
+                found if found == count => Ok(()),
+                found => Err(format!("{found} of {count}")),
+            }
+        });
+        let part = |part: f64| {
+            let took = "extract(epoch FROM written - time)::float8 * 1000";
+            let sql = format!("SELECT percentile_cont({part}) WITHIN GROUP (ORDER BY {took}) {written}");
+            self.scene.database.value(&sql)
+        };
+        Latency { median: part(0.5), p99: part(0.99) }
+    }
+
+    /// The same, while the hostile tenant's stream is full of entries that provoke it.
+    fn measure_beside(&self, way: &str, hostile: &Stream) -> Latency {
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    let lag = hostile.group_info("lag").and_then(|lag| lag.parse::<u64>().ok());
+                    if lag.is_none_or(|lag| lag < BACKLOG) {
+                        let entries: Vec<_> = (0..BACKLOG).map(|_| provoking(&Event::new(), None)).collect();
+                        hostile.add_all(&entries);
+                    }
+                    std::thread::sleep(Duration::from_millis(5)); // nobody is waited for
+                }
+            });
+            let latency = self.measure(way);
+            ended.store(true, Ordering::Relaxed);
+            latency
+        })
+    }
+
+    /// Whether this component disturbs the neighbours: measured without and with it, by a service of its own.
+    fn try_beside(&self, way: &str, component: &[u8]) -> Result<(), String> {
+        let hostile = self.scene.stream.sibling(&format!("hostile_{way}_{}", uuid::Uuid::new_v4()));
+        let service = self.start(component, &hostile);
+        self.measure("to warm up");
+        let alone = self.measure("alone");
+        let beside = self.measure_beside(way, &hostile);
+        service.crash(); // it may have much to do yet
+        let report = format!(
+            "{way:20} median {:5.1} ms, {:5.1} alone; p99 {:5.1} ms, {:5.1} alone",
+            beside.median, alone.median, beside.p99, alone.p99
+        );
+        eprintln!("{report}");
+        match beside.p99 <= FACTOR * alone.p99 + GRAIN_MS {
+            true => Ok(()),
+            false => Err(report),
+        }
+    }
+}
+
+/// The one that measures.
+static MEASURING: Mutex<()> = Mutex::new(());
+
+fn does_not_slow_the_others_down(way: &str, component: &[u8]) {
+    let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
+    let house = House::new();
+    let mut reports = Vec::new();
+    while let Err(report) = house.try_beside(way, component) {
+        reports.push(report);
+        assert!(reports.len() < ATTEMPTS, "the neighbours wait too long:\n{}", reports.join("\n"));
+    }
+}
+
+macro_rules! hostile {
+    ($($way:ident)*) => { $(
+        #[test]
+        fn $way() {
+            let component = fs::read(guests::hostile(stringify!($way))).unwrap();
+            does_not_slow_the_others_down(stringify!($way), &component);
+        }
+    )* };
+}
+sluicegate_tests::hostile_guests!(hostile);
+
+macro_rules! handmade {
+    ($($way:ident)*) => { $(
+        #[test]
+        fn $way() {
+            does_not_slow_the_others_down(stringify!($way), &guests::handmade(stringify!($way)));
+        }
+    )* };
+}
+sluicegate_tests::handmade_guests!(handmade);
