@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use sluicegate_tests::{Event, Fields, Producer, Scene};
+use sluicegate_tests::{Event, Fields, Producer, Scene, until};
+
+use crate::claiming::{claiming, verdict};
 
 /// The transactions that stored the events.
 const TRANSACTIONS: &str = "SELECT count(DISTINCT xmin::text) FROM events";
@@ -79,4 +81,31 @@ fn a_batch_may_be_large() {
     scene.stream.until_drained();
     service.stop();
     assert_eq!(scene.database.value::<i64>(LARGEST), 10_000);
+}
+
+/// And dies between two of them.
+#[test]
+fn what_rules_make_beyond_an_entry_each_is_committed_bit_by_bit() {
+    let scene = Scene::new();
+    let expansion = |i: u32| {
+        let id = format!("00000000-0000-4000-8000-{:012x}", (i + 1) * 1_000);
+        verdict("expand", &[("count", "400"), ("event_id", &id)])
+    };
+    scene.stream.add_all(&(0..5).map(expansion).collect::<Vec<_>>());
+    let mut dying = claiming(&scene).with_failpoints("after_commit=kill/2").start_unready();
+    until("the service to die", || match dying.has_ended() {
+        true => Ok(()),
+        false => Err("it lives".to_owned()),
+    });
+    // Two entries are 798 rows more than entries, three would be more than a thousand.
+    assert_eq!(scene.database.value::<i64>("SELECT count(*) FROM events"), 1_600);
+    assert_eq!(scene.database.value::<i64>(TRANSACTIONS), 2);
+
+    let pending = u64::try_from(scene.stream.pending().len()).unwrap();
+    assert!((3..=5).contains(&pending), "{pending} pending: the second portion is not acknowledged");
+    let service = claiming(&scene).start();
+    scene.stream.until_drained();
+    assert_eq!(service.stop().metrics().tally(), [1, pending - 1, 0, 0, 0]);
+    assert_eq!(scene.database.value::<i64>("SELECT count(*) FROM events"), 2_000);
+    assert_eq!(scene.database.value::<i64>(LARGEST), 800);
 }

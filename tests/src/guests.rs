@@ -51,7 +51,7 @@ macro_rules! hostile_guests {
             ungranted_stream publishing_flood publishing_piecemeal publishing_and_failing
             ungranted_statement wrong_parameters statement_flood statement_waste endless_statement too_many_rows
             huge_answer
-            swallowed_error metric_flood
+            swallowed_error noted_rows metric_flood
         }
     };
 }

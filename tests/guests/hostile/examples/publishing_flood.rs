@@ -3,7 +3,7 @@
 use hostile::powers::{granted_stream, stream};
 
 hostile::provoked!(|entry| {
-    let fields = [("data".to_owned(), "x".repeat(hostile::amount(entry, 1_000)))];
+    let fields = [("data".to_owned(), "x".repeat(hostile::amount(entry, 300)))];
     let stream = granted_stream();
     let refusal = loop {
         if let Err(error) = stream::publish(&stream, &fields) {
