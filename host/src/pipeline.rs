@@ -6,6 +6,7 @@
 //! away, and tells when nothing is in flight.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -183,11 +184,23 @@ impl Places {
     }
 }
 
+impl Error {
+    /// Whether another run has taken over what this one had in flight: a new one can begin at once.
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_fenced())
+    }
+}
+
+/// The batches that a tenant has in flight at most.
+pub fn places(tenant: &Tenant) -> usize {
+    tenant.commits_in_flight + BATCHES_BESIDE_COMMITS
+}
+
 impl Pipeline {
     /// Runs until `shutdown` is called and everything read is acknowledged, or
     /// until trying again cannot help.
     pub async fn run(self, tenant: &Tenant, shutdown: CancellationToken) -> Result<(), Error> {
-        let permits = tenant.commits_in_flight + BATCHES_BESIDE_COMMITS;
+        let permits = places(tenant);
         // The permits bound what the channels can hold.
         let (to_judge, read_batches) = mpsc::channel(permits);
         let (to_write, judged_batches) = mpsc::channel(permits);
@@ -256,14 +269,14 @@ impl Reading {
         let mut backoff = Backoff::default();
         while let Some(place) = self.places.take(self.reader.wants_quiet(), &self.shutdown).await {
             match self.reader.read(&self.shutdown).await {
-                Ok(Read { entries, is_partial, is_redelivery }) => {
+                Ok(Read { entries, is_partial, owners }) => {
                     backoff = Backoff::default();
                     self.counters.waits_for(Server::Redis, false);
                     self.counters.delivered(entries.len());
                     let flight = Arc::new(Flight::new(place));
-                    let entries = match is_redelivery {
-                        true => self.recall(entries, &flight).await?,
-                        false => {
+                    let entries = match owners.is_empty() {
+                        false => self.recall(entries, &owners, &flight).await?,
+                        true => {
                             self.records.rest();
                             entries
                         }
@@ -292,13 +305,18 @@ impl Reading {
     /// Those of the entries that nobody has decided yet; the others were
     /// committed before, and are acknowledged. None of either when the shutdown
     /// comes first: they stay pending.
-    async fn recall(&mut self, entries: Vec<Entry>, flight: &Arc<Flight>) -> Result<Vec<Entry>, Error> {
+    async fn recall(
+        &mut self,
+        entries: Vec<Entry>,
+        owners: &BTreeSet<String>,
+        flight: &Arc<Flight>,
+    ) -> Result<Vec<Entry>, Error> {
         if entries.is_empty() {
             return Ok(entries);
         }
         let mut backoff = Backoff::default();
         while !self.shutdown.is_cancelled() {
-            match self.records.recall(&entries).await {
+            match self.records.recall(&entries, owners).await {
                 Ok((committed, new)) => {
                     self.counters.waits_for(Server::Postgres, false);
                     if !committed.ids().is_empty() {

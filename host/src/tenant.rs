@@ -153,14 +153,30 @@ impl Run {
         Ok(Watched { in_force, _watching: Some(AbortOnDropHandle::new(watching)) })
     }
 
-    /// One run of the pipeline, until `shutdown` or an error.
+    /// Runs of the pipeline, until `shutdown` or an error that a new one would meet too.
     async fn serve(&mut self, shutdown: CancellationToken) -> Result<(), Error> {
+        loop {
+            match self.serve_once(shutdown.child_token()).await {
+                Err(Error::Pipeline(error)) if error.is_fenced() => tracing::warn!(
+                    %error, "a batch took longer than CLAIM_MIN_IDLE_MS, or two replicas share a CONSUMER_NAME; beginning again"
+                ),
+                outcome => return outcome,
+            }
+            self.counters.failed();
+            if shutdown.is_cancelled() {
+                return Ok(()); // what was in flight is the other's
+            }
+        }
+    }
+
+    /// One run of the pipeline, until `shutdown` or an error.
+    async fn serve_once(&mut self, shutdown: CancellationToken) -> Result<(), Error> {
         let rules = self.rules().await?;
         let Shared { config, redis, database, .. } = &*self.shared;
         let (tenant, counters, reporter) = (&self.tenant, &self.counters, &mut self.reporter);
         let (stream, store) = (redis.stream(config, tenant), database.store(tenant));
         tokio::select! {
-            prepared = prepare(&stream, &store, counters) => prepared?,
+            prepared = prepare(&stream, &store, tenant, counters) => prepared?,
             () = reporter.run(counters, &shutdown) => return Ok(()),
         }
         counters.started();
@@ -220,6 +236,9 @@ async fn tidy(stream: Stream, store: Store, tenant: Tenant) {
                 tracing::warn!(%error, "what a replay has published was not sent; trying again in an hour")
             }
         }
+        if let Err(error) = store.enlist(pipeline::places(&tenant)).await {
+            tracing::warn!(%error, "the rows of this run were not renewed; trying again in an hour");
+        }
         if let Err(error) = forget(&stream, &store).await {
             tracing::warn!(%error, "the record of old commits was not deleted; trying again in an hour");
         }
@@ -256,7 +275,7 @@ async fn forget(stream: &Stream, store: &Store) -> Result<(), pipeline::Error> {
 }
 
 /// Waits until both servers are there and as they must be.
-async fn prepare(stream: &Stream, store: &Store, counters: &Counters) -> Result<(), Error> {
+async fn prepare(stream: &Stream, store: &Store, tenant: &Tenant, counters: &Counters) -> Result<(), Error> {
     let redis = async {
         let mut backoff = Backoff::default();
         while let Err(error) = stream.prepare().await {
@@ -274,7 +293,11 @@ async fn prepare(stream: &Stream, store: &Store, counters: &Counters) -> Result<
     };
     let postgres = async {
         let mut backoff = Backoff::default();
-        while let Err(source) = store.prepare().await {
+        let prepare = async || {
+            store.prepare().await?;
+            store.enlist(pipeline::places(tenant)).await
+        };
+        while let Err(source) = prepare().await {
             if !matches!(source.remedy(), Remedy::Retry | Remedy::Split) {
                 return Err(Error::Store { address: store.database().address().to_owned(), source });
             }

@@ -1,6 +1,7 @@
 //! What is committed and not acknowledged when the service dies is not decided a second time.
 
 use redis::cmd;
+use rustix::process::Signal;
 use sluicegate_tests::{Event, Fields, Scene, Service, guests, until};
 
 /// Starts with these rules, and dies right after its first commit.
@@ -134,6 +135,34 @@ fn a_claimed_entry_is_known_too() {
     assert_eq!(scene.database.letters(), []);
 }
 
+/// Another claims what it has in flight, or a process of its own name reads it again, and decides otherwise.
+#[test]
+fn a_replica_that_was_frozen_writes_nothing_that_was_taken_over() {
+    for robber in ["robber", "frozen"] {
+        let scene = Scene::new();
+        let frozen = scene.service().set("CONSUMER_NAME", "frozen");
+        let frozen = frozen.with_failpoints("before_insert=delay:2000/1").start();
+        scene.stream.add(&purchase_without_amount().data());
+        frozen.until_logged(&["failpoint", "before_insert"]);
+        frozen.signal(Signal::STOP);
+        let service = scene.service().set("GUEST", guest(&scene, guests::STRICT));
+        let service = service.set("CONSUMER_NAME", robber).set("CLAIM_MIN_IDLE_MS", 100).start();
+        scene.stream.until_drained();
+        assert_eq!(service.stop().metrics().tally(), [0, 0, 1, 0, 0]);
+
+        frozen.signal(Signal::CONT);
+        frozen.until_logged(&["taken over by another", "beginning again"]);
+        assert_eq!(scene.database.events(), [], "{robber}");
+        assert_eq!(scene.database.letters().len(), 1);
+        // And it goes on.
+        let new = Event::new();
+        scene.stream.add(&new.data());
+        assert_eq!(scene.until_stored(1), [new]);
+        scene.stream.until_drained();
+        assert_eq!(frozen.stop().metrics().tally(), [1, 0, 0, 0, 0]);
+    }
+}
+
 #[test]
 fn the_record_is_deleted_when_nothing_of_it_is_pending() {
     let scene = Scene::new();
@@ -143,11 +172,12 @@ fn the_record_is_deleted_when_nothing_of_it_is_pending() {
     service.stop();
     scene.stream.add(&purchase_without_amount().data());
     die_after_commit(&scene, guests::DEFAULT);
-    scene.database.execute("UPDATE commits SET committed_at = now() - INTERVAL '61 minutes'");
+    let age = "UPDATE commits SET committed_at = now() - INTERVAL '121 minutes' WHERE entries <> '\\x00'";
+    scene.database.execute(age);
     let count = || {
         scene
             .database
-            .value::<i64>("SELECT count(*) FROM commits WHERE committed_at < now() - INTERVAL '1 hour'")
+            .value::<i64>("SELECT count(*) FROM commits WHERE committed_at < now() - INTERVAL '2 hours'")
     };
     assert_eq!(count(), 2);
 
@@ -163,6 +193,8 @@ fn the_record_is_deleted_when_nothing_of_it_is_pending() {
     scene.stream.until_drained();
     service.stop();
     assert_eq!(scene.database.letters(), []);
+    // It is fenced, and kept a day for that.
+    scene.database.execute("UPDATE commits SET fenced_at = fenced_at - INTERVAL '25 hours'");
     let service = scene.start();
     until("the other row to be deleted", || match count() {
         0 => Ok(()),

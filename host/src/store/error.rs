@@ -104,6 +104,9 @@ fn plain_migrate(error: &MigrateError) -> String {
     }
 }
 
+/// The SQLSTATE that the trigger of the table `commits` raises: see `migrations/0006_fencing.sql`.
+const FENCED: &str = "SGF01";
+
 /// What is to be done about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
@@ -136,6 +139,14 @@ impl Error {
             Self::Statement(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|code| code.starts_with("40") || code == "55P03")
             }
+            _ => false,
+        }
+    }
+
+    /// Whether another run has taken over what this one had in flight, which must not commit any more.
+    pub fn is_fenced(&self) -> bool {
+        match self {
+            Self::Statement(sqlx::Error::Database(error)) => error.code().is_some_and(|code| code == FENCED),
             _ => false,
         }
     }

@@ -113,6 +113,8 @@ pub struct Database(Arc<Shared>);
 pub struct Shared {
     options: PgConnectOptions,
     address: String,
+    /// The name of this replica in the consumer groups.
+    consumer: String,
     allow_plain_table: bool,
     lending: Lending,
     /// Set when the extension and the migrations are in place.
@@ -144,6 +146,7 @@ impl Database {
         Ok(Self(Arc::new(Shared {
             address: format!("{}:{}/{database}", options.get_host(), options.get_port()),
             options,
+            consumer: config.consumer_name.clone(),
             allow_plain_table: config.allow_plain_table,
             lending: Lending::new(config.connections_for_writing()),
             prepared: OnceCell::new(),

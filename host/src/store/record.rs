@@ -5,6 +5,11 @@
 //! a dead letter of the same entry. So each transaction also writes which
 //! entries it decided. It overwrites what an earlier batch wrote that is
 //! acknowledged since, so the table stays as small as the batches in flight.
+//!
+//! A replica can be frozen while it has a batch in flight, and go on when others
+//! have decided its entries. So who takes entries over first fences the runs
+//! that had them: their rows here can no longer be overwritten, and a
+//! transaction that cannot do that fails as a whole.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -148,8 +153,15 @@ impl Records {
 
     /// Of entries that are delivered again, those whose fate is committed, and
     /// the others, in their order.
-    pub async fn recall(&mut self, entries: &[Entry]) -> Result<(Committed, Vec<Entry>), Error> {
-        let mut known = self.known().await.map_err(|error| self.store.database.failed(error))?;
+    ///
+    /// They were delivered to these consumers before. Whatever of theirs is in flight yet can no longer commit.
+    pub async fn recall(
+        &mut self,
+        entries: &[Entry],
+        owners: &BTreeSet<String>,
+    ) -> Result<(Committed, Vec<Entry>), Error> {
+        let known = self.fence_and_look(owners).await;
+        let mut known = known.map_err(|error| self.store.database.failed(error))?;
         let of = |entry: &Entry| match (known.marks.get(&entry.id), &entry.fields) {
             (None, _) => None,
             // Deleted since: there is nothing left to compare.
@@ -178,9 +190,13 @@ impl Records {
         Ok((Committed { ids, tally, publications: Arc::new(publications) }, new))
     }
 
-    async fn known(&self) -> Result<Known, Error> {
+    async fn fence_and_look(&self, owners: &BTreeSet<String>) -> Result<Known, Error> {
         let mut loan = self.store.database.borrow(Purpose::Plain).await?;
-        let known = known(&self.store, &mut loan.connection);
+        let known = async {
+            // First, and to its end: what commits before it is seen then.
+            fence(&self.store, owners, &mut loan.connection).await?;
+            known(&self.store, &mut loan.connection).await
+        };
         let known = patient("recalling commits", known).await?;
         loan.give_back(&self.store.database);
         Ok(known)
@@ -196,6 +212,23 @@ impl Records {
 struct Known {
     marks: HashMap<EntryId, (u32, Key)>,
     publications: HashMap<Key, Arc<Vec<Publication>>>,
+}
+
+/// Ends the runs of these consumers, but for this one: waits for what they commit just now, and refuses the rest.
+async fn fence(store: &Store, owners: &BTreeSet<String>, connection: &mut PgConnection) -> Result<(), Error> {
+    let owners: Vec<&str> = owners.iter().map(String::as_str).collect();
+    let fenced = sqlx::query(
+        "UPDATE commits SET fenced_at = now()
+         WHERE stream = $1 AND consumer_group = $2 AND consumer = ANY ($3) AND run <> $4 AND fenced_at IS NULL",
+    )
+    .bind(&store.stream)
+    .bind(&store.group)
+    .bind(owners)
+    .bind(store.run)
+    .execute(connection)
+    .await?;
+    tracing::debug!(rows = fenced.rows_affected(), "fenced earlier runs");
+    Ok(())
 }
 
 async fn known(store: &Store, connection: &mut PgConnection) -> Result<Known, Error> {
@@ -218,7 +251,7 @@ async fn known(store: &Store, connection: &mut PgConnection) -> Result<Known, Er
     Ok(known)
 }
 
-/// A row that a run left behind, an hour ago or longer.
+/// A row that a run left behind, two hours ago or longer.
 #[derive(Debug)]
 pub struct Leftover {
     run: Uuid,
@@ -231,12 +264,33 @@ pub struct Leftover {
 }
 
 impl Store {
-    /// What was not overwritten for an hour: that of runs that ended, and of idle replicas.
+    /// Makes the rows of this run, for so many batches in flight, before it reads: what is not there cannot
+    /// be fenced. Then, every hour, renews them, so that nobody takes them for [leftovers](Self::leftovers).
+    pub async fn enlist(&self, slots: usize) -> Result<(), Error> {
+        let mut loan = self.database.borrow(Purpose::Plain).await?;
+        let enlisted = sqlx::query(
+            "INSERT INTO commits (run, slot, stream, consumer_group, consumer, entries)
+             SELECT $1, slot, $2, $3, $4, '\\x00' FROM generate_series(0, $5 - 1) AS slot
+             ON CONFLICT (run, slot) DO UPDATE SET committed_at = now() WHERE commits.fenced_at IS NULL",
+        )
+        .bind(self.run)
+        .bind(&self.stream)
+        .bind(&self.group)
+        .bind(&self.database.consumer)
+        .bind(i32::try_from(slots).unwrap_or(i32::MAX))
+        .execute(&mut loan.connection);
+        let enlisted = patient("making the rows of a run", enlisted).await;
+        self.database.settle(loan, enlisted).map(drop)
+    }
+
+    /// What was not overwritten for two hours, twice as long as a run that lives lets pass, and, for a
+    /// day, what keeps a run from going on that was fenced.
     pub async fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
         let mut loan = self.database.borrow(Purpose::Plain).await?;
         let rows = sqlx::query(
             "SELECT run, slot, entries FROM commits
-             WHERE stream = $1 AND consumer_group = $2 AND run <> $3 AND committed_at < now() - INTERVAL '1 hour'
+             WHERE stream = $1 AND consumer_group = $2 AND run <> $3
+                   AND greatest(committed_at + INTERVAL '2 hours', fenced_at + INTERVAL '1 day') < now()
              ORDER BY committed_at LIMIT 1000",
         )
         .bind(&self.stream)

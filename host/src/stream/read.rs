@@ -1,5 +1,6 @@
 //! XREADGROUP and XAUTOCLAIM: new entries, and those that are pending.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
@@ -59,8 +60,8 @@ pub struct Read {
     pub entries: Vec<Entry>,
     /// Whether fewer came than were asked for, so that a pause makes the next batch fuller.
     pub is_partial: bool,
-    /// Whether they were delivered before, to this consumer or to another.
-    pub is_redelivery: bool,
+    /// The consumers that they were delivered to before, this one or others; none, if they are new.
+    pub owners: BTreeSet<String>,
 }
 
 impl Reader {
@@ -142,7 +143,7 @@ impl Reader {
         let entries = reply::entries(self.ask("XREADGROUP", command, shutdown).await?)?;
         self.unanswered = 0;
         let is_partial = entries.len() < self.batch_size;
-        Ok(Read { entries, is_partial, is_redelivery: false })
+        Ok(Read { entries, is_partial, owners: BTreeSet::new() })
     }
 
     async fn read_own(&mut self, after: EntryId, shutdown: &CancellationToken) -> Result<Read, Error> {
@@ -153,6 +154,7 @@ impl Reader {
             self.position = Position::Abandoned(EntryId::ZERO);
             return Ok(Read::default());
         };
+        let owners = owners(part);
         let mut command = self.xreadgroup(part.len());
         command.arg("STREAMS").arg(&self.stream.name).arg(after.to_string());
         let entries = reply::entries(self.ask("XREADGROUP", command, shutdown).await?)?;
@@ -160,7 +162,7 @@ impl Reader {
             self.position = Position::Own(last.id);
         }
         tracing::info!(entries = entries.len(), "reading again what was pending");
-        Ok(Read { entries: counted(entries, part, self.unanswered), is_partial: false, is_redelivery: true })
+        Ok(Read { entries: counted(entries, part, self.unanswered), is_partial: false, owners })
     }
 
     async fn claim(&mut self, from: EntryId, shutdown: &CancellationToken) -> Result<Read, Error> {
@@ -172,16 +174,13 @@ impl Reader {
             self.end_claiming();
             return Ok(Read::default());
         };
+        let owners = owners(part);
         // XAUTOCLAIM drops deleted entries from the pending list at once. Instead they are read as they are, and
         // stay pending with the other consumer until their dead letters are committed and they are acknowledged.
         let deleted = self.deleted(part, shutdown).await?;
         if !deleted.is_empty() {
             tracing::info!(entries = deleted.len(), "deleted while other consumers held them");
-            return Ok(Read {
-                entries: counted(deleted, part, self.unanswered),
-                is_partial: false,
-                is_redelivery: true,
-            });
+            return Ok(Read { entries: counted(deleted, part, self.unanswered), is_partial: false, owners });
         }
         let stream = &self.stream;
         let mut command = redis::cmd("XAUTOCLAIM");
@@ -195,11 +194,7 @@ impl Reader {
         if !claimed.entries.is_empty() {
             tracing::info!(entries = claimed.entries.len(), "claimed what other consumers left pending");
         }
-        Ok(Read {
-            entries: counted(claimed.entries, part, self.unanswered),
-            is_partial: false,
-            is_redelivery: true,
-        })
+        Ok(Read { entries: counted(claimed.entries, part, self.unanswered), is_partial: false, owners })
     }
 
     /// Those of the pending entries that are no longer in the stream.
@@ -281,6 +276,10 @@ fn together(pending: &[Pending]) -> Option<&[Pending]> {
     pending.get(..suspect.unwrap_or(pending.len()).max(1)).filter(|part| !part.is_empty())
 }
 
+fn owners(pending: &[Pending]) -> BTreeSet<String> {
+    pending.iter().map(|pending| pending.owner.clone()).collect()
+}
+
 /// The entries with the number of their deliveries, this one included, those that never arrived left out.
 fn counted(mut entries: Vec<Entry>, pending: &[Pending], unanswered: u64) -> Vec<Entry> {
     for entry in &mut entries {
@@ -344,7 +343,7 @@ mod tests {
     fn pending(deliveries: &[u64]) -> Vec<Pending> {
         (0..)
             .zip(deliveries)
-            .map(|(sequence, &deliveries)| Pending { id: id(sequence), deliveries })
+            .map(|(sequence, &deliveries)| Pending { id: id(sequence), owner: String::new(), deliveries })
             .collect()
     }
 

@@ -9,9 +9,11 @@ use super::Error;
 use crate::batch::{Entry, EntryId, Field};
 
 /// One line of XPENDING: an entry that was delivered and not acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pending {
     pub(super) id: EntryId,
+    /// The consumer that it was delivered to.
+    pub(super) owner: String,
     /// How often it was delivered. The only count that survives a crash of ours.
     pub(super) deliveries: u64,
 }
@@ -55,9 +57,10 @@ pub(super) fn pending(reply: Value) -> Result<Vec<Pending>, Error> {
     let line = |value: Value| {
         let Value::Array(parts) = &value else { return Err(unexpected(&value)) };
         match parts.as_slice() {
-            [Value::BulkString(id), _consumer, _idle, Value::Int(deliveries)] => {
+            [Value::BulkString(id), Value::BulkString(owner), _idle, Value::Int(deliveries)] => {
                 let id = EntryId::parse(id).ok_or_else(|| unexpected(&value))?;
-                Ok(Pending { id, deliveries: u64::try_from(*deliveries).unwrap_or(0) })
+                let owner = String::from_utf8_lossy(owner).into_owned();
+                Ok(Pending { id, owner, deliveries: u64::try_from(*deliveries).unwrap_or(0) })
             }
             _ => Err(unexpected(&value)),
         }

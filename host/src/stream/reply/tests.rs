@@ -54,7 +54,7 @@ fn pending_lines_are_read() {
     let id = EntryId { milliseconds: 7, sequence: 0 };
     assert_eq!(
         pending(Value::Array(vec![line("7-0")])).expect("well formed"),
-        vec![Pending { id, deliveries: 3 }]
+        vec![Pending { id, owner: "consumer".to_owned(), deliveries: 3 }]
     );
     assert!(pending(Value::Array(vec![line("seven")])).is_err());
     assert!(pending(Value::Nil).is_err());
