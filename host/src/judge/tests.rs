@@ -1,0 +1,210 @@
+//! Of bad entries, slow ones and large ones, each with its fate.
+
+use std::sync::Mutex;
+
+use super::*;
+use crate::batch::{Claim, EntryId, Vec1};
+use crate::sandbox::Limits;
+
+/// Without a transaction, so there is none to lose.
+fn judged(rules: &dyn Rules, deliveries_max: u64, entries: Vec<Entry>) -> Judgement {
+    judge(rules, deliveries_max, entries, &mut Powers::default()).expect("no transaction")
+}
+
+/// Discards what it is given, and fails with a batch that holds the poison.
+struct Poisoned(&'static str);
+
+fn value(entry: &Readable<'_>) -> String {
+    entry.fields.first().map(|(_, value)| (*value).to_owned()).unwrap_or_default()
+}
+
+impl Rules for Poisoned {
+    fn digest(&self) -> Digest {
+        Digest::of(b"")
+    }
+
+    fn time_limit(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
+    fn bounds(&self) -> Bounds {
+        Limits::default().bounds
+    }
+
+    fn process(&self, batch: &[Readable<'_>], _: Duration, _: &mut Powers) -> Result<Vec<Verdict>, Fault> {
+        match batch.iter().any(|entry| value(entry) == self.0) {
+            true => Err(Fault::Trapped("poison".into())),
+            false => Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect()),
+        }
+    }
+}
+
+/// Takes all the time that it is given for a batch with a `loop` in it, and as many
+/// milliseconds as the other entries say. Remembers what it was given.
+struct Slow(Mutex<Vec<(usize, Duration)>>);
+
+impl Rules for Slow {
+    fn digest(&self) -> Digest {
+        Digest::of(b"")
+    }
+
+    fn time_limit(&self) -> Duration {
+        Duration::from_millis(20)
+    }
+
+    fn bounds(&self) -> Bounds {
+        Limits::default().bounds
+    }
+
+    fn process(&self, batch: &[Readable<'_>], time: Duration, _: &mut Powers) -> Result<Vec<Verdict>, Fault> {
+        self.0.lock().expect("no panic").push((batch.len(), time));
+        if batch.iter().any(|entry| value(entry) == "loop") {
+            std::thread::sleep(time); // what is simulated
+            return Err(Fault::TimedOut { limit_ms: time.as_millis() });
+        }
+        Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect())
+    }
+}
+
+fn entry(sequence: u64, value: &[u8]) -> Entry {
+    let fields = Some(vec![(b"f".to_vec(), value.to_vec())]);
+    Entry { id: EntryId { milliseconds: 1, sequence }, fields, deliveries: 1 }
+}
+
+#[test]
+fn only_the_poison_becomes_a_dead_letter() {
+    for poisoned in 0..7 {
+        let entries: Vec<Entry> =
+            (0..7).map(|i| entry(i, if i == poisoned { b"poison" } else { b"fine" })).collect();
+        let judged = judged(&Poisoned("poison"), 5, entries.clone()).entries;
+        assert_eq!(judged.iter().map(|judged| judged.entry.clone()).collect::<Vec<_>>(), entries);
+        for Judged { entry, fate, .. } in judged {
+            match fate {
+                Fate::DeadLetter(reason, _) => {
+                    assert_eq!((entry.id.sequence, reason), (poisoned, Reason::Trapped))
+                }
+                fate => assert_eq!(fate, Fate::Discard("fine".into())),
+            }
+        }
+    }
+}
+
+/// Two limits for each entry would be 400.
+#[test]
+fn a_batch_of_loops_takes_a_bounded_time() {
+    let slow = Slow(Mutex::default());
+    let entries = (0..200).map(|i| entry(i, if i % 10 == 9 { b"fine" } else { b"loop" })).collect();
+    let judgement = judged(&slow, 5, entries);
+    for Judged { entry, fate, .. } in &judgement.entries {
+        match entry.id.sequence % 10 {
+            9 => assert_eq!(fate, &Fate::Discard("fine".into()), "{}", entry.id),
+            _ => assert!(matches!(fate, Fate::DeadLetter(Reason::TimedOut, _)), "{}", entry.id),
+        }
+    }
+    let calls = slow.0.into_inner().expect("no panic");
+    let limit = Duration::from_millis(20);
+    let given: Duration = calls.iter().map(|(_, time)| *time).sum();
+    // The entries that are in order give back what they were given.
+    assert!(given <= limit * 40, "{given:?} for {} calls", calls.len());
+    assert!(calls.iter().all(|(_, time)| *time >= limit / SHARE_MIN), "{calls:?}");
+    let timed_out = u64::try_from(calls.len()).expect("few") - 20;
+    assert_eq!(judgement.breaches, Breaches { timed_out, ..Breaches::default() });
+}
+
+#[test]
+fn one_poison_leaves_the_whole_limit_to_each_of_its_neighbours() {
+    let slow = Slow(Mutex::default());
+    let entries = (0..1_000).map(|i| entry(i, if i == 777 { b"loop" } else { b"fine" })).collect();
+    let judgement = judged(&slow, 5, entries);
+    let letters = judgement.entries.iter().filter(|judged| matches!(judged.fate, Fate::DeadLetter(..)));
+    assert_eq!(letters.map(|judged| judged.entry.id.sequence).collect::<Vec<_>>(), [777]);
+    let calls = slow.0.into_inner().expect("no panic");
+    assert!(calls.iter().all(|(_, time)| *time == slow_limit()), "{calls:?}");
+}
+
+fn slow_limit() -> Duration {
+    Slow(Mutex::default()).time_limit()
+}
+
+/// Makes of each entry what its value says: so many rows, or a row of so many bytes.
+struct Large;
+
+impl Rules for Large {
+    fn digest(&self) -> Digest {
+        Digest::of(b"")
+    }
+
+    fn time_limit(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds { rows: 1_000, output_bytes: 100_000, ..Limits::default().bounds }
+    }
+
+    fn process(&self, batch: &[Readable<'_>], _: Duration, _: &mut Powers) -> Result<Vec<Verdict>, Fault> {
+        if batch.len() > 1 && batch.iter().any(|entry| value(entry).starts_with("bytes")) {
+            return Err(Fault::TooMuchOutput { limit_bytes: 0 });
+        }
+        let verdict = |entry: &Readable<'_>| {
+            let number = |text: &str| text.parse::<usize>().expect("a number");
+            let claim = Claim {
+                event_id: uuid::Uuid::nil().to_string(),
+                time: 0,
+                event_type: String::new(),
+                user_id: String::new(),
+                properties: None,
+            };
+            match value(entry).split_once(' ') {
+                Some(("rows", count)) => Verdict::Expand(vec![claim; number(count)]),
+                Some((_, length)) => Verdict::Accept(Claim { user_id: "x".repeat(number(length)), ..claim }),
+                None => Verdict::Accept(claim),
+            }
+        };
+        Ok(batch.iter().map(verdict).collect())
+    }
+}
+
+fn kept(values: &[&str]) -> Vec<bool> {
+    let entries = values.iter().zip(0..).map(|(value, i)| entry(i, value.as_bytes())).collect();
+    let judgement = judged(&Large, 5, entries);
+    let is_kept = |judged: &Judged| match &judged.fate {
+        Fate::Store(_) => true,
+        Fate::DeadLetter(Reason::TooMuchOutput, _) => false,
+        fate => panic!("{fate:?}"),
+    };
+    judgement.entries.iter().map(is_kept).collect()
+}
+
+#[test]
+fn what_a_batch_becomes_is_bounded_and_the_largest_pay() {
+    assert_eq!(kept(&["rows 999", "rows 1"]), [true, true], "at the limit");
+    assert_eq!(kept(&["rows 1", "rows 1000", "x", "rows 2"]), [true, false, true, true]);
+    assert_eq!(kept(&["rows 400", "rows 900", "rows 700"]), [true, false, false]);
+    let bytes = ["x", "bytes 60000", "bytes 300", "bytes 70000", "x"];
+    assert_eq!(kept(&bytes), [true, true, true, false, true], "summed over the parts of a batch");
+    let brought = format!("bytes {}200000", "0".repeat(200_000)); // an entry as long as its row
+    assert_eq!(kept(&["bytes 60000", &brought, "x"]), [true, true, true]);
+}
+
+#[test]
+fn what_a_guest_cannot_have_is_kept_in_place() {
+    let mut deleted = entry(1, b"");
+    deleted.fields = None;
+    let mut killer = entry(4, b"c");
+    killer.deliveries = 6;
+    let entries = vec![entry(0, b"a"), deleted, entry(2, b"\xff"), entry(3, b"b"), killer];
+    let judgement = judged(&Poisoned("-"), 5, entries);
+    let fates: Vec<Fate> = judgement.entries.into_iter().map(|judged| judged.fate).collect();
+    assert!(matches!(
+        fates.as_slice(),
+        [
+            Fate::Discard(a),
+            Fate::DeadLetter(Reason::Deleted, _),
+            Fate::DeadLetter(Reason::Undecodable, _),
+            Fate::Discard(b),
+            Fate::DeadLetter(Reason::DeliveredTooOften, _),
+        ] if a == "a" && b == "b"
+    ));
+    assert!(!fates.iter().any(|fate| matches!(fate, Fate::Store(Vec1::One(_)))));
+}

@@ -1,0 +1,81 @@
+//! The second stage: asks the rules.
+
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, mpsc};
+use tracing::Span;
+
+use super::flight::{JudgedBatch, Part, ReadBatch};
+use super::rejections::RejectionLog;
+use super::{Error, RulesInForce};
+use crate::batch::{Breaches, Entry, Judged};
+use crate::capabilities::{Lost, Powers, Publication};
+use crate::failpoint::failpoint;
+use crate::judge::{Judgement, Rules, judge};
+use crate::metrics::Counters;
+use crate::surplus;
+
+/// Judges batch by batch, each by the version that is in force when it begins (invariant 6).
+pub(super) async fn judge_all(
+    mut in_force: RulesInForce,
+    deliveries_max: u64,
+    counters: Arc<Counters>,
+    rejections: Arc<RejectionLog>,
+    mut batches: mpsc::Receiver<ReadBatch>,
+    to_write: mpsc::Sender<JudgedBatch>,
+) -> Result<(), Error> {
+    let mut last = in_force.borrow_and_update().digest();
+    // Rules that make much of little take one processor from the others, not a second one to write it,
+    // and the disks bit by bit.
+    let efforts = Arc::new(Semaphore::new(1));
+    while let Some(ReadBatch { entries, flight }) = batches.recv().await {
+        let rules = Arc::clone(&in_force.borrow_and_update());
+        if rules.digest() != last {
+            tracing::info!(from = %last, to = %rules.digest(), "guest swapped");
+            last = rules.digest();
+        }
+        let Ok(effort) = Arc::clone(&efforts).acquire_owned().await else { break }; // never closed
+        flight.keep_effort(effort);
+        let part = match rules.wants_transaction() {
+            true => Part::Open(entries, rules),
+            false => {
+                let (judgement, _) = ask(rules, deliveries_max, entries, Powers::default()).await?;
+                // Without a transaction there is none to lose.
+                let Ok(Judgement { entries, breaches }) = judgement else { break };
+                counters.breached(breaches);
+                rejections.log(&entries);
+                if !is_effort(breaches, &entries, &[]) {
+                    flight.end_effort();
+                }
+                Part::Judged(entries)
+            }
+        };
+        if to_write.send(JudgedBatch { part, flight }).await.is_err() {
+            break; // a later stage failed
+        }
+    }
+    Ok(())
+}
+
+/// Whether to write, to send or to tell what came of a batch is a good deal more work than its entries are.
+pub(super) fn is_effort(breaches: Breaches, batch: &[Judged], publications: &[Publication]) -> bool {
+    breaches != Breaches::default() || surplus::is_heavy(batch, publications)
+}
+
+/// Asks the rules on a thread that may block.
+pub(super) async fn ask(
+    rules: Arc<dyn Rules>,
+    deliveries_max: u64,
+    entries: Vec<Entry>,
+    mut powers: Powers,
+) -> Result<(Result<Judgement, Lost>, Powers), Error> {
+    let span = Span::current();
+    let asked = tokio::task::spawn_blocking(move || {
+        let _entered = span.enter();
+        let judgement = judge(rules.as_ref(), deliveries_max, entries, &mut powers);
+        (judgement, powers)
+    });
+    let asked = asked.await?;
+    failpoint!("after_judge");
+    Ok(asked)
+}
