@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
+
 use crate::batch::{Breaches, Digest, Entry, Fate, Judged, Readable, Reason, Verdict, Violation};
 use crate::capabilities::{Lost, Powers};
 use crate::screen::{Bounds, cut, quoted, screen};
@@ -270,9 +272,9 @@ impl<'a> Asking<'a> {
     }
 
     fn keep(&mut self, batch: &[Readable<'_>], verdicts: Vec<Verdict>) {
-        let bounds = self.bounds;
+        let (bounds, now) = (self.bounds, Utc::now());
         for (entry, verdict) in batch.iter().zip(verdicts) {
-            let fate = screen(verdict, &bounds);
+            let fate = screen(verdict, &bounds, now);
             if let Fate::DeadLetter(Reason::BadVerdict, _) = fate {
                 self.breaches.count(Reason::BadVerdict);
             }

@@ -3,9 +3,10 @@
 //! Whatever passes here should be storable. What PostgreSQL refuses all the
 //! same costs its own entry only: see `pipeline`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use uuid::Uuid;
 
@@ -13,6 +14,10 @@ use crate::batch::{Claim, Event, Fate, Reason, Vec1, Verdict, Violation};
 
 /// The rows that one entry may expand to, at most.
 pub const EXPANSION_MAX: usize = 1_000;
+/// The weeks in which the rows of one entry may lie, at most. A new chunk of
+/// the hypertable takes a dozen locks of the 6,400 that a server has by
+/// default, for all tenants.
+pub const EXPANSION_WEEKS_MAX: usize = 64;
 /// The violations kept of one entry, at most.
 pub const VIOLATIONS_MAX: usize = 100;
 /// The bytes kept of a violation's path, code and message, each, and of a
@@ -36,16 +41,34 @@ pub struct Bounds {
     pub string_bytes: usize,
     /// `GUEST_JSON_DEPTH`: levels of properties, at most 127, where `serde_json` ends.
     pub json_depth: usize,
+    /// `EVENT_AGE_MAX_DAYS`: how long ago an event may have happened.
+    pub age_max_days: u32,
+    /// `EVENT_AHEAD_MAX_DAYS`: how far ahead of the clock an event may be.
+    pub ahead_max_days: u32,
+}
+
+impl Bounds {
+    /// Without such a window one could make millions of chunks, each a few files.
+    fn is_in_window(&self, time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+        let age = now - time;
+        -TimeDelta::days(self.ahead_max_days.into()) <= age
+            && age <= TimeDelta::days(self.age_max_days.into())
+    }
+}
+
+/// The week of an event: a chunk of the hypertable, as long as nobody has changed its interval.
+pub fn week(event: &Event) -> i64 {
+    event.time.timestamp().div_euclid(7 * 86_400)
 }
 
 /// Decides what becomes of an entry that got this verdict.
-pub fn screen(verdict: Verdict, bounds: &Bounds) -> Fate {
+pub fn screen(verdict: Verdict, bounds: &Bounds, now: DateTime<Utc>) -> Fate {
     match verdict {
-        Verdict::Accept(claim) => match event(claim, bounds) {
+        Verdict::Accept(claim) => match event(claim, bounds, now) {
             Ok(event) => Fate::Store(Vec1::One(event)),
             Err(violation) => Fate::DeadLetter(Reason::BadVerdict, vec![violation]),
         },
-        Verdict::Expand(claims) => expand(claims, bounds),
+        Verdict::Expand(claims) => expand(claims, bounds, now),
         Verdict::Reject(violations) if violations.is_empty() => bad_verdict(
             "",
             "no_violations",
@@ -59,7 +82,7 @@ pub fn screen(verdict: Verdict, bounds: &Bounds) -> Fate {
     }
 }
 
-fn expand(claims: Vec<Claim>, bounds: &Bounds) -> Fate {
+fn expand(claims: Vec<Claim>, bounds: &Bounds, now: DateTime<Utc>) -> Fate {
     let found = claims.len();
     if found == 0 || found > EXPANSION_MAX {
         return bad_verdict(
@@ -72,12 +95,21 @@ fn expand(claims: Vec<Claim>, bounds: &Bounds) -> Fate {
         .into_iter()
         .enumerate()
         .map(|(i, claim)| {
-            event(claim, bounds)
+            event(claim, bounds, now)
                 .map_err(|violation| Violation { path: format!("[{i}].{}", violation.path), ..violation })
         })
         .collect();
     match events {
-        Ok(events) => Fate::Store(Vec1::Many(events)),
+        Ok(events) => match events.iter().map(week).collect::<BTreeSet<i64>>().len() {
+            ..=EXPANSION_WEEKS_MAX => Fate::Store(Vec1::Many(events)),
+            weeks => bad_verdict(
+                "",
+                "expansion_weeks",
+                &format!(
+                    "the guest expanded the entry to events of {weeks} weeks, wanted at most {EXPANSION_WEEKS_MAX}"
+                ),
+            ),
+        },
         Err(violation) => Fate::DeadLetter(Reason::BadVerdict, vec![violation]),
     }
 }
@@ -91,7 +123,7 @@ fn violation(path: &str, code: &str, message: String) -> Violation {
 }
 
 /// Makes a row of a claim, or says what PostgreSQL would not hold.
-fn event(claim: Claim, bounds: &Bounds) -> Result<Event, Violation> {
+fn event(claim: Claim, bounds: &Bounds, now: DateTime<Utc>) -> Result<Event, Violation> {
     let event_id = Uuid::try_parse(&claim.event_id).map_err(|error| {
         violation(
             "event_id",
@@ -101,15 +133,15 @@ fn event(claim: Claim, bounds: &Bounds) -> Result<Event, Violation> {
     })?;
     Ok(Event {
         event_id,
-        time: time(claim.time)?,
+        time: time(claim.time, bounds, now)?,
         event_type: text("event_type", claim.event_type, bounds)?,
         user_id: text("user_id", claim.user_id, bounds)?,
         properties: claim.properties.map(|json| properties(json, bounds)).transpose()?,
     })
 }
 
-fn time(micros: i64) -> Result<DateTime<Utc>, Violation> {
-    Some(micros)
+fn time(micros: i64, bounds: &Bounds, now: DateTime<Utc>) -> Result<DateTime<Utc>, Violation> {
+    let time = Some(micros)
         .filter(|micros| (TIME_MIN_MICROS..=TIME_MAX_MICROS).contains(micros))
         .and_then(DateTime::from_timestamp_micros)
         .ok_or_else(|| {
@@ -118,7 +150,20 @@ fn time(micros: i64) -> Result<DateTime<Utc>, Violation> {
                 "time_out_of_range",
                 format!("found {micros} microseconds since the Unix epoch, wanted 4713 BC to AD 262142"),
             )
-        })
+        })?;
+    match bounds.is_in_window(time, now) {
+        true => Ok(time),
+        false => Err(violation(
+            "time",
+            "time_out_of_window",
+            format!(
+                "found {}, wanted at most {} days ago (EVENT_AGE_MAX_DAYS) and {} days ahead (EVENT_AHEAD_MAX_DAYS)",
+                time.to_rfc3339(),
+                bounds.age_max_days,
+                bounds.ahead_max_days
+            ),
+        )),
+    }
 }
 
 fn text(path: &str, text: String, bounds: &Bounds) -> Result<String, Violation> {
@@ -365,6 +410,11 @@ mod tests {
         ]
     }
 
+    /// Anything that PostgreSQL can hold.
+    fn bounds() -> Bounds {
+        Bounds { age_max_days: 100_000_000, ahead_max_days: 100_000_000, ..Limits::default().bounds }
+    }
+
     fn is_cut(text: &str) -> bool {
         text.len() <= TEXT_MAX_BYTES && !text.contains('\0')
     }
@@ -383,7 +433,7 @@ mod tests {
         /// That PostgreSQL agrees is shown by `tests/cases/screening.rs`.
         #[test]
         fn any_verdict_has_a_fate_within_bounds(verdict in any_verdict()) {
-            match screen(verdict.clone(), &Limits::default().bounds) {
+            match screen(verdict.clone(), &bounds(), Utc::now()) {
                 Fate::Store(events) => {
                     let claims = match verdict {
                         Verdict::Accept(_) => 1,
@@ -417,9 +467,10 @@ mod tests {
             user_id: String::new(),
             properties: None,
         };
-        let bounds = Limits::default().bounds;
-        let passes =
-            |claim: &Claim, bounds| matches!(screen(Verdict::Accept(claim.clone()), &bounds), Fate::Store(_));
+        let (bounds, now) = (bounds(), Utc::now());
+        let passes = |claim: &Claim, bounds| {
+            matches!(screen(Verdict::Accept(claim.clone()), &bounds, now), Fate::Store(_))
+        };
         let is_stored = |claim: &Claim| passes(claim, bounds);
         assert!(is_stored(&claim));
         assert!(is_stored(&Claim { time: TIME_MAX_MICROS, ..claim.clone() }));
@@ -428,8 +479,9 @@ mod tests {
         let deep = |n: usize| Some(format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n)));
         assert!(is_stored(&Claim { properties: deep(126), ..claim.clone() }), "127 levels");
         assert!(!is_stored(&Claim { properties: deep(127), ..claim.clone() }), "128 levels");
-        let expanded =
-            |n: usize| matches!(screen(Verdict::Expand(vec![claim.clone(); n]), &bounds), Fate::Store(_));
+        let expanded = |n: usize| {
+            matches!(screen(Verdict::Expand(vec![claim.clone(); n]), &bounds, now), Fate::Store(_))
+        };
         assert_eq!([0, 1, 1_000, 1_001].map(expanded), [false, true, true, false]);
 
         let bounds = Bounds { string_bytes: 10, json_depth: 3, ..bounds };
@@ -442,5 +494,35 @@ mod tests {
         let bounds = Bounds { string_bytes: 100, ..bounds };
         let deeper = Claim { properties: deep(3), ..claim.clone() };
         assert!(!passes(&deeper, bounds), "a level more");
+    }
+    #[test]
+    fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
+        const DAY_MICROS: i64 = 86_400_000_000;
+        let now = Utc::now();
+        let bounds = Bounds { age_max_days: 10, ahead_max_days: 2, ..Limits::default().bounds };
+        let claim = |micros: i64| Claim {
+            event_id: Uuid::nil().to_string(),
+            time: now.timestamp_micros() + micros,
+            event_type: String::new(),
+            user_id: String::new(),
+            properties: None,
+        };
+        let code = |verdict, bounds: &Bounds| match screen(verdict, bounds, now) {
+            Fate::DeadLetter(Reason::BadVerdict, violations) => {
+                violations.into_iter().map(|found| found.code).collect()
+            }
+            _ => String::new(),
+        };
+        // To the microsecond; the clock has nanoseconds.
+        for micros in [-10 * DAY_MICROS + 1, 0, 2 * DAY_MICROS] {
+            assert_eq!(code(Verdict::Accept(claim(micros)), &bounds), "", "{micros}");
+        }
+        for micros in [-10 * DAY_MICROS - 1, 2 * DAY_MICROS + 1] {
+            assert_eq!(code(Verdict::Accept(claim(micros)), &bounds), "time_out_of_window", "{micros}");
+        }
+        let weeks = |count: i64| Verdict::Expand((0..count).map(|i| claim(-i * 7 * DAY_MICROS)).collect());
+        let bounds = Limits::default().bounds;
+        assert_eq!(code(weeks(64), &bounds), "");
+        assert_eq!(code(weeks(65), &bounds), "expansion_weeks");
     }
 }

@@ -4,8 +4,11 @@
 //! transaction they would keep the database, and a thread of the service, from
 //! the other tenants for seconds.
 
+use std::collections::BTreeSet;
+
 use crate::batch::{Event, Fate, Judged, Violation};
 use crate::capabilities::Publication;
+use crate::screen::{EXPANSION_WEEKS_MAX, week};
 
 /// What a row or a letter may take beyond twice its entry, and not count as surplus.
 const FREE_BYTES: usize = 1 << 10;
@@ -16,6 +19,10 @@ pub const ROWS_AT_ONCE: usize = 1_000;
 
 /// Bytes beyond what the entries brought that a transaction has, unless they are of a single entry.
 pub const BYTES_AT_ONCE: usize = 1 << 20;
+
+/// Weeks that the rows of a transaction lie in: those of a single entry at
+/// most. Each may be a new chunk, for which the server does a good deal more than for a row.
+pub const WEEKS_AT_ONCE: usize = EXPANSION_WEEKS_MAX;
 
 /// Up to this part of them a batch passes for one without a surplus.
 const NEGLIGIBLE: usize = 5;
@@ -54,30 +61,46 @@ fn brought(judged: &Judged) -> usize {
 }
 
 /// The surplus of entries, in sum.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Surplus {
     rows: usize,
     bytes: usize,
+    weeks: BTreeSet<i64>,
+    /// The week that was added last: mostly that of the next event too.
+    last_week: Option<i64>,
 }
 
 impl Surplus {
-    fn of(judged @ Judged { fate, .. }: &Judged) -> Self {
-        Self { rows: rows(fate).saturating_sub(1), bytes: bytes(brought(judged), fate) }
+    fn of(batch: &[Judged]) -> Self {
+        let mut surplus = Self::default();
+        batch.iter().for_each(|judged| surplus.add(judged));
+        surplus
+    }
+
+    fn add(&mut self, judged @ Judged { fate, .. }: &Judged) {
+        self.rows += rows(fate).saturating_sub(1);
+        self.bytes = self.bytes.saturating_add(bytes(brought(judged), fate));
+        let Fate::Store(events) = fate else { return };
+        for week in events.as_slice().iter().map(week) {
+            if self.last_week.replace(week) != Some(week) {
+                self.weeks.insert(week);
+            }
+        }
     }
 
     /// As if what is published for a batch were rows.
-    fn of_publications(batch: &[Judged], publications: &[Publication]) -> Self {
+    fn add_publications(&mut self, batch: &[Judged], publications: &[Publication]) {
         let expected: usize = batch.iter().map(|judged| 2 * brought(judged) + FREE_BYTES).sum();
         let bytes: usize = publications.iter().map(Publication::bytes).sum();
-        Self { rows: publications.len().saturating_sub(batch.len()), bytes: bytes.saturating_sub(expected) }
+        self.rows += publications.len().saturating_sub(batch.len());
+        self.bytes = self.bytes.saturating_add(bytes.saturating_sub(expected));
     }
 
-    fn and(self, other: Self) -> Self {
-        Self { rows: self.rows + other.rows, bytes: self.bytes.saturating_add(other.bytes) }
-    }
-
-    fn exceeds(self, rows: usize, bytes: usize) -> bool {
-        self.rows > rows || self.bytes > bytes
+    /// Whether it is more than such a part of what a transaction has.
+    fn exceeds(&self, part: usize) -> bool {
+        self.rows > ROWS_AT_ONCE / part
+            || self.bytes > BYTES_AT_ONCE / part
+            || self.weeks.len() > WEEKS_AT_ONCE / part
     }
 }
 
@@ -86,11 +109,10 @@ pub fn portions(mut batch: Vec<Judged>) -> Vec<Vec<Judged>> {
     let mut cuts = Vec::new();
     let mut sum = Surplus::default();
     for (at, judged) in batch.iter().enumerate() {
-        let surplus = Surplus::of(judged);
-        sum = sum.and(surplus);
-        if sum.exceeds(ROWS_AT_ONCE, BYTES_AT_ONCE) && at > 0 {
+        sum.add(judged);
+        if sum.exceeds(1) && at > 0 {
             cuts.push(at);
-            sum = surplus;
+            sum = Surplus::of(std::slice::from_ref(judged));
         }
     }
     let mut portions: Vec<Vec<Judged>> = cuts.into_iter().rev().map(|at| batch.split_off(at)).collect();
@@ -101,9 +123,14 @@ pub fn portions(mut batch: Vec<Judged>) -> Vec<Vec<Judged>> {
 
 /// Whether writing these, and sending what was published for them, is a good deal more work than their entries are.
 pub fn is_heavy(batch: &[Judged], publications: &[Publication]) -> bool {
-    let published = Surplus::of_publications(batch, publications);
-    let sum = batch.iter().map(Surplus::of).fold(published, Surplus::and);
-    sum.exceeds(ROWS_AT_ONCE / NEGLIGIBLE, BYTES_AT_ONCE / NEGLIGIBLE)
+    let mut sum = Surplus::of(batch);
+    sum.add_publications(batch, publications);
+    sum.exceeds(NEGLIGIBLE)
+}
+
+/// Whether one transaction would make more chunks than the locks of a server are good for.
+pub fn is_scattered(batch: &[Judged]) -> bool {
+    Surplus::of(batch).weeks.len() > WEEKS_AT_ONCE
 }
 
 #[cfg(test)]
@@ -156,6 +183,19 @@ mod tests {
         assert_eq!(cut(batch), [[0], [1], [2]]);
         // However much is of one entry is not cut.
         assert_eq!(cut(vec![of_rows(0, 5_000), of_rows(1, 1)]), [[0], [1]]);
+    }
+
+    #[test]
+    fn many_weeks_are_written_bit_by_bit() {
+        let of_week = |i: u64| {
+            let time =
+                chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::weeks(i64::try_from(i).expect("few"));
+            judged(i, Fate::Store(Vec1::One(Event { time, ..event(0) })))
+        };
+        assert!(!is_heavy(&(0..12).map(of_week).collect::<Vec<_>>(), &[]));
+        let batch: Vec<_> = (0..150).map(of_week).collect();
+        assert!(is_heavy(&batch, &[]) && is_scattered(&batch) && !is_scattered(&batch[..64]));
+        assert_eq!(cut(batch), [(0..64).collect::<Vec<_>>(), (64..128).collect(), (128..150).collect()]);
     }
 
     #[test]

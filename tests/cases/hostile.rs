@@ -279,6 +279,40 @@ fn many_rows() {
 }
 
 #[test]
+fn scattered_times() {
+    let scene = Scene::new();
+    let launch = hostile(&scene, "scattered_times").set("EVENT_AGE_MAX_DAYS", 700);
+    let (letters, ended) =
+        letters_of(&scene, launch, &[110, 5_000].map(|weeks| provoking(&Event::new(), Some(weeks))));
+    assert_eq!(reasons(&letters), ["bad_verdict", "bad_verdict"]);
+    assert!(
+        message(&letters[0]).contains("at most 700 days ago (EVENT_AGE_MAX_DAYS)"),
+        "{}",
+        message(&letters[0])
+    );
+    assert_eq!(ended.metrics().get("bad_verdict"), 2);
+}
+
+/// What an entry may have is not written of many entries in one transaction.
+#[test]
+fn scattered_rows() {
+    let scene = Scene::new();
+    let entries: Vec<Fields> = [Some(65), None, None].map(|weeks| provoking(&Event::new(), weeks)).to_vec();
+    scene.stream.add_all(&entries);
+    let service = hostile(&scene, "scattered_rows").start();
+    scene.until_stored(2 * 64);
+    scene.stream.until_drained();
+    let metrics = service.stop().metrics();
+    assert_eq!((metrics.tally(), metrics.get("batches")), ([2, 0, 0, 0, 1], 2));
+    let letters = scene.database.letters();
+    assert!(
+        message(&letters[0]).contains("events of 65 weeks, wanted at most 64"),
+        "{}",
+        message(&letters[0])
+    );
+}
+
+#[test]
 fn invalid_ids() {
     is_stopped("invalid_ids", "bad_verdict", "wanted a UUID");
 }

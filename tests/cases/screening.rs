@@ -145,7 +145,9 @@ fn what_passes_the_screen_is_stored() {
         })
         .collect();
     scene.stream.add_all(&entries);
-    let service = scene.service().set("GUEST", guests::claims().display()).start();
+    let launch =
+        scene.service().set("EVENT_AGE_MAX_DAYS", 100_000_000).set("EVENT_AHEAD_MAX_DAYS", 100_000_000);
+    let service = launch.set("GUEST", guests::claims().display()).start();
     scene.stream.until_drained();
     let letters = scene.database.letters();
     assert!(letters.is_empty(), "{} letters, the first: {:#?}", letters.len(), letters[0]);

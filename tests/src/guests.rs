@@ -42,6 +42,7 @@ macro_rules! hostile_guests {
             // What they return.
             too_few_verdicts too_many_verdicts swapped_verdicts
             huge_list huge_expansion huge_rejection huge_string deep_json many_rows
+            scattered_times scattered_rows
             invalid_ids same_id stolen_ids
             // What they print.
             long_line many_lines control_characters

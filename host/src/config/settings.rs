@@ -32,7 +32,7 @@ const fn value(name: &'static str, default: &'static str, meaning: &'static str)
 }
 
 /// All settings, in the order in which people meet them.
-pub const SETTINGS: [Setting; 36] = [
+pub const SETTINGS: [Setting; 38] = [
     text(
         "REDIS_URL",
         None,
@@ -101,6 +101,12 @@ pub const SETTINGS: [Setting; 36] = [
     value("GUEST_ROWS", "100000", "rows that a batch may become; 1000 to 10000000"),
     value("GUEST_STRING_BYTES", "16777216", "a string of a row, its properties included; 1 KiB to 256 MiB"),
     value("GUEST_JSON_DEPTH", "127", "levels of properties; 1 to 127"),
+    value(
+        "EVENT_AGE_MAX_DAYS",
+        "36500",
+        "an event that happened longer ago becomes a dead letter: each week of events is a chunk of the table; 1 to 100000000",
+    ),
+    value("EVENT_AHEAD_MAX_DAYS", "3650", "the same of an event that is so far ahead of the clock; 1 to 100000000"),
     value("GUEST_LOG_BYTES", "4096", "what is logged of what the guest prints for a batch; 0 to 1 MiB"),
     value("GUEST_COMPONENT_BYTES", "67108864", "a component file; 1 KiB to 1 GiB"),
     value("GUEST_COMPILE_MS", "60000", "how long a component may take to compile; 100 to 600000"),

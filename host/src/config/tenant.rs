@@ -57,6 +57,10 @@ pub struct Tenant {
     pub guest_string_bytes: usize,
     /// `GUEST_JSON_DEPTH`.
     pub guest_json_depth: usize,
+    /// `EVENT_AGE_MAX_DAYS`.
+    pub event_age_max_days: u32,
+    /// `EVENT_AHEAD_MAX_DAYS`.
+    pub event_ahead_max_days: u32,
     /// `GUEST_LOG_BYTES`.
     pub guest_log_bytes: usize,
     /// `GUEST_COMPONENT_BYTES`.
@@ -103,6 +107,8 @@ impl Default for Tenant {
             guest_rows: 100_000,
             guest_string_bytes: 16 << 20,
             guest_json_depth: 127,
+            event_age_max_days: 36_500,
+            event_ahead_max_days: 3_650,
             guest_log_bytes: 4 << 10,
             guest_component_bytes: 64 << 20,
             guest_compile_ms: 60_000,
@@ -173,6 +179,8 @@ impl Tenant {
         within("GUEST_ROWS", self.guest_rows, 1_000..=10_000_000)?;
         within("GUEST_STRING_BYTES", self.guest_string_bytes, 1 << 10..=256 << 20)?;
         within("GUEST_JSON_DEPTH", self.guest_json_depth, 1..=127)?;
+        within("EVENT_AGE_MAX_DAYS", self.event_age_max_days, 1..=100_000_000)?;
+        within("EVENT_AHEAD_MAX_DAYS", self.event_ahead_max_days, 1..=100_000_000)?;
         within("GUEST_LOG_BYTES", self.guest_log_bytes, 0..=1 << 20)?;
         within("GUEST_COMPONENT_BYTES", self.guest_component_bytes, 1 << 10..=1 << 30)?;
         within("GUEST_COMPILE_MS", self.guest_compile_ms, 100..=600_000)?;

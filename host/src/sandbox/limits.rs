@@ -7,7 +7,7 @@ use wasmtime::{ResourceLimiter, Result};
 use crate::config::Tenant;
 use crate::screen::Bounds;
 
-/// All limits of a guest. Each has a setting of its name with `GUEST_` before it.
+/// All limits of a guest, each with its setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// `GUEST_TIME_LIMIT_MS`: from the start of instantiation to the return of the verdicts.
@@ -32,7 +32,7 @@ pub struct Limits {
     pub compile_time: Duration,
     /// `GUEST_COMPILE_MEMORY_BYTES`: address space of the process that compiles.
     pub compile_memory_bytes: u64,
-    /// `GUEST_OUTPUT_BYTES`, `GUEST_ROWS`, `GUEST_STRING_BYTES`, `GUEST_JSON_DEPTH`: what verdicts may hold.
+    /// `GUEST_OUTPUT_BYTES` and others: what verdicts may hold.
     pub bounds: Bounds,
 }
 
@@ -60,6 +60,8 @@ impl From<&Tenant> for Limits {
                 rows: tenant.guest_rows,
                 string_bytes: tenant.guest_string_bytes,
                 json_depth: tenant.guest_json_depth,
+                age_max_days: tenant.event_age_max_days,
+                ahead_max_days: tenant.event_ahead_max_days,
             },
         }
     }

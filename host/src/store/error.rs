@@ -80,6 +80,12 @@ pub enum Error {
     /// The same of what replays have published.
     #[error("the table replay_outbox holds a row that is not ours: {0}; delete it")]
     Outbox(postcard::Error),
+    /// More than one transaction is to make of it.
+    #[error("the events of one batch lie in more than {most} weeks, each of which may be a chunk")]
+    Scattered {
+        /// Weeks.
+        most: usize,
+    },
     /// A statement failed, or the connection did.
     #[error("{}", plain(.0))]
     Statement(#[from] sqlx::Error),
@@ -158,6 +164,7 @@ impl Error {
             Self::Migrate(MigrateError::Execute(error)) => remedy(error),
             Self::Migrate(MigrateError::ExecuteMigration(error, _)) => remedy(error),
             Self::TimedOut { .. } | Self::SessionLost => Remedy::Retry,
+            Self::Scattered { .. } => Remedy::Split,
             _ => Remedy::Stop,
         }
     }

@@ -141,6 +141,9 @@ impl Writer {
         if let Some(error) = session.take_lost() {
             return Err(error);
         }
+        if surplus::is_scattered(batch) {
+            return Err(Error::Scattered { most: surplus::WEEKS_AT_ONCE });
+        }
         let mut rows = Rows::of(batch);
         let letters = Letters::of(batch)?;
         let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch, &publications)? };
