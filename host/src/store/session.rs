@@ -137,13 +137,13 @@ impl Session {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let timeout_ms = statement.timeout_ms;
-        // Who waits for a lock is not slow: that ends the transaction, and the batch is judged again later.
+        // Who waits for a lock is not slow: that ends the transaction, and the batch is judged again later. It must be
+        // known before the whole time is over, which says nothing of the cause.
         self.control(format!(
-            "SAVEPOINT guest_statement; SET LOCAL lock_timeout = {timeout_ms}; \
-             SET LOCAL statement_timeout = {}",
-            2 * timeout_ms
+            "SAVEPOINT guest_statement; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {timeout_ms}",
+            (timeout_ms / 2).max(1)
         ))?;
-        let patience = Duration::from_millis(2 * timeout_ms) + PATIENCE;
+        let patience = Duration::from_millis(timeout_ms) + PATIENCE;
         let got = async {
             tokio::time::timeout(patience, get(query, &mut self.loan.connection, &statement))
                 .await
