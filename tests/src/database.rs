@@ -133,8 +133,8 @@ impl Database {
         })
     }
 
-    /// Hands everything to the oracle. A letter of one of these versions is taken for one of the default rules.
-    pub fn audit(&self, audit: &mut Audit<'_>, versions: &[Digest]) {
+    /// Hands everything of a stream to the oracle. A letter of one of these versions is taken for one of the default rules.
+    pub fn audit(&self, audit: &mut Audit<'_>, stream: &str, versions: &[Digest]) {
         let rows =
             self.rows("SELECT event_id, time, event_type, user_id, properties::text FROM events", |row| {
                 sluicegate::batch::Event {
@@ -146,7 +146,7 @@ impl Database {
                 }
             });
         rows.iter().for_each(|row| audit.row(row));
-        for letter in self.letters() {
+        for letter in self.letters().into_iter().filter(|letter| letter.stream == stream) {
             let violation = |violation: &Value| {
                 let text = |name: &str| violation[name].as_str().unwrap_or_default().to_owned();
                 (text("path"), text("code"))

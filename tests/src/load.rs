@@ -74,7 +74,7 @@ impl Load {
         if may_give_up {
             audit.allow_giving_up();
         }
-        scene.database.audit(&mut audit, versions);
+        scene.database.audit(&mut audit, &scene.stream.name, versions);
         audit.finish()
     }
 

@@ -246,7 +246,17 @@ impl Metrics {
 
     /// All of them, in the order of the log.
     pub fn all(log: &str) -> Vec<Self> {
+        Self::all_with("", log)
+    }
+
+    /// All of this tenant, where there are several.
+    pub fn all_of(tenant: &str, log: &str) -> Vec<Self> {
+        Self::all_with(&format!("{{tenant={tenant}}}"), log)
+    }
+
+    fn all_with(part: &str, log: &str) -> Vec<Self> {
         log.lines()
+            .filter(|line| line.contains(part))
             .filter_map(|line| line.split_once(" metrics state="))
             .map(|(_, rest)| Self::read(rest))
             .collect()

@@ -93,7 +93,8 @@ impl Stream {
         pipeline.query(&mut connection).expect("entries are added")
     }
 
-    pub(crate) fn xadd(&self, fields: &Fields) -> Cmd {
+    /// The command that adds an entry.
+    pub fn xadd(&self, fields: &Fields) -> Cmd {
         let mut xadd = cmd("XADD");
         xadd.arg(&self.name).arg("*");
         for (name, value) in fields {

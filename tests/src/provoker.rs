@@ -1,0 +1,50 @@
+//! Entries for a hostile tenant, for as long as something else is watched.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle, sleep};
+use std::time::Duration;
+
+use crate::events::Event;
+use crate::guests::provoking;
+use crate::stream::Stream;
+
+/// Between two looks at the stream.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Keeps the stream filled from a thread of its own, until it is dropped. While Redis is away it goes on trying.
+pub struct Provoker {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Provoker {
+    /// So many provoking entries wait to be read, or are put there; the tenant never has nothing to do.
+    pub fn start(stream: &Stream, backlog: u64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, stream) = (Arc::clone(&stop), stream.another());
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let lag = stream.group_info("lag").and_then(|lag| lag.parse::<u64>().ok());
+                if lag.is_none_or(|lag| lag < backlog) {
+                    let mut pipeline = redis::pipe();
+                    for _ in 0..backlog {
+                        pipeline.add_command(stream.xadd(&provoking(&Event::new(), None)));
+                    }
+                    let _away = stream.connect().and_then(|mut redis| pipeline.exec(&mut redis));
+                }
+                sleep(PAUSE); // nobody is waited for
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Provoker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
