@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use crate::config::{Config, Tenant, TenantName};
-use crate::guests::{self, Folders, Guests};
+use crate::guests::{self, Folders, Guests, Refused};
 use crate::metrics::{Counters, Reporter, Server};
 use crate::outbox;
 use crate::pipeline::{self, Pipeline, RulesInForce};
@@ -81,6 +81,8 @@ pub(crate) struct Run {
     reporter: Reporter,
     /// Kept when the pipeline is started again.
     rules: Option<Watched>,
+    /// What is not compiled again when it is started again.
+    refused: Option<Refused>,
     shutdown: CancellationToken,
 }
 
@@ -95,7 +97,7 @@ impl Run {
     pub(crate) fn new(shared: Arc<Shared>, tenant: Tenant, shutdown: CancellationToken) -> Self {
         let gauge = shared.redis.stream(&shared.config, &tenant).gauge();
         let reporter = Reporter::new(&shared.config, &tenant.name, gauge);
-        Self { shared, tenant, counters: Arc::default(), reporter, rules: None, shutdown }
+        Self { shared, tenant, counters: Arc::default(), reporter, rules: None, refused: None, shutdown }
     }
 
     /// Until the shutdown, or an error.
@@ -137,7 +139,7 @@ impl Run {
         Ok(self.rules.insert(watched).in_force.clone())
     }
 
-    async fn load_rules(&self) -> Result<Watched, Error> {
+    async fn load_rules(&mut self) -> Result<Watched, Error> {
         let (sandbox, folders) = match &self.shared.rules {
             Rules::Given(in_force) => return Ok(Watched { in_force: in_force.clone(), _watching: None }),
             Rules::Guests(sandboxes, folders) => {
@@ -146,8 +148,17 @@ impl Run {
         };
         let file = self.tenant.guest.clone();
         let span = tracing::Span::current();
-        let load = move || span.in_scope(|| Guests::load(sandbox, file.as_deref()));
-        let guests = Arc::new(tokio::task::spawn_blocking(load).await??);
+        let refused = self.refused.take();
+        let load = move || span.in_scope(|| Guests::load(sandbox, file.as_deref(), refused));
+        let guests = match tokio::task::spawn_blocking(load).await? {
+            Ok(guests) => Arc::new(guests),
+            Err(error) => {
+                if let guests::Error::Refused { version, .. } = &error {
+                    self.refused = Some(version.clone());
+                }
+                return Err(error.into());
+            }
+        };
         let in_force = guests.in_force();
         let watching = tokio::spawn(guests.watch(folders, self.shutdown.clone()).in_current_span());
         Ok(Watched { in_force, _watching: Some(AbortOnDropHandle::new(watching)) })

@@ -10,7 +10,10 @@
 )]
 
 use std::fs;
-use std::sync::{Mutex, Once, PoisonError};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -37,6 +40,8 @@ const FACTOR: f64 = 2.0;
 const GRAIN_MS: f64 = 12.0;
 /// Something else may run on the machine for a moment. What a tenant does it does each time.
 const ATTEMPTS: usize = 3;
+/// How often the hostile tenant's component is replaced, where it is.
+const REPLACED_EVERY: Duration = Duration::from_millis(300);
 /// Of the write-ahead log that the database has written before.
 const USED_LOG_MIB: usize = 512;
 
@@ -70,10 +75,14 @@ impl House {
         Self { scene, neighbours }
     }
 
-    /// All tenants, one of which reads from `hostile` and has this component.
-    fn start(&self, component: &[u8], hostile: &Stream) -> Service {
-        let guest = self.scene.folder().join("hostile.wasm");
-        fs::write(&guest, component).unwrap();
+    /// The component of the hostile tenant.
+    fn guest(&self) -> PathBuf {
+        self.scene.folder().join("hostile.wasm")
+    }
+
+    /// All tenants, one of which reads from `hostile`.
+    fn start(&self, hostile: &Stream) -> Service {
+        let guest = self.guest();
         let mut file = format!(
             "partial_batch_delay_ms = 0\n\
              [tenants.hostile]\nstream_name = \"{}\"\nguest = {:?}\n",
@@ -149,19 +158,15 @@ impl House {
         rows
     }
 
-    /// The same, while the hostile tenant's stream is full of entries that provoke it.
-    fn measure_beside(&self, way: &str, hostile: &Stream) -> Measured {
-        let _provoker = Provoker::start(hostile, BACKLOG);
-        self.measure(way)
-    }
-
-    /// Whether this component disturbs the neighbours: measured without and with it, by a service of its own.
-    fn try_beside(&self, way: &str, component: &[u8]) -> Result<(), String> {
+    /// Whether somebody disturbs the neighbours: measured without and with what this starts, by a service of its own.
+    fn try_beside<T>(&self, way: &str, provoke: impl FnOnce(&Self, &Stream) -> T) -> Result<(), String> {
         let hostile = self.scene.stream.sibling(&format!("hostile_{way}_{}", uuid::Uuid::new_v4()));
-        let service = self.start(component, &hostile);
+        let service = self.start(&hostile);
         self.measure("to warm up");
         let alone = self.measure("alone");
-        let beside = self.measure_beside(way, &hostile);
+        let provoking = provoke(self, &hostile);
+        let beside = self.measure(way);
+        drop(provoking);
         service.crash(); // it may have much to do yet
         let report = format!(
             "{way:20} median {:5.1} ms, {:5.1} alone; p99 {:5.1} ms, {:5.1} alone; {:6.0} events/s, {:6.0} alone",
@@ -193,15 +198,22 @@ fn use_the_database(house: &House) {
     });
 }
 
-fn does_not_slow_the_others_down(way: &str, component: &[u8]) {
+/// With this component, the hostile tenant does what `provoke` starts.
+fn does_not_slow_the_others_down<T>(way: &str, component: &[u8], provoke: impl Fn(&House, &Stream) -> T) {
     let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
     let house = House::new();
+    fs::write(house.guest(), component).unwrap();
     use_the_database(&house);
     let mut reports = Vec::new();
-    while let Err(report) = house.try_beside(way, component) {
+    while let Err(report) = house.try_beside(way, &provoke) {
         reports.push(report);
         assert!(reports.len() < ATTEMPTS, "the neighbours wait too long:\n{}", reports.join("\n"));
     }
+}
+
+/// Its stream is full of entries that provoke it.
+fn with_a_full_stream(_: &House, hostile: &Stream) -> Provoker {
+    Provoker::start(hostile, BACKLOG)
 }
 
 macro_rules! hostile {
@@ -209,7 +221,7 @@ macro_rules! hostile {
         #[test]
         fn $way() {
             let component = fs::read(guests::hostile(stringify!($way))).unwrap();
-            does_not_slow_the_others_down(stringify!($way), &component);
+            does_not_slow_the_others_down(stringify!($way), &component, with_a_full_stream);
         }
     )* };
 }
@@ -219,8 +231,55 @@ macro_rules! handmade {
     ($($way:ident)*) => { $(
         #[test]
         fn $way() {
-            does_not_slow_the_others_down(stringify!($way), &guests::handmade(stringify!($way)));
+            let component = guests::handmade(stringify!($way));
+            does_not_slow_the_others_down(stringify!($way), &component, with_a_full_stream);
         }
     )* };
 }
 sluicegate_tests::handmade_guests!(handmade);
+
+/// Replaces a file again and again, until it is dropped.
+struct Replacing {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Replacing {
+    fn start(file: PathBuf, component: Vec<u8>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let new = file.with_extension("new");
+            for label in (0..=u8::MAX).cycle() {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                fs::write(&new, guests::relabelled(&component, label)).unwrap();
+                fs::rename(&new, &file).unwrap();
+                std::thread::sleep(REPLACED_EVERY); // what is simulated
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Replacing {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// There is always another version to compile, each of which is work for seconds.
+#[test]
+fn endless_compilation() {
+    let function = "(func (param i32) (result i32) local.get 0 ".to_owned()
+        + &"i32.const 3 i32.mul local.get 0 i32.xor ".repeat(100)
+        + ")";
+    let slow = guests::handmade_of(&(function.repeat(10_000) + "(func $provoked (param i32))"));
+    does_not_slow_the_others_down("endless_compilation", guests::DEFAULT, |house, _| {
+        Replacing::start(house.guest(), slow.clone())
+    });
+}

@@ -111,7 +111,7 @@ fn compilation_is_limited() {
     refused(
         &slow,
         |launch| launch.set("GUEST_COMPILE_MS", 100),
-        &["it takes longer than 100 ms to compile (GUEST_COMPILE_MS)"],
+        &["it takes more than 100 ms of a processor to compile (GUEST_COMPILE_MS)"],
     );
     refused(
         &slow,

@@ -5,7 +5,8 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use sluicegate::batch::Digest;
@@ -215,6 +216,27 @@ fn the_file_may_be_away_for_a_while() {
     scene.until_stored(1);
     fs::write(&file, guests::STRICT).unwrap();
     send_until_swapped(&scene, &service, guests::DEFAULT, guests::STRICT);
+}
+
+/// Another tenant's component is replaced again and again, in the same folder.
+#[test]
+fn a_folder_that_never_rests_holds_up_no_swap() {
+    let scene = Scene::new();
+    let file = guest_file(&scene, guests::DEFAULT);
+    let service = scene.service().set("GUEST", file.display()).start();
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                replace_by_rename(&file.with_file_name("other.wasm"), guests::STRICT);
+                sleep(Duration::from_millis(20)); // what is simulated
+            }
+        });
+        replace_by_rename(&file, guests::STRICT);
+        service.until_logged(&["new guest loaded", &format!("to={}", Digest::of(guests::STRICT))]);
+        ended.store(true, Ordering::Relaxed);
+    });
+    service.stop();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use redis::cmd;
 use sluicegate_tests::guests::{self, provoking};
@@ -251,6 +252,35 @@ fn a_tenant_that_cannot_work_holds_up_nobody_and_recovers() {
         tenants.add(name, 1);
         tenants.until_rows(&format!("events_{name}"), 1);
     }
+    service.stop();
+}
+
+/// Somebody could otherwise keep the compiler busy for as long as the service runs.
+#[test]
+fn a_component_that_is_refused_is_compiled_once() {
+    let tenants = Tenants::new(&[("slow", "guest = \"slow.wasm\"\nguest_compile_ms = 100"), ("quick", "")]);
+    let sum = "local.get 0 i32.const 1 i32.add local.set 0 ".repeat(400_000);
+    let slow = guests::handmade_of(&format!("(func (local i32) {sum}) (func $provoked (param i32))"));
+    write_guest(tenants.scene.folder(), "slow.wasm", &slow);
+    let service = tenants.start(&["quick"]);
+    let failed = |times: usize| {
+        until(&format!("{times} failures"), || {
+            let log = service.log();
+            let lines = log.lines().filter(|line| {
+                line.contains("this tenant has failed")
+                    && line.contains("100 ms of a processor to compile (GUEST_COMPILE_MS)")
+            });
+            if lines.count() >= times { Ok(()) } else { Err(log) }
+        });
+    };
+    failed(1);
+    let spent = service.children_spent();
+    assert!(spent > Duration::ZERO);
+    failed(3);
+    assert_eq!(service.children_spent(), spent);
+    // Another version is looked at.
+    write_guest(tenants.scene.folder(), "slow.wasm", guests::DEFAULT);
+    until_running(&service, "slow");
     service.stop();
 }
 

@@ -173,6 +173,16 @@ impl Service {
         self.memory("VmRSS:")
     }
 
+    /// The processor time of the processes that it has started and waited for.
+    pub fn children_spent(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("linux");
+        let (_, after_name) = stat.rsplit_once(") ").expect("a name in brackets");
+        // Fields 16 and 17 of proc(5), of which the name is the second; in hundredths of a second.
+        let ticks =
+            after_name.split(' ').skip(13).take(2).map(|field| field.parse::<u64>().expect("a number"));
+        Duration::from_millis(10 * ticks.sum::<u64>())
+    }
+
     fn memory(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("linux");
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a size");

@@ -109,7 +109,7 @@ pub const SETTINGS: [Setting; 38] = [
     value("EVENT_AHEAD_MAX_DAYS", "3650", "the same of an event that is so far ahead of the clock; 1 to 100000000"),
     value("GUEST_LOG_BYTES", "4096", "what is logged of what the guest prints for a batch; 0 to 1 MiB"),
     value("GUEST_COMPONENT_BYTES", "67108864", "a component file; 1 KiB to 1 GiB"),
-    value("GUEST_COMPILE_MS", "60000", "how long a component may take to compile; 100 to 600000"),
+    value("GUEST_COMPILE_MS", "60000", "processor time that a component may take to compile; 100 to 600000"),
     value(
         "GUEST_COMPILE_MEMORY_BYTES",
         "2147483648",

@@ -6,8 +6,10 @@
 
 mod watch;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch as channel;
 pub use watch::Folders;
@@ -34,13 +36,31 @@ pub enum Error {
         source: std::io::Error,
     },
     /// It is no component that can be used.
-    #[error("the guest {file} is refused: {source}")]
+    #[error("the guest {file} is refused: {}", version.reason)]
     Refused {
         /// Its path.
         file: PathBuf,
-        /// Why.
-        source: LoadError,
+        /// Which, and why.
+        version: Refused,
     },
+}
+
+/// How long a version that was refused is not looked at again. To compile it is work, and a hostile one could keep the
+/// compiler busy; but what was too slow on a busy machine may not be so later.
+const REFUSED_FOR: Duration = Duration::from_secs(600);
+
+/// A version that cannot be used.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    digest: Digest,
+    reason: LoadError,
+    since: Instant,
+}
+
+impl Refused {
+    fn is(&self, digest: Digest) -> bool {
+        self.digest == digest && self.since.elapsed() < REFUSED_FOR
+    }
 }
 
 /// The version in force, and the means to replace it.
@@ -52,18 +72,25 @@ pub struct Guests {
 }
 
 impl Guests {
-    /// Loads the first version. Compiles: not for a thread that has batches to serve.
-    pub fn load(sandbox: Sandbox, file: Option<&Path>) -> Result<Self, Error> {
-        let refused =
-            |source| Error::Refused { file: file.unwrap_or(Path::new("inside the program")).into(), source };
-        let guest = match file {
-            None => sandbox.load_trusted(DEFAULT).map_err(refused)?,
-            Some(file) => {
-                let bytes = read(file, sandbox.limits().component_bytes)
-                    .map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
-                sandbox.load(&bytes).map_err(refused)?
-            }
+    /// Loads the first version, unless it is one that was refused lately. Compiles: not for a thread that has batches to serve.
+    pub fn load(sandbox: Sandbox, file: Option<&Path>, refused: Option<Refused>) -> Result<Self, Error> {
+        let bytes = match file {
+            None => Cow::Borrowed(DEFAULT),
+            Some(file) => read(file, sandbox.limits().component_bytes)
+                .map(Cow::Owned)
+                .map_err(|source| Error::Unreadable { file: file.to_owned(), source })?,
         };
+        let digest = Digest::of(&bytes);
+        let new_refusal = |reason| Refused { digest, reason, since: Instant::now() };
+        let guest = match (refused.filter(|refused| refused.is(digest)), file) {
+            (Some(refused), _) => Err(refused),
+            (None, None) => sandbox.load_trusted(&bytes).map_err(new_refusal),
+            (None, Some(_)) => sandbox.load(&bytes).map_err(new_refusal),
+        };
+        let guest = guest.map_err(|version| {
+            let file = file.unwrap_or(Path::new("inside the program")).to_owned();
+            Error::Refused { file, version }
+        })?;
         tracing::info!(
             guest = %guest.digest(),
             file = file.map(|file| tracing::field::display(file.display())),

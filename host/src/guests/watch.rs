@@ -16,6 +16,9 @@ use crate::batch::Digest;
 /// How long the folder must be quiet before the file is read: copying a file
 /// makes several changes.
 const SETTLE: Duration = Duration::from_millis(200);
+/// After so long it is read all the same: another tenant's file in the folder may never come to rest. What is read
+/// half-written then is refused, and looked at again with the next change.
+const SETTLE_MAX: Duration = Duration::from_secs(2);
 /// How often the file is looked at in any case: network mounts tell of no changes.
 const POLL: Duration = Duration::from_secs(5);
 
@@ -107,9 +110,10 @@ async fn until_changed(changes: &mut channel::Receiver<()>) {
     }
 }
 
-/// Waits until nothing has changed for a while.
+/// Waits until nothing has changed for a while, but not for ever.
 async fn settle(changes: &mut channel::Receiver<()>) {
-    while tokio::time::timeout(SETTLE, until_changed(changes)).await.is_ok() {}
+    let quiet = async { while tokio::time::timeout(SETTLE, until_changed(changes)).await.is_ok() {} };
+    let _ = tokio::time::timeout(SETTLE_MAX, quiet).await;
 }
 
 /// Watches the folders of all tenants' files: the system has few watchers to give.

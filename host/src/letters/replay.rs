@@ -61,7 +61,8 @@ pub(super) async fn replay(
             continue;
         }
         store.prepare().await?;
-        let guests = Guests::load(sandboxes.of(tenant).map_err(Error::Sandbox)?, tenant.guest.as_deref())?;
+        let guests =
+            Guests::load(sandboxes.of(tenant).map_err(Error::Sandbox)?, tenant.guest.as_deref(), None)?;
         let rules = guests.in_force().borrow().clone();
         if !dry_run && !tenant.grants.publish.is_empty() {
             outbox.stream()?; // better now than after the first letters

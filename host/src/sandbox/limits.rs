@@ -28,7 +28,7 @@ pub struct Limits {
     pub log_bytes: usize,
     /// `GUEST_COMPONENT_BYTES`: a component's file.
     pub component_bytes: usize,
-    /// `GUEST_COMPILE_MS`: wall time of the process that compiles.
+    /// `GUEST_COMPILE_MS`: processor time of the process that compiles.
     pub compile_time: Duration,
     /// `GUEST_COMPILE_MEMORY_BYTES`: address space of the process that compiles.
     pub compile_memory_bytes: u64,

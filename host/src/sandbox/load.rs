@@ -10,7 +10,7 @@ use super::powers;
 use super::wasi::GRANTED;
 
 /// Why a component is refused.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LoadError {
     /// Too large to compile.
     #[error("the file has more than {limit_bytes} bytes (GUEST_COMPONENT_BYTES)")]
@@ -36,7 +36,7 @@ pub enum LoadError {
     #[error("it does not compile: {0}")]
     Compile(String),
     /// It takes too long to compile.
-    #[error("it takes longer than {limit_ms} ms to compile (GUEST_COMPILE_MS)")]
+    #[error("it takes more than {limit_ms} ms of a processor to compile (GUEST_COMPILE_MS)")]
     TooSlow {
         /// `GUEST_COMPILE_MS`.
         limit_ms: u128,

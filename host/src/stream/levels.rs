@@ -1,7 +1,7 @@
 //! How full the stream is, and what was trimmed before it was read.
 
-use redis::Value;
 use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, Value};
 
 use super::reply::Attributes;
 use super::server::Shared;
@@ -60,7 +60,7 @@ impl Gauge {
     async fn try_levels(&mut self, connection: &mut MultiplexedConnection) -> Result<Levels, Error> {
         let stream = &self.stream;
         // One transaction, so that the two replies are of one moment.
-        let (info, groups): (Value, Value) = redis::pipe()
+        let reply: RedisResult<(Value, Value)> = redis::pipe()
             .atomic()
             .cmd("XINFO")
             .arg("STREAM")
@@ -69,8 +69,13 @@ impl Gauge {
             .arg("GROUPS")
             .arg(&stream.name)
             .query_async(connection)
-            .await
-            .map_err(|source| stream.error("XINFO", source))?;
+            .await;
+        let (info, groups) = match reply {
+            Ok(reply) => reply,
+            // Nobody has added anything yet, and the group is made when the pipeline starts. Redis has no code for it.
+            Err(source) if source.to_string().contains("no such key") => return Ok(Levels::default()),
+            Err(source) => return Err(stream.error("XINFO", source)),
+        };
         let (Some(info), Some(group)) = (Attributes::of(info), find_group(groups, &stream.group)) else {
             return Ok(Levels::default());
         };
