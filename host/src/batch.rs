@@ -142,6 +142,12 @@ pub enum Reason {
     OutOfMemory,
     /// The guest executed more instructions than it may.
     OutOfFuel,
+    /// The guest overstepped its stack's limit.
+    OutOfStack,
+    /// The guest held more resources than it may.
+    OutOfHandles,
+    /// The guest's tables became larger than they may.
+    TooManyElements,
     /// The guest handed over more than it may.
     TooMuchOutput,
     /// PostgreSQL refused the row.
@@ -161,6 +167,9 @@ impl Reason {
             Self::TimedOut => "timed_out",
             Self::OutOfMemory => "out_of_memory",
             Self::OutOfFuel => "out_of_fuel",
+            Self::OutOfStack => "out_of_stack",
+            Self::OutOfHandles => "out_of_handles",
+            Self::TooManyElements => "too_many_elements",
             Self::TooMuchOutput => "too_much_output",
             Self::Refused => "refused",
         }
@@ -281,6 +290,12 @@ pub struct Breaches {
     pub out_of_memory: u64,
     /// The limit of instructions.
     pub out_of_fuel: u64,
+    /// The stack's limit.
+    pub out_of_stack: u64,
+    /// The limit of resources.
+    pub out_of_handles: u64,
+    /// The limit of table elements.
+    pub too_many_elements: u64,
     /// The limits of what is handed over.
     pub too_much_output: u64,
     /// Verdicts that do not keep the contract, or too many or too few of them.
@@ -295,6 +310,9 @@ impl Breaches {
             Reason::TimedOut => self.timed_out += 1,
             Reason::OutOfMemory => self.out_of_memory += 1,
             Reason::OutOfFuel => self.out_of_fuel += 1,
+            Reason::OutOfStack => self.out_of_stack += 1,
+            Reason::OutOfHandles => self.out_of_handles += 1,
+            Reason::TooManyElements => self.too_many_elements += 1,
             Reason::TooMuchOutput => self.too_much_output += 1,
             Reason::BadVerdict => self.bad_verdict += 1,
             Reason::Rejected
@@ -312,6 +330,9 @@ impl std::ops::AddAssign for Breaches {
         self.timed_out += other.timed_out;
         self.out_of_memory += other.out_of_memory;
         self.out_of_fuel += other.out_of_fuel;
+        self.out_of_stack += other.out_of_stack;
+        self.out_of_handles += other.out_of_handles;
+        self.too_many_elements += other.too_many_elements;
         self.too_much_output += other.too_much_output;
         self.bad_verdict += other.bad_verdict;
     }

@@ -17,8 +17,8 @@ use crate::turns::Turn;
 const PATIENCE: u32 = 16;
 /// The least share of the time limit that an entry gets: a hundredth.
 const SHARE_MIN: u32 = 100;
-/// The time limits that a batch takes at most, and some more for what is not counted.
-const LIMITS_MAX: u32 = 2 * PATIENCE + 2;
+/// The time limits that a batch takes at most, besides [`SHARE_MIN`] of one for each entry: then it ends, whatever is left.
+const LIMITS_MAX: u32 = 3 * PATIENCE;
 
 /// A version of the rules: a component in its sandbox; in the benchmark, also
 /// the same rules as native code.
@@ -56,9 +56,14 @@ pub trait Rules: Send + Sync {
 pub fn pause_max(rules: &dyn Rules, entries: u32) -> Duration {
     let limits = match rules.wants_transaction() {
         true => 1,
-        false => LIMITS_MAX + entries / SHARE_MIN,
+        // The last call, and what is not counted.
+        false => limits_max(entries) + 2,
     };
     rules.time_limit() * limits
+}
+
+fn limits_max(entries: u32) -> u32 {
+    LIMITS_MAX + entries / SHARE_MIN
 }
 
 /// How a call ended that gave no verdicts. The entries are unharmed.
@@ -78,6 +83,24 @@ pub enum Fault {
     OutOfMemory {
         /// `GUEST_MEMORY_BYTES`.
         limit_bytes: usize,
+    },
+    /// The stack's limit.
+    #[error("the guest took more than {limit_bytes} bytes of stack (GUEST_STACK_BYTES)")]
+    OutOfStack {
+        /// `GUEST_STACK_BYTES`.
+        limit_bytes: usize,
+    },
+    /// The limit of resources that it holds.
+    #[error("the guest wanted more than {limit} handles (GUEST_HANDLES)")]
+    OutOfHandles {
+        /// `GUEST_HANDLES`.
+        limit: usize,
+    },
+    /// The limit of the elements of its tables.
+    #[error("the guest wanted more than {limit} table elements (GUEST_TABLE_ELEMENTS)")]
+    TooManyElements {
+        /// `GUEST_TABLE_ELEMENTS`.
+        limit: usize,
     },
     /// Nothing of theirs: the transaction that they used is over.
     #[error(transparent)]
@@ -113,6 +136,9 @@ impl Fault {
             Self::TimedOut { .. } => Reason::TimedOut,
             Self::OutOfMemory { .. } => Reason::OutOfMemory,
             Self::OutOfFuel { .. } => Reason::OutOfFuel,
+            Self::OutOfStack { .. } => Reason::OutOfStack,
+            Self::OutOfHandles { .. } => Reason::OutOfHandles,
+            Self::TooManyElements { .. } => Reason::TooManyElements,
             Self::TooMuchOutput { .. } => Reason::TooMuchOutput,
             Self::WrongCount { .. } => Reason::BadVerdict,
         }
@@ -211,7 +237,7 @@ impl<'a> Asking<'a> {
             return batch.iter().try_for_each(|only| self.ask_alone(only));
         }
         match self.call(batch, self.time_limit) {
-            Ok(verdicts) => self.keep(batch, verdicts),
+            Ok(()) => {}
             Err(Fault::Lost(lost)) => return Err(lost),
             Err(fault) => {
                 let entries = batch.len();
@@ -226,9 +252,15 @@ impl<'a> Asking<'a> {
     }
 
     fn ask_alone(&mut self, only: &Readable<'_>) -> Result<(), Lost> {
+        if self.spent >= self.time_limit * limits_max(u32::try_from(self.entries).unwrap_or(u32::MAX)) {
+            let message =
+                "other entries of the batch had used up its time before this one was tried; replay it alone";
+            self.push(dead_letter(Reason::TimedOut, message.to_owned()), 0);
+            return Ok(());
+        }
         let time = self.share();
         match self.call(std::slice::from_ref(only), time) {
-            Ok(verdicts) => self.keep(std::slice::from_ref(only), verdicts),
+            Ok(()) => {}
             Err(Fault::Lost(lost)) => return Err(lost),
             Err(fault) => {
                 let mut message = fault.to_string();
@@ -258,17 +290,19 @@ impl<'a> Asking<'a> {
         share.clamp(self.time_limit / SHARE_MIN, self.time_limit)
     }
 
-    fn call(&mut self, batch: &[Readable<'_>], time: Duration) -> Result<Vec<Verdict>, Fault> {
+    /// Asks once, and keeps the answer.
+    fn call(&mut self, batch: &[Readable<'_>], time: Duration) -> Result<(), Fault> {
         let turn = self.rules.turn();
-        // Who waits for others is not slow.
+        // Who waits for others is not slow. But to look at an answer can take as long as to give it.
         let start = Instant::now();
         let answer = self.rules.process(batch, time, self.powers);
-        self.spent += start.elapsed();
         drop(turn);
-        if let Err(fault) = &answer {
+        let kept = answer.map(|verdicts| self.keep(batch, verdicts));
+        self.spent += start.elapsed();
+        if let Err(fault) = &kept {
             self.breaches.count(fault.reason());
         }
-        answer
+        kept
     }
 
     fn keep(&mut self, batch: &[Readable<'_>], verdicts: Vec<Verdict>) {

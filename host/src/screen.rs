@@ -74,10 +74,12 @@ pub fn screen(verdict: Verdict, bounds: &Bounds, now: DateTime<Utc>) -> Fate {
             "no_violations",
             "the guest rejected the entry without a violation; name at least one",
         ),
-        Verdict::Reject(violations) => Fate::DeadLetter(
-            Reason::Rejected,
-            violations.into_iter().take(VIOLATIONS_MAX).map(cut_violation).collect(),
-        ),
+        Verdict::Reject(violations) => {
+            // A list of its own: collected in place, it would keep the room of all that the guest has listed.
+            let mut kept = Vec::with_capacity(violations.len().min(VIOLATIONS_MAX));
+            kept.extend(violations.into_iter().take(VIOLATIONS_MAX).map(cut_violation));
+            Fate::DeadLetter(Reason::Rejected, kept)
+        }
         Verdict::Discard(reason) => Fate::Discard(cut(reason)),
     }
 }
@@ -215,18 +217,19 @@ fn cut_violation(violation: Violation) -> Violation {
 
 /// At most `TEXT_MAX_BYTES` of the text, without NUL, which neither `text`
 /// nor `jsonb` can hold.
-pub fn cut(mut text: String) -> String {
-    if text.contains('\0') {
-        text = text.replace('\0', "\u{fffd}");
+///
+/// Keeps nothing of a text that was longer: it may be all that a guest could hand over, for each entry of a batch.
+pub fn cut(text: String) -> String {
+    if text.len() <= TEXT_MAX_BYTES && text.capacity() <= 2 * TEXT_MAX_BYTES && !text.contains('\0') {
+        return text;
     }
-    if text.len() > TEXT_MAX_BYTES {
-        let mut end = TEXT_MAX_BYTES;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-    }
-    text
+    let start = start_of(&text, TEXT_MAX_BYTES).replace('\0', "\u{fffd}");
+    start_of(&start, TEXT_MAX_BYTES).to_owned()
+}
+
+/// As many whole characters as fit.
+fn start_of(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most)).unwrap_or_default()
 }
 
 /// Reads a JSON object of so many levels and keeps nothing of it: an error tells
@@ -413,6 +416,29 @@ mod tests {
     /// Anything that PostgreSQL can hold.
     fn bounds() -> Bounds {
         Bounds { age_max_days: 100_000_000, ahead_max_days: 100_000_000, ..Limits::default().bounds }
+    }
+
+    #[test]
+    fn nothing_is_kept_of_what_is_cut() {
+        for text in [
+            "x".repeat(10 << 20),
+            "\0".repeat(10 << 20),
+            "é".repeat(5 << 20),
+            String::with_capacity(10 << 20),
+        ] {
+            let kept = cut(text);
+            assert!(
+                kept.len() <= TEXT_MAX_BYTES && kept.capacity() <= 2 * TEXT_MAX_BYTES,
+                "{}",
+                kept.capacity()
+            );
+        }
+        let violation = || violation("", "code", String::new());
+        let verdict = Verdict::Reject((0..100_000).map(|_| violation()).collect());
+        let Fate::DeadLetter(_, violations) = screen(verdict, &bounds(), Utc::now()) else {
+            panic!("rejected")
+        };
+        assert_eq!((violations.len(), violations.capacity()), (VIOLATIONS_MAX, VIOLATIONS_MAX));
     }
 
     fn is_cut(text: &str) -> bool {

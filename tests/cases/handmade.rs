@@ -83,7 +83,7 @@ fn start_traps() {
 
 #[test]
 fn start_recurses() {
-    does_not_start("start_recurses", "more than 524288 bytes (GUEST_STACK_BYTES)");
+    does_not_start("start_recurses", "more than 524288 bytes of stack (GUEST_STACK_BYTES)");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn another_type() {
 
 #[test]
 fn table_growth() {
-    is_stopped("table_growth", "trapped", "more than 100000 table elements (GUEST_TABLE_ELEMENTS)");
+    is_stopped("table_growth", "too_many_elements", "more than 100000 table elements (GUEST_TABLE_ELEMENTS)");
 }
 
 #[test]

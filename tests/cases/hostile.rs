@@ -96,7 +96,17 @@ fn is_stopped(name: &str, reason: &str, words: &str) {
     // Breaches are counted by their kind, and only those there were.
     assert!(ended.metrics().get(reason) > 0, "{:?}", ended.metrics());
     let last = ended.log.lines().rfind(|line| line.contains(" metrics state=")).unwrap();
-    let kinds = ["trapped", "timed_out", "out_of_memory", "out_of_fuel", "too_much_output", "bad_verdict"];
+    let kinds = [
+        "trapped",
+        "timed_out",
+        "out_of_memory",
+        "out_of_fuel",
+        "out_of_stack",
+        "out_of_handles",
+        "too_many_elements",
+        "too_much_output",
+        "bad_verdict",
+    ];
     let counted: Vec<&str> = kinds.into_iter().filter(|kind| last.contains(&format!(" {kind}="))).collect();
     assert_eq!(counted, [reason], "{last}");
 }
@@ -114,11 +124,7 @@ fn endless_loop() {
 
 #[test]
 fn deep_recursion() {
-    is_stopped(
-        "deep_recursion",
-        "trapped",
-        "call stack exhausted: more than 524288 bytes (GUEST_STACK_BYTES)",
-    );
+    is_stopped("deep_recursion", "out_of_stack", "more than 524288 bytes of stack (GUEST_STACK_BYTES)");
 }
 
 #[test]
@@ -141,7 +147,7 @@ fn memory_at_once() {
 
 #[test]
 fn handle_flood() {
-    is_stopped("handle_flood", "trapped", "more than 10000 handles (GUEST_HANDLES)");
+    is_stopped("handle_flood", "out_of_handles", "more than 10000 handles (GUEST_HANDLES)");
     let scene = Scene::new();
     let service = hostile(&scene, "handle_flood").set("GUEST_HANDLES", 100).start();
     scene.stream.add_all(&[90, 101].map(|count| provoking(&Event::new(), Some(count))));
@@ -248,6 +254,18 @@ fn huge_rejection() {
     let most = service.memory_peak_bytes();
     assert!(most < 512 << 20, "{most} bytes resident at the peak");
     service.stop();
+}
+
+/// Each of them is within the limits of a call, and nothing is kept of what is cut.
+#[test]
+fn huge_reasons() {
+    let scene = Scene::new();
+    scene.stream.add_all(&(0..20).map(|_| provocation()).collect::<Vec<Fields>>());
+    let service = hostile(&scene, "huge_reasons").start();
+    scene.stream.until_drained();
+    let most = service.memory_peak_bytes();
+    assert!(most < 512 << 20, "{most} bytes resident at the peak");
+    assert_eq!(service.stop().metrics().tally(), [0, 0, 0, 20, 0]);
 }
 
 #[test]

@@ -103,6 +103,47 @@ fn a_batch_full_of_loops_takes_a_bounded_time() {
     assert!((50..80).contains(&metrics.get("timed_out")), "{metrics:?}");
 }
 
+/// Code looks at the clock where it loops and where a function begins. This does neither, and each of its calls takes
+/// the host milliseconds.
+#[test]
+fn calls_to_the_host_in_a_straight_line_are_limited() {
+    let calls = "(call $get (i32.const 0) (i32.const 30000000) (i32.const 63000000))".repeat(3_000);
+    let component = guests::handmade_of(&format!(
+        r#"(import "wasi:config/store@0.2.0-rc.1" (instance $config
+               (type $e (variant (case "upstream" string) (case "io" string)))
+               (export "error" (type $error (eq $e)))
+               (export "get" (func (param "key" string) (result (result (option string) (error $error)))))))
+           (core module $room (memory (export "memory") 1000)
+               (func (export "realloc") (param i32 i32 i32 i32) (result i32) unreachable))
+           (core instance $r (instantiate $room))
+           (core func $get (canon lower (func $config "get")
+               (memory $r "memory") (realloc (func $r "realloc")) string-encoding=utf16))
+           (core module $calling (import "config" "get" (func $get (param i32 i32 i32))) (func $f {calls}) (start $f))
+           (core instance (instantiate $calling (with "config" (instance (export "get" (func $get))))))"#
+    ));
+    let begun = Instant::now();
+    refused(&component, |launch| launch, &["it does not start", "longer than 1000 ms (GUEST_TIME_LIMIT_MS)"]);
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+/// What an instance is to have from the beginning, or keeps in the host's memory, is refused with the limit's name.
+#[test]
+fn what_is_larger_than_its_limits_is_refused() {
+    let with = |more: &str| guests::handmade_of(&format!("(func $provoked (param i32)) {more}"));
+    let does_not_fit = |more: &str, words: &str| {
+        refused(&with(more), |launch| launch, &["it wants more than it may have", words])
+    };
+    does_not_fit("(table 200000 funcref)", "(GUEST_TABLE_ELEMENTS)");
+    let elements = "$provoked ".repeat(100_001);
+    does_not_fit(
+        &format!("(elem func {elements})"),
+        "more than 100000 elements for its tables (GUEST_TABLE_ELEMENTS)",
+    );
+    let large =
+        guests::handmade_of("(core module $large (memory 4096)) (core instance (instantiate $large))");
+    refused(&large, |launch| launch, &["it wants more than it may have", "(GUEST_MEMORY_BYTES)"]);
+}
+
 /// In a process of its own, which ends with its limits; the service goes on or says why not.
 #[test]
 fn compilation_is_limited() {

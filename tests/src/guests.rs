@@ -41,7 +41,7 @@ macro_rules! hostile_guests {
             sleep poll endless_poll panic exit
             // What they return.
             too_few_verdicts too_many_verdicts swapped_verdicts
-            huge_list huge_expansion huge_rejection huge_string deep_json many_rows
+            huge_list huge_expansion huge_reasons huge_rejection huge_string deep_json many_rows
             scattered_times scattered_rows
             invalid_ids same_id stolen_ids
             // What they print.

@@ -132,12 +132,17 @@ fn run(limits: &Limits, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
 
 /// Compiled, but more than an instance has room for.
 fn does_not_fit(error: &wasmtime::Error) -> LoadError {
-    let mut text = describe(error);
-    // It has no type of its own; the tests know if wasmtime says it in other words.
-    if text.contains("core module instances") {
-        text.push_str(" (GUEST_INSTANCES)");
+    /// It has no type of its own; the tests know if wasmtime says it in other words.
+    const LIMITS: [(&str, &str); 3] = [
+        ("core module instances", "GUEST_INSTANCES"),
+        ("minimum byte size", "GUEST_MEMORY_BYTES"),
+        ("minimum element size", "GUEST_TABLE_ELEMENTS"),
+    ];
+    let text = describe(error);
+    match LIMITS.iter().find(|(words, _)| text.contains(words)) {
+        Some((_, setting)) => LoadError::DoesNotFit(format!("{text} ({setting})")),
+        None => LoadError::Compile(text),
     }
-    LoadError::Compile(text)
 }
 
 fn too_slow(limits: &Limits) -> LoadError {

@@ -159,8 +159,11 @@ impl Sandbox {
     ///
     /// Takes seconds for a language runtime: not for a thread that has batches to serve.
     pub fn load(&self, bytes: &[u8]) -> Result<Guest, LoadError> {
-        check_form(bytes, self.limits.component_bytes)?;
-        self.checked(bytes, || compile(&self.engine, &self.limits, self.sandboxes.0.cache.as_ref(), bytes))
+        check_form(bytes, &self.limits)?;
+        self.checked(bytes, || {
+            let _turn = self.sandboxes.0.compiling.take();
+            compile(&self.engine, &self.limits, self.sandboxes.0.cache.as_ref(), bytes)
+        })
     }
 
     /// The same in this process, for a component that came with the program. Takes about 0.2 s.
@@ -194,7 +197,6 @@ impl Sandbox {
         if let Some(component) = place.upgrade() {
             return Ok(component);
         }
-        let _turn = self.sandboxes.0.compiling.take();
         let component = Arc::new(compile()?);
         *place = Arc::downgrade(&component);
         Ok(component)
@@ -208,6 +210,9 @@ pub(super) fn code_config(limits: &Limits) -> Config {
         .epoch_interruption(true)
         .consume_fuel(limits.fuel > 0)
         .max_wasm_stack(limits.stack_bytes)
+        // The same bits on every processor (invariant 5).
+        .cranelift_nan_canonicalization(true)
+        .relaxed_simd_deterministic(true)
         // The asynchronous component model is not needed, and it slows calls.
         .concurrency_support(false)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable);

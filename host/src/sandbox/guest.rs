@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::component::{Component, Linker, ResourceTable, ResourceTableError};
-use wasmtime::{Store, Trap};
+use wasmtime::{CallHook, Store, Trap};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::engine::{Sandboxes, TICK};
-use super::limits::{Meter, OutOfMemory};
+use super::limits::{Meter, OutOfMemory, TooManyElements};
 use super::load::{check_exports, check_imports, describe};
 use super::output::{Output, PrintLog};
 use super::powers::{self, Lent};
@@ -147,6 +147,15 @@ impl Guest {
         // The running tick counts too: one more than the limit has.
         let ticks = time.as_millis().div_ceil(TICK.as_millis()) + 1;
         store.set_epoch_deadline(u64::try_from(ticks).unwrap_or(u64::MAX));
+        // Code looks at the epoch where it loops and where a function begins. One that calls the host again and
+        // again in a straight line does neither.
+        let deadline = Instant::now() + time + TICK;
+        store.call_hook(move |_, hook| match hook {
+            CallHook::CallingHost | CallHook::ReturningFromHost if Instant::now() > deadline => {
+                Err(Trap::Interrupt.into())
+            }
+            _ => Ok(()),
+        });
         Ok(store)
     }
 
@@ -213,22 +222,26 @@ impl Guest {
         if error.is::<OutOfMemory>() {
             return Fault::OutOfMemory { limit_bytes: self.limits.memory_bytes };
         }
-        let trap = error.downcast_ref::<Trap>();
-        match trap {
+        if error.is::<TooManyElements>() {
+            return Fault::TooManyElements { limit: self.limits.table_elements };
+        }
+        match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => return Fault::TimedOut { limit_ms: time.as_millis() },
             Some(Trap::OutOfFuel) => return Fault::OutOfFuel { limit: self.limits.fuel },
+            Some(Trap::StackOverflow) => return Fault::OutOfStack { limit_bytes: self.limits.stack_bytes },
             _ => {}
         }
         let mut cause = error.root_cause().to_string();
-        // These two have no type of their own; the tests know if wasmtime says it in other words.
+        // These have no type of their own; the tests know if wasmtime says it in other words.
         if cause.contains("fuel allocated for hostcalls has been exhausted") {
             return Fault::TooMuchOutput { limit_bytes: self.limits.bounds.output_bytes };
         }
         let is_table_full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
         if is_table_full || cause.contains("store handle limit exceeded") {
-            cause = format!("it wanted more than {} handles (GUEST_HANDLES)", self.limits.handles);
-        } else if trap == Some(&Trap::StackOverflow) {
-            cause = format!("{cause}: more than {} bytes (GUEST_STACK_BYTES)", self.limits.stack_bytes);
+            return Fault::OutOfHandles { limit: self.limits.handles };
+        }
+        if cause.contains("resource limit exceeded: instance count") {
+            cause.push_str(" (GUEST_INSTANCES)");
         }
         // A Rust guest says on standard error where and why it panicked.
         let said = output.error_text();

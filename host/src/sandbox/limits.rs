@@ -93,6 +93,8 @@ pub(super) struct Meter {
     limits: Limits,
     memory_bytes: usize,
     table_elements: usize,
+    /// What was asked for last: a growth can fail after it was allowed, beyond the memory's own maximum.
+    last_growth: usize,
 }
 
 /// The memory limit was reached. A type of its own, so that the trap can be told from others.
@@ -100,16 +102,21 @@ pub(super) struct Meter {
 #[error("out of memory")]
 pub(super) struct OutOfMemory;
 
+/// The limit of table elements was reached.
+#[derive(Debug, thiserror::Error)]
+#[error("too many table elements")]
+pub(super) struct TooManyElements;
+
 impl Meter {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, memory_bytes: 0, table_elements: 0 }
+        Self { limits, memory_bytes: 0, table_elements: 0, last_growth: 0 }
     }
 }
 
 impl ResourceLimiter for Meter {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
-        // Counted as if the growth always succeeded: at worst too strict.
-        self.memory_bytes = self.memory_bytes.saturating_add(desired.saturating_sub(current));
+        self.last_growth = desired.saturating_sub(current);
+        self.memory_bytes = self.memory_bytes.saturating_add(self.last_growth);
         match self.memory_bytes > self.limits.memory_bytes {
             true => Err(OutOfMemory.into()),
             false => Ok(true),
@@ -117,14 +124,22 @@ impl ResourceLimiter for Meter {
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
-        self.table_elements = self.table_elements.saturating_add(desired.saturating_sub(current));
+        self.last_growth = desired.saturating_sub(current);
+        self.table_elements = self.table_elements.saturating_add(self.last_growth);
         match self.table_elements > self.limits.table_elements {
-            true => Err(wasmtime::format_err!(
-                "more than {} table elements (GUEST_TABLE_ELEMENTS)",
-                self.limits.table_elements
-            )),
+            true => Err(TooManyElements.into()),
             false => Ok(true),
         }
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> Result<()> {
+        self.memory_bytes = self.memory_bytes.saturating_sub(std::mem::take(&mut self.last_growth));
+        Ok(())
+    }
+
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> Result<()> {
+        self.table_elements = self.table_elements.saturating_sub(std::mem::take(&mut self.last_growth));
+        Ok(())
     }
 
     fn instances(&self) -> usize {
@@ -148,6 +163,8 @@ mod tests {
     fn memories_and_tables_are_summed() {
         let mut meter = Meter::new(Limits { memory_bytes: 10, table_elements: 10, ..Limits::default() });
         assert!(meter.memory_growing(0, 6, None).is_ok());
+        assert!(meter.memory_growing(6, 9, Some(8)).is_ok(), "allowed, and not had");
+        assert!(meter.memory_grow_failed(wasmtime::format_err!("the memory's own maximum")).is_ok());
         assert!(meter.memory_growing(0, 4, None).is_ok(), "a second memory, to the limit");
         let error = meter.memory_growing(4, 5, None).expect_err("beyond it");
         assert!(error.is::<OutOfMemory>());

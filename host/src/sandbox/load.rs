@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
+use wasmparser::{ElementItems, ElementKind, Parser, Payload};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::{ComponentFunc, ComponentItem, Type};
 
-use super::powers;
 use super::wasi::GRANTED;
+use super::{Limits, powers};
 
 /// Why a component is refused.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -35,6 +36,9 @@ pub enum LoadError {
     /// It does not compile: damaged, half-written or beyond the limits.
     #[error("it does not compile: {0}")]
     Compile(String),
+    /// It compiles, but is larger than an instance may be.
+    #[error("it wants more than it may have: {0}")]
+    DoesNotFit(String),
     /// It takes too long to compile.
     #[error("it takes more than {limit_ms} ms of a processor to compile (GUEST_COMPILE_MS)")]
     TooSlow {
@@ -81,12 +85,18 @@ const TYPE_MAX_CHARS: usize = 1_500;
 const NAMES_MAX: usize = 20;
 
 /// Tells by the first bytes what a file is, with an error for each common mistake.
-pub(super) fn check_form(bytes: &[u8], most: usize) -> Result<(), LoadError> {
-    if bytes.len() > most {
-        return Err(LoadError::TooLarge { limit_bytes: most });
+pub(super) fn check_form(bytes: &[u8], limits: &Limits) -> Result<(), LoadError> {
+    if bytes.len() > limits.component_bytes {
+        return Err(LoadError::TooLarge { limit_bytes: limits.component_bytes });
     }
     match bytes {
         [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(LoadError::CoreModule),
+        [0, b'a', b's', b'm', _, 0, 1, 0, ..] if passive_elements(bytes) > limits.table_elements => {
+            Err(LoadError::DoesNotFit(format!(
+                "more than {} elements for its tables (GUEST_TABLE_ELEMENTS)",
+                limits.table_elements
+            )))
+        }
         [0, b'a', b's', b'm', _, 0, 1, 0, ..] => Ok(()),
         [0x7f, b'E', b'L', b'F', ..] => Err(LoadError::Precompiled),
         _ => {
@@ -94,6 +104,30 @@ pub(super) fn check_form(bytes: &[u8], most: usize) -> Result<(), LoadError> {
             Err(LoadError::NotWasm { found: format!("`{}`", found.escape_ascii()) })
         }
     }
+}
+
+/// Elements that a component keeps for its tables: an instance has all of them in the host's memory, whether they are in
+/// a table or not. What is damaged is left for the compiler to say.
+fn passive_elements(bytes: &[u8]) -> usize {
+    let mut sum = 0_usize;
+    for part in Parser::new(0).parse_all(bytes) {
+        let Ok(Payload::ElementSection(segments)) = part else {
+            match part {
+                Ok(_) => continue,
+                Err(_) => break,
+            }
+        };
+        for segment in segments.into_iter().map_while(Result::ok) {
+            let count = match segment.items {
+                ElementItems::Functions(items) => items.count(),
+                ElementItems::Expressions(_, items) => items.count(),
+            };
+            if matches!(segment.kind, ElementKind::Passive) {
+                sum = sum.saturating_add(usize::try_from(count).unwrap_or(usize::MAX));
+            }
+        }
+    }
+    sum
 }
 
 /// Looks for imports beyond what is granted, and names them all.

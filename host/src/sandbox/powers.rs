@@ -210,14 +210,19 @@ impl metrics::Host for Lent {
     }
 }
 
+/// Of a metric or a label, as all systems of metrics take it: nothing that could forge another in a line.
+fn is_name(text: &str) -> bool {
+    text.len() <= LABEL_MAX_BYTES
+        && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
 impl Lent {
     /// What is beyond the limits is dropped and counted.
     fn sample(&mut self, name: String, mut labels: Vec<(String, String)>, sample: Sample) {
-        let is_short = |text: &String| text.len() <= LABEL_MAX_BYTES && !text.chars().any(char::is_control);
-        let is_fine = is_short(&name)
-            && !name.is_empty()
+        let is_fine = is_name(&name)
             && labels.len() <= LABELS_MAX
-            && labels.iter().all(|(name, value)| is_short(name) && is_short(value))
+            && labels.iter().all(|(name, value)| is_name(name) && value.len() <= LABEL_MAX_BYTES)
             && !matches!(sample, Sample::Observe(value) if !value.is_finite());
         if !is_fine || self.left.samples >= SAMPLES_MAX {
             self.powers.effects.dropped_samples += 1;
