@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Statements that one batch may run; those of calls that were undone do not count, but take their time.
 pub const STATEMENTS_MAX: u64 = 10_000;
+/// The bytes of all parameters of the statements that one batch runs; likewise.
+pub const PARAMETERS_MAX_BYTES: usize = 4 << 20;
 /// Entries that one batch may publish.
 pub const PUBLICATIONS_MAX: usize = 10_000;
 /// The bytes of all that one batch publishes.
@@ -142,6 +144,30 @@ impl Effects {
     }
 }
 
+/// What counts for the limits of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// For [`PUBLICATIONS_MAX`].
+    pub publications: usize,
+    /// For [`PUBLICATIONS_MAX_BYTES`].
+    pub published_bytes: usize,
+    /// For [`SAMPLES_MAX`].
+    pub samples: usize,
+}
+
+impl Spent {
+    /// With these effects.
+    #[must_use]
+    pub fn and(self, effects: &Effects) -> Self {
+        let published_bytes: usize = effects.publications.iter().map(Publication::bytes).sum();
+        Self {
+            publications: self.publications + effects.publications.len(),
+            published_bytes: self.published_bytes + published_bytes,
+            samples: self.samples + effects.samples.len(),
+        }
+    }
+}
+
 /// What a call may use.
 #[derive(Default)]
 pub struct Powers {
@@ -149,6 +175,8 @@ pub struct Powers {
     pub transaction: Option<Box<dyn Transaction>>,
     /// Entries that the group has not been delivered, when last looked at.
     pub lag: Option<u64>,
+    /// What other parts of the batch have left for their commits, after it was split.
+    pub spent: Spent,
     /// What the calls so far have left for the commit.
     pub effects: Effects,
 }

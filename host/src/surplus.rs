@@ -20,6 +20,9 @@ pub const ROWS_AT_ONCE: usize = 1_000;
 /// Bytes beyond what the entries brought that a transaction has, unless they are of a single entry.
 pub const BYTES_AT_ONCE: usize = 1 << 20;
 
+/// Bytes of a transaction in all, what the entries brought included: a statement has an end at a GiB.
+const ALL_BYTES_AT_ONCE: usize = 64 << 20;
+
 /// Weeks that the rows of a transaction lie in: those of a single entry at
 /// most. Each may be a new chunk, for which the server does a good deal more than for a row.
 pub const WEEKS_AT_ONCE: usize = EXPANSION_WEEKS_MAX;
@@ -44,15 +47,19 @@ pub fn event_bytes(event: &Event) -> usize {
 /// The bytes that a fate takes beyond what can be expected of an entry that
 /// brought so many: what is as long as the entry is held in memory as the entry is.
 pub fn bytes(brought: usize, fate: &Fate) -> usize {
+    taken(fate).saturating_sub(2 * brought + FREE_BYTES)
+}
+
+/// The bytes that a fate takes.
+fn taken(fate: &Fate) -> usize {
     let violation = |violation: &Violation| {
         size_of::<Violation>() + violation.path.len() + violation.code.len() + violation.message.len()
     };
-    let taken: usize = match fate {
+    match fate {
         Fate::Store(events) => events.as_slice().iter().map(event_bytes).sum(),
         Fate::DeadLetter(_, violations) => violations.iter().map(violation).sum(),
         Fate::Discard(reason) => reason.len(),
-    };
-    taken.saturating_sub(2 * brought + FREE_BYTES)
+    }
 }
 
 /// The bytes of an entry's fields.
@@ -65,6 +72,8 @@ fn brought(judged: &Judged) -> usize {
 struct Surplus {
     rows: usize,
     bytes: usize,
+    /// Not the surplus alone.
+    all_bytes: usize,
     weeks: BTreeSet<i64>,
     /// The week that was added last: mostly that of the next event too.
     last_week: Option<i64>,
@@ -79,7 +88,9 @@ impl Surplus {
 
     fn add(&mut self, judged @ Judged { fate, .. }: &Judged) {
         self.rows += rows(fate).saturating_sub(1);
-        self.bytes = self.bytes.saturating_add(bytes(brought(judged), fate));
+        let brought = brought(judged);
+        self.bytes = self.bytes.saturating_add(bytes(brought, fate));
+        self.all_bytes = self.all_bytes.saturating_add(brought).saturating_add(taken(fate));
         let Fate::Store(events) = fate else { return };
         for week in events.as_slice().iter().map(week) {
             if self.last_week.replace(week) != Some(week) {
@@ -100,6 +111,7 @@ impl Surplus {
     fn exceeds(&self, part: usize) -> bool {
         self.rows > ROWS_AT_ONCE / part
             || self.bytes > BYTES_AT_ONCE / part
+            || self.all_bytes > ALL_BYTES_AT_ONCE / part
             || self.weeks.len() > WEEKS_AT_ONCE / part
     }
 }
@@ -128,9 +140,11 @@ pub fn is_heavy(batch: &[Judged], publications: &[Publication]) -> bool {
     sum.exceeds(NEGLIGIBLE)
 }
 
-/// Whether one transaction would make more chunks than the locks of a server are good for.
-pub fn is_scattered(batch: &[Judged]) -> bool {
-    Surplus::of(batch).weeks.len() > WEEKS_AT_ONCE
+/// Whether one transaction would be too large for the server, or make more chunks than its locks are good for, and less
+/// of the batch would not.
+pub fn is_too_much_at_once(batch: &[Judged]) -> bool {
+    let sum = Surplus::of(batch);
+    batch.len() > 1 && (sum.weeks.len() > WEEKS_AT_ONCE || sum.all_bytes > ALL_BYTES_AT_ONCE)
 }
 
 #[cfg(test)]
@@ -194,7 +208,7 @@ mod tests {
         };
         assert!(!is_heavy(&(0..12).map(of_week).collect::<Vec<_>>(), &[]));
         let batch: Vec<_> = (0..150).map(of_week).collect();
-        assert!(is_heavy(&batch, &[]) && is_scattered(&batch) && !is_scattered(&batch[..64]));
+        assert!(is_heavy(&batch, &[]) && is_too_much_at_once(&batch) && !is_too_much_at_once(&batch[..64]));
         assert_eq!(cut(batch), [(0..64).collect::<Vec<_>>(), (64..128).collect(), (128..150).collect()]);
     }
 

@@ -109,3 +109,21 @@ fn what_rules_make_beyond_an_entry_each_is_committed_bit_by_bit() {
     assert_eq!(scene.database.value::<i64>("SELECT count(*) FROM events"), 2_000);
     assert_eq!(scene.database.value::<i64>(LARGEST), 800);
 }
+
+/// What is in flight has a bound in bytes too.
+#[test]
+fn large_entries_come_in_smaller_batches() {
+    let scene = Scene::new();
+    let large = || {
+        let properties = Some(serde_json::json!({ "text": "x".repeat(1 << 20) }));
+        Event { properties, ..Event::new() }.data()
+    };
+    scene.stream.add_all(&(0..60).map(|_| large()).collect::<Vec<Fields>>());
+    let service = scene.service().set("BATCH_SIZE", 20).start();
+    scene.until_stored(60);
+    scene.stream.until_drained();
+    let metrics = service.stop().metrics();
+    assert_eq!(metrics.tally(), [60, 0, 0, 0, 0]);
+    // The first has twenty, of which it is seen that they have a mebibyte each; the others have eight.
+    assert!(metrics.get("batches") >= 6, "{metrics:?}");
+}

@@ -330,6 +330,24 @@ fn scattered_rows() {
     );
 }
 
+/// Each of them costs a failed statement or two, on connections that go on.
+#[test]
+fn refused_rows() {
+    let scene = Scene::new();
+    let service = hostile(&scene, "refused_rows").start();
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(1);
+    let backends = "SELECT array_agg(pid ORDER BY pid) FROM pg_stat_activity
+                    WHERE datname = current_database() AND application_name = 'sluicegate'";
+    let before: Vec<i32> = scene.database.value(backends);
+    scene.stream.add_all(&(0..50).map(|_| provocation()).collect::<Vec<Fields>>());
+    scene.stream.until_drained();
+    let after: Vec<i32> = scene.database.value(backends);
+    assert!(before.iter().all(|pid| after.contains(pid)), "{before:?} {after:?}");
+    assert_eq!(service.stop().metrics().tally(), [1, 0, 0, 0, 50]);
+    assert!(reasons(&scene.database.letters()).iter().all(|reason| *reason == "refused"));
+}
+
 #[test]
 fn invalid_ids() {
     is_stopped("invalid_ids", "bad_verdict", "wanted a UUID");
@@ -612,6 +630,19 @@ fn publishing_piecemeal() {
 }
 
 #[test]
+fn publishing_apart() {
+    let stage = Stage::new();
+    stage.scene.stream.add_all(&(0..6).map(|_| provocation()).collect::<Vec<Fields>>());
+    let service = hostile(&stage.scene, "publishing_apart").start();
+    stage.scene.stream.until_drained();
+    let letters = stage.scene.database.letters();
+    assert_eq!(reasons(&letters), ["rejected"; 3], "{letters:?}");
+    assert!(letters.iter().all(|letter| message(letter).contains("TooMuch(4194304)")), "{letters:?}");
+    service.stop();
+    assert_eq!(stage.published(), 3, "a mebibyte each, and a little");
+}
+
+#[test]
 fn publishing_and_failing() {
     let stage = Stage::new();
     let launch = hostile(&stage.scene, "publishing_and_failing").set("MONITORING_INTERVAL_MS", 100);
@@ -661,6 +692,27 @@ fn too_many_rows() {
 #[test]
 fn huge_answer() {
     Stage::is_refused("huge_answer", "TooMuch(4194304)");
+}
+
+#[test]
+fn huge_parameters() {
+    Stage::is_refused("huge_parameters", "TooMuch(4194304)");
+}
+
+#[test]
+fn noted_rejection() {
+    let stage = Stage::new();
+    stage.scene.database.execute(
+        "CREATE TABLE allowed (text TEXT PRIMARY KEY);
+         ALTER TABLE notes ADD FOREIGN KEY (text) REFERENCES allowed DEFERRABLE INITIALLY DEFERRED",
+    );
+    becomes_a_letter(
+        &stage.scene,
+        hostile(&stage.scene, "noted_rejection"),
+        "rejected",
+        "noted, and not wanted",
+    );
+    assert_eq!(stage.notes(), None);
 }
 
 #[test]

@@ -265,3 +265,37 @@ fn a_database_that_goes_away_in_the_middle_blames_nobody() {
     assert_eq!(stage.scene.database.letters(), []);
     assert_eq!(stage.counted("ada"), 500);
 }
+
+/// What the server answers to a statement is an answer for the guest, not a reason to judge the batch again for ever.
+#[test]
+fn a_statement_that_can_never_work_is_told_to_the_guest() {
+    let stage = Stage::new();
+    stage.scene.database.execute("CREATE SEQUENCE numbers");
+    let never =
+        STATEMENTS.replace("SELECT plan FROM users WHERE user_id = $1", "SELECT $1 || currval('numbers')");
+    let service = stage.service(&format!("{GRANTS}{never}")).start();
+    stage.add(&[Event::new()]);
+    stage.scene.stream.until_drained();
+    let letters = stage.scene.database.letters();
+    assert_eq!(letters.len(), 1);
+    let message = letters[0].violations[0]["message"].as_str().unwrap();
+    assert!(message.contains("55000") && message.contains("currval"), "{message}");
+    service.stop();
+}
+
+/// All tenants share the connections.
+#[test]
+fn what_a_statement_leaves_in_the_session_is_gone_with_the_batch() {
+    let stage = Stage::new();
+    let leaving =
+        STATEMENTS.replace("SELECT plan FROM users WHERE user_id = $1", "SELECT $1 || pg_advisory_lock(7)");
+    let service = stage.service(&format!("{GRANTS}{leaving}")).start();
+    for _ in 0..3 {
+        stage.add(&[Event::new()]);
+        stage.scene.stream.until_drained();
+    }
+    let held = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+                WHERE locktype = 'advisory' AND datname = current_database()";
+    assert_eq!(stage.scene.database.value::<i64>(held), 0);
+    assert_eq!(service.stop().metrics().tally(), [3, 0, 0, 0, 0]);
+}

@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use redis::cmd;
 use sluicegate_tests::guests::{self, provoking};
-use sluicegate_tests::{Event, Fields, Launch, Scene, Service, Stream, fields, until};
+use sluicegate_tests::{
+    Event, Fields, Launch, Scene, Service, Stream, block_on, fields, until, until_within,
+};
+
+use crate::claiming::verdict;
 
 /// Tenants of a scene: each has a stream that begins with the scene's name.
 struct Tenants {
@@ -395,6 +399,62 @@ fn guests_that_hold_transactions_leave_connections_to_the_others() {
     tenants.add("quick", 10);
     tenants.until_rows("events_quick", 10);
     assert_eq!(tenants.scene.database.value::<i64>(asleep), 2, "meanwhile they slept");
+    service.crash();
+}
+
+/// A transaction that locks a table, until it is dropped.
+fn locked(tenants: &Tenants, table: &str) -> sqlx::PgConnection {
+    let mut connection = tenants.scene.database.connect();
+    let sql = format!("BEGIN; LOCK TABLE {table} IN SHARE MODE");
+    block_on(sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection)).unwrap();
+    connection
+}
+
+/// However many it may have in flight.
+#[test]
+fn a_tenant_whose_table_is_locked_leaves_connections_to_the_others() {
+    let tenants = Tenants::new(&[("stuck", "commits_in_flight = 20\nbatch_size = 1"), ("quick", "")]);
+    let service = tenants.start(&["stuck", "quick"]);
+    let _lock = locked(&tenants, "events_stuck");
+    tenants.add("stuck", 100);
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until("its share of the connections to wait", || {
+        match tenants.scene.database.try_value::<i64>(waiting)? {
+            10 => Ok(()),
+            found => Err(format!("{found} wait")),
+        }
+    });
+    tenants.add("quick", 10);
+    until_within(Duration::from_secs(10), "what the other tenant stores", || {
+        match tenants.scene.database.try_value::<i64>("SELECT count(*) FROM events_quick")? {
+            10 => Ok(()),
+            found => Err(format!("{found} rows")),
+        }
+    });
+    service.crash();
+}
+
+/// What rules make beyond an entry each is written over one connection, for one tenant at a time.
+#[test]
+fn a_locked_table_holds_up_no_other_surplus() {
+    let guest = format!("guest = {:?}", guests::claims().display().to_string());
+    let tenants = Tenants::new(&[("stuck", &guest), ("quick", &guest)]);
+    let service = tenants.start(&["stuck", "quick"]);
+    let _lock = locked(&tenants, "events_stuck");
+    let expand = |name: &str| tenants.stream(name).add(&verdict("expand", &[("count", "1000")]));
+    let row = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    expand("stuck");
+    until("it to wait", || match tenants.scene.database.try_value::<i64>(row)? {
+        1 => Ok(()),
+        found => Err(format!("{found} wait")),
+    });
+    expand("quick");
+    until_within(Duration::from_secs(10), "what the other tenant stores", || {
+        match tenants.scene.database.try_value::<i64>("SELECT count(*) FROM events_quick")? {
+            1_000 => Ok(()),
+            found => Err(format!("{found} rows")),
+        }
+    });
     service.crash();
 }
 

@@ -42,17 +42,17 @@ macro_rules! hostile_guests {
             // What they return.
             too_few_verdicts too_many_verdicts swapped_verdicts
             huge_list huge_expansion huge_reasons huge_rejection huge_string deep_json many_rows
-            scattered_times scattered_rows
+            scattered_times scattered_rows refused_rows
             invalid_ids same_id stolen_ids
             // What they print.
             long_line many_lines control_characters
             // What they look for.
             files network environment clock randomness state
             // What they do with powers that they were granted: see `powers`.
-            ungranted_stream publishing_flood publishing_piecemeal publishing_and_failing
+            ungranted_stream publishing_flood publishing_piecemeal publishing_apart publishing_and_failing
             ungranted_statement wrong_parameters statement_flood statement_waste endless_statement too_many_rows
-            huge_answer
-            swallowed_error noted_rows metric_flood
+            huge_answer huge_parameters
+            swallowed_error noted_rows noted_rejection metric_flood
         }
     };
 }
@@ -108,6 +108,7 @@ parameters = ["integer"]
 [statements.repeat]
 sql = "SELECT repeat('x', $1::int)"
 parameters = ["integer"]
+timeout_ms = 5000
 "#
     )
 }

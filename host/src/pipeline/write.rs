@@ -12,12 +12,15 @@ use super::flight::{CommittedBatch, Flight, JudgedBatch, Part};
 use super::judge::{ask, is_effort};
 use super::rejections::RejectionLog;
 use crate::batch::{Fate, Judged, Reason, Vec1, Violation};
-use crate::capabilities::{Effects, Powers};
+use crate::capabilities::{Effects, Powers, Spent};
 use crate::judge::Judgement;
 use crate::metrics::{Counters, Server};
 use crate::retry::Backoff;
 use crate::screen::cut;
 use crate::store::{self, Begun, Committed, Record, Remedy, Session, Writer};
+
+/// So often the server may be short of what a single entry needs before the entry is refused: for about ten seconds.
+const SHORTAGES_MAX: u32 = 10;
 
 #[derive(Clone)]
 pub(super) struct Writing {
@@ -68,15 +71,19 @@ impl Writing {
     /// the batch is halved until the row's entry is alone; it becomes a dead letter.
     async fn write_batch(self, mut writer: Writer, batch: JudgedBatch) -> Result<Writer, Error> {
         let JudgedBatch { part, flight } = batch;
-        let mut record = Record::new(flight.place.number);
+        let mut progress = Progress::new(&flight);
         let mut backoff = Backoff::default();
+        // How often the part that is next has failed.
+        let mut failures = 0;
         // The next one is the last.
         let mut parts = part.portions();
         while let Some(mut part) = parts.pop() {
-            let Attempt { outcome, judged } = self.attempt(&mut writer, &part, &flight, &mut record).await?;
+            let Attempt { outcome, judged } =
+                self.attempt(&mut writer, &part, &flight, &mut progress).await?;
             let error = match outcome {
                 Ok(committed) => {
                     self.counters.waits_for(Server::Postgres, false);
+                    failures = 0;
                     let flight = Arc::clone(&flight);
                     // A closed channel: acknowledging failed for good. The entries stay pending.
                     let _ = self.to_acknowledge.send(CommittedBatch { committed, flight }).await;
@@ -84,10 +91,20 @@ impl Writing {
                 }
                 Err(error) => error,
             };
-            let remedy = error.remedy();
+            failures += 1;
+            let remedy = match error.remedy() {
+                // Not before the second time: the first may be of somebody's lock.
+                Remedy::Retry if error.is_too_slow() && failures > 1 && part.len() > 1 => Remedy::Split,
+                remedy => remedy,
+            };
             if matches!(remedy, Remedy::BlameRow | Remedy::Split) && part.len() > 1 {
+                if remedy == Remedy::Split && !matches!(error, store::Error::TooMuchAtOnce) {
+                    // The server may be short of something for a moment only.
+                    backoff.wait().await;
+                }
                 let right = part.halve();
                 parts.extend([right, part]);
+                failures = 0;
                 continue;
             }
             // What became of an only entry before the database refused it.
@@ -96,13 +113,20 @@ impl Writing {
                 Part::Open(..) => None,
             });
             match (remedy, only) {
-                // An entry of many rows is at fault itself; one of a single row only came at a bad time.
-                (Remedy::Split, Some(mut only)) if matches!(only.fate, Fate::Store(Vec1::Many(_))) => {
+                // An entry of many rows is at fault itself, if the server is short again and again; one of a single
+                // row only came at a bad time.
+                (Remedy::Split, Some(mut only))
+                    if matches!(only.fate, Fate::Store(Vec1::Many(_))) && failures >= SHORTAGES_MAX =>
+                {
                     self.refuse(&mut only, &error);
                     parts.push(Part::Judged(vec![only]));
                 }
                 (Remedy::BlameRow, Some(mut only)) if !matches!(only.fate, Fate::DeadLetter(..)) => {
                     self.refuse(&mut only, &error);
+                    parts.push(Part::Judged(vec![only]));
+                }
+                // It is a letter already, and what is refused is what its rules have written besides: without that.
+                (Remedy::BlameRow, Some(only)) if matches!(part, Part::Open(..)) => {
                     parts.push(Part::Judged(vec![only]));
                 }
                 (Remedy::Retry | Remedy::Split, _) => {
@@ -125,7 +149,7 @@ impl Writing {
         writer: &mut Writer,
         part: &Part,
         flight: &Flight,
-        record: &mut Record,
+        Progress { record, spent }: &mut Progress,
     ) -> Result<Attempt, Error> {
         let (entries, rules) = match part {
             Part::Judged(judged) => {
@@ -138,8 +162,12 @@ impl Writing {
             Ok(Begun::Committed(committed)) => return Ok(Attempt { outcome: Ok(committed), judged: None }),
             Err(error) => return Ok(Attempt { outcome: Err(error), judged: None }),
         };
-        let powers =
-            Powers { transaction: Some(session), lag: self.counters.lag(), effects: Effects::default() };
+        let powers = Powers {
+            transaction: Some(session),
+            lag: self.counters.lag(),
+            spent: *spent,
+            effects: Effects::default(),
+        };
         let (judgement, powers) =
             ask(Arc::clone(rules), self.deliveries_max, entries.clone(), powers).await?;
         let Powers { transaction, effects, .. } = powers;
@@ -155,8 +183,10 @@ impl Writing {
         if !is_effort(breaches, &judged, &effects.publications) {
             flight.end_effort();
         }
+        let spent_with_these = spent.and(&effects);
         let outcome = writer.commit(*session, &judged, effects.publications, record).await;
         if outcome.is_ok() {
+            *spent = spent_with_these;
             self.rejections.log(&judged);
             self.counters.sampled(effects.samples, effects.dropped_samples);
         }
@@ -172,6 +202,19 @@ impl Writing {
         };
         judged.fate = Fate::DeadLetter(Reason::Refused, vec![violation]);
         self.rejections.log(std::slice::from_ref(judged));
+    }
+}
+
+/// How far a batch is that commits in parts.
+struct Progress {
+    record: Record,
+    /// By the parts that are committed.
+    spent: Spent,
+}
+
+impl Progress {
+    fn new(flight: &Flight) -> Self {
+        Self { record: Record::new(flight.place.number), spent: Spent::default() }
     }
 }
 

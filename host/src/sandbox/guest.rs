@@ -206,7 +206,7 @@ impl Guest {
             powers.transaction = powers_of_call.transaction;
             return Err(lost);
         }
-        let lent = Lent::new(&self.grants, batch, powers_of_call, &powers.effects);
+        let lent = Lent::new(&self.grants, batch, powers_of_call, powers.spent.and(&powers.effects));
         let (verdicts, lent) = self.call(first, batch, output, time, lent);
         powers.transaction = lent.powers.transaction;
         match (&verdicts, &mut powers.transaction) {

@@ -15,8 +15,8 @@ use super::guest::State;
 use super::guest::bindings::sluicegate::guest::{metrics, store, stream, types};
 use crate::batch::{EntryId, Readable};
 use crate::capabilities::{
-    Effects, LABEL_MAX_BYTES, LABELS_MAX, Outcome, PUBLICATIONS_MAX, PUBLICATIONS_MAX_BYTES, Powers,
-    Publication, Refusal, SAMPLES_MAX, Sample, Series, Transaction, Value,
+    LABEL_MAX_BYTES, LABELS_MAX, Outcome, PUBLICATIONS_MAX, PUBLICATIONS_MAX_BYTES, Powers, Publication,
+    Refusal, SAMPLES_MAX, Sample, Series, Spent, Transaction, Value,
 };
 use crate::config::Grants;
 
@@ -87,38 +87,17 @@ pub(super) struct Lent {
     /// How often each entry of the batch was delivered.
     deliveries: BTreeMap<EntryId, u64>,
     /// What the batch has left for its commit so far, in this call and in those before it.
-    left: Left,
-}
-
-/// What counts for the limits of a batch.
-#[derive(Default)]
-struct Left {
-    publications: usize,
-    published_bytes: usize,
-    samples: usize,
-}
-
-impl Left {
-    fn by(effects: &Effects) -> Self {
-        let published_bytes = effects.publications.iter().map(Publication::bytes).sum();
-        Self { publications: effects.publications.len(), published_bytes, samples: effects.samples.len() }
-    }
+    left: Spent,
 }
 
 impl Lent {
     /// For a call after which the batch does what these earlier calls have left, too.
-    pub(super) fn new(
-        grants: &Arc<Grants>,
-        batch: &[Readable<'_>],
-        powers: Powers,
-        earlier: &Effects,
-    ) -> Self {
+    pub(super) fn new(grants: &Arc<Grants>, batch: &[Readable<'_>], powers: Powers, earlier: Spent) -> Self {
         let deliveries = match grants.stream {
             true => batch.iter().map(|entry| (entry.id, entry.deliveries)).collect(),
             false => BTreeMap::new(),
         };
-        let (grants, left) = (Arc::clone(grants), Left::by(earlier));
-        Self { powers, grants, deliveries, left }
+        Self { powers, grants: Arc::clone(grants), deliveries, left: earlier }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use sqlx::migrate::MigrateError;
 
+use super::WRITING;
+
 /// What goes wrong with PostgreSQL.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -80,12 +82,11 @@ pub enum Error {
     /// The same of what replays have published.
     #[error("the table replay_outbox holds a row that is not ours: {0}; delete it")]
     Outbox(postcard::Error),
-    /// More than one transaction is to make of it.
-    #[error("the events of one batch lie in more than {most} weeks, each of which may be a chunk")]
-    Scattered {
-        /// Weeks.
-        most: usize,
-    },
+    /// More than one transaction is to have.
+    #[error(
+        "the batch is more than one transaction is to have, in bytes or in weeks, each of which may be a chunk"
+    )]
+    TooMuchAtOnce,
     /// A statement failed, or the connection did.
     #[error("{}", plain(.0))]
     Statement(#[from] sqlx::Error),
@@ -149,6 +150,15 @@ impl Error {
         }
     }
 
+    /// Whether the server, or our patience, has ended it because it took too long: somebody's lock, or too much at once.
+    pub fn is_too_slow(&self) -> bool {
+        match self {
+            Self::TimedOut { what, .. } => *what == WRITING,
+            Self::Statement(sqlx::Error::Database(error)) => error.code().is_some_and(|code| code == "57014"),
+            _ => false,
+        }
+    }
+
     /// Whether another run has taken over what this one had in flight, which must not commit any more.
     pub fn is_fenced(&self) -> bool {
         match self {
@@ -164,7 +174,7 @@ impl Error {
             Self::Migrate(MigrateError::Execute(error)) => remedy(error),
             Self::Migrate(MigrateError::ExecuteMigration(error, _)) => remedy(error),
             Self::TimedOut { .. } | Self::SessionLost => Remedy::Retry,
-            Self::Scattered { .. } => Remedy::Split,
+            Self::TooMuchAtOnce => Remedy::Split,
             _ => Remedy::Stop,
         }
     }

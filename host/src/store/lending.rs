@@ -1,8 +1,8 @@
 //! The connections that the writers of all tenants share.
 //!
 //! So many tenants need no more connections than a few busy ones. Who wants one
-//! waits in a line, and a tenant takes no more than its `COMMITS_IN_FLIGHT` at
-//! the same time, so one that is slow holds up nobody for long. Guests that use
+//! waits in a line, and where there are several tenants, none has more than half of
+//! them, so one whose table is locked leaves some to the others. Guests that use
 //! a transaction while they judge can hold one for as long as their limits
 //! allow: so all of them together get half of the connections. And batches of
 //! which their rules made much more than they brought are written one after the
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{CONNECT_PATIENCE, Database, Error, STATEMENT_TIMEOUT_MS};
+use super::{CONNECT_PATIENCE, Database, Error, STATEMENT_TIMEOUT_MS, Store};
 
 /// How many connections write a [`Purpose::Surplus`] at the same time.
 const SURPLUS_CONNECTIONS: usize = 1;
@@ -35,6 +35,8 @@ pub(super) struct Lending {
 pub(super) struct Loan {
     pub(super) connection: PgConnection,
     _permits: Permits,
+    /// Of the tenant's share, if it is for one.
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 /// What a connection is for.
@@ -87,7 +89,7 @@ impl Database {
     pub(super) async fn borrow(&self, purpose: Purpose) -> Result<Loan, Error> {
         let permits = self.lending.permits(purpose).await?;
         if let Some(connection) = self.lending.take_idle() {
-            return Ok(Loan { connection, _permits: permits });
+            return Ok(Loan { connection, _permits: permits, _share: None });
         }
         let mut connection = self.connect().await?;
         let set = format!(
@@ -106,7 +108,7 @@ impl Database {
         tokio::time::timeout(CONNECT_PATIENCE, set)
             .await
             .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE })??;
-        Ok(Loan { connection, _permits: permits })
+        Ok(Loan { connection, _permits: permits, _share: None })
     }
 
     /// After work on a connection that is in no transaction any more: gives it back, unless the work failed.
@@ -130,10 +132,19 @@ impl Database {
     }
 }
 
+impl Store {
+    /// A connection for a batch, of the tenant's share. Who waits for it has no place in the line of all.
+    pub(super) async fn borrow(&self, purpose: Purpose) -> Result<Loan, Error> {
+        let share = Arc::clone(&self.share).acquire_owned().await.map_err(|_| Error::Closed)?;
+        let loan = self.database.borrow(purpose).await?;
+        Ok(Loan { _share: Some(share), ..loan })
+    }
+}
+
 impl Loan {
     /// After a success: nothing is open on it.
     pub(super) fn give_back(self, database: &Database) {
-        let Self { connection, _permits } = self;
+        let Self { connection, _permits, _share } = self;
         database.lending.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }
 }

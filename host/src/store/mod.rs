@@ -64,6 +64,12 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 /// keep the batch from ever being written again.
 const STATEMENT_TIMEOUT_MS: u64 = 25_000;
 
+/// Prepared statements that a connection keeps: two or three for each of a few hundred tenants.
+const STATEMENTS_CACHED: usize = 1_000;
+
+/// What is waited for, when it is a batch's statement.
+const WRITING: &str = "writing a batch";
+
 /// Waits for the database, but not longer than [`WRITE_PATIENCE`]: for one
 /// statement, or those of one batch, so that many of them are not cut off.
 async fn patient<T, E: Into<Error>>(
@@ -117,6 +123,8 @@ pub struct Shared {
     consumer: String,
     allow_plain_table: bool,
     lending: Lending,
+    /// Of the connections, what one tenant may have.
+    share: usize,
     /// Set when the extension and the migrations are in place.
     prepared: OnceCell<()>,
     /// One tenant at a time deletes what nobody needs any more.
@@ -141,14 +149,18 @@ impl Database {
         }
         let options = PgConnectOptions::from_str(url)
             .map_err(|_| Error::Url)? // its message may repeat the password
-            .application_name("sluicegate");
+            .application_name("sluicegate")
+            // One a tenant for its table, on each connection, or they would push each other out.
+            .statement_cache_capacity(STATEMENTS_CACHED);
+        let connections = config.connections_for_writing();
         let database = options.get_database().unwrap_or(options.get_username());
         Ok(Self(Arc::new(Shared {
             address: format!("{}:{}/{database}", options.get_host(), options.get_port()),
             options,
             consumer: config.consumer_name.clone(),
             allow_plain_table: config.allow_plain_table,
-            lending: Lending::new(config.connections_for_writing()),
+            lending: Lending::new(connections),
+            share: if config.tenants.len() > 1 { connections.div_ceil(2) } else { connections },
             prepared: OnceCell::new(),
             tidying: Semaphore::new(1),
         })))
@@ -169,6 +181,7 @@ impl Database {
             inserts: Inserts::of(&tenant.events_table),
             statements: Arc::new(tenant.statements.clone()),
             guest_time_limit_ms: tenant.guest_time_limit_ms,
+            share: Arc::new(Semaphore::new(self.share)),
             table: tenant.events_table.clone(),
             run: Uuid::new_v4(),
         }
@@ -201,6 +214,8 @@ pub struct Store {
     /// Those that the guest is granted.
     statements: Statements,
     guest_time_limit_ms: u64,
+    /// The connections that it may have at the same time.
+    share: Arc<Semaphore>,
     /// Tells the commits of this run from those of others.
     run: Uuid,
 }

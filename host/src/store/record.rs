@@ -191,7 +191,7 @@ impl Records {
     }
 
     async fn fence_and_look(&self, owners: &BTreeSet<String>) -> Result<Known, Error> {
-        let mut loan = self.store.database.borrow(Purpose::Plain).await?;
+        let mut loan = self.store.borrow(Purpose::Plain).await?;
         let known = async {
             // First, and to its end: what commits before it is seen then.
             fence(&self.store, owners, &mut loan.connection).await?;

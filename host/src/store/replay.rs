@@ -16,7 +16,7 @@ use super::session::{self, Session};
 use super::write::{Keys, Rows, take_new};
 use super::{Error, Remedy, Store, outbox, patient};
 use crate::batch::{Digest, Entry, Fate, Judged, Reason};
-use crate::capabilities::{Effects, Lost, Powers, Publication};
+use crate::capabilities::{Lost, Powers, Publication};
 use crate::failpoint::failpoint;
 
 /// Judges entries by the rules to replay with. May block.
@@ -143,7 +143,7 @@ impl Archive {
         };
         patient("writing what was replayed", committed).await?;
         failpoint!("after_commit", failed());
-        session.loan.give_back(&self.database);
+        session.give_back(&self.database).await;
         Ok(())
     }
 }
@@ -156,7 +156,7 @@ async fn ask(
 ) -> Result<(Session, Answer), Error> {
     session.begin_all().await?;
     // Nobody has looked at the lag, and there is no stream to have one.
-    let mut powers = Powers { transaction: Some(Box::new(session)), lag: None, effects: Effects::default() };
+    let mut powers = Powers { transaction: Some(Box::new(session)), ..Powers::default() };
     let judged = judge(entries, &mut powers);
     let Powers { transaction, effects, .. } = powers;
     let session = transaction.and_then(|session| (session as Box<dyn Any>).downcast::<Session>().ok());
@@ -175,9 +175,8 @@ async fn insert(
     judged: &[Judged],
 ) -> Result<Option<Keys>, Error> {
     let inserted = async {
-        // What is checked at the commit is checked here: then it is too late for a letter to be marked.
-        let set = format!("{}; SET CONSTRAINTS ALL IMMEDIATE", session::restore_timeout());
-        sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut *connection).await?;
+        // Among others, so that what is checked at the commit is checked here: then it is too late for a letter to be marked.
+        sqlx::raw_sql(AssertSqlSafe(session::end_of_guest())).execute(&mut *connection).await?;
         Rows::of(judged).insert_returning(store, connection).await
     };
     match patient("storing what was replayed", inserted).await {

@@ -15,8 +15,8 @@ use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::lending::Loan;
-use super::{Database, Error, Remedy, STATEMENT_TIMEOUT_MS, Store, patient};
-use crate::capabilities::{Lost, Outcome, Refusal, STATEMENTS_MAX, Transaction, Value};
+use super::{Database, Error, STATEMENT_TIMEOUT_MS, Store, patient};
+use crate::capabilities::{Lost, Outcome, PARAMETERS_MAX_BYTES, Refusal, STATEMENTS_MAX, Transaction, Value};
 use crate::config::{Parameter, Statement};
 
 /// Beyond a statement's own limit: then the network is at fault.
@@ -41,8 +41,10 @@ pub struct Session {
     runtime: Handle,
     /// Statements so far, without those that were undone: who is asked again must not pay for them.
     count: u64,
-    /// The same when the running call began.
-    count_before_call: u64,
+    /// The bytes of their parameters, likewise.
+    bytes: usize,
+    /// The same two when the running call began.
+    before_call: (u64, usize),
     /// Why the transaction is over, if it is.
     lost: Option<Error>,
 }
@@ -56,7 +58,7 @@ impl Session {
         let begin = sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut loan.connection);
         patient("beginning a transaction", begin).await?;
         let (statements, runtime) = (Arc::clone(&store.statements), Handle::current());
-        Ok(Self { loan, statements, runtime, count: 0, count_before_call: 0, lost: None })
+        Ok(Self { loan, statements, runtime, count: 0, bytes: 0, before_call: (0, 0), lost: None })
     }
 
     /// What is on record in this place; nobody else has it until the transaction ends.
@@ -92,6 +94,15 @@ impl Session {
         let undone = sqlx::raw_sql("ROLLBACK").execute(&mut self.loan.connection);
         let undone = patient("rolling back", undone).await;
         database.settle(self.loan, undone).map(drop)
+    }
+
+    /// After the commit. A connection on which something may be left is closed.
+    pub(super) async fn give_back(mut self, database: &Database) {
+        let is_clean = !self.was_used()
+            || patient("tidying up", sqlx::raw_sql(FORGET).execute(&mut self.loan.connection)).await.is_ok();
+        if is_clean {
+            self.loan.give_back(database);
+        }
     }
 
     /// Why it is over, if it is.
@@ -132,6 +143,11 @@ impl Session {
         if self.count > STATEMENTS_MAX {
             return Ok(Err(Refusal::TooManyStatements(STATEMENTS_MAX)));
         }
+        let bytes = self.bytes.saturating_add(parameters.iter().map(size).sum());
+        if bytes > PARAMETERS_MAX_BYTES {
+            return Ok(Err(too_much(PARAMETERS_MAX_BYTES)));
+        }
+        self.bytes = bytes;
         let query = match bound(&statement, parameters) {
             Ok(query) => query,
             Err(refusal) => return Ok(Err(refusal)),
@@ -170,7 +186,7 @@ impl Session {
 
 impl Transaction for Session {
     fn begin_call(&mut self) -> Result<(), Lost> {
-        self.count_before_call = self.count;
+        self.before_call = (self.count, self.bytes);
         self.control("SAVEPOINT guest_call".to_owned())
     }
 
@@ -185,27 +201,36 @@ impl Transaction for Session {
     }
 
     fn undo_call(&mut self) -> Result<(), Lost> {
-        self.count = self.count_before_call;
+        (self.count, self.bytes) = self.before_call;
         self.control("ROLLBACK TO SAVEPOINT guest_call".to_owned())
     }
 }
 
-/// What a batch's own statements need, after the guest's.
-pub(super) fn restore_timeout() -> String {
-    format!("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}")
+/// What a batch's own statements need, after the guest's. What the guest has put off until the commit is checked now:
+/// then it is known whose fault it is.
+pub(super) fn end_of_guest() -> String {
+    format!(
+        "SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL lock_timeout = 0; \
+         SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}"
+    )
 }
 
-/// What the guest is told, unless the error is of the transaction as a whole.
+/// What outlives a transaction, and would be there for whoever has the connection next.
+const FORGET: &str = "SELECT pg_advisory_unlock_all(); DISCARD TEMP; UNLISTEN *; RESET ROLE; RESET search_path; RESET TimeZone";
+
+/// What the guest is told, unless the transaction is over, or the same may go well the next time.
 fn refused(error: &Error, timeout_ms: u64) -> Option<Refusal> {
     let Error::Statement(sqlx::Error::Database(database)) = error else { return None };
     let code = database.code()?;
-    match (code.as_ref(), error.remedy()) {
-        ("57014", _) => Some(Refusal::TimedOut(timeout_ms)),
-        // A unique key of the operator's own table: not the race that it is in ours.
-        ("23505", _) | (_, Remedy::BlameRow | Remedy::Stop) => {
-            Some(Refusal::Refused(code.into_owned(), database.message().to_owned()))
-        }
-        (_, Remedy::Retry | Remedy::Split) => None,
+    match code.as_ref() {
+        "57014" => Some(Refusal::TimedOut(timeout_ms)),
+        // Somebody holds a lock, the server is read-only for now, or has waited too long for us.
+        "55P03" | "25006" | "25P03" => None,
+        // A plan of before the table was changed: sqlx keeps it as long as the connection.
+        "0A000" if database.message().contains("cached plan") => None,
+        // Connections, deadlocks, the end of the server.
+        code if ["08", "40", "57"].iter().any(|class| code.starts_with(class)) => None,
+        _ => Some(Refusal::Refused(code.into_owned(), database.message().to_owned())),
     }
 }
 
@@ -255,7 +280,6 @@ async fn rows(
     connection: &mut PgConnection,
     statement: &Statement,
 ) -> Result<Result<Vec<Vec<Value>>, Refusal>, Error> {
-    let too_much = |limit: usize| Refusal::TooMuch(u64::try_from(limit).unwrap_or(u64::MAX));
     let (mut rows, mut bytes, mut refusal) = (Vec::new(), 0_usize, None);
     let mut found = query.fetch(connection);
     // To the end, even of what is too much: the connection is to be used again.
@@ -274,6 +298,10 @@ async fn rows(
         }
     }
     Ok(refusal.map_or(Ok(rows), Err))
+}
+
+fn too_much(limit: usize) -> Refusal {
+    Refusal::TooMuch(u64::try_from(limit).unwrap_or(u64::MAX))
 }
 
 fn size(value: &Value) -> usize {

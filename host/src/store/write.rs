@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::lending::Purpose;
 use super::letters::Letters;
 use super::session::{self, Session};
-use super::{Committed, Error, Record, Store, patient};
+use super::{Committed, Error, Record, Remedy, Store, WRITING, patient};
 use crate::batch::{Entry, EntryId, Event, Fate, Judged, Reason, Tally, Vec1};
 use crate::capabilities::Publication;
 use crate::config::TableName;
@@ -81,9 +81,27 @@ impl Writer {
         let letters = Letters::of(batch)?;
         let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch, &Arc::default())? };
         let purpose = if surplus::is_heavy(batch, &[]) { Purpose::Surplus } else { Purpose::Plain };
-        let mut loan = self.store.database.borrow(purpose).await?;
+        let mut loan = self.store.borrow(purpose).await?;
+        if let Purpose::Surplus = purpose {
+            // Others wait for the connection: not for somebody's lock on this tenant's table, too.
+            patient(WRITING, set_lock_timeout("1s", &mut loan.connection)).await?;
+        }
         let new_rows = write(&mut loan.connection, &self.store, &rows, &letters, &recorded);
-        let new_rows = patient("writing a batch", new_rows).await?;
+        let new_rows = match patient(WRITING, new_rows).await {
+            Ok(new_rows) => new_rows,
+            Err(error) => {
+                if let (Remedy::BlameRow, Purpose::Plain) = (error.remedy(), purpose) {
+                    // Nothing is wrong with the connection, and a flood of such rows would leave nobody a warm one.
+                    if patient("rolling back", loan.connection.ping()).await.is_ok() {
+                        loan.give_back(&self.store.database);
+                    }
+                }
+                return Err(error);
+            }
+        };
+        if let Purpose::Surplus = purpose {
+            patient(WRITING, set_lock_timeout("0", &mut loan.connection)).await?;
+        }
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         loan.give_back(&self.store.database);
         record.extend(batch, Arc::default());
@@ -97,7 +115,7 @@ impl Writer {
     /// had no answer but took place: then there is nothing left to begin.
     pub async fn begin(&mut self, entries: &[Entry], record: &mut Record) -> Result<Begun, Error> {
         let begun = async {
-            let loan = self.store.database.borrow(Purpose::Guest).await?;
+            let loan = self.store.borrow(Purpose::Guest).await?;
             // Each call of the guest begins with a statement.
             let mut session = Session::begin(loan, &self.store, self.store.guest_time_limit()).await?;
             let recorded = session.take_slot(&self.store, record.slot).await?;
@@ -141,8 +159,8 @@ impl Writer {
         if let Some(error) = session.take_lost() {
             return Err(error);
         }
-        if surplus::is_scattered(batch) {
-            return Err(Error::Scattered { most: surplus::WEEKS_AT_ONCE });
+        if surplus::is_too_much_at_once(batch) {
+            return Err(Error::TooMuchAtOnce);
         }
         let mut rows = Rows::of(batch);
         let letters = Letters::of(batch)?;
@@ -151,7 +169,7 @@ impl Writer {
         let written = async {
             let connection = &mut session.loan.connection;
             failpoint!("before_insert", sqlx::Error::from(std::io::Error::other("failpoint")).into());
-            sqlx::raw_sql(AssertSqlSafe(session::restore_timeout())).execute(&mut *connection).await?;
+            sqlx::raw_sql(AssertSqlSafe(session::end_of_guest())).execute(&mut *connection).await?;
             if !letters.is_empty() {
                 letters.insert(store, connection).await?;
             }
@@ -166,13 +184,18 @@ impl Writer {
             sqlx::raw_sql("COMMIT").execute(connection).await?;
             Ok::<NewRows, Error>(new_rows)
         };
-        let new_rows = patient("writing a batch", written).await?;
+        let new_rows = patient(WRITING, written).await?;
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
-        session.loan.give_back(&self.store.database);
+        session.give_back(&self.store.database).await;
         record.extend(batch, Arc::clone(&publications));
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
         Ok(Committed { ids, tally: tally(batch, new_rows), publications })
     }
+}
+
+async fn set_lock_timeout(timeout: &str, connection: &mut PgConnection) -> Result<(), Error> {
+    sqlx::raw_sql(AssertSqlSafe(format!("SET lock_timeout = '{timeout}'"))).execute(connection).await?;
+    Ok(())
 }
 
 async fn write(

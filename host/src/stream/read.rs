@@ -13,6 +13,9 @@ use crate::batch::{Entry, EntryId};
 use crate::config::Tenant;
 use crate::failpoint::failpoint;
 
+/// The bytes of a batch, about, as far as they can be told from the batch before. So what is in flight has a bound in
+/// bytes too: `BATCH_SIZE` entries of a few MB, several times, would be more than a machine has.
+const BATCH_BYTES: usize = 8 << 20;
 /// From this delivery on an entry is read alone: it may be the one that kills
 /// the process, and the others of its batch must not be blamed for it.
 const SUSPECT_DELIVERIES: u64 = 4;
@@ -36,6 +39,8 @@ enum Position {
 pub struct Reader {
     stream: Stream,
     batch_size: usize,
+    /// Entries of the next batch: fewer, when those before were large.
+    wanted: usize,
     block: Duration,
     claim_min_idle: Duration,
     connection: Option<ReadConnection>,
@@ -69,6 +74,7 @@ impl Reader {
         Self {
             stream,
             batch_size: tenant.batch_size,
+            wanted: tenant.batch_size,
             block: Duration::from_millis(tenant.block_ms),
             claim_min_idle: Duration::from_millis(tenant.claim_min_idle_ms),
             connection: None,
@@ -138,17 +144,19 @@ impl Reader {
     }
 
     async fn read_new(&mut self, shutdown: &CancellationToken) -> Result<Read, Error> {
-        let mut command = self.xreadgroup(self.batch_size);
+        let wanted = self.wanted;
+        let mut command = self.xreadgroup(wanted);
         command.arg("BLOCK").arg(millis(self.block)).arg("STREAMS").arg(&self.stream.name).arg(">");
         let entries = reply::entries(self.ask("XREADGROUP", command, shutdown).await?)?;
         self.unanswered = 0;
-        let is_partial = entries.len() < self.batch_size;
+        let is_partial = entries.len() < wanted;
+        self.note_size(&entries);
         Ok(Read { entries, is_partial, owners: BTreeSet::new() })
     }
 
     async fn read_own(&mut self, after: EntryId, shutdown: &CancellationToken) -> Result<Read, Error> {
         let mut command = self.xpending();
-        command.arg(format!("({after}")).arg("+").arg(self.batch_size).arg(&self.stream.consumer);
+        command.arg(format!("({after}")).arg("+").arg(self.wanted).arg(&self.stream.consumer);
         let pending = reply::pending(self.ask("XPENDING", command, shutdown).await?)?;
         let Some(part) = together(&pending) else {
             self.position = Position::Abandoned(EntryId::ZERO);
@@ -158,6 +166,7 @@ impl Reader {
         let mut command = self.xreadgroup(part.len());
         command.arg("STREAMS").arg(&self.stream.name).arg(after.to_string());
         let entries = reply::entries(self.ask("XREADGROUP", command, shutdown).await?)?;
+        self.note_size(&entries);
         if let Some(last) = entries.last() {
             self.position = Position::Own(last.id);
         }
@@ -168,7 +177,7 @@ impl Reader {
     async fn claim(&mut self, from: EntryId, shutdown: &CancellationToken) -> Result<Read, Error> {
         let min_idle = millis(self.claim_min_idle);
         let mut command = self.xpending();
-        command.arg("IDLE").arg(min_idle).arg(from.to_string()).arg("+").arg(self.batch_size);
+        command.arg("IDLE").arg(min_idle).arg(from.to_string()).arg("+").arg(self.wanted);
         let pending = reply::pending(self.ask("XPENDING", command, shutdown).await?)?;
         let Some(part) = together(&pending) else {
             self.end_claiming();
@@ -191,6 +200,7 @@ impl Reader {
             Some(cursor) => self.position = Position::Abandoned(cursor),
             None => self.end_claiming(),
         }
+        self.note_size(&claimed.entries);
         if !claimed.entries.is_empty() {
             tracing::info!(entries = claimed.entries.len(), "claimed what other consumers left pending");
         }
@@ -215,6 +225,15 @@ impl Reader {
         let is_gone = |found: &Value| matches!(found, Value::Array(entries) if entries.is_empty());
         let gone = pending.iter().zip(&found).filter(|(_, found)| is_gone(found));
         Ok(gone.map(|(pending, _)| Entry { id: pending.id, fields: None, deliveries: 1 }).collect())
+    }
+
+    /// The next batch is to have about [`BATCH_BYTES`] at most, if its entries are like these.
+    fn note_size(&mut self, entries: &[Entry]) {
+        let fields = entries.iter().filter_map(|entry| entry.fields.as_ref()).flatten();
+        let bytes: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
+        if let Some(mean) = bytes.checked_div(entries.len()) {
+            self.wanted = (BATCH_BYTES / mean.max(1)).clamp(1, self.batch_size);
+        }
     }
 
     fn end_claiming(&mut self) {

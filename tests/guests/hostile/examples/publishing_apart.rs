@@ -1,0 +1,20 @@
+//! Publishes a mebibyte for each entry, of which no two can be written in one transaction, as each has rows of many weeks.
+//! Stopped by what a batch may publish, in however many transactions.
+
+use hostile::powers::{granted_stream, stream};
+use hostile::{Event, Verdict};
+
+const WEEK_MICROS: i64 = 7 * 86_400_000_000;
+
+hostile::provoked!(|entry| {
+    let fields = [("data".to_owned(), "x".repeat(1 << 20))];
+    let answer = stream::publish(&granted_stream(), &fields);
+    match (answer, hostile::judge(entry)) {
+        (Ok(()), Verdict::Accept(event)) => {
+            let first = 64 * i64::try_from(entry.id.sequence % 80).unwrap_or(0);
+            let row = |i| Event { time: event.time - (first + i) * WEEK_MICROS, ..event.clone() };
+            Verdict::Expand((0..64).map(row).collect())
+        }
+        (answer, _) => hostile::tell_refusal(entry, answer),
+    }
+});
