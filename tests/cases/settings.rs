@@ -71,3 +71,20 @@ fn a_file_that_does_not_read_is_refused() {
         assert!(ended.log.contains(part), "{part:?} is not in:\n{}", ended.log);
     }
 }
+
+/// A quote that is missing, and the like: the line that is wrong is the one with the password.
+#[test]
+fn a_file_that_does_not_read_is_not_repeated() {
+    let scene = Scene::new();
+    for (text, part) in [
+        ("\npostgres_url = \"postgres://user:hunter2@h/db\n", "sluicegate.toml, line 2, column "),
+        ("redis_url = redis://:hunter2@h\n", "sluicegate.toml, line 1, column "),
+        ("postgres_url = [\"hunter2\"]\n", "POSTGRES_URL is no text; wanted PostgreSQL 14 or later"),
+    ] {
+        fs::write(scene.folder().join("sluicegate.toml"), text).unwrap();
+        let ended = scene.service().unset("POSTGRES_URL").unset("REDIS_URL").run_to_end();
+        assert_eq!(ended.code, Some(1), "{}", ended.log);
+        assert!(ended.log.contains(part), "{part:?} is not in:\n{}", ended.log);
+        assert!(!ended.log.contains("hunter2"), "a password is told:\n{}", ended.log);
+    }
+}
