@@ -138,6 +138,9 @@ enum Problem {
     /// A name that no setting has.
     #[error("{0} is not a setting; `sluicegate run --help` lists them all")]
     Unknown(String),
+    /// A setting's name, but as the environment has it.
+    #[error("{0} is not a setting in the file; wanted {wanted}, in lower case", wanted = .0.to_lowercase())]
+    NotLowerCase(String),
     /// A table of a name that no tenant can have.
     #[error("{0:?} is no name for a tenant; wanted {wanted}", wanted = TenantName::WANTED)]
     NoName(String),
@@ -208,8 +211,8 @@ impl Config {
 
     fn read(layers: &Figment) -> Result<Self, Error> {
         for name in layers.extract::<Dict>().map_err(Problem::from)?.into_keys() {
-            if setting(&name).is_none() && !TABLES.contains(&name.as_str()) {
-                return Err(Problem::Unknown(name).into());
+            if !TABLES.contains(&name.as_str()) {
+                setting_in_file(&name)?;
             }
         }
         let mut config: Self = over(&Self::default(), layers)?;
@@ -268,6 +271,17 @@ const STATEMENTS: &str = "statements";
 /// What is in the file only.
 const TABLES: [&str; 3] = [TENANTS, GRANTS, STATEMENTS];
 
+/// The setting of a name in the file. There only lower case has an effect: other names would be read and forgotten.
+fn setting_in_file(name: &str) -> Result<&'static Setting, Problem> {
+    match setting(name) {
+        Some(_) if name.chars().any(|c| c.is_ascii_uppercase()) => {
+            Err(Problem::NotLowerCase(name.to_owned()))
+        }
+        Some(setting) => Ok(setting),
+        None => Err(Problem::Unknown(name.to_owned())),
+    }
+}
+
 /// What is set in `layers`, and the rest as it is in `defaults`.
 fn over<T: Serialize + DeserializeOwned>(defaults: &T, layers: &Figment) -> Result<T, Problem> {
     Ok(Figment::from(Serialized::defaults(defaults)).merge(layers).extract()?)
@@ -298,11 +312,12 @@ fn named_tenant(
     statements: &BTreeMap<String, Statement>,
 ) -> Result<Tenant, Problem> {
     for key in table.keys().filter(|key| *key != GRANTS) {
-        match setting(key) {
-            None if key == STATEMENTS => return Err(Problem::OfService(STATEMENTS)),
-            None => return Err(Problem::Unknown(key.clone())),
-            Some(setting) if setting.is_of_service => return Err(Problem::OfService(setting.name)),
-            Some(_) => {}
+        if key == STATEMENTS {
+            return Err(Problem::OfService(STATEMENTS));
+        }
+        let setting = setting_in_file(key)?;
+        if setting.is_of_service {
+            return Err(Problem::OfService(setting.name));
         }
     }
     // Two tenants that inherit it would read the same stream.
