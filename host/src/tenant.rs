@@ -145,16 +145,29 @@ impl Run {
 
     /// Runs of the pipeline, until `shutdown` or an error that a new one would meet too.
     async fn serve(&mut self, shutdown: CancellationToken) -> Result<(), Error> {
+        let mut backoff = Backoff::slow();
         loop {
-            match self.serve_once(shutdown.child_token()).await {
-                Err(Error::Pipeline(error)) if error.is_fenced() => tracing::warn!(
-                    %error, "a batch took longer than CLAIM_MIN_IDLE_MS, or two replicas share a CONSUMER_NAME; beginning again"
-                ),
+            let begun = Instant::now();
+            let error = match self.serve_once(shutdown.child_token()).await {
+                Err(Error::Pipeline(error)) if error.is_fenced() => error,
                 outcome => return outcome,
+            };
+            if begun.elapsed() >= WELL {
+                backoff = Backoff::slow();
             }
+            // With a pause: two of the same name would fence each other as fast as they can, and store nothing.
+            let delay = backoff.delay();
+            tracing::warn!(
+                %error,
+                again_in_s = delay.as_secs(),
+                "a batch took longer than CLAIM_MIN_IDLE_MS, or two replicas share a CONSUMER_NAME; beginning again later: \
+                 set the one higher, or give each replica another name"
+            );
             self.counters.failed();
-            if shutdown.is_cancelled() {
-                return Ok(()); // what was in flight is the other's
+            // What was in flight is the other's: at the shutdown there is nothing to wait for.
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.reporter.run(&self.counters, &shutdown) => return Ok(()),
             }
         }
     }
