@@ -1,9 +1,11 @@
 //! Every setting and its default, once.
 //!
 //! - `settings`: the list of all, as the manual has it
+//! - `file`: reads them, and repeats none of them in an error
 //! - `tenant`: those that each tenant may set for itself
 //! - `grants`: what a guest may do besides judging
 
+mod file;
 mod grants;
 mod settings;
 mod tenant;
@@ -17,11 +19,12 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::error::Kind;
-use figment::providers::{Env, Format, Serialized, Toml};
+use figment::providers::{Env, Serialized};
 use figment::value::Dict;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use file::File;
 pub use grants::{Grants, Parameter, Statement};
 use settings::setting;
 pub use settings::{SETTINGS, Setting};
@@ -77,8 +80,7 @@ pub enum LogFormat {
 }
 
 /// A value that must not be printed: a URL with a password in it.
-#[derive(Clone, Default, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Default)]
 pub struct Secret(String);
 
 impl Secret {
@@ -94,6 +96,13 @@ impl Secret {
 impl From<String> for Secret {
     fn from(value: String) -> Self {
         Self(value)
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
+        // The error of the text's own reading shows what was found.
+        String::deserialize(value).map(Self).map_err(|_| D::Error::custom("is no text"))
     }
 }
 
@@ -114,15 +123,24 @@ pub struct Error {
 
 #[derive(Debug, thiserror::Error)]
 enum Problem {
-    /// A file or a value that does not read.
+    /// A value that does not read.
     #[error("{}", explain(.0))]
     Unreadable(Box<figment::Error>),
+    /// A file that is there, and cannot be read.
+    #[error("the file {file} cannot be read: {source}; wanted a text file that this user may read")]
+    UnreadableFile { file: PathBuf, source: std::io::Error },
+    /// A file of another form. The place is told, not what stands there.
+    #[error("the file {file}{place}: {message}; wanted TOML, with text in quotes")]
+    NoToml { file: PathBuf, place: String, message: String },
     /// The file named on the command line.
     #[error("the file {0} does not exist")]
     NoFile(PathBuf),
     /// A name that no setting has.
     #[error("{0} is not a setting; `sluicegate run --help` lists them all")]
     Unknown(String),
+    /// A setting's name, but as the environment has it.
+    #[error("{0} is not a setting in the file; wanted {wanted}, in lower case", wanted = .0.to_lowercase())]
+    NotLowerCase(String),
     /// A table of a name that no tenant can have.
     #[error("{0:?} is no name for a tenant; wanted {wanted}", wanted = TenantName::WANTED)]
     NoName(String),
@@ -193,8 +211,8 @@ impl Config {
 
     fn read(layers: &Figment) -> Result<Self, Error> {
         for name in layers.extract::<Dict>().map_err(Problem::from)?.into_keys() {
-            if setting(&name).is_none() && !TABLES.contains(&name.as_str()) {
-                return Err(Problem::Unknown(name).into());
+            if !TABLES.contains(&name.as_str()) {
+                setting_in_file(&name)?;
             }
         }
         let mut config: Self = over(&Self::default(), layers)?;
@@ -253,6 +271,17 @@ const STATEMENTS: &str = "statements";
 /// What is in the file only.
 const TABLES: [&str; 3] = [TENANTS, GRANTS, STATEMENTS];
 
+/// The setting of a name in the file. There only lower case has an effect: other names would be read and forgotten.
+fn setting_in_file(name: &str) -> Result<&'static Setting, Problem> {
+    match setting(name) {
+        Some(_) if name.chars().any(|c| c.is_ascii_uppercase()) => {
+            Err(Problem::NotLowerCase(name.to_owned()))
+        }
+        Some(setting) => Ok(setting),
+        None => Err(Problem::Unknown(name.to_owned())),
+    }
+}
+
 /// What is set in `layers`, and the rest as it is in `defaults`.
 fn over<T: Serialize + DeserializeOwned>(defaults: &T, layers: &Figment) -> Result<T, Problem> {
     Ok(Figment::from(Serialized::defaults(defaults)).merge(layers).extract()?)
@@ -283,11 +312,12 @@ fn named_tenant(
     statements: &BTreeMap<String, Statement>,
 ) -> Result<Tenant, Problem> {
     for key in table.keys().filter(|key| *key != GRANTS) {
-        match setting(key) {
-            None if key == STATEMENTS => return Err(Problem::OfService(STATEMENTS)),
-            None => return Err(Problem::Unknown(key.clone())),
-            Some(setting) if setting.is_of_service => return Err(Problem::OfService(setting.name)),
-            Some(_) => {}
+        if key == STATEMENTS {
+            return Err(Problem::OfService(STATEMENTS));
+        }
+        let setting = setting_in_file(key)?;
+        if setting.is_of_service {
+            return Err(Problem::OfService(setting.name));
         }
     }
     // Two tenants that inherit it would read the same stream.
@@ -314,7 +344,11 @@ fn layers(file: Option<&Path>) -> Result<Figment, Problem> {
     if let Some(file) = file.filter(|file| !file.is_file()) {
         return Err(Problem::NoFile(file.to_owned()));
     }
-    let mut layers = Figment::from(Toml::file(file.unwrap_or(Path::new(DEFAULT_FILE))));
+    let mut layers = Figment::new();
+    let file = file.unwrap_or(Path::new(DEFAULT_FILE));
+    if file.is_file() {
+        layers = layers.merge(File::read(file)?);
+    }
     for setting in &SETTINGS {
         match std::env::var(setting.name) {
             Ok(value) if value.is_empty() => {}
@@ -376,5 +410,38 @@ mod tests {
     fn a_secret_is_not_printed() {
         let config = Config { redis_url: Secret("redis://:hunter2@h".into()), ..Config::default() };
         assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    /// Whatever is wrong with it.
+    #[test]
+    fn a_secret_is_in_no_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("settings.toml");
+        for text in [
+            r#"NAME = "postgres://user:1618033@h/db"#,
+            r#"NAME = postgres://user:1618033@h/db"#,
+            r#"NAME = 'postgres://user:1618033@h/db""#,
+            r#"NAME = "postgres://user:1618033@h/db" 1618033"#,
+            r#"NAME "postgres://user:1618033@h/db""#,
+            r#"NAME = "\1618033""#,
+            "NAME = \"1618033\"\nNAME = \"1618033\"",
+            "NAME = \"1618033\"\nNAME.password = \"1618033\"",
+            "NAME = \"\"\"\npostgres://user:1618033@h/db",
+            r#"NAME = ["1618033"]"#,
+            r#"NAME = { password = "1618033" }"#,
+            "NAME = 1618033",
+            "NAME = 1618033.5",
+            "NAME = 1618033-01-01",
+        ] {
+            for name in ["redis_url", "postgres_url"] {
+                std::fs::write(&file, text.replace("NAME", name)).expect("written");
+                let error = match Config::load(Some(&file)) {
+                    Ok(config) => panic!("{text} reads as {config:?}"),
+                    Err(error) => error.to_string(),
+                };
+                assert!(error.contains("wanted"), "{error}");
+                assert!(!error.contains("1618033"), "{text}: {error}");
+            }
+        }
     }
 }

@@ -146,7 +146,8 @@ fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
         // Its message names the cause already.
         service::run(config, shutdown).await.map_err(|error| anyhow::anyhow!("{error}"))
     });
-    // A guest may still be running, for its time limit at most: do not wait for it.
+    // A guest may still be running, or being compiled: do not wait for it. The kernel ends the process that compiles
+    // with the thread that started it, which ends with this one.
     runtime.shutdown_timeout(Duration::from_millis(200));
     outcome
 }

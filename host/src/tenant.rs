@@ -131,58 +131,50 @@ impl Run {
         }
     }
 
-    async fn rules(&mut self) -> Result<RulesInForce, Error> {
-        let watched = match self.rules.take() {
-            Some(watched) => watched,
-            None => self.load_rules().await?,
+    /// Those of the last run, or loaded now; `None` at the `shutdown`, for which a compilation may be too long.
+    async fn rules(&mut self, shutdown: &CancellationToken) -> Result<Option<RulesInForce>, Error> {
+        if let Some(watched) = &self.rules {
+            return Ok(Some(watched.in_force.clone()));
+        }
+        let watched = tokio::select! {
+            loaded = load_rules(&self.shared, &self.tenant, &mut self.refused, &self.shutdown) => loaded?,
+            () = self.reporter.run(&self.counters, shutdown) => return Ok(None),
         };
-        Ok(self.rules.insert(watched).in_force.clone())
-    }
-
-    async fn load_rules(&mut self) -> Result<Watched, Error> {
-        let (sandbox, folders) = match &self.shared.rules {
-            Rules::Given(in_force) => return Ok(Watched { in_force: in_force.clone(), _watching: None }),
-            Rules::Guests(sandboxes, folders) => {
-                (sandboxes.of(&self.tenant).map_err(Error::Sandbox)?, Arc::clone(folders))
-            }
-        };
-        let file = self.tenant.guest.clone();
-        let span = tracing::Span::current();
-        let refused = self.refused.take();
-        let load = move || span.in_scope(|| Guests::load(sandbox, file.as_deref(), refused));
-        let guests = match tokio::task::spawn_blocking(load).await? {
-            Ok(guests) => Arc::new(guests),
-            Err(error) => {
-                if let guests::Error::Refused { version, .. } = &error {
-                    self.refused = Some(version.clone());
-                }
-                return Err(error.into());
-            }
-        };
-        let in_force = guests.in_force();
-        let watching = tokio::spawn(guests.watch(folders, self.shutdown.clone()).in_current_span());
-        Ok(Watched { in_force, _watching: Some(AbortOnDropHandle::new(watching)) })
+        Ok(Some(self.rules.insert(watched).in_force.clone()))
     }
 
     /// Runs of the pipeline, until `shutdown` or an error that a new one would meet too.
     async fn serve(&mut self, shutdown: CancellationToken) -> Result<(), Error> {
+        let mut backoff = Backoff::slow();
         loop {
-            match self.serve_once(shutdown.child_token()).await {
-                Err(Error::Pipeline(error)) if error.is_fenced() => tracing::warn!(
-                    %error, "a batch took longer than CLAIM_MIN_IDLE_MS, or two replicas share a CONSUMER_NAME; beginning again"
-                ),
+            let begun = Instant::now();
+            let error = match self.serve_once(shutdown.child_token()).await {
+                Err(Error::Pipeline(error)) if error.is_fenced() => error,
                 outcome => return outcome,
+            };
+            if begun.elapsed() >= WELL {
+                backoff = Backoff::slow();
             }
+            // With a pause: two of the same name would fence each other as fast as they can, and store nothing.
+            let delay = backoff.delay();
+            tracing::warn!(
+                %error,
+                again_in_s = delay.as_secs(),
+                "a batch took longer than CLAIM_MIN_IDLE_MS, or two replicas share a CONSUMER_NAME; beginning again later: \
+                 set the one higher, or give each replica another name"
+            );
             self.counters.failed();
-            if shutdown.is_cancelled() {
-                return Ok(()); // what was in flight is the other's
+            // What was in flight is the other's: at the shutdown there is nothing to wait for.
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.reporter.run(&self.counters, &shutdown) => return Ok(()),
             }
         }
     }
 
     /// One run of the pipeline, until `shutdown` or an error.
     async fn serve_once(&mut self, shutdown: CancellationToken) -> Result<(), Error> {
-        let rules = self.rules().await?;
+        let Some(rules) = self.rules(&shutdown).await? else { return Ok(()) };
         let Shared { config, redis, database, .. } = &*self.shared;
         let (tenant, counters, reporter) = (&self.tenant, &self.counters, &mut self.reporter);
         let (stream, store) = (redis.stream(config, tenant), database.store(tenant));
@@ -223,6 +215,37 @@ impl Run {
         reporter.report(counters).await;
         Ok(outcome?)
     }
+}
+
+/// Loads the tenant's rules, unless they are those that were refused lately, and watches their file until `shutdown`.
+async fn load_rules(
+    shared: &Shared,
+    tenant: &Tenant,
+    refused: &mut Option<Refused>,
+    shutdown: &CancellationToken,
+) -> Result<Watched, Error> {
+    let (sandbox, folders) = match &shared.rules {
+        Rules::Given(in_force) => return Ok(Watched { in_force: in_force.clone(), _watching: None }),
+        Rules::Guests(sandboxes, folders) => {
+            (sandboxes.of(tenant).map_err(Error::Sandbox)?, Arc::clone(folders))
+        }
+    };
+    let file = tenant.guest.clone();
+    let span = tracing::Span::current();
+    let refused_before = refused.take();
+    let load = move || span.in_scope(|| Guests::load(sandbox, file.as_deref(), refused_before));
+    let guests = match tokio::task::spawn_blocking(load).await? {
+        Ok(guests) => Arc::new(guests),
+        Err(error) => {
+            if let guests::Error::Refused { version, .. } = &error {
+                *refused = Some(version.clone());
+            }
+            return Err(error.into());
+        }
+    };
+    let in_force = guests.in_force();
+    let watching = tokio::spawn(guests.watch(folders, shutdown.clone()).in_current_span());
+    Ok(Watched { in_force, _watching: Some(AbortOnDropHandle::new(watching)) })
 }
 
 /// Deletes every hour what nobody needs any more, and does what replays have left undone.

@@ -1,8 +1,10 @@
 //! What is committed and not acknowledged when the service dies is not decided a second time.
 
+use std::time::{Duration, Instant};
+
 use redis::cmd;
 use rustix::process::Signal;
-use sluicegate_tests::{Event, Fields, Scene, Service, guests, until};
+use sluicegate_tests::{Event, Fields, Producer, Scene, Service, guests, until};
 
 /// Starts with these rules, and dies right after its first commit.
 fn die_after_commit(scene: &Scene, rules: &[u8]) {
@@ -161,6 +163,39 @@ fn a_replica_that_was_frozen_writes_nothing_that_was_taken_over() {
         scene.stream.until_drained();
         assert_eq!(frozen.stop().metrics().tally(), [1, 0, 0, 0, 0]);
     }
+}
+
+/// Each reads again what the other has in flight. They pause, so that one of them gets something done.
+#[test]
+fn two_replicas_of_one_name_do_not_fence_each_other_without_a_pause() {
+    let scene = Scene::new();
+    let producer = Producer::paced(&scene.stream, 5, Duration::from_millis(50), Event::new);
+    // Each has something in flight whenever the other begins.
+    let start = || scene.service().with_failpoints("before_insert=delay:200/1").start();
+    let services = [start(), start()];
+    let until_fenced = |times: usize| {
+        until(&format!("{times} fenced runs"), || {
+            let fenced = |service: &Service| {
+                service
+                    .log()
+                    .lines()
+                    .filter(|line| line.contains("two replicas share a CONSUMER_NAME"))
+                    .count()
+            };
+            match services.iter().map(fenced).max() {
+                Some(found) if found >= times => Ok(()),
+                found => Err(format!("{found:?}")),
+            }
+        });
+    };
+    until_fenced(1);
+    let first = Instant::now();
+    until_fenced(3);
+    // After the first a second at least, after the second two; the test may have seen the first late.
+    assert!(first.elapsed() > Duration::from_millis(2_500), "{:?}", first.elapsed());
+    let sent = producer.stop();
+    scene.until_stored(sent.len());
+    scene.stream.until_drained();
 }
 
 #[test]

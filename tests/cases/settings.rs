@@ -64,10 +64,38 @@ fn a_file_that_does_not_read_is_refused() {
         ("batch_size = \"many\"\n", "BATCH_SIZE"),
         ("batch_size = 0\n", "BATCH_SIZE is 0; wanted 1 to 10000"),
         ("batch_size =", "sluicegate.toml"),
+        ("block_ms = 5\nbatch_size = x\n", "sluicegate.toml, line 2, column 14: "),
+        // In capitals they would have no effect.
+        ("BATCH_SIZE = 0\n", "BATCH_SIZE is not a setting in the file; wanted batch_size, in lower case"),
+        (
+            "Guest = \"/nonexistent.wasm\"\n",
+            "Guest is not a setting in the file; wanted guest, in lower case",
+        ),
+        (
+            "[tenants.a]\nstream_name = \"s\"\nGUEST_TIME_LIMIT_MS = 1\n",
+            "tenant a: GUEST_TIME_LIMIT_MS is not a setting in the file; wanted guest_time_limit_ms, in lower case",
+        ),
     ] {
         fs::write(scene.folder().join("sluicegate.toml"), text).unwrap();
         let ended = scene.service().run_to_end();
         assert_eq!(ended.code, Some(1), "{}", ended.log);
         assert!(ended.log.contains(part), "{part:?} is not in:\n{}", ended.log);
+    }
+}
+
+/// A quote that is missing, and the like: the line that is wrong is the one with the password.
+#[test]
+fn a_file_that_does_not_read_is_not_repeated() {
+    let scene = Scene::new();
+    for (text, part) in [
+        ("\npostgres_url = \"postgres://user:hunter2@h/db\n", "sluicegate.toml, line 2, column "),
+        ("redis_url = redis://:hunter2@h\n", "sluicegate.toml, line 1, column "),
+        ("postgres_url = [\"hunter2\"]\n", "POSTGRES_URL is no text; wanted PostgreSQL 14 or later"),
+    ] {
+        fs::write(scene.folder().join("sluicegate.toml"), text).unwrap();
+        let ended = scene.service().unset("POSTGRES_URL").unset("REDIS_URL").run_to_end();
+        assert_eq!(ended.code, Some(1), "{}", ended.log);
+        assert!(ended.log.contains(part), "{part:?} is not in:\n{}", ended.log);
+        assert!(!ended.log.contains("hunter2"), "a password is told:\n{}", ended.log);
     }
 }

@@ -1,6 +1,8 @@
 //! A service that cannot work says why, and ends with code 1.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use redis::cmd;
 use sluicegate::demo::servers::{Options, Postgres, Redis};
@@ -87,7 +89,16 @@ fn a_guest_that_cannot_be_used() {
         fs::write(&file, component).unwrap();
         refused(launch(), &["guest.wasm is refused: ", reason]);
     }
-    refused(scene.service().set("GUEST", scene.folder().display()), &["cannot be read", "directory"]);
+    let pipe = scene.folder().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for (file, found) in [
+        (scene.folder(), "found a directory"),
+        (&pipe, "found a pipe"),
+        (Path::new("/dev/zero"), "found a device"),
+    ] {
+        let launch = scene.service().set("GUEST", file.display());
+        refused(launch, &["cannot be read: ", found, "wanted a regular file"]);
+    }
 }
 
 #[test]

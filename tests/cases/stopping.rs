@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-use rustix::process::Signal;
-use sluicegate_tests::{Event, Fields, Producer, Proxy, Scene, block_on, until};
+use rustix::process::{Signal, kill_process};
+use sluicegate_tests::{Event, Fields, Producer, Proxy, Scene, block_on, guests, until};
 use sqlx::Connection as _;
 
 const PROMPTLY: Duration = Duration::from_secs(2);
@@ -103,6 +103,29 @@ fn waiting_for_the_servers_is_cut_short() {
     service.until_logged(&["waiting for postgres"]);
     let ended = service.stop();
     assert!(ended.took < PROMPTLY, "{:?}", ended.took);
+}
+
+/// It may take minutes. The process that compiles ends too.
+#[test]
+fn compiling_the_rules_is_cut_short() {
+    let scene = Scene::new();
+    let sum = "local.get 0 i32.const 1 i32.add local.set 0 ".repeat(400_000);
+    let slow = guests::handmade_of(&format!("(func (local i32) {sum}) (func $provoked (param i32))"));
+    let file = scene.folder().join("slow.wasm");
+    fs::write(&file, slow).unwrap();
+    let service =
+        scene.service().set("GUEST", file.display()).set("MONITORING_INTERVAL_MS", 100).start_unready();
+    let compiler = service.until_compiler_works();
+    kill_process(compiler, Signal::STOP).unwrap(); // as slow as can be
+    service.until_logged(&["metrics", "state=\"starting\""]);
+    let ended = service.stop();
+    assert!(ended.took < PROMPTLY, "{:?}", ended.took);
+    until("the compiler to end", || {
+        match fs::read_to_string(format!("/proc/{}/stat", compiler.as_raw_nonzero())) {
+            Ok(stat) if !stat.contains(") Z ") => Err(stat),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    });
 }
 
 /// A database that does not answer is the worst case: the batch cannot be finished.

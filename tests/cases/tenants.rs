@@ -9,6 +9,7 @@ use sluicegate_tests::guests::{self, provoking};
 use sluicegate_tests::{
     Event, Fields, Launch, Scene, Service, Stream, block_on, fields, until, until_within,
 };
+use sqlx::Connection as _;
 
 use crate::claiming::verdict;
 
@@ -257,6 +258,42 @@ fn a_tenant_that_cannot_work_holds_up_nobody_and_recovers() {
         tenants.until_rows(&format!("events_{name}"), 1);
     }
     service.stop();
+}
+
+/// Its table is there, without being a hypertable, and somebody works on it.
+#[test]
+fn a_tenant_whose_table_is_locked_holds_up_nobody() {
+    let tenants = Tenants::new(&[("locked", ""), ("quick_1", ""), ("quick_2", "")]);
+    let file = tenants.scene.folder().join("sluicegate.toml");
+    let tables = fs::read_to_string(&file).unwrap();
+    // So few connections that the one tenant could have them all.
+    fs::write(&file, format!("postgres_connections = 1\ncommits_in_flight = 1\n{tables}")).unwrap();
+    tenants.scene.database.execute(
+        "CREATE TABLE events_locked (
+             time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL, event_type TEXT NOT NULL, user_id TEXT NOT NULL,
+             properties JSONB, PRIMARY KEY (event_id, time))",
+    );
+    let mut connection = tenants.scene.database.connect();
+    let lock = block_on(async {
+        let mut lock = connection.begin().await.unwrap();
+        let sql = "LOCK TABLE events_locked IN ACCESS EXCLUSIVE MODE";
+        sqlx::raw_sql(sql).execute(&mut *lock).await.unwrap();
+        lock
+    });
+    let service = tenants.launch().start_unready();
+    for name in ["quick_1", "quick_2"] {
+        until_running(&service, name);
+        tenants.add(name, 10);
+        tenants.until_rows(&format!("events_{name}"), 10);
+    }
+    assert!(!service.log().contains("waiting for postgres"), "{}", service.log());
+
+    tenants.add("locked", 10);
+    block_on(lock.rollback()).unwrap();
+    tenants.until_rows("events_locked", 10);
+    tenants.stream("locked").until_drained();
+    service.stop();
+    assert_eq!(tenants.rows("timescaledb_information.hypertables"), 4, "and that of the migration");
 }
 
 /// Somebody could otherwise keep the compiler busy for as long as the service runs.

@@ -173,14 +173,26 @@ impl Service {
         self.memory("VmRSS:")
     }
 
+    /// Waits until the process that compiles a component has begun to, and gives it.
+    pub fn until_compiler_works(&self) -> Pid {
+        until("a process that compiles", || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("linux");
+            let children = tasks.flatten().map(|task| fs::read_to_string(task.path().join("children")));
+            let children: String = children.map(Result::unwrap_or_default).collect();
+            let child = children.split_whitespace().next().ok_or("none")?;
+            // Before that it may not have limited itself yet.
+            match spent(child, 11) {
+                spent if spent >= Duration::from_millis(50) => {
+                    child.parse().ok().and_then(Pid::from_raw).ok_or_else(|| child.to_owned())
+                }
+                spent => Err(format!("{child}, at work for {spent:?}")),
+            }
+        })
+    }
+
     /// The processor time of the processes that it has started and waited for.
     pub fn children_spent(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("linux");
-        let (_, after_name) = stat.rsplit_once(") ").expect("a name in brackets");
-        // Fields 16 and 17 of proc(5), of which the name is the second; in hundredths of a second.
-        let ticks =
-            after_name.split(' ').skip(13).take(2).map(|field| field.parse::<u64>().expect("a number"));
-        Duration::from_millis(10 * ticks.sum::<u64>())
+        spent(&self.child.id().to_string(), 13)
     }
 
     fn memory(&self, name: &str) -> u64 {
@@ -235,6 +247,17 @@ impl Drop for Service {
             eprintln!("the end of {}:\n{}", self.log.display(), tail(&self.log()));
         }
     }
+}
+
+/// Processor time of a process that is there, by proc(5): the fields 14 and 15 are its own, 16 and 17 those of its
+/// children that have ended. The second is the name, in brackets; so many fields between it and the two are skipped.
+fn spent(process: &str, skipped: usize) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let (_, after_name) = stat.rsplit_once(") ").unwrap_or_default();
+    // In hundredths of a second.
+    let ticks =
+        after_name.split(' ').skip(skipped).take(2).map(|field| field.parse::<u64>().expect("a number"));
+    Duration::from_millis(10 * ticks.sum::<u64>())
 }
 
 /// The last lines, each cut to a readable length.

@@ -7,6 +7,9 @@
 mod watch;
 
 use std::borrow::Cow;
+use std::fs::{FileType, OpenOptions};
+use std::io::Read as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +26,9 @@ use crate::sandbox::{Guest, LoadError, Sandbox};
 pub const DEFAULT: &[u8] = include_bytes!(env!("SLUICEGATE_GUEST_DEFAULT"));
 /// Stricter rules, which the demo swaps in.
 pub const STRICT: &[u8] = include_bytes!(env!("SLUICEGATE_GUEST_STRICT"));
+
+/// `O_NONBLOCK` of Linux, by rustix's name for it.
+const NO_WAITING: u32 = rustix::fs::OFlags::NONBLOCK.bits();
 
 /// Why there are no rules to begin with.
 #[derive(Debug, thiserror::Error)]
@@ -117,9 +123,23 @@ impl Guests {
 
 /// The whole file, or its beginning if it is larger than any component may be.
 fn read(file: &Path, most: usize) -> std::io::Result<Vec<u8>> {
-    use std::io::Read as _;
+    // A pipe would otherwise be waited for until somebody writes into it.
+    let file = OpenOptions::new().read(true).custom_flags(NO_WAITING.cast_signed()).open(file)?;
+    if let Some(found) = another_kind(file.metadata()?.file_type()) {
+        return Err(std::io::Error::other(format!("found {found}; wanted a regular file")));
+    }
     let mut bytes = Vec::new();
     let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
-    std::fs::File::open(file)?.take(limit).read_to_end(&mut bytes)?;
+    file.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// What it is, unless it is a regular file.
+fn another_kind(found: FileType) -> Option<&'static str> {
+    match found {
+        _ if found.is_file() => None,
+        _ if found.is_dir() => Some("a directory"),
+        _ if found.is_fifo() => Some("a pipe"),
+        _ => Some("a device"),
+    }
 }

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
 pub use archive::{Archive, Filter, Letter, Scope};
@@ -45,6 +45,7 @@ use crate::batch::{EntryId, Tally};
 use crate::capabilities::Publication;
 use crate::config::{Config, TableName, Tenant, TenantName};
 use lending::Lending;
+use prepare::Preparing;
 use write::Inserts;
 
 /// How long a connection may take to be had.
@@ -125,8 +126,7 @@ pub struct Shared {
     lending: Lending,
     /// Of the connections, what one tenant may have.
     share: usize,
-    /// Set when the extension and the migrations are in place.
-    prepared: OnceCell<()>,
+    preparing: Preparing,
     /// One tenant at a time deletes what nobody needs any more.
     tidying: Semaphore,
 }
@@ -161,7 +161,7 @@ impl Database {
             allow_plain_table: config.allow_plain_table,
             lending: Lending::new(connections),
             share: if config.tenants.len() > 1 { connections.div_ceil(2) } else { connections },
-            prepared: OnceCell::new(),
+            preparing: Preparing::new(),
             tidying: Semaphore::new(1),
         })))
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use super::lending::Purpose;
 use super::{CONNECT_PATIENCE, Database, Error, Store, table};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
@@ -25,13 +25,30 @@ const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// So many looks in a row that the server does not answer are enough.
 const LOOKS_IN_VAIN_MAX: u32 = 3;
 
+/// Tenants whose tables are made and checked at the same time: all may start at once.
+const TABLES_AT_A_TIME: usize = 8;
+
+/// How far the database is prepared, and who may prepare.
+pub(super) struct Preparing {
+    /// Set when the extension and the migrations are in place.
+    shared: OnceCell<()>,
+    /// Not the permits of those who write: a table that is large or locked may take hours.
+    tables: Semaphore,
+}
+
+impl Preparing {
+    pub(super) fn new() -> Self {
+        Self { shared: OnceCell::new(), tables: Semaphore::new(TABLES_AT_A_TIME) }
+    }
+}
+
 impl Database {
     /// Checks the server, makes the extension and the tables that all tenants
     /// share if they are missing: once, for whichever tenant comes first. Safe
     /// when several replicas start together: sqlx takes an advisory lock, and
     /// what the extension's making races on is tried again.
     pub async fn prepare(&self) -> Result<(), Error> {
-        self.prepared.get_or_try_init(|| self.prepare_now()).await.copied()
+        self.preparing.shared.get_or_try_init(|| self.prepare_now()).await.copied()
     }
 
     async fn prepare_now(&self) -> Result<(), Error> {
@@ -147,8 +164,7 @@ impl Store {
     /// Makes and checks what the tenant's pipeline needs.
     pub async fn prepare(&self) -> Result<(), Error> {
         self.database.prepare().await?;
-        // Many tenants start at the same time.
-        let _permits = self.database.lending.permits(Purpose::Plain).await?;
+        let _permit = self.database.preparing.tables.acquire().await.map_err(|_| Error::Closed)?;
         let (mut connection, session) = self.database.session().await?;
         self.database.watched(session, self.prepare_table(&mut connection)).await
     }

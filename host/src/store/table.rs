@@ -24,8 +24,10 @@ impl Store {
             return Ok(());
         }
         let mut transaction = connection.begin().await?;
-        // IF NOT EXISTS alone races with another replica.
-        sqlx::query("SELECT pg_advisory_xact_lock(hashtext('sluicegate.table'))")
+        // IF NOT EXISTS alone races with another replica. A lock for each table: to take over one with rows, or one that
+        // somebody has locked, may take hours.
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtext('sluicegate.table'), hashtext($1))")
+            .bind(table.quoted())
             .execute(&mut *transaction)
             .await?;
         make(&mut transaction, table).await.map_err(|error| match error {
