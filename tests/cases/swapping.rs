@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::Duration;
@@ -216,6 +217,24 @@ fn the_file_may_be_away_for_a_while() {
     scene.until_stored(1);
     fs::write(&file, guests::STRICT).unwrap();
     send_until_swapped(&scene, &service, guests::DEFAULT, guests::STRICT);
+}
+
+/// Nobody would ever write into it, and the watch must not wait for that.
+#[test]
+fn a_pipe_in_the_place_of_the_file_is_told_and_ends_no_watch() {
+    let scene = Scene::new();
+    let file = guest_file(&scene, guests::DEFAULT);
+    let service = scene.service().set("GUEST", file.display()).start();
+    let pipe = file.with_extension("new");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    fs::rename(&pipe, &file).unwrap();
+    service.until_logged(&[
+        "the guest cannot be read; the old one goes on",
+        "found a pipe; wanted a regular file",
+    ]);
+    replace_by_rename(&file, guests::STRICT);
+    send_until_swapped(&scene, &service, guests::DEFAULT, guests::STRICT);
+    service.stop();
 }
 
 /// Another tenant's component is replaced again and again, in the same folder.

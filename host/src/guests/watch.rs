@@ -1,6 +1,7 @@
 //! Notices that a component's file changed, and swaps.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +37,8 @@ struct Seen {
     stamp: Option<Stamp>,
     /// The last version that was refused.
     refused: Option<Digest>,
+    /// Whether it was told that the file cannot be read.
+    is_unreadable: bool,
 }
 
 impl Guests {
@@ -74,20 +77,31 @@ impl Guests {
             if Some(stamp) == stamp_before {
                 return None;
             }
-            // A file that is gone for the moment is being replaced.
-            let bytes = read(&path, guests.sandbox.limits().component_bytes).ok()?;
+            let bytes = match read(&path, guests.sandbox.limits().component_bytes) {
+                Ok(bytes) => bytes,
+                // A file that is gone for the moment is being replaced.
+                Err(error) if error.kind() == ErrorKind::NotFound => return None,
+                Err(error) => return Some(Err(error)),
+            };
             let digest = Digest::of(&bytes);
             let is_news = digest != in_force && Some(digest) != refused;
-            Some((stamp, is_news.then(|| (digest, guests.sandbox.load(&bytes)))))
+            Some(Ok((stamp, is_news.then(|| (digest, guests.sandbox.load(&bytes))))))
         });
         let (stamp, loaded) = match looked.await {
-            Ok(Some(looked)) => looked,
+            Ok(Some(Ok(looked))) => looked,
+            Ok(Some(Err(error))) => {
+                // Not at each look.
+                if !std::mem::replace(&mut seen.is_unreadable, true) {
+                    tracing::error!(file = %file.display(), %in_force, %error, "the guest cannot be read; the old one goes on");
+                }
+                return;
+            }
             Ok(None) => return,
             Err(error) => {
                 return tracing::error!(%error, "loading the new guest panicked; the old one goes on");
             }
         };
-        seen.stamp = Some(stamp);
+        (seen.stamp, seen.is_unreadable) = (Some(stamp), false);
         match loaded {
             None => {}
             Some((digest, Ok(guest))) => {
