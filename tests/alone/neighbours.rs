@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use sluicegate_tests::guests;
 use sluicegate_tests::{Event, Provoker, Scene, Service, Stream, until};
+use tempfile::TempDir;
 
 /// Besides the hostile one.
 const NEIGHBOURS: usize = 19;
@@ -48,6 +49,8 @@ const USED_LOG_MIB: usize = 512;
 /// What all measurements share.
 struct House {
     scene: Scene,
+    /// In memory: a file that is written on the disk is written before the next commit is, and is not what is measured.
+    rules: TempDir,
     neighbours: Vec<Stream>,
 }
 
@@ -72,12 +75,13 @@ impl House {
                  user_id TEXT NOT NULL, properties JSONB, written TIMESTAMPTZ DEFAULT clock_timestamp(),
                  PRIMARY KEY (event_id, time))",
         );
-        Self { scene, neighbours }
+        let rules = TempDir::with_prefix_in("sluicegate-test-", "/dev/shm").unwrap();
+        Self { scene, rules, neighbours }
     }
 
     /// The component of the hostile tenant.
     fn guest(&self) -> PathBuf {
-        self.scene.folder().join("hostile.wasm")
+        self.rules.path().join("hostile.wasm")
     }
 
     /// All tenants, one of which reads from `hostile`.

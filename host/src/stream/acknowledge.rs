@@ -42,7 +42,8 @@ impl Acknowledger {
         // First what is published, then the XACK: what is not acknowledged comes again
         // and is published again, so it may come twice, but is not lost.
         for batch in batches.iter().skip(self.published) {
-            publish(stream, batch.publications(), connection).await?;
+            let has_surplus = batch.publications().len() > batch.ids().len();
+            publish(stream, batch.publications(), has_surplus, connection).await?;
             self.published += 1;
         }
         let mut pipeline = redis::pipe();

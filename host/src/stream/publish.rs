@@ -1,5 +1,7 @@
 //! XADD, for what rules have published and is committed.
 
+use std::time::Duration;
+
 use redis::aio::MultiplexedConnection;
 
 use super::{Error, Stream};
@@ -10,11 +12,15 @@ const ENTRIES_AT_ONCE: usize = 100;
 /// Bytes of one pipeline, unless they are of a single entry.
 const BYTES_AT_ONCE: usize = 256 << 10;
 
+/// Between two pipelines of a batch that publishes more than it brought: all tenants wait for the server, and for
+/// the disk on which it keeps a log.
+const PAUSE: Duration = Duration::from_millis(10);
+
 impl Stream {
     /// Adds entries to their streams. After an error none, some or all may be there.
     pub async fn publish(&self, publications: &[Publication]) -> Result<(), Error> {
         let mut shared = self.redis.shared().await?;
-        match publish(self, publications, &mut shared.connection).await {
+        match publish(self, publications, false, &mut shared.connection).await {
             Ok(()) => Ok(()),
             Err(error) => Err(self.redis.failed(&shared, error).await),
         }
@@ -24,6 +30,7 @@ impl Stream {
 pub(super) async fn publish(
     stream: &Stream,
     publications: &[Publication],
+    with_pauses: bool,
     connection: &mut MultiplexedConnection,
 ) -> Result<(), Error> {
     let mut rest = publications;
@@ -31,6 +38,9 @@ pub(super) async fn publish(
         let (portion, later) = rest.split_at(at_once(rest));
         add(stream, portion, connection).await?;
         rest = later;
+        if with_pauses && !rest.is_empty() {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
     Ok(())
 }
