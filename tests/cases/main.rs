@@ -29,6 +29,7 @@ mod reporting;
 mod schedules;
 mod screening;
 mod settings;
+mod sharing;
 mod starting;
 mod stopping;
 mod storing;

@@ -6,22 +6,17 @@ use std::time::Duration;
 
 use redis::cmd;
 use sluicegate_tests::guests::{self, provoking};
-use sluicegate_tests::{
-    Event, Fields, Launch, Scene, Service, Stream, block_on, fields, until, until_within,
-};
-use sqlx::Connection as _;
-
-use crate::claiming::verdict;
+use sluicegate_tests::{Event, Fields, Launch, Scene, Service, Stream, fields, until};
 
 /// Tenants of a scene: each has a stream that begins with the scene's name.
-struct Tenants {
-    scene: Scene,
+pub(crate) struct Tenants {
+    pub(crate) scene: Scene,
     streams: Vec<(String, Stream)>,
 }
 
 impl Tenants {
     /// With these names, and what the table of each says besides its stream.
-    fn new(tenants: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(tenants: &[(&str, &str)]) -> Self {
         let scene = Scene::new();
         let stream = |name: &str| scene.stream.sibling(name);
         let streams: Vec<_> = tenants.iter().map(|(name, _)| ((*name).to_owned(), stream(name))).collect();
@@ -33,16 +28,16 @@ impl Tenants {
         Self { scene, streams }
     }
 
-    fn stream(&self, name: &str) -> &Stream {
+    pub(crate) fn stream(&self, name: &str) -> &Stream {
         &self.streams.iter().find(|(found, _)| found == name).expect("a tenant of the test").1
     }
 
-    fn launch(&self) -> Launch {
+    pub(crate) fn launch(&self) -> Launch {
         self.scene.service().unset("STREAM_NAME")
     }
 
     /// Waits until all of these run.
-    fn start(&self, running: &[&str]) -> Service {
+    pub(crate) fn start(&self, running: &[&str]) -> Service {
         let service = self.launch().start_unready();
         for name in running {
             until_running(&service, name);
@@ -50,13 +45,13 @@ impl Tenants {
         service
     }
 
-    fn add(&self, name: &str, count: usize) -> Vec<Event> {
+    pub(crate) fn add(&self, name: &str, count: usize) -> Vec<Event> {
         let events: Vec<Event> = (0..count).map(|_| Event::new()).collect();
         self.stream(name).add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
         events
     }
 
-    fn rows(&self, table: &str) -> i64 {
+    pub(crate) fn rows(&self, table: &str) -> i64 {
         self.scene.database.value::<i64>(&format!("SELECT count(*) FROM {table}"))
     }
 
@@ -69,7 +64,7 @@ impl Tenants {
         });
     }
 
-    fn until_rows(&self, table: &str, count: i64) {
+    pub(crate) fn until_rows(&self, table: &str, count: i64) {
         until(&format!("{count} rows in {table}"), || {
             match self.scene.database.try_value::<i64>(&format!("SELECT count(*) FROM {table}"))? {
                 found if found == count => Ok(()),
@@ -79,7 +74,7 @@ impl Tenants {
     }
 }
 
-fn until_running(service: &Service, name: &str) {
+pub(crate) fn until_running(service: &Service, name: &str) {
     service.until_logged(&[&format!("tenant={name}"), "running redis="]);
 }
 
@@ -260,42 +255,6 @@ fn a_tenant_that_cannot_work_holds_up_nobody_and_recovers() {
     service.stop();
 }
 
-/// Its table is there, without being a hypertable, and somebody works on it.
-#[test]
-fn a_tenant_whose_table_is_locked_holds_up_nobody() {
-    let tenants = Tenants::new(&[("locked", ""), ("quick_1", ""), ("quick_2", "")]);
-    let file = tenants.scene.folder().join("sluicegate.toml");
-    let tables = fs::read_to_string(&file).unwrap();
-    // So few connections that the one tenant could have them all.
-    fs::write(&file, format!("postgres_connections = 1\ncommits_in_flight = 1\n{tables}")).unwrap();
-    tenants.scene.database.execute(
-        "CREATE TABLE events_locked (
-             time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL, event_type TEXT NOT NULL, user_id TEXT NOT NULL,
-             properties JSONB, PRIMARY KEY (event_id, time))",
-    );
-    let mut connection = tenants.scene.database.connect();
-    let lock = block_on(async {
-        let mut lock = connection.begin().await.unwrap();
-        let sql = "LOCK TABLE events_locked IN ACCESS EXCLUSIVE MODE";
-        sqlx::raw_sql(sql).execute(&mut *lock).await.unwrap();
-        lock
-    });
-    let service = tenants.launch().start_unready();
-    for name in ["quick_1", "quick_2"] {
-        until_running(&service, name);
-        tenants.add(name, 10);
-        tenants.until_rows(&format!("events_{name}"), 10);
-    }
-    assert!(!service.log().contains("waiting for postgres"), "{}", service.log());
-
-    tenants.add("locked", 10);
-    block_on(lock.rollback()).unwrap();
-    tenants.until_rows("events_locked", 10);
-    tenants.stream("locked").until_drained();
-    service.stop();
-    assert_eq!(tenants.rows("timescaledb_information.hypertables"), 4, "and that of the migration");
-}
-
 /// Somebody could otherwise keep the compiler busy for as long as the service runs.
 #[test]
 fn a_component_that_is_refused_is_compiled_once() {
@@ -402,97 +361,6 @@ fn letters_are_replayed_by_the_rules_and_into_the_table_of_their_tenant() {
     let (code, told) = dead_letters(&tenants, &["replay", "--tenant", "globex"]);
     assert!(code == Some(0) && told.contains("3  are stored"), "{told}");
     assert_eq!((tenants.rows("events_acme"), tenants.rows("events_globex")), (2, 3));
-}
-
-/// All the time that their statements take, such guests hold a connection.
-#[test]
-fn guests_that_hold_transactions_leave_connections_to_the_others() {
-    let slow = format!(
-        "guest = {:?}\n[tenants.NAME.grants]\nstream = true\npublish = {{ purchases = 10 }}\n\
-         statements = [\"user_plan\", \"touch_user\"]\nmetrics = true",
-        guests::built("guest_enrich.wasm").display().to_string()
-    );
-    let slow = ["s0", "s1", "s2", "s3"].map(|name| (name, slow.replace("NAME", name)));
-    let settings: Vec<(&str, &str)> =
-        slow.iter().map(|(name, settings)| (*name, settings.as_str())).chain([("quick", "")]).collect();
-    let tenants = Tenants::new(&settings);
-    let file = tenants.scene.folder().join("sluicegate.toml");
-    let statements = "[statements.user_plan]\nsql = \"SELECT pg_sleep(15)::text || $1\"\nparameters = [\"text\"]\ntimeout_ms = 10000\n\
-         [statements.touch_user]\nsql = \"SELECT $1, $2\"\nparameters = [\"text\", \"timestamp\"]\n";
-    let tables = fs::read_to_string(&file).unwrap();
-    fs::write(&file, format!("postgres_connections = 4\ncommits_in_flight = 2\n{statements}{tables}"))
-        .unwrap();
-
-    let service = tenants.start(&["s0", "s1", "s2", "s3", "quick"]);
-    for (name, _) in &slow {
-        tenants.add(name, 1);
-    }
-    let asleep = "SELECT count(*) FROM pg_stat_activity
-                  WHERE datname = current_database() AND query LIKE 'SELECT pg_sleep(15)%' AND state = 'active'";
-    until("two guests to hold a connection", || match tenants.scene.database.try_value::<i64>(asleep)? {
-        2 => Ok(()),
-        found => Err(format!("{found} do")),
-    });
-    tenants.add("quick", 10);
-    tenants.until_rows("events_quick", 10);
-    assert_eq!(tenants.scene.database.value::<i64>(asleep), 2, "meanwhile they slept");
-    service.crash();
-}
-
-/// A transaction that locks a table, until it is dropped.
-fn locked(tenants: &Tenants, table: &str) -> sqlx::PgConnection {
-    let mut connection = tenants.scene.database.connect();
-    let sql = format!("BEGIN; LOCK TABLE {table} IN SHARE MODE");
-    block_on(sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection)).unwrap();
-    connection
-}
-
-/// However many it may have in flight.
-#[test]
-fn a_tenant_whose_table_is_locked_leaves_connections_to_the_others() {
-    let tenants = Tenants::new(&[("stuck", "commits_in_flight = 20\nbatch_size = 1"), ("quick", "")]);
-    let service = tenants.start(&["stuck", "quick"]);
-    let _lock = locked(&tenants, "events_stuck");
-    tenants.add("stuck", 100);
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    until("its share of the connections to wait", || {
-        match tenants.scene.database.try_value::<i64>(waiting)? {
-            10 => Ok(()),
-            found => Err(format!("{found} wait")),
-        }
-    });
-    tenants.add("quick", 10);
-    until_within(Duration::from_secs(10), "what the other tenant stores", || {
-        match tenants.scene.database.try_value::<i64>("SELECT count(*) FROM events_quick")? {
-            10 => Ok(()),
-            found => Err(format!("{found} rows")),
-        }
-    });
-    service.crash();
-}
-
-/// What rules make beyond an entry each is written over one connection, for one tenant at a time.
-#[test]
-fn a_locked_table_holds_up_no_other_surplus() {
-    let guest = format!("guest = {:?}", guests::claims().display().to_string());
-    let tenants = Tenants::new(&[("stuck", &guest), ("quick", &guest)]);
-    let service = tenants.start(&["stuck", "quick"]);
-    let _lock = locked(&tenants, "events_stuck");
-    let expand = |name: &str| tenants.stream(name).add(&verdict("expand", &[("count", "1000")]));
-    let row = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    expand("stuck");
-    until("it to wait", || match tenants.scene.database.try_value::<i64>(row)? {
-        1 => Ok(()),
-        found => Err(format!("{found} wait")),
-    });
-    expand("quick");
-    until_within(Duration::from_secs(10), "what the other tenant stores", || {
-        match tenants.scene.database.try_value::<i64>("SELECT count(*) FROM events_quick")? {
-            1_000 => Ok(()),
-            found => Err(format!("{found} rows")),
-        }
-    });
-    service.crash();
 }
 
 /// A hundred tenants are not a hundred services.

@@ -1,0 +1,215 @@
+//! With verdicts of all kinds.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::sandbox::Limits;
+
+/// Text of all kinds, with the kinds that matter more often.
+fn any_text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => any::<String>(),
+        1 => Just("a\0b".to_owned()),
+        1 => (900..1_200_usize, prop_oneof!["x", "é", "\0", "\u{1f980}"]).prop_map(|(n, c)| c.repeat(n)),
+    ]
+}
+
+fn any_id() -> impl Strategy<Value = String> {
+    prop_oneof![
+        4 => any::<u128>().prop_map(|id| Uuid::from_u128(id).to_string()),
+        1 => any_text(),
+    ]
+}
+
+/// JSON, nearly JSON, and not JSON.
+fn any_json() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        any::<f64>().prop_map(|number| number.to_string()),
+        any::<String>().prop_map(|text| serde_json::Value::String(text).to_string()),
+        Just(r#""\u0000""#.to_owned()),
+        Just(r#""\ud800""#.to_owned()),
+        Just("1e400".to_owned()),
+        Just("null".to_owned()),
+        ".{0,5}",
+    ];
+    let value = leaf.prop_recursive(4, 20, 3, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..3).prop_map(|items| format!("[{}]", items.join(","))),
+            vec(inner, 0..3).prop_map(|items| {
+                let pairs: Vec<String> = items.iter().map(|item| format!("\"k\":{item}")).collect();
+                format!("{{{}}}", pairs.join(","))
+            }),
+        ]
+    });
+    prop_oneof![
+        6 => value.prop_map(|value| format!("{{\"a\":{value}}}")),
+        1 => any_text(),
+        1 => (1..400_usize).prop_map(|n| format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n))),
+    ]
+}
+
+fn any_time() -> impl Strategy<Value = i64> {
+    prop_oneof![
+        any::<i64>(),
+        (TIME_MIN_MICROS - 2..TIME_MIN_MICROS + 2),
+        (TIME_MAX_MICROS - 2..TIME_MAX_MICROS + 2),
+        (-10_i64..10),
+    ]
+}
+
+fn any_claim() -> impl Strategy<Value = Claim> {
+    (any_id(), any_time(), any_text(), any_text(), proptest::option::of(any_json())).prop_map(
+        |(event_id, time, event_type, user_id, properties)| Claim {
+            event_id,
+            time,
+            event_type,
+            user_id,
+            properties,
+        },
+    )
+}
+
+fn any_verdict() -> impl Strategy<Value = Verdict> {
+    let violation = (any_text(), any_text(), any_text()).prop_map(|(path, code, message)| Violation {
+        path,
+        code,
+        message,
+    });
+    prop_oneof![
+        4 => any_claim().prop_map(Verdict::Accept),
+        2 => vec(any_claim(), 0..4).prop_map(Verdict::Expand),
+        1 => (any_claim(), 990..1_010_usize).prop_map(|(claim, n)| Verdict::Expand(vec![claim; n])),
+        2 => vec(violation, 0..4).prop_map(Verdict::Reject),
+        1 => any_text().prop_map(Verdict::Discard),
+    ]
+}
+
+/// Anything that PostgreSQL can hold.
+fn bounds() -> Bounds {
+    Bounds { age_max_days: 100_000_000, ahead_max_days: 100_000_000, ..Limits::default().bounds }
+}
+
+#[test]
+fn nothing_is_kept_of_what_is_cut() {
+    for text in
+        ["x".repeat(10 << 20), "\0".repeat(10 << 20), "é".repeat(5 << 20), String::with_capacity(10 << 20)]
+    {
+        let kept = cut(text);
+        assert!(kept.len() <= TEXT_MAX_BYTES && kept.capacity() <= 2 * TEXT_MAX_BYTES, "{}", kept.capacity());
+    }
+    let violation = || violation("", "code", String::new());
+    let verdict = Verdict::Reject((0..100_000).map(|_| violation()).collect());
+    let Fate::DeadLetter(_, violations) = screen(verdict, &bounds(), Utc::now()) else { panic!("rejected") };
+    assert_eq!((violations.len(), violations.capacity()), (VIOLATIONS_MAX, VIOLATIONS_MAX));
+}
+
+fn is_cut(text: &str) -> bool {
+    text.len() <= TEXT_MAX_BYTES && !text.contains('\0')
+}
+
+fn is_storable(event: &Event) -> bool {
+    let micros = event.time.timestamp_micros();
+    let properties = event.properties.as_deref().unwrap_or("{}");
+    !event.event_type.contains('\0')
+        && !event.user_id.contains('\0')
+        && (TIME_MIN_MICROS..=TIME_MAX_MICROS).contains(&micros)
+        && serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(properties).is_ok()
+        && !properties.contains(r"\u0000")
+}
+
+proptest! {
+    /// That PostgreSQL agrees is shown by `tests/cases/screening.rs`.
+    #[test]
+    fn any_verdict_has_a_fate_within_bounds(verdict in any_verdict()) {
+        match screen(verdict.clone(), &bounds(), Utc::now()) {
+            Fate::Store(events) => {
+                let claims = match verdict {
+                    Verdict::Accept(_) => 1,
+                    Verdict::Expand(claims) => claims.len(),
+                    other => panic!("{other:?} stores nothing"),
+                };
+                prop_assert_eq!(events.as_slice().len(), claims, "all or none");
+                prop_assert!(events.as_slice().iter().all(is_storable), "{events:?}");
+            }
+            Fate::DeadLetter(reason, violations) => {
+                prop_assert_eq!(
+                    reason == Reason::Rejected,
+                    matches!(&verdict, Verdict::Reject(violations) if !violations.is_empty())
+                );
+                prop_assert!((1..=VIOLATIONS_MAX).contains(&violations.len()));
+                for Violation { path, code, message } in &violations {
+                    prop_assert!(is_cut(path) && is_cut(code) && is_cut(message), "{violations:?}");
+                }
+            }
+            Fate::Discard(reason) => prop_assert!(is_cut(&reason) && matches!(verdict, Verdict::Discard(_))),
+        }
+    }
+}
+
+#[test]
+fn the_limits_are_exact() {
+    let claim = Claim {
+        event_id: Uuid::nil().to_string(),
+        time: TIME_MIN_MICROS,
+        event_type: String::new(),
+        user_id: String::new(),
+        properties: None,
+    };
+    let (bounds, now) = (bounds(), Utc::now());
+    let passes = |claim: &Claim, bounds| {
+        matches!(screen(Verdict::Accept(claim.clone()), &bounds, now), Fate::Store(_))
+    };
+    let is_stored = |claim: &Claim| passes(claim, bounds);
+    assert!(is_stored(&claim));
+    assert!(is_stored(&Claim { time: TIME_MAX_MICROS, ..claim.clone() }));
+    assert!(!is_stored(&Claim { time: TIME_MIN_MICROS - 1, ..claim.clone() }));
+    assert!(!is_stored(&Claim { time: TIME_MAX_MICROS + 1, ..claim.clone() }));
+    let deep = |n: usize| Some(format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n)));
+    assert!(is_stored(&Claim { properties: deep(126), ..claim.clone() }), "127 levels");
+    assert!(!is_stored(&Claim { properties: deep(127), ..claim.clone() }), "128 levels");
+    let expanded =
+        |n: usize| matches!(screen(Verdict::Expand(vec![claim.clone(); n]), &bounds, now), Fate::Store(_));
+    assert_eq!([0, 1, 1_000, 1_001].map(expanded), [false, true, true, false]);
+
+    let bounds = Bounds { string_bytes: 10, json_depth: 3, ..bounds };
+    let with = |event_type: &str, properties: &str| {
+        let properties = Some(properties.to_owned());
+        passes(&Claim { event_type: event_type.to_owned(), properties, ..claim.clone() }, bounds)
+    };
+    assert!(with("1234567890", "{\"a\":[[]]}"), "at both limits");
+    assert!(!with("12345678901", "{}") && !with("", "{\"a\":12345}"), "a byte more");
+    let bounds = Bounds { string_bytes: 100, ..bounds };
+    let deeper = Claim { properties: deep(3), ..claim.clone() };
+    assert!(!passes(&deeper, bounds), "a level more");
+}
+#[test]
+fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
+    const DAY_MICROS: i64 = 86_400_000_000;
+    let now = Utc::now();
+    let bounds = Bounds { age_max_days: 10, ahead_max_days: 2, ..Limits::default().bounds };
+    let claim = |micros: i64| Claim {
+        event_id: Uuid::nil().to_string(),
+        time: now.timestamp_micros() + micros,
+        event_type: String::new(),
+        user_id: String::new(),
+        properties: None,
+    };
+    let code = |verdict, bounds: &Bounds| match screen(verdict, bounds, now) {
+        Fate::DeadLetter(Reason::BadVerdict, violations) => {
+            violations.into_iter().map(|found| found.code).collect()
+        }
+        _ => String::new(),
+    };
+    // To the microsecond; the clock has nanoseconds.
+    for micros in [-10 * DAY_MICROS + 1, 0, 2 * DAY_MICROS] {
+        assert_eq!(code(Verdict::Accept(claim(micros)), &bounds), "", "{micros}");
+    }
+    for micros in [-10 * DAY_MICROS - 1, 2 * DAY_MICROS + 1] {
+        assert_eq!(code(Verdict::Accept(claim(micros)), &bounds), "time_out_of_window", "{micros}");
+    }
+    let weeks = |count: i64| Verdict::Expand((0..count).map(|i| claim(-i * 7 * DAY_MICROS)).collect());
+    let bounds = Limits::default().bounds;
+    assert_eq!(code(weeks(64), &bounds), "");
+    assert_eq!(code(weeks(65), &bounds), "expansion_weeks");
+}
