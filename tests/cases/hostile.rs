@@ -426,7 +426,7 @@ fn suppressed(log: &str) -> [usize; 2] {
         text.split_once(name).unwrap().1.split(' ').next().unwrap().parse().unwrap()
     };
     told.fold([0, 0], |[lines, bytes], (_, rest)| {
-        assert!(rest.contains("GUEST_LOG_BYTES a batch"), "{rest}");
+        assert!(rest.contains("GUEST_LOG_BYTES a call"), "{rest}");
         [lines + number(rest, " lines="), bytes + number(rest, " bytes=")]
     })
 }

@@ -82,11 +82,11 @@ pub const SETTINGS: [Setting; 38] = [
         "{}",
         "what the guest reads by `wasi:config`: in the file a table `[guest_settings]`, in the environment `{name = \"value\"}`; text only, 64 KiB in all",
     ),
-    value("GUEST_TIME_LIMIT_MS", "1000", "how long the guest may take for a batch; 10 to 60000"),
+    value("GUEST_TIME_LIMIT_MS", "1000", "how long the guest may take for a call, which is one for a batch unless it fails; 10 to 60000"),
     value(
         "GUEST_FUEL",
         "0",
-        "instructions the guest may execute for a batch, about: exact where time is not, and slower; 0 for no such limit",
+        "instructions the guest may execute in one call, about: exact where time is not, and slower; 0 for no such limit",
     ),
     value("GUEST_MEMORY_BYTES", "134217728", "memory of the guest for a batch; 1 MiB to 1 GiB"),
     value("GUEST_STACK_BYTES", "524288", "stack of the guest; 64 KiB to 1 MiB"),
@@ -107,7 +107,7 @@ pub const SETTINGS: [Setting; 38] = [
         "an event that happened longer ago becomes a dead letter: each week of events is a chunk of the table; 1 to 100000000",
     ),
     value("EVENT_AHEAD_MAX_DAYS", "3650", "the same of an event that is so far ahead of the clock; 1 to 100000000"),
-    value("GUEST_LOG_BYTES", "4096", "what is logged of what the guest prints for a batch; 0 to 1 MiB"),
+    value("GUEST_LOG_BYTES", "4096", "what is logged of what the guest prints in one call; 0 to 1 MiB"),
     value("GUEST_COMPONENT_BYTES", "67108864", "a component file; 1 KiB to 1 GiB"),
     value("GUEST_COMPILE_MS", "60000", "processor time that a component may take to compile; 100 to 600000"),
     value(

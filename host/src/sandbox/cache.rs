@@ -17,8 +17,10 @@ use wasmtime::Engine;
 
 use crate::batch::Digest;
 
-/// Files kept; the oldest go first.
-const FILES_MAX: usize = 32;
+/// Files kept at least; those that nobody has used for the longest time go first.
+const FILES_MIN: usize = 32;
+/// The same for each tenant: the version in force, and the one before, to go back to.
+const FILES_A_TENANT: usize = 2;
 /// Ours, of a component.
 const EXTENSION: &str = "native";
 /// `O_NOFOLLOW` of Linux, by rustix's name for it.
@@ -28,11 +30,14 @@ const NO_LINKS: u32 = rustix::fs::OFlags::NOFOLLOW.bits();
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
     folder: PathBuf,
+    files_max: usize,
 }
 
 impl Cache {
-    pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
+    /// For the components of so many tenants.
+    pub(super) fn new(folder: &Path, tenants: usize) -> Self {
+        let files_max = FILES_MIN.max(tenants.saturating_mul(FILES_A_TENANT));
+        Self { folder: folder.to_owned(), files_max }
     }
 
     /// The code of this component, if it is here and in order.
@@ -54,6 +59,8 @@ impl Cache {
         if !found.is_file() || found.uid() != user() || found.mode() & 0o022 != 0 {
             return Err(io::Error::other("found a file that others may have written; wanted our own"));
         }
+        // It was used: others go first. Not worth an error.
+        let _ = file.set_modified(SystemTime::now());
         let mut bytes = Vec::new();
         file.take(most).read_to_end(&mut bytes)?;
         match bytes.split_at_checked(32) {
@@ -88,7 +95,7 @@ impl Cache {
             }
         }
         files.sort();
-        let surplus = files.len().saturating_sub(FILES_MAX);
+        let surplus = files.len().saturating_sub(self.files_max);
         files.iter().take(surplus).try_for_each(|(_, file)| fs::remove_file(file))
     }
 
@@ -129,7 +136,7 @@ mod tests {
 
     fn set() -> (tempfile::TempDir, Cache, Engine, Digest) {
         let scratch = tempfile::tempdir().expect("a folder");
-        let cache = Cache::new(&scratch.path().join("cache"));
+        let cache = Cache::new(&scratch.path().join("cache"), 1);
         (scratch, cache, Engine::default(), Digest::of(b"component"))
     }
 
@@ -196,9 +203,11 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go_when_there_are_many() {
+    fn what_was_not_used_for_long_goes_when_there_are_many() {
         let (_scratch, cache, engine, _) = set();
+        assert_eq!((cache.files_max, Cache::new(&cache.folder, 100).files_max), (FILES_MIN, 200));
         let digests: Vec<Digest> = (0..40_u8).map(|i| Digest::of(&[i])).collect();
+        let is_there = |digest: &Digest| cache.file(&engine, *digest).exists();
         for (digest, age) in digests.iter().zip((0..40).rev()) {
             cache.put(&engine, *digest, b"code");
             let then = SystemTime::now() - std::time::Duration::from_secs(100 + age);
@@ -207,9 +216,13 @@ mod tests {
                 .open(cache.file(&engine, *digest))
                 .and_then(|file| file.set_modified(then))
                 .expect("our own");
+            // The first is used again and again.
+            assert!(cache.get(&engine, digests[0], MOST).is_some(), "in use");
         }
-        let found = digests.iter().map(|digest| cache.get(&engine, *digest, MOST).is_some());
-        assert_eq!(found.collect::<Vec<_>>().iter().filter(|found| **found).count(), FILES_MAX);
-        assert!(cache.get(&engine, digests[39], MOST).is_some(), "the newest");
+        assert_eq!(digests.iter().filter(|digest| is_there(digest)).count(), FILES_MIN);
+        assert!(
+            is_there(&digests[39]) && !is_there(&digests[1]),
+            "the newest, and the oldest that is not used"
+        );
     }
 }

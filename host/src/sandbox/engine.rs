@@ -69,7 +69,10 @@ impl Sandboxes {
     /// For the guests of all tenants of the settings.
     pub fn new(config: &config::Config) -> wasmtime::Result<Self> {
         let limits: Vec<Limits> = config.tenants.iter().map(Limits::from).collect();
-        Self::start(&limits, config.guest_cache.as_deref().map(Cache::new))
+        Self::start(
+            &limits,
+            config.guest_cache.as_deref().map(|folder| Cache::new(folder, config.tenants.len())),
+        )
     }
 
     /// Starts the engines and their clock, with room for guests of these limits.

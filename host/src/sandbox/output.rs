@@ -150,7 +150,7 @@ impl PrintLog {
                 guest = %self.guest,
                 lines = window.suppressed_lines,
                 bytes = window.dropped_bytes,
-                "guest printed more than is logged: {LINES_A_SECOND_MAX} lines a second, GUEST_LOG_BYTES a batch"
+                "guest printed more than is logged: {LINES_A_SECOND_MAX} lines a second, GUEST_LOG_BYTES a call"
             );
         }
     }
