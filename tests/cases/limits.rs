@@ -1,7 +1,7 @@
 //! Each limit holds, says its name, and costs nobody but the entry, or the component, that breaks it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, Instant};
 
 use sluicegate_tests::guests::{self, provoking};
@@ -175,10 +175,13 @@ fn compiled_components_are_kept_where_only_the_service_writes() {
     assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
     let files: Vec<_> = fs::read_dir(&cache).unwrap().map(|file| file.unwrap().path()).collect();
     assert_eq!(files.len(), 1, "{files:?}");
-    let written = || fs::metadata(&files[0]).unwrap().modified().unwrap();
-    let first = written();
+    // A file that is made anew replaces the other one.
+    let (file, used) =
+        (|| fs::metadata(&files[0]).unwrap().ino(), || fs::metadata(&files[0]).unwrap().modified().unwrap());
+    let (first, first_used) = (file(), used());
     launch().start().stop();
-    assert_eq!(written(), first, "used, not made again");
+    assert_eq!(file(), first, "used, not made again");
+    assert!(used() > first_used, "and it is known that it was used");
 
     let mut code = fs::read(&files[0]).unwrap();
     let middle = code.len() / 2;

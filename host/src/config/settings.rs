@@ -103,10 +103,10 @@ pub const SETTINGS: [Setting; 38] = [
     value("GUEST_JSON_DEPTH", "127", "levels of properties; 1 to 127"),
     value(
         "EVENT_AGE_MAX_DAYS",
-        "36500",
-        "an event that happened longer ago becomes a dead letter: each week of events is a chunk of the table; 1 to 100000000",
+        "800000",
+        "an event that happened longer ago becomes a dead letter: each week of events is a chunk of the table; of a tenant NAME: `36500`; 1 to 100000000",
     ),
-    value("EVENT_AHEAD_MAX_DAYS", "3650", "the same of an event that is so far ahead of the clock; 1 to 100000000"),
+    value("EVENT_AHEAD_MAX_DAYS", "3000000", "the same of an event that is so far ahead of the clock; of a tenant NAME: `3650`; 1 to 100000000"),
     value("GUEST_LOG_BYTES", "4096", "what is logged of what the guest prints in one call; 0 to 1 MiB"),
     value("GUEST_COMPONENT_BYTES", "67108864", "a component file; 1 KiB to 1 GiB"),
     value("GUEST_COMPILE_MS", "60000", "processor time that a component may take to compile; 100 to 600000"),

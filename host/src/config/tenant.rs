@@ -107,8 +107,9 @@ impl Default for Tenant {
             guest_rows: 100_000,
             guest_string_bytes: 16 << 20,
             guest_json_depth: 127,
-            event_age_max_days: 36_500,
-            event_ahead_max_days: 3_650,
+            // Whatever RFC 3339 can write: the years 0 to 9999.
+            event_age_max_days: 800_000,
+            event_ahead_max_days: 3_000_000,
             guest_log_bytes: 4 << 10,
             guest_component_bytes: 64 << 20,
             guest_compile_ms: 60_000,
@@ -130,7 +131,9 @@ impl Tenant {
             true => TableName::default(),
             false => TableName(format!("events_{name}")),
         };
-        Self { name, events_table, ..Self::default() }
+        // It may be a stranger, who could make a chunk of each week that there is.
+        let (event_age_max_days, event_ahead_max_days) = (36_500, 3_650);
+        Self { name, events_table, event_age_max_days, event_ahead_max_days, ..Self::default() }
     }
 
     /// With what is set in `layers`, checked. The statements are all that the operator has named.

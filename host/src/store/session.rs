@@ -207,11 +207,12 @@ impl Transaction for Session {
 }
 
 /// What a batch's own statements need, after the guest's. What the guest has put off until the commit is checked now:
-/// then it is known whose fault it is.
+/// then it is known whose fault it is. And nobody computes any more for whom the server would have to wait.
 pub(super) fn end_of_guest() -> String {
     format!(
         "SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL lock_timeout = 0; \
-         SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}"
+         SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}; \
+         SET LOCAL idle_in_transaction_session_timeout = {STATEMENT_TIMEOUT_MS}"
     )
 }
 
