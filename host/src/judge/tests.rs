@@ -111,6 +111,45 @@ fn a_batch_of_loops_takes_a_bounded_time() {
     assert_eq!(judgement.breaches, Breaches { timed_out, ..Breaches::default() });
 }
 
+/// Takes the whole limit for each call, whatever it is given: as what is not stopped by the clock does, to look at an
+/// answer among others.
+struct Overstaying(Mutex<usize>);
+
+impl Rules for Overstaying {
+    fn digest(&self) -> Digest {
+        Digest::of(b"")
+    }
+
+    fn time_limit(&self) -> Duration {
+        Duration::from_millis(5)
+    }
+
+    fn bounds(&self) -> Bounds {
+        Limits::default().bounds
+    }
+
+    fn process(&self, _: &[Readable<'_>], _: Duration, _: &mut Powers) -> Result<Vec<Verdict>, Fault> {
+        *self.0.lock().expect("no panic") += 1;
+        std::thread::sleep(self.time_limit()); // what is simulated
+        Err(Fault::Trapped("late".into()))
+    }
+}
+
+#[test]
+fn a_batch_ends_though_its_rules_overstay() {
+    let rules = Overstaying(Mutex::default());
+    let judgement = judged(&rules, 5, (0..200).map(|i| entry(i, b"any")).collect());
+    let calls = rules.0.into_inner().expect("no panic");
+    // 48 limits, and two for 200 entries.
+    assert!(calls <= 50, "{calls} calls");
+    let untried = judgement.entries.iter().filter(|judged| {
+        matches!(&judged.fate, Fate::DeadLetter(Reason::TimedOut, violations)
+            if violations.iter().any(|violation| violation.message.contains("before this one was tried")))
+    });
+    assert!(untried.count() > 100, "each has an end all the same");
+    assert_eq!(judgement.entries.len(), 200);
+}
+
 #[test]
 fn one_poison_leaves_the_whole_limit_to_each_of_its_neighbours() {
     let slow = Slow(Mutex::default());
