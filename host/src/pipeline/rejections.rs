@@ -73,3 +73,21 @@ fn summary(violations: &[Violation]) -> String {
         .collect();
     cut(parts.join("; "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_has_a_bound_and_is_counted() {
+        let mut lines = Lines::default();
+        // As if the second did not end.
+        let begun = Instant::now() + Duration::from_secs(3_600);
+        lines.second = Some(begun);
+        assert_eq!((0..150).filter(|_| lines.have_room()).count(), 100);
+        assert_eq!((lines.count, lines.silenced), (100, 50));
+        lines.second = Instant::now().checked_sub(Duration::from_secs(1));
+        assert!(lines.have_room(), "another second");
+        assert_eq!((lines.count, lines.silenced), (1, 0), "told");
+    }
+}
