@@ -131,6 +131,26 @@ fn another_type() {
     is_refused("another_type", &words);
 }
 
+/// Code for a part of wasmtime that is not built in: run, it would end the process, and all tenants with it.
+fn is_of_no_proposal(name: &str) {
+    is_refused(name, &["it does not compile", "gc proposal must be enabled"]);
+}
+
+#[test]
+fn open_type_call() {
+    is_of_no_proposal("open_type_call");
+}
+
+#[test]
+fn open_type_call_in_start() {
+    is_of_no_proposal("open_type_call_in_start");
+}
+
+#[test]
+fn ref_cast_open() {
+    is_of_no_proposal("ref_cast_open");
+}
+
 #[test]
 fn table_growth() {
     is_stopped("table_growth", "too_many_elements", "more than 100000 table elements (GUEST_TABLE_ELEMENTS)");

@@ -8,6 +8,7 @@
     reason = "a test fails by a panic"
 )]
 
+mod advisories;
 mod batching;
 mod claiming;
 mod delivering;

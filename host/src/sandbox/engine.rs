@@ -8,6 +8,7 @@ use std::time::Duration;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{
     Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
+    WasmFeatures,
 };
 
 use super::cache::Cache;
@@ -19,6 +20,20 @@ use super::{Limits, LoadError, powers, wasi};
 use crate::batch::Digest;
 use crate::config::{self, Grants, Tenant};
 use crate::turns::{Turn, Turns};
+
+/// The WebAssembly proposals that components may use; all others are off.
+///
+/// wasmtime is built without garbage collection, threads and asynchronous components. It still accepts some code of these
+/// proposals if it is not told otherwise, and meets a part of itself that is not there when the code runs:
+/// RUSTSEC-2026-0570, which ended the process.
+const PROPOSALS: WasmFeatures = WasmFeatures::WASM2
+    .union(WasmFeatures::COMPONENT_MODEL)
+    .union(WasmFeatures::EXTENDED_CONST)
+    .union(WasmFeatures::MEMORY64)
+    .union(WasmFeatures::MULTI_MEMORY)
+    .union(WasmFeatures::RELAXED_SIMD)
+    .union(WasmFeatures::TAIL_CALL)
+    .difference(WasmFeatures::GC_TYPES);
 
 /// How often the epoch moves on: the grain of the time limit.
 pub(super) const TICK: Duration = Duration::from_millis(10);
@@ -210,6 +225,7 @@ impl Sandbox {
 pub(super) fn code_config(limits: &Limits) -> Config {
     let mut config = Config::new();
     config
+        .wasm_features(WasmFeatures::all().difference(PROPOSALS), false)
         .epoch_interruption(true)
         .consume_fuel(limits.fuel > 0)
         .max_wasm_stack(limits.stack_bytes)
@@ -226,6 +242,8 @@ pub(super) fn code_config(limits: &Limits) -> Config {
 fn pool(limits: &Limits, calls: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(calls)
+        // Nothing here is asynchronous. Each stack would cost two of the mappings of which Linux gives a process 65,530.
+        .total_stacks(0)
         .total_core_instances(calls * limits.instances)
         .total_memories(calls * MEMORIES_MAX)
         .total_tables(calls * TABLES_MAX)
@@ -253,4 +271,143 @@ fn start_clock(engines: Vec<EngineWeak>) -> wasmtime::Result<()> {
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A component around a core module of these parts.
+    fn component(parts: &str) -> Vec<u8> {
+        wat::parse_str(format!("(component (core module {parts}))"))
+            .unwrap_or_else(|error| panic!("{parts}: {error}"))
+    }
+
+    /// Why it is refused, if it is not for what it exports.
+    fn refusal(sandbox: &Sandbox, component: &[u8]) -> Option<String> {
+        match sandbox.load_trusted(component) {
+            Err(LoadError::World(_)) | Ok(_) => None,
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    /// Each would need a part of wasmtime that is not built in, and could end the process where it runs.
+    #[test]
+    fn code_of_a_proposal_that_is_not_built_in_is_refused_by_name() {
+        let sandbox = Sandbox::new(Limits::default()).expect("a sandbox");
+        let core = [
+            // Types that others may refine, in whatever a module has types in.
+            "(type (sub (func)))",
+            "(type (sub final (func))) (type $s (sub (func))) (type (sub $s (func)))",
+            "(rec (type $a (sub (func))) (type (sub $a (func))))",
+            "(type $t (sub (func))) (import \"a\" \"b\" (func (type $t)))",
+            "(type $t (sub (func))) (table 1 funcref) (func (call_indirect (type $t) (i32.const 0)))",
+            "(type $t (sub (func))) (table 1 funcref) (func (return_call_indirect (type $t) (i32.const 0)))",
+            // References to types.
+            "(type $t (func)) (func (param (ref null $t)))",
+            "(type $t (func)) (func (local (ref null $t)))",
+            "(type $t (func)) (table 1 (ref null $t))",
+            "(type $t (func)) (global (ref null $t) (ref.null $t))",
+            "(func (param (ref func)))",
+            "(table 1 (ref func) (ref.func 0)) (func)",
+            "(type $t (func)) (func (param funcref) (drop (ref.cast (ref $t) (local.get 0))))",
+            "(type $t (func)) (func (param funcref) (drop (ref.test (ref $t) (local.get 0))))",
+            "(func (param funcref) (drop (ref.test (ref func) (local.get 0))))",
+            "(func (param funcref) (drop (ref.cast (ref null nofunc) (local.get 0))))",
+            "(func (param funcref) (drop (block (result funcref) (br_on_cast 0 funcref (ref func) (local.get 0)))))",
+            "(func (param funcref) (drop (block (result funcref) (br_on_cast_fail 0 funcref (ref func) (local.get 0)))))",
+            "(type $t (func)) (func $f) (elem declare func $f) (func (call_ref $t (ref.func $f)))",
+            "(type $t (func)) (func $f) (elem declare func $f) (func (return_call_ref $t (ref.func $f)))",
+            "(func (param funcref) (drop (ref.as_non_null (local.get 0))))",
+            "(func (param funcref) (block (br_on_null 0 (local.get 0)) drop))",
+            "(func (result funcref) (block (result (ref func)) (br_on_non_null 0 (ref.null func)) unreachable))",
+            "(func (drop (ref.null nofunc)))",
+            "(elem (ref null func) (ref.null func)) (func (param nullfuncref))",
+            // A heap.
+            "(type (struct (field i32)))",
+            "(type (array i8))",
+            "(type (array (mut funcref)))",
+            "(type $s (struct)) (func (drop (struct.new $s)))",
+            "(func (drop (ref.i31 (i32.const 1))))",
+            "(func (param i31ref) (drop (i31.get_u (local.get 0))))",
+            "(func (param anyref))",
+            "(func (param eqref eqref) (drop (ref.eq (local.get 0) (local.get 1))))",
+            "(func (param externref))",
+            "(func (param externref) (drop (any.convert_extern (local.get 0))))",
+            "(func (drop (ref.null extern)))",
+            "(func (drop (ref.null none)))",
+            "(func (param exnref))",
+            "(table 1 externref)",
+            "(table 1 anyref)",
+            "(global externref (ref.null extern))",
+            // Exceptions, today's and those of before.
+            "(tag)",
+            "(tag $t (param i32)) (func (throw $t (i32.const 1)))",
+            "(func (param exnref) (throw_ref (local.get 0)))",
+            "(func (block (try_table (catch_all 0))))",
+            "(func try catch_all end)",
+            // Threads.
+            "(memory 1 1 shared)",
+            "(memory 1) (func (drop (memory.atomic.notify (i32.const 0) (i32.const 1))))",
+            "(memory 1) (func (drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1))))",
+            "(memory 1) (func (drop (memory.atomic.wait64 (i32.const 0) (i64.const 0) (i64.const -1))))",
+            "(memory 1) (func (drop (i32.atomic.rmw.add (i32.const 0) (i32.const 1))))",
+            "(func (atomic.fence))",
+            "(table shared 1 (ref null (shared func)))",
+            // Stacks, and others that are not settled.
+            "(type $f (func)) (type (cont $f))",
+            "(type $f (func)) (type $c (cont $f)) (func $g) (elem declare func $g) (func (drop (cont.new $c (ref.func $g))))",
+            "(func (param i64 i64 i64 i64) (result i64 i64) (i64.add128 (local.get 0) (local.get 1) (local.get 2) (local.get 3)))",
+            "(memory 1 (pagesize 1))",
+        ];
+        let whole = [
+            "(component (core func (canon task.cancel)))",
+            "(component (core func (canon backpressure.inc)))",
+            "(component (core func (canon subtask.drop)))",
+            "(component (type (stream u8)))",
+            "(component (type (future u8)))",
+            "(component (type (func async)))",
+            "(component (type error-context))",
+            "(component (core func (canon thread.yield)))",
+            "(component (core func (canon waitable-set.new)))",
+            "(component (core func (canon context.get i32 0)))",
+            "(component (type (list u8 4)))",
+            "(component (type (map u8 u8)))",
+        ];
+        let whole = whole.map(|text| wat::parse_str(text).unwrap_or_else(|error| panic!("{text}: {error}")));
+        let components = core.iter().map(|parts| component(parts)).chain(whole);
+        let is_taken = |bytes: &Vec<u8>| {
+            let refusal = refusal(&sandbox, bytes);
+            refusal.is_none_or(|why| !why.contains("it does not compile"))
+        };
+        let taken: Vec<String> =
+            components.filter(is_taken).map(|bytes| bytes.escape_ascii().to_string()).collect();
+        assert!(taken.is_empty(), "{taken:#?}");
+    }
+
+    /// What compilers make.
+    #[test]
+    fn code_of_the_usual_proposals_is_taken() {
+        let sandbox = Sandbox::new(Limits::default()).expect("a sandbox");
+        for parts in [
+            "(func (result i32 i32) (i32.const 1) (i32.const 2))",
+            "(memory 1) (memory 1) (func (memory.copy 0 1 (i32.const 0) (i32.const 0) (i32.const 9)))",
+            "(memory i64 1) (func (drop (i32.load (i64.const 0))))",
+            "(func $f (return_call $f))",
+            "(func (param v128) (drop (i32x4.relaxed_trunc_f32x4_s (local.get 0))))",
+            "(table 2 funcref) (func (table.set (i32.const 0) (ref.null func)))",
+            "(func (drop (i32.extend8_s (i32.trunc_sat_f64_s (f64.const 1)))))",
+            "(import \"a\" \"b\" (global i32)) (global i32 (i32.add (global.get 0) (i32.const 1)))",
+        ] {
+            assert_eq!(refusal(&sandbox, &component(parts)), None, "{parts}");
+        }
+    }
+
+    /// As many as tenants can have settings of their own: each engine takes its part of what Linux gives a process.
+    #[test]
+    fn a_hundred_engines_start() {
+        let limits: Vec<Limits> =
+            (0..100).map(|i| Limits { stack_bytes: (256 + i) << 10, ..Limits::default() }).collect();
+        assert!(Sandboxes::start(&limits, None).is_ok());
+    }
 }

@@ -1,0 +1,10 @@
+;; Casts a reference to such a type.
+(type $open (sub (func)))
+(type $sub (sub $open (func)))
+(type $other (func (param i32)))
+(func $target (type $other))
+(func $good (type $sub))
+(table $table 2 funcref)
+(elem (table $table) (i32.const 0) func $target $good)
+(elem declare func $target $good)
+(func $provoked (param i32) (drop (ref.cast (ref $open) (table.get $table (i32.const 0)))))
