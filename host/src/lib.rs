@@ -29,4 +29,5 @@ pub mod store;
 pub mod stream;
 pub mod surplus;
 pub mod tenant;
+mod text;
 pub mod turns;

@@ -33,6 +33,7 @@ pub(crate) fn refused(component: &[u8], set: impl Fn(Launch) -> Launch, parts: &
     let ended = set(with_guest(&scene, component)).run_to_end();
     assert_eq!(ended.code, Some(1), "wanted {parts:?}; the log:\n{}", ended.log);
     let last = ended.log.lines().last().unwrap_or_default();
+    assert!(!ended.log.contains(['\r', '\u{202e}']), "as the component has it:\n{}", ended.log);
     for part in parts {
         assert!(last.contains(part), "{part:?} is not in:\n{}", ended.log);
     }
@@ -149,6 +150,12 @@ fn open_type_call_in_start() {
 #[test]
 fn ref_cast_open() {
     is_of_no_proposal("ref_cast_open");
+}
+
+#[test]
+fn forged_import_name() {
+    let words = ["it does not compile", r"x\r INFO forged \u{202e}"];
+    refused(&guests::handmade("forged_import_name"), |launch| launch, &words);
 }
 
 #[test]

@@ -98,6 +98,30 @@ fn letters_are_listed_and_shown() {
     assert!(unknown.code == Some(1) && unknown.err.contains("there is no dead letter 999999"), "{unknown:?}");
 }
 
+/// Neither of a page of text nor of a line of JSON.
+#[test]
+fn no_letter_writes_to_the_terminal() {
+    let scene = Scene::new();
+    let forged = "\u{9b}31m\u{202e}\r\u{e0041}";
+    let entry = fields([(format!("name{forged}"), format!("value{forged}"))]);
+    scene.stream.add(&entry);
+    let violations = format!(r#"[{{"path": "p{forged}", "code": "c{forged}", "message": "m{forged}"}}]"#);
+    let service = scene.service().start();
+    scene.stream.until_drained();
+    service.stop();
+    scene
+        .database
+        .execute(&format!("UPDATE dead_letters SET violations = '{}'", violations.replace('\r', r"\r")));
+    let id = number(&scene.database, "SELECT id FROM dead_letters").to_string();
+    for arguments in [vec!["list"], vec!["show", &id], vec!["list", "--json"]] {
+        let out = run(&scene, &arguments);
+        assert!(out.contains("c\\u"), "{out:?}");
+        assert!(!out.contains(['\u{9b}', '\u{202e}', '\r', '\u{e0041}']), "{out:?}");
+    }
+    let json: Value = serde_json::from_str(run(&scene, &["list", "--json"]).trim()).unwrap();
+    assert_eq!(json["violations"][0]["code"], format!("c{forged}"));
+}
+
 #[test]
 fn a_dry_run_writes_nothing() {
     let scene = Scene::new();

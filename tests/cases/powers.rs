@@ -88,6 +88,31 @@ fn plan(event: &Event) -> &Value {
     &event.properties.as_ref().unwrap()["plan"]
 }
 
+/// PostgreSQL has times that no number of microseconds can tell, and years that the host's own calendar does not have.
+#[test]
+fn a_time_that_cannot_be_given_is_an_error_of_the_guest() {
+    let stage = Stage::new();
+    stage.scene.database.execute(
+        "CREATE TABLE visits (user_id TEXT, last TIMESTAMPTZ);
+         INSERT INTO visits VALUES ('ada', 'infinity'), ('bob', '-infinity'), ('cyd', '294276-12-31 23:59:59 UTC'),
+                                   ('gus', '270000-01-01 00:00:00 UTC'),
+                                   ('dan', '4713-01-01 00:00:00 UTC BC'), ('eve', now()), ('fay', NULL);",
+    );
+    let users = ["ada", "bob", "cyd", "dan", "eve", "fay", "gus"];
+    stage.add(&users.map(event_of));
+    let statements = STATEMENTS.replace("SELECT plan FROM users", "SELECT last FROM visits");
+    let service = stage.service(&format!("{GRANTS}{statements}")).start();
+    stage.scene.stream.until_drained();
+    let letters = stage.scene.database.letters();
+    let wanted = ["found infinity", "found -infinity", "found a time that is too far away"];
+    assert_eq!(letters.len(), wanted.len());
+    for (letter, found) in letters.iter().zip(wanted) {
+        let message = letter.violations[0]["message"].as_str().unwrap();
+        assert!(message.contains("22008") && message.contains(&format!("last: {found}")), "{message}");
+    }
+    assert_eq!(service.stop().metrics().tally(), [4, 0, 3, 0, 0]);
+}
+
 #[test]
 fn a_guest_looks_up_counts_up_and_publishes() {
     let stage = Stage::new();

@@ -131,7 +131,7 @@ macro_rules! handmade_guests {
             start_loops start_traps start_recurses start_grows_table
             memories_in_parts many_memories many_tables many_instances
             greedy another_type
-            open_type_call open_type_call_in_start ref_cast_open
+            open_type_call open_type_call_in_start ref_cast_open forged_import_name
             // Stopped in a batch.
             table_growth memory_growth
             wrong_utf8 wrong_case wrong_pointer wrong_length wrong_alignment

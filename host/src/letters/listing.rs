@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use crate::store::Letter;
+use crate::text::{printable, printable_json};
 
 /// The newest, a line each.
 pub(super) fn table(letters: &[Letter], in_total: u64, out: &mut dyn Write) -> io::Result<()> {
@@ -103,9 +104,9 @@ pub(super) fn summary(outcomes: &BTreeMap<String, u64>, verb: &str, out: &mut dy
     Ok(())
 }
 
-/// Everything but the fields.
-pub(super) fn as_json(letter: &Letter) -> serde_json::Value {
-    serde_json::json!({
+/// Everything but the fields, in a line.
+pub(super) fn as_json(letter: &Letter) -> String {
+    let json = serde_json::json!({
         "id": letter.id,
         "tenant": letter.tenant,
         "stream": letter.stream,
@@ -117,22 +118,18 @@ pub(super) fn as_json(letter: &Letter) -> serde_json::Value {
         "recorded_at": second(letter.recorded_at),
         "replay_outcome": letter.replay_outcome,
         "replayed_at": letter.replayed_at.map(second),
-    })
+    });
+    printable_json(&json.to_string()).into_owned()
 }
 
 fn second(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// Text as it is, control characters escaped: a letter must not write to the operator's terminal.
-fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
-}
-
 /// UTF-8 as text, other bytes escaped.
 fn readable(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
-        Ok(text) => printable(text),
+        Ok(text) => printable(text).into_owned(),
         Err(_) => format!("b\"{}\"", bytes.escape_ascii()),
     }
 }

@@ -23,6 +23,7 @@ use super::engine::code_config;
 use super::load::describe;
 use super::{Limits, LoadError};
 use crate::batch::Digest;
+use crate::text::printable;
 
 /// The service's own program, and the same one after it was replaced on disk.
 const PROGRAM: &str = "/proc/self/exe";
@@ -153,7 +154,7 @@ fn too_slow(limits: &Limits) -> LoadError {
 fn refusal(status: ExitStatus, said: &[u8], limits: &Limits) -> LoadError {
     let said: String = String::from_utf8_lossy(said).trim().chars().take(1_000).collect();
     match status.signal().map(Signal::from_named_raw) {
-        None => LoadError::Compile(said.replace('\n', " ")),
+        None => LoadError::Compile(printable(&said.replace('\n', " ")).into_owned()),
         Some(Some(Signal::XCPU | Signal::KILL)) => too_slow(limits),
         // How an allocation that fails ends.
         Some(Some(Signal::ABORT)) => LoadError::CompilerMemory { limit_bytes: limits.compile_memory_bytes },

@@ -19,6 +19,7 @@ use crate::capabilities::{Lost, Powers};
 use crate::config::Grants;
 use crate::judge::{Fault, Rules};
 use crate::screen::Bounds;
+use crate::text::printable;
 use crate::turns::Turn;
 
 use bindings::sluicegate::guest::types as wit;
@@ -231,7 +232,7 @@ impl Guest {
             Some(Trap::StackOverflow) => return Fault::OutOfStack { limit_bytes: self.limits.stack_bytes },
             _ => {}
         }
-        let mut cause = error.root_cause().to_string();
+        let mut cause = printable(&error.root_cause().to_string()).into_owned();
         // These have no type of their own; the tests know if wasmtime says it in other words.
         if cause.contains("fuel allocated for hostcalls has been exhausted") {
             return Fault::TooMuchOutput { limit_bytes: self.limits.bounds.output_bytes };

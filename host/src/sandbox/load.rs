@@ -9,6 +9,7 @@ use wasmtime::component::types::{ComponentFunc, ComponentItem, Type};
 
 use super::wasi::GRANTED;
 use super::{Limits, powers};
+use crate::text::printable;
 
 /// Why a component is refused.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -161,7 +162,7 @@ pub(super) fn check_exports(engine: &Engine, component: &Component) -> Result<()
         )));
     };
     let ComponentItem::ComponentInstance(handler) = handler.ty else {
-        return Err(LoadError::World(format!("its export {name} is not an interface")));
+        return Err(LoadError::World(format!("its export {} is not an interface", shown(name))));
     };
     match handler.get_export(engine, "process").map(|export| export.ty) {
         Some(ComponentItem::ComponentFunc(process)) => match function(&process) {
@@ -172,21 +173,29 @@ pub(super) fn check_exports(engine: &Engine, component: &Component) -> Result<()
         },
         _ => {
             let names: Vec<&str> = handler.exports(engine).map(|(name, _)| name).collect();
-            Err(LoadError::World(format!("its {name} has no function `process`; it has {}", listed(&names))))
+            Err(LoadError::World(format!(
+                "its {} has no function `process`; it has {}",
+                shown(name),
+                listed(&names)
+            )))
         }
     }
 }
 
 fn listed(names: &[&str]) -> String {
-    // Names are the author's: cut, as everything that ends in a log.
-    let mut shown: Vec<String> =
-        names.iter().take(NAMES_MAX).map(|name| name.chars().take(200).collect()).collect();
+    let mut shown: Vec<String> = names.iter().take(NAMES_MAX).map(|name| shown(name)).collect();
     match names.len().saturating_sub(NAMES_MAX) {
         0 if shown.is_empty() => return "nothing".to_owned(),
         0 => {}
         more => shown.push(format!("{more} more")),
     }
     shown.join(", ")
+}
+
+/// A name of the author's, cut, and safe for a log.
+fn shown(name: &str) -> String {
+    let start: String = name.chars().take(200).collect();
+    printable(&start).into_owned()
 }
 
 /// The type as WIT would have it, but with every type spelt out.
@@ -205,7 +214,7 @@ fn function(function: &ComponentFunc) -> String {
     if text.chars().count() > TYPE_MAX_CHARS {
         text = text.chars().take(TYPE_MAX_CHARS).chain(['…']).collect();
     }
-    text
+    printable(&text).into_owned()
 }
 
 fn separate(text: &mut String, i: usize) {
@@ -285,7 +294,7 @@ fn spell(ty: &Type, text: &mut String) {
     }
 }
 
-/// The whole chain of an error in one line.
+/// The whole chain of an error in one line. It can repeat names that are the author's.
 pub(super) fn describe(error: &wasmtime::Error) -> String {
-    format!("{error:#}").replace('\n', " ")
+    printable(&format!("{error:#}").replace('\n', " ")).into_owned()
 }

@@ -6,6 +6,7 @@ use sqlx::query::Query;
 use sqlx::{Postgres, Row as _};
 
 use super::lending::Purpose;
+use super::timestamp::{NoTimestamp, Timestamp};
 use super::{Database, Error, patient};
 use crate::batch::{Entry, EntryId, Field, Violation};
 
@@ -198,6 +199,11 @@ impl Scope {
     }
 }
 
+/// Rows that somebody else wrote may hold any.
+fn time(time: Timestamp) -> Result<DateTime<Utc>, sqlx::Error> {
+    time.try_into().map_err(|error: NoTimestamp| sqlx::Error::Decode(error.into()))
+}
+
 impl Letter {
     pub(super) fn all(rows: &[PgRow]) -> Result<Vec<Self>, Error> {
         Ok(rows.iter().map(Self::of).collect::<Result<_, _>>()?)
@@ -217,9 +223,9 @@ impl Letter {
             fields: row.try_get("fields")?,
             deliveries: row.try_get("deliveries")?,
             component: component.iter().take(6).map(|byte| format!("{byte:02x}")).collect(),
-            recorded_at: row.try_get("recorded_at")?,
+            recorded_at: time(row.try_get("recorded_at")?)?,
             replay_outcome: row.try_get("replay_outcome")?,
-            replayed_at: row.try_get("replayed_at")?,
+            replayed_at: row.try_get::<Option<_>, _>("replayed_at")?.map(time).transpose()?,
         })
     }
 

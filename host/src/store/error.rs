@@ -3,6 +3,7 @@
 use sqlx::migrate::MigrateError;
 
 use super::WRITING;
+use crate::text::printable;
 
 /// What goes wrong with PostgreSQL.
 #[derive(Debug, thiserror::Error)]
@@ -92,11 +93,12 @@ pub enum Error {
     Statement(#[from] sqlx::Error),
 }
 
-/// What PostgreSQL says, without the decoration of sqlx.
+/// What PostgreSQL says, without the decoration of sqlx. It can repeat values of a row.
 fn plain(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => {
-            format!("{} (SQLSTATE {})", error.message(), error.code().as_deref().unwrap_or("unknown"))
+            let code = error.code();
+            format!("{} (SQLSTATE {})", printable(error.message()), code.as_deref().unwrap_or("unknown"))
         }
         sqlx::Error::Io(error) => error.to_string(),
         other => other.to_string(),

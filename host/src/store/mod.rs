@@ -5,6 +5,7 @@
 //! - `write`, `letters`, `record`: what a transaction consists of
 //! - `session`: a transaction that is lent to a guest
 //! - `archive`, `replay`: dead letters as an operator handles them
+//! - `timestamp`: times as PostgreSQL has them, which are more than ours
 //! - `outbox`: what a replay has published and not sent yet
 //!
 //! A connection is lent for a batch and given up after any error. So the reason
@@ -21,6 +22,7 @@ mod record;
 mod replay;
 mod session;
 mod table;
+mod timestamp;
 mod write;
 
 use std::ops::Deref;

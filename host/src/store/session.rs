@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::lending::Loan;
+use super::timestamp::{NoTimestamp, Timestamp};
 use super::{Database, Error, STATEMENT_TIMEOUT_MS, Store, patient};
 use crate::capabilities::{Lost, Outcome, PARAMETERS_MAX_BYTES, Refusal, STATEMENTS_MAX, Transaction, Value};
 use crate::config::{Parameter, Statement};
@@ -314,6 +315,16 @@ fn size(value: &Value) -> usize {
         }
 }
 
+/// The SQLSTATE datetime_field_overflow.
+const OVERFLOW: &str = "22008";
+
+fn no_timestamp(error: &sqlx::Error) -> Option<&NoTimestamp> {
+    match error {
+        sqlx::Error::ColumnDecode { source, .. } => source.downcast_ref(),
+        _ => None,
+    }
+}
+
 fn values(row: &PgRow) -> Result<Vec<Value>, Refusal> {
     let value = |column: &sqlx::postgres::PgColumn| {
         let at = column.ordinal();
@@ -329,16 +340,17 @@ fn values(row: &PgRow) -> Result<Vec<Value>, Refusal> {
             "FLOAT8" => row.try_get(at).map(Value::Number),
             "TEXT" | "VARCHAR" | "NAME" | "CHAR" => row.try_get(at).map(Value::Text),
             "UUID" => row.try_get(at).map(|value: Uuid| Value::Uuid(value.to_string())),
-            "TIMESTAMPTZ" => {
-                row.try_get(at).map(|value: DateTime<Utc>| Value::Timestamp(value.timestamp_micros()))
-            }
+            "TIMESTAMPTZ" => row.try_get(at).map(|Timestamp(micros)| Value::Timestamp(micros)),
             "JSON" | "JSONB" => {
                 row.try_get(at).map(|Json(value): Json<Box<RawValue>>| Value::Json(value.get().to_owned()))
             }
             "BYTEA" => row.try_get(at).map(Value::Bytes),
             _ => return Err(Refusal::UnknownType(format!("{}: {name}", column.name()))),
         };
-        value.map_err(|_| Refusal::UnknownType(format!("{}: {name}", column.name())))
+        value.map_err(|error| match no_timestamp(&error) {
+            Some(why) => Refusal::Refused(OVERFLOW.to_owned(), format!("{}: {why}", column.name())),
+            None => Refusal::UnknownType(format!("{}: {name}", column.name())),
+        })
     };
     row.columns().iter().map(value).collect()
 }

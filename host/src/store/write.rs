@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::lending::Purpose;
 use super::letters::Letters;
 use super::session::{self, Session};
+use super::timestamp::Timestamp;
 use super::{Committed, Error, Record, Remedy, Store, WRITING, patient};
 use crate::batch::{Entry, EntryId, Event, Fate, Judged, Reason, Tally, Vec1};
 use crate::capabilities::Publication;
@@ -235,8 +236,10 @@ struct Recorded {
 /// The keys of rows.
 pub(super) type Keys = HashSet<(Uuid, DateTime<Utc>)>;
 
+/// A time that does not read is none of a batch: a trigger has changed it.
 fn keys(rows: &[PgRow]) -> Result<Keys, Error> {
-    let keys = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+    let time = |row: &PgRow| row.try_get::<Timestamp, _>(1).ok().and_then(|time| time.try_into().ok());
+    let keys = rows.iter().filter_map(|row| time(row).map(|time| Ok((row.try_get(0)?, time))));
     Ok(keys.collect::<Result<_, sqlx::Error>>()?)
 }
 

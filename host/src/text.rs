@@ -1,0 +1,97 @@
+//! Text of others, made safe for logs and terminals: a line must be what it seems.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+/// Escapes what a terminal would obey or would not show: control characters of both kinds, line separators, marks that
+/// turn the direction of text, and other invisible ones, as in `\u{202e}`. All else stays as it is, quotes and
+/// backslashes too.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    if text.chars().all(is_printable) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_printable(c) {
+            true => escaped.push(c),
+            false => escaped.extend(c.escape_debug()),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// The same for JSON that is written already: the escapes are those of JSON, so that it reads back as the same value.
+pub(crate) fn printable_json(json: &str) -> Cow<'_, str> {
+    if json.chars().all(is_printable) {
+        return Cow::Borrowed(json);
+    }
+    let mut escaped = String::with_capacity(json.len());
+    for c in json.chars() {
+        match is_printable(c) {
+            true => escaped.push(c),
+            // Only strings hold such characters.
+            false => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| {
+                let _ = write!(escaped, "\\u{unit:04x}");
+            }),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// By the standard library's table of characters that show. Marks that combine with the letter before them are no harm:
+/// alone, `escape_debug` would escape them.
+fn is_printable(c: char) -> bool {
+    if c.is_ascii() {
+        return !c.is_ascii_control();
+    }
+    let mut after_a_letter = [0; 8];
+    let Some((letter, rest)) = after_a_letter.split_first_mut() else { return false };
+    *letter = b'a';
+    let end = 1 + c.encode_utf8(rest).len();
+    let pair = after_a_letter.get(..end).and_then(|pair| std::str::from_utf8(pair).ok());
+    pair.is_some_and(|pair| pair.escape_debug().count() == 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_cannot_forge_another_nor_command_a_terminal() {
+        assert_eq!(
+            printable("ü \"a\"\\ \x1b[2J\r\n\u{9b}\u{202e}\u{2028}"),
+            "ü \"a\"\\ \\u{1b}[2J\\r\\n\\u{9b}\\u{202e}\\u{2028}"
+        );
+        for c in [
+            '\0',
+            '\t',
+            '\x7f',
+            '\u{85}',
+            '\u{61c}',
+            '\u{200e}',
+            '\u{2066}',
+            '\u{2029}',
+            '\u{feff}',
+            '\u{e0041}',
+        ] {
+            assert_eq!(printable(&format!("a{c}b")), format!("a{}b", c.escape_debug()), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn what_people_write_stays_as_it_is() {
+        for text in ["", "Zürich", "cafe\u{301}", "हिन्दी", "日本", "👍🏽", "C:\\path 'a' \"b\""]
+        {
+            assert!(matches!(printable(text), Cow::Borrowed(same) if same == text), "{text}");
+        }
+    }
+
+    #[test]
+    fn json_reads_back_as_the_same_value() {
+        let value = serde_json::json!({ "a\u{202e}": "\u{9b}31m \u{e0041} \"quoted\" \\ \n ü" });
+        let text = value.to_string();
+        let shown = printable_json(&text);
+        assert!(!shown.contains(['\u{202e}', '\u{9b}', '\u{e0041}']), "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).expect("JSON"), value);
+    }
+}
