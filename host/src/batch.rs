@@ -233,6 +233,22 @@ impl Digest {
     }
 }
 
+/// Makes the digest of bytes that come piece by piece.
+#[derive(Default)]
+pub struct Digester(Sha256);
+
+impl Digester {
+    /// The next bytes.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Of all that was added.
+    pub fn digest(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+}
+
 /// The first 12 hexadecimal digits: enough for a log line.
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

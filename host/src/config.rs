@@ -55,6 +55,8 @@ pub struct Config {
     pub allow_plain_table: bool,
     /// `LOG_FORMAT`.
     pub log_format: LogFormat,
+    /// `GUEST_CODE_BYTES`.
+    pub guest_code_bytes: u64,
     /// `GUEST_CACHE`.
     #[serde(default)]
     pub guest_cache: Option<PathBuf>,
@@ -192,6 +194,7 @@ impl Default for Config {
             metrics_csv: "backend/metrics.csv".into(),
             allow_plain_table: false,
             log_format: LogFormat::Text,
+            guest_code_bytes: 1 << 30,
             guest_cache: None,
             statements: BTreeMap::new(),
             tenants: vec![Tenant::default()],
@@ -219,6 +222,7 @@ impl Config {
         short_text("CONSUMER_NAME", &config.consumer_name)?;
         within("POSTGRES_CONNECTIONS", config.postgres_connections, 1..=1_000)?;
         within("MONITORING_INTERVAL_MS", config.monitoring_interval_ms, 100..=3_600_000)?;
+        within("GUEST_CODE_BYTES", config.guest_code_bytes, 16 << 20..=1 << 40)?;
         config.statements.iter().try_for_each(|(name, statement)| statement.check(name))?;
         config.has_named_tenants = layers.contains(TENANTS);
         config.tenants = match config.has_named_tenants {

@@ -50,7 +50,7 @@ enum Command {
     },
     /// Compile a component for the service that started this
     #[command(name = compile::COMMAND, hide = true)]
-    Compile { memory_bytes: u64, time_ms: u64, fuel: u64, stack_bytes: usize },
+    Compile { memory_bytes: u64, time_ms: u64, fuel: u64, stack_bytes: usize, code_bytes: u64 },
     /// Run a command with private servers at REDIS_URL and POSTGRES_URL
     #[command(after_help = "A server that one of the two names already is used instead of a private one.")]
     Servers {
@@ -97,8 +97,8 @@ pub(crate) fn main() -> ExitCode {
             };
             tool(work, |_| 1)
         }
-        Command::Compile { memory_bytes, time_ms, fuel, stack_bytes } => {
-            match compile::compile_as_child(memory_bytes, time_ms, fuel, stack_bytes) {
+        Command::Compile { memory_bytes, time_ms, fuel, stack_bytes, code_bytes } => {
+            match compile::compile_as_child(memory_bytes, time_ms, fuel, stack_bytes, code_bytes) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     eprintln!("{error}");

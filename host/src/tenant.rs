@@ -233,7 +233,9 @@ async fn load_rules(
     let file = tenant.guest.clone();
     let span = tracing::Span::current();
     let refused_before = refused.take();
-    let load = move || span.in_scope(|| Guests::load(sandbox, file.as_deref(), refused_before));
+    let folders_to_read = Arc::clone(&folders);
+    let load =
+        move || span.in_scope(|| Guests::load(sandbox, &folders_to_read, file.as_deref(), refused_before));
     let guests = match tokio::task::spawn_blocking(load).await? {
         Ok(guests) => Arc::new(guests),
         Err(error) => {

@@ -166,6 +166,48 @@ fn compilation_is_limited() {
     );
 }
 
+/// Native code, and what wasmtime keeps of memories with it, are limited for each byte of a component, and in sum.
+#[test]
+fn native_code_is_limited() {
+    refused(
+        &guests::sparse(guests::DEFAULT, 4),
+        |launch| launch,
+        &[
+            "its native code, with the images of its memories, takes more than",
+            "32 for each of the component's",
+        ],
+    );
+    // Large enough that the first limit does not hold.
+    let large = guests::padded(&guests::sparse(guests::DEFAULT, 4), 4 << 20);
+    refused(
+        &large,
+        |launch| launch.set("GUEST_CODE_BYTES", 32 << 20),
+        &["takes more than is left; wanted 33554432 bytes at most", "(GUEST_CODE_BYTES)"],
+    );
+    // And taken, it is there once, and only as far as it is used.
+    let scene = Scene::new();
+    let file = scene.folder().join("large.wasm");
+    fs::write(&file, &large).unwrap();
+    let service = scene.service().set("GUEST", file.display()).start();
+    let peak = service.memory_peak_bytes();
+    assert!(peak < 64 << 20, "{} MiB", peak >> 20);
+    service.stop();
+}
+
+/// wasmtime's own limit of 1 MiB for an instance is 32,768 functions, and has no setting of ours.
+#[test]
+fn a_table_may_hold_as_many_functions_as_the_setting_says() {
+    let scene = Scene::new();
+    let functions: String = (0..33_000).map(|i| format!("(func $f{i})")).collect();
+    let names: String = (0..33_000).map(|i| format!(" $f{i}")).collect();
+    let component = guests::handmade_of(&format!(
+        "{functions} (table 33000 funcref) (elem (i32.const 0) func{names}) (func $provoked (param i32))"
+    ));
+    let file = scene.folder().join("functions.wasm");
+    fs::write(&file, &component).unwrap();
+    scene.service().set("GUEST", file.display()).start().stop();
+}
+
 #[test]
 fn compiled_components_are_kept_where_only_the_service_writes() {
     let scene = Scene::new();

@@ -13,6 +13,7 @@ mod batching;
 mod claiming;
 mod delivering;
 mod failing;
+mod guest_files;
 mod handmade;
 mod hostile;
 mod letters;

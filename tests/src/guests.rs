@@ -180,6 +180,41 @@ pub fn importing(interfaces: &[&str]) -> Vec<u8> {
 /// The smallest core module.
 pub const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
+/// The same rules in so many bytes: a custom section of zeros changes nothing else.
+pub fn padded(component: &[u8], bytes: usize) -> Vec<u8> {
+    let mut padded = component.to_vec();
+    section(&mut padded, 0, &vec![0; bytes.saturating_sub(component.len())]);
+    padded
+}
+
+/// The component with so many core modules that nobody uses, each with two bytes of data that lie 16 MiB apart: wasmtime
+/// keeps an image of all that is between.
+pub fn sparse(component: &[u8], modules: usize) -> Vec<u8> {
+    let module = |i: usize| {
+        let text = format!(
+            r#"(module (memory 257) (data (i32.const 0) "\{:02x}") (data (i32.const 16700000) "\{:02x}"))"#,
+            1 + i % 250,
+            1 + i / 250
+        );
+        wat::parse_str(text).expect("a module")
+    };
+    let mut sparse = component.to_vec();
+    (0..modules).for_each(|i| section(&mut sparse, 1, &module(i)));
+    sparse
+}
+
+/// Appends a section of a component: 0 for a custom one, which begins with the length of its name, 1 for a core module.
+fn section(component: &mut Vec<u8>, kind: u8, content: &[u8]) {
+    component.push(kind);
+    let mut length = content.len();
+    while length >= 128 {
+        component.push(u8::try_from(length % 128).expect("seven bits") | 128);
+        length /= 128;
+    }
+    component.push(u8::try_from(length).expect("seven bits"));
+    component.extend(content);
+}
+
 /// The same rules under another digest: a custom section changes nothing else.
 pub fn relabelled(component: &[u8], label: u8) -> Vec<u8> {
     let mut bytes = component.to_vec();

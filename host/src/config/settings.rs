@@ -32,7 +32,7 @@ const fn value(name: &'static str, default: &'static str, meaning: &'static str)
 }
 
 /// All settings, in the order in which people meet them.
-pub const SETTINGS: [Setting; 38] = [
+pub const SETTINGS: [Setting; 39] = [
     text(
         "REDIS_URL",
         None,
@@ -115,6 +115,12 @@ pub const SETTINGS: [Setting; 38] = [
         "2147483648",
         "address space of the process that compiles a component; 256 MiB to 64 GiB",
     ),
+    value(
+        "GUEST_CODE_BYTES",
+        "1073741824",
+        "native code and memory images of all tenants' guests together, half of it for one of several tenants; a guest of 16 MiB always has room; 16 MiB to 1 TiB",
+    )
+    .of_service(),
     text(
         "GUEST_CACHE",
         None,

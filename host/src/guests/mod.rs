@@ -1,15 +1,13 @@
 //! Versions of the rules: which component is in force, and how a new one comes into force.
 //!
+//! - `file`: what can be known of a file without reading it
 //! - `watch`: notices that the component's file changed, and swaps
 //!
 //! A version is a compiled [`Guest`], named by the digest of its file.
 
+mod file;
 mod watch;
 
-use std::borrow::Cow;
-use std::fs::{FileType, OpenOptions};
-use std::io::Read as _;
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,15 +18,13 @@ pub use watch::Folders;
 use crate::batch::Digest;
 use crate::judge::Rules;
 use crate::pipeline::RulesInForce;
-use crate::sandbox::{Guest, LoadError, Sandbox};
+use crate::sandbox::{Guest, LoadError, Sandbox, Source};
+use file::Stamp;
 
 /// The default rules, inside the program so that it needs no other file.
 pub const DEFAULT: &[u8] = include_bytes!(env!("SLUICEGATE_GUEST_DEFAULT"));
 /// Stricter rules, which the demo swaps in.
 pub const STRICT: &[u8] = include_bytes!(env!("SLUICEGATE_GUEST_STRICT"));
-
-/// `O_NONBLOCK` of Linux, by rustix's name for it.
-const NO_WAITING: u32 = rustix::fs::OFlags::NONBLOCK.bits();
 
 /// Why there are no rules to begin with.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +37,9 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The default rules do not load: a defect of the program.
+    #[error("the default rules inside the program are refused: {0}")]
+    Defective(LoadError),
     /// It is no component that can be used.
     #[error("the guest {file} is refused: {}", version.reason)]
     Refused {
@@ -51,21 +50,41 @@ pub enum Error {
     },
 }
 
-/// How long a version that was refused is not looked at again. To compile it is work, and a hostile one could keep the
-/// compiler busy; but what was too slow on a busy machine may not be so later.
-const REFUSED_FOR: Duration = Duration::from_secs(600);
+/// A version that was refused for a reason that may pass is tried again after so long, and after twice as long each time
+/// until [`RETRY_MAX`]. To compile is work, and a hostile component could keep the compiler busy.
+const RETRY_MIN: Duration = Duration::from_secs(60);
+/// See [`RETRY_MIN`].
+const RETRY_MAX: Duration = Duration::from_secs(3_600);
+/// A file that changes for longer is not waited for any more.
+const CHANGES_MAX: Duration = Duration::from_secs(30);
 
 /// A version that cannot be used.
 #[derive(Clone, Debug)]
 pub struct Refused {
-    digest: Digest,
+    /// Of the file at that time. A touch is enough to have it tried again.
+    stamp: Stamp,
     reason: LoadError,
     since: Instant,
+    /// How often it was tried.
+    tries: u32,
 }
 
 impl Refused {
-    fn is(&self, digest: Digest) -> bool {
-        self.digest == digest && self.since.elapsed() < REFUSED_FOR
+    /// With the time that it is tried again, if it was refused before.
+    fn new(stamp: Stamp, reason: LoadError, before: Option<&Self>) -> Self {
+        let tries = before.filter(|before| before.stamp == stamp).map_or(0, |before| before.tries) + 1;
+        Self { stamp, reason, since: Instant::now(), tries }
+    }
+
+    /// How long it stands; without end, if only another file can help.
+    fn stands_for(&self) -> Option<Duration> {
+        let delay = RETRY_MIN.saturating_mul(1 << (self.tries - 1).min(10));
+        self.reason.may_pass().then_some(delay.min(RETRY_MAX))
+    }
+
+    /// Whether the file of this stamp need not be looked at.
+    fn stands(&self, stamp: &Stamp) -> bool {
+        self.stamp == *stamp && self.stands_for().is_none_or(|delay| self.since.elapsed() < delay)
     }
 }
 
@@ -79,24 +98,16 @@ pub struct Guests {
 
 impl Guests {
     /// Loads the first version, unless it is one that was refused lately. Compiles: not for a thread that has batches to serve.
-    pub fn load(sandbox: Sandbox, file: Option<&Path>, refused: Option<Refused>) -> Result<Self, Error> {
-        let bytes = match file {
-            None => Cow::Borrowed(DEFAULT),
-            Some(file) => read(file, sandbox.limits().component_bytes)
-                .map(Cow::Owned)
-                .map_err(|source| Error::Unreadable { file: file.to_owned(), source })?,
+    pub fn load(
+        sandbox: Sandbox,
+        folders: &Folders,
+        file: Option<&Path>,
+        refused: Option<Refused>,
+    ) -> Result<Self, Error> {
+        let guest = match file {
+            None => sandbox.load_trusted(DEFAULT).map_err(Error::Defective)?,
+            Some(file) => load_first(&sandbox, folders, file, refused)?,
         };
-        let digest = Digest::of(&bytes);
-        let new_refusal = |reason| Refused { digest, reason, since: Instant::now() };
-        let guest = match (refused.filter(|refused| refused.is(digest)), file) {
-            (Some(refused), _) => Err(refused),
-            (None, None) => sandbox.load_trusted(&bytes).map_err(new_refusal),
-            (None, Some(_)) => sandbox.load(&bytes).map_err(new_refusal),
-        };
-        let guest = guest.map_err(|version| {
-            let file = file.unwrap_or(Path::new("inside the program")).to_owned();
-            Error::Refused { file, version }
-        })?;
         tracing::info!(
             guest = %guest.digest(),
             file = file.map(|file| tracing::field::display(file.display())),
@@ -121,25 +132,44 @@ impl Guests {
     }
 }
 
-/// The whole file, or its beginning if it is larger than any component may be.
-fn read(file: &Path, most: usize) -> std::io::Result<Vec<u8>> {
-    // A pipe would otherwise be waited for until somebody writes into it.
-    let file = OpenOptions::new().read(true).custom_flags(NO_WAITING.cast_signed()).open(file)?;
-    if let Some(found) = another_kind(file.metadata()?.file_type()) {
-        return Err(std::io::Error::other(format!("found {found}; wanted a regular file")));
+/// The file's version. One that is refused while the file is being written is waited for.
+fn load_first(
+    sandbox: &Sandbox,
+    folders: &Folders,
+    file: &Path,
+    refused: Option<Refused>,
+) -> Result<Guest, Error> {
+    let unreadable = |source| Error::Unreadable { file: file.to_owned(), source };
+    let most = sandbox.limits().component_bytes;
+    let begun = Instant::now();
+    loop {
+        let stamp = Stamp::of(file).map_err(unreadable)?;
+        if let Some(version) = refused.as_ref().filter(|refused| refused.stands(&stamp)) {
+            return Err(Error::Refused { file: file.to_owned(), version: version.clone() });
+        }
+        let digest = folders.one_at_a_time(|| file::digest(file, most)).map_err(unreadable)?;
+        let reason = match load_version(sandbox, file, digest, &stamp) {
+            Ok(guest) => return Ok(guest),
+            Err(reason) => reason,
+        };
+        std::thread::sleep(stamp.until_rest());
+        let is_at_rest = Stamp::of(file).is_ok_and(|now| now == stamp);
+        if is_at_rest || begun.elapsed() > CHANGES_MAX {
+            let version = Refused::new(stamp, reason, refused.as_ref());
+            return Err(Error::Refused { file: file.to_owned(), version });
+        }
     }
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
-/// What it is, unless it is a regular file.
-fn another_kind(found: FileType) -> Option<&'static str> {
-    match found {
-        _ if found.is_file() => None,
-        _ if found.is_dir() => Some("a directory"),
-        _ if found.is_fifo() => Some("a pipe"),
-        _ => Some("a device"),
-    }
+/// Compiles the version of this digest, unless somebody has it compiled.
+fn load_version(sandbox: &Sandbox, file: &Path, digest: Digest, stamp: &Stamp) -> Result<Guest, LoadError> {
+    let read = || {
+        let bytes = file::read(file, sandbox.limits().component_bytes)
+            .map_err(|error| LoadError::Unreadable(error.to_string()))?;
+        match Digest::of(&bytes) == digest {
+            true => Ok(bytes),
+            false => Err(LoadError::Unreadable("it changed while it was read".to_owned())),
+        }
+    };
+    sandbox.load(Source { digest, about_bytes: stamp.bytes, read: &read })
 }

@@ -2,43 +2,59 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
-use super::{Guests, read};
+use super::file::{self, Stamp};
+use super::{CHANGES_MAX, Guests, Refused, load_version};
 use crate::batch::Digest;
+use crate::judge::Rules as _;
+use crate::sandbox::{Guest, LoadError};
 
-/// How long the folder must be quiet before the file is read: copying a file
-/// makes several changes.
+/// How long the folder must be quiet before the file is looked at: copying a file makes several changes.
 const SETTLE: Duration = Duration::from_millis(200);
-/// After so long it is read all the same: another tenant's file in the folder may never come to rest. What is read
-/// half-written then is refused, and looked at again with the next change.
+/// After so long it is looked at all the same: another tenant's file in the folder may never come to rest.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
 /// How often the file is looked at in any case: network mounts tell of no changes.
 const POLL: Duration = Duration::from_secs(5);
+/// A file that is gone for no longer is being replaced.
+const GONE: Duration = Duration::from_secs(2);
 
-/// By what a file shows that it was written, without being read.
-type Stamp = (SystemTime, u64, u64);
-
-fn stamp(file: &Path) -> Option<Stamp> {
-    let metadata = std::fs::metadata(file).ok()?;
-    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-}
-
-/// Where the look at a file has led so far.
+/// Where the looks at a file have led so far.
 #[derive(Default)]
 struct Seen {
+    /// When it was read last and was at rest.
     stamp: Option<Stamp>,
-    /// The last version that was refused.
-    refused: Option<Digest>,
+    /// The version that was refused last.
+    refused: Option<Refused>,
+    /// Since when nobody has seen it.
+    gone_since: Option<Instant>,
+    /// Whether it was told that the file is gone.
+    is_gone_told: bool,
     /// Whether it was told that the file cannot be read.
     is_unreadable: bool,
+    /// A refusal that is not told before the file is at rest.
+    pending: Option<(Stamp, Digest, LoadError)>,
+    /// Since when there are such refusals.
+    changing_since: Option<Instant>,
+}
+
+/// What came of a look.
+enum Look {
+    /// Nothing that was not known.
+    NoNews,
+    /// The file is not there.
+    Gone,
+    Unreadable(std::io::Error),
+    /// It holds the version in force.
+    InForce(Stamp),
+    Loaded(Stamp, Box<Guest>),
+    Refused(Stamp, Digest, LoadError),
 }
 
 impl Guests {
@@ -53,68 +69,130 @@ impl Guests {
             channel::channel(()).1
         });
         let mut seen = Seen::default();
+        let mut again = POLL;
         while !shutdown.is_cancelled() {
             tokio::select! {
-                () = until_changed(&mut changed) => {
-                    settle(&mut changed).await;
-                    seen.stamp = None;
-                }
-                () = tokio::time::sleep(POLL) => {}
+                () = until_changed(&mut changed) => settle(&mut changed).await,
+                () = tokio::time::sleep(again) => {}
                 () = shutdown.cancelled() => return,
             }
-            self.look(&file, &mut seen).await;
+            again = self.look(&file, &folders, &mut seen).await;
         }
     }
 
-    /// Reads the file, unless it is as it was, and swaps if it is another version than the one in force.
-    async fn look(self: &Arc<Self>, file: &Path, seen: &mut Seen) {
+    /// Looks at the file, and swaps if it holds another version than the one in force. Gives when to look again, if
+    /// nothing happens before.
+    async fn look(self: &Arc<Self>, file: &Path, folders: &Arc<Folders>, seen: &mut Seen) -> Duration {
         let in_force = self.digest();
-        let (guests, path, refused, stamp_before) =
-            (Arc::clone(self), file.to_owned(), seen.refused, seen.stamp);
-        let looked = tokio::task::spawn_blocking(move || {
-            // Before the reading: what is written meanwhile is looked at the next time.
-            let stamp = stamp(&path)?;
-            if Some(stamp) == stamp_before {
-                return None;
+        let (guests, path, folders) = (Arc::clone(self), file.to_owned(), Arc::clone(folders));
+        let (stamp, refused, pending) = (seen.stamp.clone(), seen.refused.clone(), seen.pending.take());
+        let span = tracing::Span::current();
+        let look = move || span.in_scope(|| guests.look_now(&path, &folders, stamp, refused, pending));
+        let look = match tokio::task::spawn_blocking(look).await {
+            Ok(look) => look,
+            Err(error) => {
+                tracing::error!(%error, "loading the new guest panicked; the old one goes on");
+                return POLL;
             }
-            let bytes = match read(&path, guests.sandbox.limits().component_bytes) {
-                Ok(bytes) => bytes,
-                // A file that is gone for the moment is being replaced.
-                Err(error) if error.kind() == ErrorKind::NotFound => return None,
-                Err(error) => return Some(Err(error)),
-            };
-            let digest = Digest::of(&bytes);
-            let is_news = digest != in_force && Some(digest) != refused;
-            Some(Ok((stamp, is_news.then(|| (digest, guests.sandbox.load(&bytes))))))
-        });
-        let (stamp, loaded) = match looked.await {
-            Ok(Some(Ok(looked))) => looked,
-            Ok(Some(Err(error))) => {
+        };
+        if matches!(look, Look::Gone) {
+            return tell_gone(file, in_force, seen);
+        }
+        if std::mem::take(&mut seen.is_gone_told) && !matches!(look, Look::Unreadable(_)) {
+            tracing::info!(file = %file.display(), "the guest's file is there again");
+        }
+        seen.gone_since = None;
+        match look {
+            Look::NoNews | Look::Gone => {}
+            Look::Unreadable(error) => {
                 // Not at each look.
                 if !std::mem::replace(&mut seen.is_unreadable, true) {
                     tracing::error!(file = %file.display(), %in_force, %error, "the guest cannot be read; the old one goes on");
                 }
-                return;
             }
-            Ok(None) => return,
-            Err(error) => {
-                return tracing::error!(%error, "loading the new guest panicked; the old one goes on");
+            Look::InForce(stamp) => *seen = Seen { stamp: at_rest(stamp), ..Seen::default() },
+            Look::Loaded(stamp, guest) => {
+                let to = guest.digest();
+                self.put_in_force(*guest);
+                *seen = Seen { stamp: at_rest(stamp), ..Seen::default() };
+                tracing::info!(from = %in_force, %to, "new guest loaded; it takes effect with the next batch");
             }
-        };
-        (seen.stamp, seen.is_unreadable) = (Some(stamp), false);
-        match loaded {
-            None => {}
-            Some((digest, Ok(guest))) => {
-                self.put_in_force(guest);
-                seen.refused = None;
-                tracing::info!(from = %in_force, to = %digest, "new guest loaded; it takes effect with the next batch");
-            }
-            Some((digest, Err(error))) => {
-                seen.refused = Some(digest);
-                tracing::error!(guest = %digest, in_force = %in_force, %error, "new guest refused; the old one goes on");
+            Look::Refused(stamp, digest, error) => {
+                seen.is_unreadable = false;
+                // Half of a file is no component. It is told when nobody writes any more.
+                let since = *seen.changing_since.get_or_insert_with(Instant::now);
+                let rest = stamp.until_rest();
+                if !rest.is_zero() && since.elapsed() < CHANGES_MAX {
+                    seen.pending = Some((stamp, digest, error));
+                    return rest;
+                }
+                seen.changing_since = None;
+                let refused = Refused::new(stamp.clone(), error, seen.refused.as_ref());
+                tracing::error!(
+                    guest = %digest, %in_force, error = %refused.reason,
+                    again_in_s = refused.stands_for().map(|delay| delay.as_secs()),
+                    "new guest refused; the old one goes on"
+                );
+                (seen.stamp, seen.refused) = (Some(stamp), Some(refused));
             }
         }
+        POLL
     }
+
+    /// Reads the file only if it is another one than at the last look, and keeps it only if it is another version.
+    fn look_now(
+        &self,
+        file: &Path,
+        folders: &Folders,
+        stamp_before: Option<Stamp>,
+        refused: Option<Refused>,
+        pending: Option<(Stamp, Digest, LoadError)>,
+    ) -> Look {
+        // Before the reading: what is written meanwhile is looked at the next time.
+        let stamp = match Stamp::of(file) {
+            Ok(stamp) => stamp,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Look::Gone,
+            Err(error) => return Look::Unreadable(error),
+        };
+        if let Some((_, digest, error)) = pending.filter(|(before, ..)| *before == stamp) {
+            return Look::Refused(stamp, digest, error);
+        }
+        let is_known = match &refused {
+            Some(refused) => refused.stands(&stamp),
+            None => stamp_before.as_ref() == Some(&stamp),
+        };
+        if is_known {
+            return Look::NoNews;
+        }
+        let most = self.sandbox.limits().component_bytes;
+        let digest = match folders.one_at_a_time(|| file::digest(file, most)) {
+            Ok(digest) => digest,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Look::Gone,
+            Err(error) => return Look::Unreadable(error),
+        };
+        if digest == self.digest() {
+            return Look::InForce(stamp);
+        }
+        match load_version(&self.sandbox, file, digest, &stamp) {
+            Ok(guest) => Look::Loaded(stamp, Box::new(guest)),
+            Err(error) => Look::Refused(stamp, digest, error),
+        }
+    }
+}
+
+/// The stamp, unless the file was changed so lately that another change might leave the same one.
+fn at_rest(stamp: Stamp) -> Option<Stamp> {
+    stamp.until_rest().is_zero().then_some(stamp)
+}
+
+/// Tells once that the file is gone, if it is not only being replaced. Gives when to look again.
+fn tell_gone(file: &Path, in_force: Digest, seen: &mut Seen) -> Duration {
+    let since = *seen.gone_since.get_or_insert_with(Instant::now);
+    let left = GONE.saturating_sub(since.elapsed());
+    if left.is_zero() && !std::mem::replace(&mut seen.is_gone_told, true) {
+        tracing::warn!(file = %file.display(), %in_force, "the guest's file is gone; the version in force goes on, until the next start");
+    }
+    if left.is_zero() { POLL } else { left }
 }
 
 /// Never, when nobody watches.
@@ -136,12 +214,20 @@ pub struct Folders {
     /// Made when it is needed first.
     watcher: Mutex<Option<RecommendedWatcher>>,
     changes: Arc<Mutex<Changes>>,
+    /// Held by who reads a file.
+    reading: Mutex<()>,
 }
 
 /// Who is to be told of a change in a folder.
 type Changes = HashMap<PathBuf, channel::Sender<()>>;
 
 impl Folders {
+    /// Reads while nobody else does: a change in a folder with a hundred files would otherwise have all of them read at once.
+    pub(super) fn one_at_a_time<T>(&self, read: impl FnOnce() -> T) -> T {
+        let _reading = lock(&self.reading);
+        read()
+    }
+
     /// Tells of changes in the file's folder.
     ///
     /// The folder, not the file: editors, `mv` and Kubernetes replace the

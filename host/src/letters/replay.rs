@@ -9,7 +9,7 @@ use super::progress::Progress;
 use super::{Error, Which};
 use crate::capabilities::Powers;
 use crate::config::{Config, Tenant};
-use crate::guests::Guests;
+use crate::guests::{Folders, Guests};
 use crate::judge::{Rules, judge, pause_max};
 use crate::outbox;
 use crate::sandbox::Sandboxes;
@@ -61,8 +61,12 @@ pub(super) async fn replay(
             continue;
         }
         store.prepare().await?;
-        let guests =
-            Guests::load(sandboxes.of(tenant).map_err(Error::Sandbox)?, tenant.guest.as_deref(), None)?;
+        let guests = Guests::load(
+            sandboxes.of(tenant).map_err(Error::Sandbox)?,
+            &Folders::default(),
+            tenant.guest.as_deref(),
+            None,
+        )?;
         let rules = guests.in_force().borrow().clone();
         if !dry_run && !tenant.grants.publish.is_empty() {
             outbox.stream()?; // better now than after the first letters

@@ -8,14 +8,15 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use wasmtime::Engine;
 
-use crate::batch::Digest;
+use super::code::{self, NativeCode};
+use crate::batch::{Digest, Digester};
 
 /// Files kept at least; those that nobody has used for the longest time go first.
 const FILES_MIN: usize = 32;
@@ -25,6 +26,24 @@ const FILES_A_TENANT: usize = 2;
 const EXTENSION: &str = "native";
 /// `O_NOFOLLOW` of Linux, by rustix's name for it.
 const NO_LINKS: u32 = rustix::fs::OFlags::NOFOLLOW.bits();
+
+/// Of the digest that each file begins with.
+const DIGEST_BYTES: u64 = 32;
+
+/// Writes to a file and hashes what is written.
+struct Both<'a, W>(&'a mut W, &'a mut Digester);
+
+impl<W: Write> Write for Both<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.0.write(bytes)?;
+        self.1.add(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
 
 /// The folder named by `GUEST_CACHE`.
 #[derive(Clone, Debug)]
@@ -41,7 +60,7 @@ impl Cache {
     }
 
     /// The code of this component, if it is here and in order.
-    pub(super) fn get(&self, engine: &Engine, component: Digest, most: u64) -> Option<Vec<u8>> {
+    pub(super) fn get(&self, engine: &Engine, component: Digest, most: u64) -> Option<NativeCode> {
         match self.try_get(&self.file(engine, component), most) {
             Ok(code) => Some(code),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -52,7 +71,8 @@ impl Cache {
         }
     }
 
-    fn try_get(&self, file: &Path, most: u64) -> io::Result<Vec<u8>> {
+    /// A copy, made and hashed piece by piece: the file itself may change later.
+    fn try_get(&self, file: &Path, most: u64) -> io::Result<NativeCode> {
         self.check_folder()?;
         let file = OpenOptions::new().read(true).custom_flags(NO_LINKS.cast_signed()).open(file)?;
         let found = file.metadata()?;
@@ -61,27 +81,37 @@ impl Cache {
         }
         // It was used: others go first. Not worth an error.
         let _ = file.set_modified(SystemTime::now());
-        let mut bytes = Vec::new();
-        file.take(most).read_to_end(&mut bytes)?;
-        match bytes.split_at_checked(32) {
-            Some((digest, code)) if Digest::of(code).as_bytes() == digest => Ok(code.to_vec()),
-            _ => Err(io::Error::other("found a damaged file, which is made anew")),
+        let damaged = || io::Error::other("found a damaged file, which is made anew");
+        if found.len() > most.saturating_add(DIGEST_BYTES) {
+            return Err(damaged());
+        }
+        let mut wanted = [0; 32];
+        let mut file = file;
+        file.read_exact(&mut wanted).map_err(|_| damaged())?;
+        let (mut copy, mut digest) = (code::new_file()?, Digester::default());
+        io::copy(&mut file.take(most), &mut Both(&mut copy, &mut digest))?;
+        match digest.digest().as_bytes() == &wanted {
+            true => NativeCode::seal(copy),
+            false => Err(damaged()),
         }
     }
 
     /// Keeps the code. A failure costs time at the next start and no more.
-    pub(super) fn put(&self, engine: &Engine, component: Digest, code: &[u8]) {
+    pub(super) fn put(&self, engine: &Engine, component: Digest, code: &NativeCode) {
         if let Err(error) = self.try_put(&self.file(engine, component), code) {
             tracing::warn!(%error, folder = %self.folder.display(), "the compiled guest is not kept");
         }
     }
 
-    fn try_put(&self, file: &Path, code: &[u8]) -> io::Result<()> {
+    fn try_put(&self, file: &Path, code: &NativeCode) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         self.check_folder()?;
         let mut new = tempfile::NamedTempFile::new_in(&self.folder)?; // with the mode 0600
-        new.write_all(Digest::of(code).as_bytes())?;
-        new.write_all(code)?;
+        new.write_all(&[0; 32])?;
+        let mut digest = Digester::default();
+        io::copy(&mut code.reader()?, &mut Both(&mut new, &mut digest))?;
+        new.rewind()?;
+        new.write_all(digest.digest().as_bytes())?;
         new.persist(file)?;
         self.prune()
     }
@@ -134,6 +164,19 @@ mod tests {
 
     const MOST: u64 = 1 << 20;
 
+    fn native(bytes: &[u8]) -> NativeCode {
+        let mut file = code::new_file().expect("a file in memory");
+        file.write_all(bytes).expect("not sealed yet");
+        NativeCode::seal(file).expect("sealed")
+    }
+
+    fn get(cache: &Cache, engine: &Engine, digest: Digest) -> Option<Vec<u8>> {
+        let code = cache.get(engine, digest, MOST)?;
+        let mut bytes = Vec::new();
+        code.reader().and_then(|mut reader| reader.read_to_end(&mut bytes)).expect("a file in memory");
+        Some(bytes)
+    }
+
     fn set() -> (tempfile::TempDir, Cache, Engine, Digest) {
         let scratch = tempfile::tempdir().expect("a folder");
         let cache = Cache::new(&scratch.path().join("cache"), 1);
@@ -143,25 +186,25 @@ mod tests {
     #[test]
     fn what_was_put_is_found_and_nothing_else() {
         let (_scratch, cache, engine, digest) = set();
-        assert_eq!(cache.get(&engine, digest, MOST), None, "no folder yet");
-        cache.put(&engine, digest, b"code");
-        assert_eq!(cache.get(&engine, digest, MOST).as_deref(), Some(&b"code"[..]));
-        assert_eq!(cache.get(&engine, Digest::of(b"other"), MOST), None);
+        assert_eq!(get(&cache, &engine, digest), None, "no folder yet");
+        cache.put(&engine, digest, &native(b"code"));
+        assert_eq!(get(&cache, &engine, digest).as_deref(), Some(&b"code"[..]));
+        assert_eq!(get(&cache, &engine, Digest::of(b"other")), None);
         let mut config = wasmtime::Config::new();
         config.consume_fuel(true);
         let other = Engine::new(&config).expect("an engine");
-        assert_eq!(cache.get(&other, digest, MOST), None, "code of other settings");
+        assert_eq!(get(&cache, &other, digest), None, "code of other settings");
     }
 
     #[test]
     fn what_others_may_have_written_is_not_used() {
         let (scratch, cache, engine, digest) = set();
-        cache.put(&engine, digest, b"code");
+        cache.put(&engine, digest, &native(b"code"));
         let file = cache.file(&engine, digest);
         let mode = |path: &Path, mode| {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("our own");
         };
-        let get = || cache.get(&engine, digest, MOST);
+        let get = || get(&cache, &engine, digest);
         for bad in [0o770, 0o707, 0o750, 0o701] {
             mode(&cache.folder, bad);
             assert_eq!(get(), None, "a folder with the mode {bad:o}");
@@ -187,19 +230,19 @@ mod tests {
     #[test]
     fn a_damaged_file_is_not_used() {
         let (_scratch, cache, engine, digest) = set();
-        cache.put(&engine, digest, b"code");
+        cache.put(&engine, digest, &native(b"code"));
         let file = cache.file(&engine, digest);
         let whole = fs::read(&file).expect("a file");
         for length in 0..whole.len() {
             fs::write(&file, whole.get(..length).unwrap_or_default()).expect("written");
-            assert_eq!(cache.get(&engine, digest, MOST), None, "{length} bytes of it");
+            assert_eq!(get(&cache, &engine, digest), None, "{length} bytes of it");
         }
         let mut changed = whole.clone();
         *changed.last_mut().expect("bytes") ^= 1;
         fs::write(&file, changed).expect("written");
-        assert_eq!(cache.get(&engine, digest, MOST), None, "a bit of it");
-        cache.put(&engine, digest, b"code");
-        assert!(cache.get(&engine, digest, MOST).is_some(), "made anew");
+        assert_eq!(get(&cache, &engine, digest), None, "a bit of it");
+        cache.put(&engine, digest, &native(b"code"));
+        assert!(get(&cache, &engine, digest).is_some(), "made anew");
     }
 
     #[test]
@@ -209,7 +252,7 @@ mod tests {
         let digests: Vec<Digest> = (0..40_u8).map(|i| Digest::of(&[i])).collect();
         let is_there = |digest: &Digest| cache.file(&engine, *digest).exists();
         for (digest, age) in digests.iter().zip((0..40).rev()) {
-            cache.put(&engine, *digest, b"code");
+            cache.put(&engine, *digest, &native(b"code"));
             let then = SystemTime::now() - std::time::Duration::from_secs(100 + age);
             OpenOptions::new()
                 .write(true)
@@ -217,7 +260,7 @@ mod tests {
                 .and_then(|file| file.set_modified(then))
                 .expect("our own");
             // The first is used again and again.
-            assert!(cache.get(&engine, digests[0], MOST).is_some(), "in use");
+            assert!(get(&cache, &engine, digests[0]).is_some(), "in use");
         }
         assert_eq!(digests.iter().filter(|digest| is_there(digest)).count(), FILES_MIN);
         assert!(

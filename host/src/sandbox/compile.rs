@@ -3,34 +3,38 @@
 //! wasmtime promises nothing about how long a hostile component takes to
 //! compile, and how much memory. So the service starts itself with the word
 //! `compile`: the child limits itself before it reads a byte, takes the
-//! component from standard input and gives native code to standard output. It
+//! component from standard input and writes native code to standard output, a file in memory. It
 //! has nothing of the service's environment, no connection, and is killed when
 //! its time is up or the service ends.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
 use wasmtime::Engine;
-use wasmtime::component::Component;
 
-use super::cache::Cache;
+use super::code::{self, CodeRoom, NativeCode};
 use super::engine::code_config;
 use super::load::describe;
 use super::{Limits, LoadError};
-use crate::batch::Digest;
+use crate::config::TenantName;
 use crate::text::printable;
+use crate::turns::{Turn, Turns};
 
 /// The service's own program, and the same one after it was replaced on disk.
 const PROGRAM: &str = "/proc/self/exe";
 /// The hidden command.
 pub const COMMAND: &str = "compile";
-/// Native code for a byte of a component, at most. About 5 are usual.
-const EXPANSION_MAX: usize = 32;
+/// Native code for a byte of a component, at most, besides [`CODE_MIN_BYTES`]. About 5 are usual.
+const EXPANSION_MAX: u64 = 32;
+/// Native code that any component may have.
+const CODE_MIN_BYTES: u64 = 1 << 20;
 /// Kept of what the child says is wrong.
 const ERROR_MAX_BYTES: u64 = 4 << 10;
 /// Batches come first.
@@ -40,104 +44,167 @@ const WALL_TIMES: u32 = 10;
 /// Between two looks at how long it has taken.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Takes the code from the cache, or compiles in a child process.
-pub(super) fn compile(
-    engine: &Engine,
-    limits: &Limits,
-    cache: Option<&Cache>,
-    bytes: &[u8],
-) -> Result<Component, LoadError> {
-    let digest = Digest::of(bytes);
-    if let Some(code) = cache.and_then(|cache| cache.get(engine, digest, code_max_bytes(bytes))) {
-        match deserialize(engine, &code) {
-            Ok(component) => return Ok(component),
-            Err(error) => {
-                tracing::warn!(%error, "a compiled guest in the cache cannot be used; compiling anew")
-            }
+/// Compilers that run at the same time, and whose turn it is.
+///
+/// Most components compile in a moment, some in minutes, on purpose perhaps. So there are two lines: who does not get
+/// done in the first one begins anew in the second, and goes there at once the next time. Nobody else waits for long.
+pub(super) struct Compilers {
+    short: Turns,
+    long: Turns,
+    /// Tenants whose last component was not done in the first line.
+    slow: Mutex<HashSet<TenantName>>,
+}
+
+/// A component in the first line has so much of a processor.
+const SHORT: Duration = Duration::from_secs(5);
+/// A larger component is not tried in the first line: a language's runtime takes longer.
+const SHORT_MAX_BYTES: u64 = 4 << 20;
+/// Who waits longer for its turn is told.
+const LONG_WAIT: Duration = Duration::from_secs(5);
+
+impl Compilers {
+    pub(super) fn new(processors: u32) -> Self {
+        let (short, long) = (Turns::new(processors.saturating_sub(1).max(1)), Turns::new(1));
+        Self { short, long, slow: Mutex::default() }
+    }
+
+    /// Compiles a component of about this size when it is this tenant's turn, and reads it only then: a hundred tenants
+    /// that wait need not hold their components in memory.
+    pub(super) fn compile(
+        &self,
+        tenant: &TenantName,
+        about_bytes: u64,
+        limits: &Limits,
+        room: &CodeRoom,
+        read: impl FnOnce() -> Result<Vec<u8>, LoadError>,
+    ) -> Result<NativeCode, LoadError> {
+        if limits.compile_time > SHORT && (about_bytes > SHORT_MAX_BYTES || self.slow().contains(tenant)) {
+            return self.compile_long(tenant, limits, room, read);
         }
+        let turn = turn(&self.short);
+        let bytes = read()?;
+        let first = Limits { compile_time: limits.compile_time.min(SHORT), ..*limits };
+        match run(&first, room, &bytes) {
+            Err(LoadError::TooSlow { .. } | LoadError::Starved { .. }) if limits.compile_time > SHORT => {}
+            outcome => return outcome,
+        }
+        drop(turn);
+        self.slow().insert(tenant.clone());
+        self.compile_long(tenant, limits, room, || Ok(bytes))
     }
-    let code = run(limits, bytes)?;
-    let component = deserialize(engine, &code).map_err(|error| does_not_fit(&error))?;
-    if let Some(cache) = cache {
-        cache.put(engine, digest, &code);
+
+    /// Only reads, in the same order.
+    pub(super) fn read(
+        &self,
+        read: impl FnOnce() -> Result<Vec<u8>, LoadError>,
+    ) -> Result<Vec<u8>, LoadError> {
+        let _turn = turn(&self.short);
+        read()
     }
-    Ok(component)
+
+    fn compile_long(
+        &self,
+        tenant: &TenantName,
+        limits: &Limits,
+        room: &CodeRoom,
+        read: impl FnOnce() -> Result<Vec<u8>, LoadError>,
+    ) -> Result<NativeCode, LoadError> {
+        let _turn = turn(&self.long);
+        let bytes = read()?;
+        let begun = Instant::now();
+        let outcome = run(limits, room, &bytes);
+        if begun.elapsed() < SHORT {
+            self.slow().remove(tenant);
+        }
+        outcome
+    }
+
+    fn slow(&self) -> MutexGuard<'_, HashSet<TenantName>> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-#[expect(unsafe_code, reason = "native code of our own making: see the comment")]
-fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: `deserialize` runs what it is given, and is given two things only.
-    //
-    // What a child sent through a pipe that nobody else could write to. The child
-    // is this very program (`/proc/self/exe`), with the same compiler. Trusted is
-    // that compiler: that whatever it reads, what it emits keeps to the sandbox,
-    // and that reading does not take it over. Compiling in this process would
-    // trust it just the same, and with more to lose.
-    //
-    // What an earlier run had from such a child and kept in the folder of
-    // `Cache`, which looks each time that folder and file are this user's alone,
-    // and that the bytes are those that were written. Trusted is this user.
-    //
-    // wasmtime checks besides that the code is of its own version and settings.
-    unsafe { Component::deserialize(engine, code) }
+fn turn(turns: &Turns) -> Turn<'_> {
+    let begun = Instant::now();
+    let turn = turns.take();
+    if begun.elapsed() > LONG_WAIT {
+        let waited_s = begun.elapsed().as_secs();
+        tracing::info!(waited_s, "compiling the guest now, after other tenants' guests");
+    }
+    turn
 }
 
-/// More than any native code takes.
-fn code_max_bytes(component: &[u8]) -> u64 {
-    u64::try_from(component.len().saturating_mul(EXPANSION_MAX)).unwrap_or(u64::MAX).saturating_add(1 << 20)
+/// The native code that a component of this size may have at most, whatever room there is.
+pub(super) fn max_code_bytes(component_bytes: u64) -> u64 {
+    component_bytes.saturating_mul(EXPANSION_MAX).saturating_add(CODE_MIN_BYTES)
 }
 
 /// The native code of a component, by the child.
-fn run(limits: &Limits, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
-    let begun = Instant::now();
-    let failed = |doing: &str, error: std::io::Error| {
-        LoadError::Compile(format!("{doing} the process that compiles failed: {error}"))
-    };
-    let mut child = Command::new(PROGRAM)
-        .arg0("sluicegate")
-        .arg(COMMAND)
-        .arg(limits.compile_memory_bytes.to_string())
-        .arg(limits.compile_time.as_millis().to_string())
-        .arg(limits.fuel.to_string())
-        .arg(limits.stack_bytes.to_string())
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed("starting", error))?;
-    let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let child = Killed(child);
-    let (Some(stdin), Some(stdout), Some(stderr)) = streams else {
-        return Err(failed("talking to", std::io::ErrorKind::BrokenPipe.into()));
-    };
-    let code = reading(stdout, code_max_bytes(bytes)).map_err(|error| failed("reading", error))?;
-    let said = reading(stderr, ERROR_MAX_BYTES).map_err(|error| failed("reading", error))?;
-    let component = bytes.to_vec();
-    // A child that has ended does not read to the end: that shows in its status.
-    let writing = move || drop({ stdin }.write_all(&component));
-    thread::Builder::new().spawn(writing).map_err(|error| failed("writing to", error))?;
+fn run(limits: &Limits, room: &CodeRoom, bytes: &[u8]) -> Result<NativeCode, LoadError> {
+    thread::scope(|scope| {
+        let begun = Instant::now();
+        let failed = |doing: &str, error: std::io::Error| {
+            LoadError::Compiler(format!("{doing} the process that compiles failed: {error}"))
+        };
+        let file = code::new_file().map_err(|error| failed("making a file in memory for", error))?;
+        let output = file.try_clone().map_err(|error| failed("making a file in memory for", error))?;
+        let expansion = max_code_bytes(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        let most = expansion.min(room.free());
+        let mut child = Command::new(PROGRAM)
+            .arg0("sluicegate")
+            .arg(COMMAND)
+            .arg(limits.compile_memory_bytes.to_string())
+            .arg(limits.compile_time.as_millis().to_string())
+            .arg(limits.fuel.to_string())
+            .arg(limits.stack_bytes.to_string())
+            .arg(most.to_string())
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::from(output))
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| failed("starting", error))?;
+        let streams = (child.stdin.take(), child.stderr.take());
+        let child = Killed(child);
+        let (Some(stdin), Some(stderr)) = streams else {
+            return Err(failed("talking to", std::io::ErrorKind::BrokenPipe.into()));
+        };
+        let said = reading(stderr, ERROR_MAX_BYTES).map_err(|error| failed("reading from", error))?;
+        // A child that has ended does not read to the end: that shows in its status.
+        let writing = move || drop({ stdin }.write_all(bytes));
+        thread::Builder::new().spawn_scoped(scope, writing).map_err(|error| failed("writing to", error))?;
 
-    let deadline = begun + limits.compile_time * WALL_TIMES;
-    let mut is_in_time = || child.spent() < limits.compile_time && Instant::now() < deadline;
-    let code = until(&code, &mut is_in_time).ok_or_else(|| too_slow(limits))?;
-    let said = until(&said, &mut is_in_time).ok_or_else(|| too_slow(limits))?;
-    let status = child.until_ended(deadline).map_err(|error| failed("waiting for", error))?;
-    match status {
-        Some(status) if status.success() => Ok(code),
-        Some(status) => Err(refusal(status, &said, limits)),
-        None => Err(too_slow(limits)),
-    }
+        let deadline = begun + limits.compile_time * WALL_TIMES;
+        let mut is_in_time = || child.used() < limits.compile_time && Instant::now() < deadline;
+        let Some(said) = until(&said, &mut is_in_time) else { return Err(too_slow(limits, &child, begun)) };
+        match child.until_ended(deadline).map_err(|error| failed("waiting for", error))? {
+            (Some(status), _) if status.success() => {
+                NativeCode::seal(file).map_err(|error| failed("sealing the file in memory of", error))
+            }
+            (Some(status), _) if is_of_size(status) => Err(match most < expansion {
+                true => room.no_room(),
+                false => LoadError::CodeTooLarge { limit_bytes: most, factor: EXPANSION_MAX },
+            }),
+            (Some(status), _) => Err(refusal(status, &said, limits)),
+            (None, child) => Err(too_slow(limits, &child, begun)),
+        }
+    })
+}
+
+/// Whether the kernel ended the child because its output is longer than it may be.
+fn is_of_size(status: ExitStatus) -> bool {
+    status.signal() == Some(Signal::XFSZ.as_raw())
 }
 
 /// Compiled, but more than an instance has room for.
-fn does_not_fit(error: &wasmtime::Error) -> LoadError {
+pub(super) fn does_not_fit(error: &wasmtime::Error) -> LoadError {
     /// It has no type of its own; the tests know if wasmtime says it in other words.
-    const LIMITS: [(&str, &str); 3] = [
+    const LIMITS: [(&str, &str); 4] = [
         ("core module instances", "GUEST_INSTANCES"),
         ("minimum byte size", "GUEST_MEMORY_BYTES"),
         ("minimum element size", "GUEST_TABLE_ELEMENTS"),
+        ("instance allocation for this", "GUEST_TABLE_ELEMENTS, by which the functions in tables count"),
     ];
     let text = describe(error);
     match LIMITS.iter().find(|(words, _)| text.contains(words)) {
@@ -146,8 +213,13 @@ fn does_not_fit(error: &wasmtime::Error) -> LoadError {
     }
 }
 
-fn too_slow(limits: &Limits) -> LoadError {
-    LoadError::TooSlow { limit_ms: limits.compile_time.as_millis() }
+/// Of its own doing, or of a machine that let it wait.
+fn too_slow(limits: &Limits, child: &Killed, begun: Instant) -> LoadError {
+    let (limit_ms, used_ms) = (limits.compile_time.as_millis(), child.used().as_millis());
+    match used_ms >= limit_ms {
+        true => LoadError::TooSlow { limit_ms },
+        false => LoadError::Starved { used_ms, waited_ms: begun.elapsed().as_millis(), limit_ms },
+    }
 }
 
 /// What the child said, or what killed it.
@@ -155,10 +227,12 @@ fn refusal(status: ExitStatus, said: &[u8], limits: &Limits) -> LoadError {
     let said: String = String::from_utf8_lossy(said).trim().chars().take(1_000).collect();
     match status.signal().map(Signal::from_named_raw) {
         None => LoadError::Compile(printable(&said.replace('\n', " ")).into_owned()),
-        Some(Some(Signal::XCPU | Signal::KILL)) => too_slow(limits),
+        Some(Some(Signal::XCPU)) => LoadError::TooSlow { limit_ms: limits.compile_time.as_millis() },
+        // We kill it ourselves only after we have given up.
+        Some(Some(Signal::KILL)) => LoadError::CompilerKilled,
         // How an allocation that fails ends.
         Some(Some(Signal::ABORT)) => LoadError::CompilerMemory { limit_bytes: limits.compile_memory_bytes },
-        Some(_) => LoadError::Compile(format!("the compiler crashed, by {status}")),
+        Some(_) => LoadError::Compiler(format!("the process that compiles crashed: {status}")),
     }
 }
 
@@ -196,7 +270,7 @@ struct Killed(Child);
 
 impl Killed {
     /// The processor time that it took so far. None, where Linux does not say: then the kernel's limit holds, in whole seconds.
-    fn spent(&self) -> Duration {
+    fn used(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap_or_default();
         // Fields 14 and 15 of proc(5), in ticks; the second is the name, in brackets.
         let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
@@ -205,14 +279,14 @@ impl Killed {
         Duration::from_millis(ticks.sum::<u64>().saturating_mul(1_000) / per_second)
     }
 
-    /// `None` if it has not ended by then.
-    fn until_ended(mut self, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
+    /// No status if it has not ended by then.
+    fn until_ended(mut self, deadline: Instant) -> std::io::Result<(Option<ExitStatus>, Self)> {
         loop {
             match self.0.try_wait()? {
-                Some(status) => return Ok(Some(status)),
-                // Its output is closed: it ends at once, unless something is wrong.
+                Some(status) => return Ok((Some(status), self)),
+                // Its standard error is closed: it ends at once, unless something is wrong.
                 None if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
-                None => return Ok(None),
+                None => return Ok((None, self)),
             }
         }
     }
@@ -233,6 +307,7 @@ pub fn compile_as_child(
     time_ms: u64,
     fuel: u64,
     stack_bytes: usize,
+    code_bytes: u64,
 ) -> Result<(), String> {
     let limit = |resource, most: u64| {
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
@@ -241,9 +316,14 @@ pub fn compile_as_child(
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| error.to_string())?;
     limit(Resource::As, memory_bytes)?;
     limit(Resource::Core, 0)?;
-    limit(Resource::Fsize, 0)?;
+    limit(Resource::Fsize, code_bytes)?;
+    // Where memory is short, the kernel ends this process first, and not the service.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     // The service's clock is the sharper one; this holds when the service is gone.
-    limit(Resource::Cpu, time_ms.div_ceil(1_000))?;
+    let seconds = time_ms.div_ceil(1_000);
+    // At the first number the kernel says by its signal what it is about, at the second it kills.
+    setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: Some(seconds + 5) })
+        .map_err(|error| format!("no limit for the process that compiles: {error}"))?;
     let _ = nice(NICENESS);
 
     let mut bytes = Vec::new();

@@ -12,13 +12,14 @@ use wasmtime::{
 };
 
 use super::cache::Cache;
-use super::compile::compile;
+use super::code::{CodeRoom, TakenRoom};
+use super::compile::{Compilers, does_not_fit, max_code_bytes};
 use super::guest::{Guest, State};
 use super::limits::{MEMORIES_MAX, TABLES_MAX};
-use super::load::{check_form, describe};
+use super::load::{Form, describe, form};
 use super::{Limits, LoadError, powers, wasi};
 use crate::batch::Digest;
-use crate::config::{self, Grants, Tenant};
+use crate::config::{self, Grants, Tenant, TenantName};
 use crate::turns::{Turn, Turns};
 
 /// The WebAssembly proposals that components may use; all others are off.
@@ -50,6 +51,11 @@ const CALLS: RangeInclusive<u32> = 8..=64;
 /// guest is the first MiB; a batch of 1,000 events takes the default guest one more.
 const KEEP_RESIDENT_BYTES: usize = 2 << 20;
 
+/// What wasmtime keeps for an instance of a core module beside its functions in tables: its own default.
+const INSTANCE_BYTES: usize = 1 << 20;
+/// What it keeps for a function that is in a table, at most.
+const FUNCTION_BYTES: usize = 48;
+
 /// What the guests of all tenants share: engines, their clock, and turns. Cheap to clone.
 #[derive(Clone)]
 pub struct Sandboxes(Arc<Shared>);
@@ -58,9 +64,9 @@ struct Shared {
     /// Nearly always one: code that counts fuel, or has another stack, needs another engine.
     engines: BTreeMap<Code, Engine>,
     calls: Turns,
-    /// Who may compile now.
-    compiling: Turns,
+    compilers: Compilers,
     compiled: Mutex<HashMap<(Code, Digest), Arc<Place>>>,
+    code_room: Arc<CodeRoom>,
     cache: Option<Cache>,
 }
 
@@ -72,7 +78,14 @@ struct Code {
 }
 
 /// Where a component is found while it is in force: tenants with the same rules share it.
-type Place = Mutex<Weak<Component>>;
+type Place = Mutex<Weak<Compiled>>;
+
+/// A component that can run, and the room that its native code takes.
+pub(super) struct Compiled {
+    pub(super) component: Component,
+    form: Form,
+    _room: TakenRoom,
+}
 
 impl Code {
     fn of(limits: &Limits) -> Self {
@@ -84,14 +97,13 @@ impl Sandboxes {
     /// For the guests of all tenants of the settings.
     pub fn new(config: &config::Config) -> wasmtime::Result<Self> {
         let limits: Vec<Limits> = config.tenants.iter().map(Limits::from).collect();
-        Self::start(
-            &limits,
-            config.guest_cache.as_deref().map(|folder| Cache::new(folder, config.tenants.len())),
-        )
+        let tenants = config.tenants.len();
+        let cache = config.guest_cache.as_deref().map(|folder| Cache::new(folder, tenants));
+        Self::start(&limits, CodeRoom::new(config.guest_code_bytes, tenants), cache)
     }
 
     /// Starts the engines and their clock, with room for guests of these limits.
-    fn start(limits: &[Limits], cache: Option<Cache>) -> wasmtime::Result<Self> {
+    fn start(limits: &[Limits], code_room: CodeRoom, cache: Option<Cache>) -> wasmtime::Result<Self> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let calls = u32::try_from(CALLS_A_PROCESSOR * processors).unwrap_or(u32::MAX);
         let calls = calls.clamp(*CALLS.start(), *CALLS.end());
@@ -105,22 +117,24 @@ impl Sandboxes {
         let engine = |(code, room): (Code, Limits)| {
             let mut config = code_config(&room);
             config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&room, calls)));
-            Ok((code, Engine::new(&config)?))
+            Ok((code, Engine::new(&config).map_err(with_address_space)?))
         };
         let engines = rooms.into_iter().map(engine).collect::<wasmtime::Result<BTreeMap<Code, Engine>>>()?;
         start_clock(engines.values().map(Engine::weak).collect())?;
-        let compiling = Turns::new(u32::try_from(processors).unwrap_or(u32::MAX).max(2));
-        let (calls, compiled) = (Turns::new(calls), Mutex::default());
-        Ok(Self(Arc::new(Shared { engines, calls, compiling, compiled, cache })))
+        let compilers = Compilers::new(u32::try_from(processors).unwrap_or(u32::MAX));
+        let (calls, compiled, code_room) = (Turns::new(calls), Mutex::default(), Arc::new(code_room));
+        Ok(Self(Arc::new(Shared { engines, calls, compilers, compiled, code_room, cache })))
     }
 
     /// The one for the guest of this tenant.
     pub fn of(&self, tenant: &Tenant) -> wasmtime::Result<Sandbox> {
-        self.sandbox(Limits::from(tenant), tenant.guest_settings.clone(), tenant.grants.clone())
+        let (limits, settings) = (Limits::from(tenant), tenant.guest_settings.clone());
+        self.sandbox(tenant.name.clone(), limits, settings, tenant.grants.clone())
     }
 
     fn sandbox(
         &self,
+        tenant: TenantName,
         limits: Limits,
         settings: BTreeMap<String, String>,
         grants: Grants,
@@ -131,7 +145,8 @@ impl Sandboxes {
         wasi::link(&mut linker)?;
         powers::link(&mut linker, &grants)?;
         let (linker, settings, grants) = (Arc::new(linker), Arc::new(settings), Arc::new(grants));
-        Ok(Sandbox { sandboxes: self.clone(), engine: engine.clone(), linker, limits, settings, grants })
+        let (sandboxes, engine) = (self.clone(), engine.clone());
+        Ok(Sandbox { sandboxes, tenant, engine, linker, limits, settings, grants })
     }
 
     /// Blocks until a guest may be called.
@@ -154,6 +169,8 @@ impl Sandboxes {
 #[derive(Clone)]
 pub struct Sandbox {
     sandboxes: Sandboxes,
+    /// Whose turn it is when it compiles.
+    tenant: TenantName,
     engine: Engine,
     linker: Arc<Linker<State>>,
     limits: Limits,
@@ -164,7 +181,9 @@ pub struct Sandbox {
 impl Sandbox {
     /// With an engine of its own. Guests get no settings and no grants.
     pub fn new(limits: Limits) -> wasmtime::Result<Self> {
-        Sandboxes::start(&[limits], None)?.sandbox(limits, BTreeMap::new(), Grants::default())
+        let Tenant { name, grants, .. } = Tenant::default();
+        let room = CodeRoom::new(config::Config::default().guest_code_bytes, 1);
+        Sandboxes::start(&[limits], room, None)?.sandbox(name, limits, BTreeMap::new(), grants)
     }
 
     /// What guests may use.
@@ -175,49 +194,106 @@ impl Sandbox {
     /// Compiles a stranger's component, in a process of its own, and checks it: its form, its imports, its
     /// exports, its start. Only for the program `sluicegate` itself: see [`compile`](super::compile).
     ///
-    /// Takes seconds for a language runtime: not for a thread that has batches to serve.
-    pub fn load(&self, bytes: &[u8]) -> Result<Guest, LoadError> {
-        check_form(bytes, &self.limits)?;
-        self.checked(bytes, || {
-            let _turn = self.sandboxes.0.compiling.take();
-            compile(&self.engine, &self.limits, self.sandboxes.0.cache.as_ref(), bytes)
-        })
+    /// It is read only if nobody has compiled it, and not before it is its turn. Takes seconds for a language runtime: not
+    /// for a thread that has batches to serve.
+    pub fn load(&self, source: Source<'_>) -> Result<Guest, LoadError> {
+        self.checked(source.digest, || self.compile(source))
     }
 
     /// The same in this process, for a component that came with the program. Takes about 0.2 s.
     pub fn load_trusted(&self, bytes: &[u8]) -> Result<Guest, LoadError> {
-        self.checked(bytes, || {
+        self.checked(Digest::of(bytes), || {
+            let form = form(bytes, &self.limits)?;
             let component = Component::from_binary(&self.engine, bytes);
-            component.map_err(|error| LoadError::Compile(describe(&error)))
+            let component = component.map_err(|error| LoadError::Compile(describe(&error)))?;
+            Ok(Compiled { component, form, _room: self.sandboxes.0.code_room.take(0)? })
         })
     }
 
     fn checked(
         &self,
-        bytes: &[u8],
-        compile: impl FnOnce() -> Result<Component, LoadError>,
+        digest: Digest,
+        compile: impl FnOnce() -> Result<Compiled, LoadError>,
     ) -> Result<Guest, LoadError> {
-        let digest = Digest::of(bytes);
-        let component = self.compiled(digest, compile)?;
+        let compiled = self.compiled(digest, compile)?;
+        // Compiled for another tenant, perhaps, whose limits are wider.
+        compiled.form.check(&self.limits)?;
         let (settings, grants) = (Arc::clone(&self.settings), Arc::clone(&self.grants));
-        Guest::new(component, digest, &self.linker, self.limits, settings, grants, self.sandboxes.clone())
+        Guest::new(compiled, digest, &self.linker, self.limits, settings, grants, self.sandboxes.clone())
     }
 
     /// The component as another tenant has it, or compiled now.
     fn compiled(
         &self,
         digest: Digest,
-        compile: impl FnOnce() -> Result<Component, LoadError>,
-    ) -> Result<Arc<Component>, LoadError> {
+        compile: impl FnOnce() -> Result<Compiled, LoadError>,
+    ) -> Result<Arc<Compiled>, LoadError> {
         let place = self.sandboxes.place_of(Code::of(&self.limits), digest);
         // Held while it is compiled: who wants the same waits for it.
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(component) = place.upgrade() {
-            return Ok(component);
+        if let Some(compiled) = place.upgrade() {
+            return Ok(compiled);
         }
-        let component = Arc::new(compile()?);
-        *place = Arc::downgrade(&component);
-        Ok(component)
+        let compiled = Arc::new(compile()?);
+        *place = Arc::downgrade(&compiled);
+        Ok(compiled)
+    }
+
+    /// Takes the code from the cache, or compiles in a child process.
+    fn compile(&self, source: Source<'_>) -> Result<Compiled, LoadError> {
+        let Shared { compilers, code_room, cache, .. } = &*self.sandboxes.0;
+        let (digest, limits) = (source.digest, &self.limits);
+        if let Some(cache) = cache
+            && let Some(code) = cache.get(&self.engine, digest, max_code_bytes(source.about_bytes))
+        {
+            match code.load(&self.engine) {
+                Ok(component) => {
+                    let form = form(&compilers.read(source.read)?, limits)?;
+                    return Ok(Compiled { component, form, _room: code_room.take(code.bytes)? });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a compiled guest in the cache cannot be used; compiling anew");
+                }
+            }
+        }
+        let mut found = None;
+        let read = || {
+            let bytes = (source.read)()?;
+            found = Some(form(&bytes, limits)?);
+            Ok(bytes)
+        };
+        let code = compilers.compile(&self.tenant, source.about_bytes, limits, code_room, read)?;
+        let room = code_room.take(code.bytes)?;
+        let component = code.load(&self.engine).map_err(|error| does_not_fit(&error))?;
+        if let Some(cache) = cache {
+            cache.put(&self.engine, digest, &code);
+        }
+        let form = found.ok_or_else(|| LoadError::Unreadable("it was not read".to_owned()))?;
+        Ok(Compiled { component, form, _room: room })
+    }
+}
+
+/// A component that is somewhere else until it is needed.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// Its name.
+    pub digest: Digest,
+    /// Its size, or about.
+    pub about_bytes: u64,
+    /// Gives the bytes that have this digest.
+    pub read: &'a dyn Fn() -> Result<Vec<u8>, LoadError>,
+}
+
+/// An address space that is too small says so in bytes only.
+fn with_address_space(error: wasmtime::Error) -> wasmtime::Error {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::As).current;
+    match limit {
+        None => error,
+        Some(limit) => error.context(format!(
+            "this process may have {limit} bytes of address space (`ulimit -v`); wanted no such limit: {MEMORIES_MAX} memories \
+             are reserved for each guest that may run at the same time, with 4 GiB of addresses each, and as good as no \
+             memory behind them. GUEST_MEMORY_BYTES limits the memory"
+        )),
     }
 }
 
@@ -240,6 +316,8 @@ pub(super) fn code_config(limits: &Limits) -> Config {
 
 /// Room for so many calls at the same time, whatever each of them takes.
 fn pool(limits: &Limits, calls: u32) -> PoolingAllocationConfig {
+    let functions_bytes = limits.table_elements.saturating_mul(FUNCTION_BYTES);
+    let instance_bytes = INSTANCE_BYTES.saturating_add(functions_bytes);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(calls)
         // Nothing here is asynchronous. Each stack would cost two of the mappings of which Linux gives a process 65,530.
@@ -254,6 +332,8 @@ fn pool(limits: &Limits, calls: u32) -> PoolingAllocationConfig {
         .max_core_instances_per_component(limits.instances)
         .table_elements(limits.table_elements)
         .max_memory_size(limits.memory_bytes)
+        .max_core_instance_size(instance_bytes)
+        .max_component_instance_size(instance_bytes)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(64 << 10)
         .max_unused_warm_slots(2);
@@ -408,6 +488,6 @@ mod tests {
     fn a_hundred_engines_start() {
         let limits: Vec<Limits> =
             (0..100).map(|i| Limits { stack_bytes: (256 + i) << 10, ..Limits::default() }).collect();
-        assert!(Sandboxes::start(&limits, None).is_ok());
+        assert!(Sandboxes::start(&limits, CodeRoom::new(0, 1), None).is_ok());
     }
 }

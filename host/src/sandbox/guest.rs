@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wasmtime::component::{Component, Linker, ResourceTable, ResourceTableError};
+use wasmtime::component::{Linker, ResourceTable, ResourceTableError};
 use wasmtime::{CallHook, Store, Trap};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::engine::{Sandboxes, TICK};
+use super::engine::{Compiled, Sandboxes, TICK};
 use super::limits::{Meter, OutOfMemory, TooManyElements};
 use super::load::{check_exports, check_imports, describe};
 use super::output::{Output, PrintLog};
@@ -47,7 +47,7 @@ pub struct Guest {
     has_powers: bool,
     sandboxes: Sandboxes,
     /// For as long as it lives, other tenants find it compiled.
-    _compiled: Arc<Component>,
+    _compiled: Arc<Compiled>,
 }
 
 /// What an instance carries with it.
@@ -80,7 +80,7 @@ impl WasiView for State {
 impl Guest {
     /// Checks a component, and starts it once on trial.
     pub(super) fn new(
-        compiled: Arc<Component>,
+        compiled: Arc<Compiled>,
         digest: Digest,
         linker: &Linker<State>,
         limits: Limits,
@@ -88,13 +88,14 @@ impl Guest {
         grants: Arc<Grants>,
         sandboxes: Sandboxes,
     ) -> Result<Self, LoadError> {
-        let engine = compiled.engine();
-        check_imports(engine, &compiled)?;
-        let has_powers = powers::check(engine, &compiled, &grants)?;
-        check_exports(engine, &compiled)?;
+        let component = &compiled.component;
+        let engine = component.engine();
+        check_imports(engine, component)?;
+        let has_powers = powers::check(engine, component, &grants)?;
+        check_exports(engine, component)?;
         // What is wrong beyond the names: a function of an interface that is newer than ours.
         let component =
-            linker.instantiate_pre(&compiled).map_err(|error| LoadError::Imports(describe(&error)))?;
+            linker.instantiate_pre(component).map_err(|error| LoadError::Imports(describe(&error)))?;
         let component =
             bindings::PipelinePre::new(component).map_err(|error| LoadError::World(describe(&error)))?;
         let component = Arc::new(component);
@@ -121,7 +122,7 @@ impl Guest {
         let started = self
             .store(EntryId::ZERO, &output, self.limits.time)
             .and_then(|mut store| self.component.instantiate(&mut store).map(drop));
-        started.map_err(|error| LoadError::Start(self.fault(&error, &output, self.limits.time).to_string()))
+        started.map_err(|error| LoadError::Start(self.fault(&error, &output, self.limits.time)))
     }
 
     /// Everything that an instance may use, and no more.

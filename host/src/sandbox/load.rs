@@ -9,6 +9,7 @@ use wasmtime::component::types::{ComponentFunc, ComponentItem, Type};
 
 use super::wasi::GRANTED;
 use super::{Limits, powers};
+use crate::judge::Fault;
 use crate::text::printable;
 
 /// Why a component is refused.
@@ -40,6 +41,57 @@ pub enum LoadError {
     /// It compiles, but is larger than an instance may be.
     #[error("it wants more than it may have: {0}")]
     DoesNotFit(String),
+    /// The file could not be read, or was another one when it was read again.
+    #[error("it cannot be read: {0}")]
+    Unreadable(String),
+    /// More native code than a component of its size may have.
+    #[error(
+        "its native code, with the images of its memories, takes more than {limit_bytes} bytes: {factor} for each of the \
+         component's; is there data far apart in a memory?"
+    )]
+    CodeTooLarge {
+        /// For this component.
+        limit_bytes: u64,
+        /// Bytes of code for a byte of the component.
+        factor: u64,
+    },
+    /// More native code than there is room for.
+    #[error(
+        "its native code, with the images of its memories, takes {found}; wanted {share} bytes at most, and {limit} with \
+         those of all guests, which take {used} now (GUEST_CODE_BYTES)"
+    )]
+    NoRoom {
+        /// As far as it is known.
+        found: String,
+        /// What one component may take.
+        share: u64,
+        /// `GUEST_CODE_BYTES`.
+        limit: u64,
+        /// By the components that are loaded.
+        used: u64,
+    },
+    /// Something is wrong with the process that compiles, and not with the component.
+    #[error("{0}")]
+    Compiler(String),
+    /// Somebody else ended the process that compiles.
+    #[error(
+        "the process that compiles was killed, by the kernel for want of memory or by somebody; a component may take \
+         GUEST_COMPILE_MEMORY_BYTES to compile"
+    )]
+    CompilerKilled,
+    /// The machine let it wait.
+    #[error(
+        "it had {used_ms} ms of a processor in {waited_ms} ms to compile, on a busy machine; wanted {limit_ms} ms at most \
+         (GUEST_COMPILE_MS), within ten times as long"
+    )]
+    Starved {
+        /// Processor time that it had.
+        used_ms: u128,
+        /// By the clock.
+        waited_ms: u128,
+        /// `GUEST_COMPILE_MS`.
+        limit_ms: u128,
+    },
     /// It takes too long to compile.
     #[error("it takes more than {limit_ms} ms of a processor to compile (GUEST_COMPILE_MS)")]
     TooSlow {
@@ -66,7 +118,34 @@ pub enum LoadError {
     World(String),
     /// Its start-up code breaks a limit or traps, before any entry is there to blame.
     #[error("it does not start: {0}")]
-    Start(String),
+    Start(Fault),
+}
+
+impl LoadError {
+    /// Whether the same component may be taken another time: the machine was at fault, not the component.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            // Processor time too grows on a busy machine.
+            Self::TooSlow { .. }
+            | Self::Starved { .. }
+            | Self::Compiler(_)
+            | Self::CompilerKilled
+            | Self::NoRoom { .. }
+            | Self::Unreadable(_) => true,
+            Self::TooLarge { .. }
+            | Self::NotWasm { .. }
+            | Self::CoreModule
+            | Self::Precompiled
+            | Self::Compile(_)
+            | Self::DoesNotFit(_)
+            | Self::CodeTooLarge { .. }
+            | Self::CompilerMemory { .. }
+            | Self::Imports(_)
+            | Self::NotGranted(_)
+            | Self::World(_) => false,
+            Self::Start(fault) => matches!(fault, Fault::TimedOut { .. }),
+        }
+    }
 }
 
 /// Without its patch version, which does not matter.
@@ -85,20 +164,41 @@ const TYPE_MAX_CHARS: usize = 1_500;
 /// Names listed in an error.
 const NAMES_MAX: usize = 20;
 
+/// What is known of a component by its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    bytes: usize,
+    /// Elements that it keeps for its tables: an instance has all of them in the host's memory.
+    passive_elements: usize,
+}
+
+impl Form {
+    /// Whether a tenant with these limits may have it.
+    pub(super) fn check(&self, limits: &Limits) -> Result<(), LoadError> {
+        if self.bytes > limits.component_bytes {
+            return Err(LoadError::TooLarge { limit_bytes: limits.component_bytes });
+        }
+        match self.passive_elements > limits.table_elements {
+            true => Err(LoadError::DoesNotFit(format!(
+                "more than {} elements for its tables (GUEST_TABLE_ELEMENTS)",
+                limits.table_elements
+            ))),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Tells by the first bytes what a file is, with an error for each common mistake.
-pub(super) fn check_form(bytes: &[u8], limits: &Limits) -> Result<(), LoadError> {
+pub(super) fn form(bytes: &[u8], limits: &Limits) -> Result<Form, LoadError> {
     if bytes.len() > limits.component_bytes {
         return Err(LoadError::TooLarge { limit_bytes: limits.component_bytes });
     }
     match bytes {
         [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(LoadError::CoreModule),
-        [0, b'a', b's', b'm', _, 0, 1, 0, ..] if passive_elements(bytes) > limits.table_elements => {
-            Err(LoadError::DoesNotFit(format!(
-                "more than {} elements for its tables (GUEST_TABLE_ELEMENTS)",
-                limits.table_elements
-            )))
+        [0, b'a', b's', b'm', _, 0, 1, 0, ..] => {
+            let form = Form { bytes: bytes.len(), passive_elements: passive_elements(bytes) };
+            form.check(limits).map(|()| form)
         }
-        [0, b'a', b's', b'm', _, 0, 1, 0, ..] => Ok(()),
         [0x7f, b'E', b'L', b'F', ..] => Err(LoadError::Precompiled),
         _ => {
             let found = bytes.get(..bytes.len().min(8)).unwrap_or_default();

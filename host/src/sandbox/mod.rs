@@ -2,6 +2,7 @@
 //!
 //! - [`engine`]: how components are compiled, and the clock that stops them
 //! - [`cache`]: what was compiled before
+//! - [`code`]: what comes of it, and the room for it
 //! - [`compile`]: the process in which strangers' components are compiled
 //! - [`load`]: why a component is refused, before a byte of it runs
 //! - [`limits`]: what an instance may use
@@ -15,6 +16,7 @@
 //! and no damage, passes from one batch to the next.
 
 mod cache;
+mod code;
 pub mod compile;
 mod engine;
 mod guest;
@@ -24,7 +26,7 @@ mod output;
 mod powers;
 mod wasi;
 
-pub use engine::{Sandbox, Sandboxes};
+pub use engine::{Sandbox, Sandboxes, Source};
 pub use guest::Guest;
 pub use limits::Limits;
 pub use load::LoadError;
