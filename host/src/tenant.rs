@@ -179,7 +179,7 @@ impl Run {
         let (tenant, counters, reporter) = (&self.tenant, &self.counters, &mut self.reporter);
         let (stream, store) = (redis.stream(config, tenant), database.store(tenant));
         tokio::select! {
-            prepared = prepare(&stream, &store, tenant, counters) => prepared?,
+            prepared = prepare(&stream, &store, tenant, &rules, counters) => prepared?,
             () = reporter.run(counters, &shutdown) => return Ok(()),
         }
         counters.started();
@@ -194,6 +194,8 @@ impl Run {
         // What was trimmed while nobody read shows before the first read only.
         reporter.look_for_losses().await;
 
+        let noting = note_swaps(store.clone(), tenant.clone(), rules.clone());
+        let _noting = AbortOnDropHandle::new(tokio::spawn(noting.in_current_span()));
         let tidying = tidy(stream.clone(), store.clone(), tenant.clone());
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying.in_current_span()));
         let pipeline = Pipeline {
@@ -248,6 +250,21 @@ async fn load_rules(
     let in_force = guests.in_force();
     let watching = tokio::spawn(guests.watch(folders, shutdown.clone()).in_current_span());
     Ok(Watched { in_force, _watching: Some(AbortOnDropHandle::new(watching)) })
+}
+
+/// Writes down each version of the rules that comes into force, until the run ends.
+async fn note_swaps(store: Store, tenant: Tenant, mut rules: RulesInForce) {
+    while rules.changed().await.is_ok() {
+        let mut backoff = Backoff::default();
+        loop {
+            let component = rules.borrow_and_update().digest();
+            let Err(error) = store.note_rules_in_force(component, &tenant).await else { break };
+            if backoff.is_news() {
+                tracing::warn!(%error, "it was not noted which rules are in force, so a replay may be refused; trying again");
+            }
+            backoff.wait().await;
+        }
+    }
 }
 
 /// Deletes every hour what nobody needs any more, and does what replays have left undone.
@@ -311,7 +328,13 @@ async fn forget(stream: &Stream, store: &Store) -> Result<(), pipeline::Error> {
 }
 
 /// Waits until both servers are there and as they must be.
-async fn prepare(stream: &Stream, store: &Store, tenant: &Tenant, counters: &Counters) -> Result<(), Error> {
+async fn prepare(
+    stream: &Stream,
+    store: &Store,
+    tenant: &Tenant,
+    rules: &RulesInForce,
+    counters: &Counters,
+) -> Result<(), Error> {
     let redis = async {
         let mut backoff = Backoff::default();
         while let Err(error) = stream.prepare().await {
@@ -331,7 +354,9 @@ async fn prepare(stream: &Stream, store: &Store, tenant: &Tenant, counters: &Cou
         let mut backoff = Backoff::default();
         let prepare = async || {
             store.prepare().await?;
-            store.enlist(pipeline::places(tenant)).await
+            store.enlist(pipeline::places(tenant)).await?;
+            let component = rules.borrow().digest();
+            store.note_rules_in_force(component, tenant).await
         };
         while let Err(source) = prepare().await {
             if !matches!(source.remedy(), Remedy::Retry | Remedy::Split) {

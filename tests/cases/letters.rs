@@ -6,6 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use sluicegate::batch::Digest;
 use sluicegate_tests::{
     Database, Event, Fault, Fields, Launch, Proxy, Scene, block_on, fields, guests, until, until_within,
 };
@@ -57,7 +58,13 @@ fn refused(scene: &Scene, count: usize) -> Vec<Event> {
     scene.stream.until_drained();
     service.stop();
     assert_eq!(scene.database.letters().len(), count + 2);
+    mend(scene);
     events
+}
+
+/// The default rules come into force, which accept what the strict ones reject.
+fn mend(scene: &Scene) {
+    scene.start().stop();
 }
 
 fn number(database: &Database, sql: &str) -> i64 {
@@ -158,6 +165,93 @@ fn a_replay_stores_what_is_now_accepted_once() {
     let out = run(&scene, &["replay"]);
     assert_eq!(counted(&out, "are duplicate"), 1, "{out}");
     assert_eq!(scene.database.events(), events);
+}
+
+/// Of others the letters would be judged in a way that nobody has asked for.
+#[test]
+fn a_replay_judges_by_the_rules_that_are_in_force() {
+    let scene = Scene::new();
+    refused(&scene, 3);
+    let strict = scene.folder().join("strict.wasm");
+    let replay =
+        |launch: Launch, more: &[&str]| told(launch, &[&["replay", "--code", "missing"], more].concat());
+    let is_refused = |told: &Told, why: &str| {
+        assert_eq!(told.code, Some(1), "{told:?}");
+        assert!(told.err.contains(why) && told.err.contains("--force"), "{told:?}");
+    };
+    let by_strict = || scene.service().set("GUEST", strict.display());
+    let component = format!("found the component {}", Digest::of(guests::STRICT));
+    is_refused(&replay(by_strict(), &[]), &component);
+    is_refused(&replay(by_strict(), &["--dry-run"]), &component);
+    let other_settings = || scene.service().set("GUEST_SETTINGS", "{key = \"pepper\"}");
+    let refusal = replay(other_settings(), &[]);
+    is_refused(
+        &refusal,
+        "found other guest settings, grants or statements than consumer-1 has in force since 2",
+    );
+    assert!(!refusal.err.contains("pepper"), "{refusal:?}");
+    assert_eq!(scene.database.events(), []);
+
+    let forced = replay(other_settings(), &["--force", "--dry-run"]);
+    assert_eq!((forced.code, counted(&forced.out, "would be stored")), (Some(0), 3), "{forced:?}");
+    assert!(forced.err.contains("judged all the same"), "{forced:?}");
+    // A larger limit may be what a letter needs.
+    let replayed = replay(scene.service().set("GUEST_TIME_LIMIT_MS", 2_000), &[]);
+    assert_eq!((replayed.code, counted(&replayed.out, "are stored")), (Some(0), 3), "{replayed:?}");
+    let digest =
+        format!("tenant default: judged by the rules {} (inside the program)", Digest::of(guests::DEFAULT));
+    assert!(replayed.err.contains(&digest), "{replayed:?}");
+
+    scene.database.execute("DELETE FROM rules_in_force; UPDATE dead_letters SET replay_outcome = NULL");
+    is_refused(&replay(scene.service(), &[]), "has never told which rules are in force");
+}
+
+/// A swap is told to the database as soon as it can be.
+#[test]
+fn a_replay_knows_of_a_swap() {
+    let scene = Scene::new();
+    let file = scene.folder().join("guest.wasm");
+    fs::write(&file, guests::STRICT).unwrap();
+    let launch = || scene.service().set("GUEST", file.display());
+    let service = launch().start();
+    scene.stream.add(&Event { properties: None, ..Event::of_type("purchase") }.data());
+    scene.stream.until_drained();
+    let new = file.with_extension("new");
+    fs::write(&new, guests::DEFAULT).unwrap();
+    fs::rename(&new, &file).unwrap();
+    until("the swap noted", || match told(launch(), &["replay"]) {
+        Told { code: Some(0), out, .. } if counted(&out, "are stored") == 1 => Ok(()),
+        told => Err(format!("{told:?}")),
+    });
+    service.stop();
+}
+
+#[test]
+fn letters_are_counted_by_cause_and_found_by_what_they_have_in_common() {
+    let scene = Scene::new();
+    refused(&scene, 5);
+    let table = run(&scene, &["summary"]);
+    assert_eq!(table.lines().count(), 4, "{table}");
+    assert!(table.lines().nth(1).unwrap().trim_start().starts_with("5  "), "{table}");
+    assert!(table.contains("properties: missing") && table.contains("undecodable"), "{table}");
+    let lines = run(&scene, &["summary", "--json", "--limit", "1"]);
+    let cause: Value = serde_json::from_str(lines.trim()).unwrap();
+    assert_eq!((&cause["letters"], &cause["code"]), (&Value::from(5), &Value::from("missing")), "{cause}");
+
+    let digest = Digest::of(guests::STRICT).to_string();
+    for (filter, found) in [
+        (["--guest", digest.as_str()], 7),
+        (["--guest", "0000"], 0),
+        (["--stream", scene.stream.name.as_str()], 7),
+        (["--stream", "another"], 0),
+    ] {
+        let list = run(&scene, &[&["list", "--json"], &filter[..]].concat());
+        assert_eq!(list.lines().count(), found, "{filter:?}");
+    }
+    let told = tell(&scene, &["list", "--guest", "no digest"]);
+    assert!(told.err.contains("wanted 1 to 64 hexadecimal digits"), "{told:?}");
+    let purged = run(&scene, &["purge", "--stream", &scene.stream.name]);
+    assert_eq!(purged, "7 dead letters are deleted\n");
 }
 
 #[test]

@@ -344,6 +344,7 @@ fn letters_are_replayed_by_the_rules_and_into_the_table_of_their_tenant() {
     }
     service.stop();
     write_guest(folder, "acme.wasm", guests::DEFAULT);
+    tenants.start(&["acme", "globex"]).stop();
 
     let (code, told) = dead_letters(&tenants, &["list", "--tenant", "globex"]);
     assert_eq!((code, told.lines().count()), (Some(0), 4), "{told}");
@@ -358,6 +359,7 @@ fn letters_are_replayed_by_the_rules_and_into_the_table_of_their_tenant() {
     assert_eq!((tenants.rows("events_acme"), tenants.rows("events_globex")), (2, 0));
 
     write_guest(folder, "globex.wasm", guests::DEFAULT);
+    tenants.start(&["acme", "globex"]).stop();
     let (code, told) = dead_letters(&tenants, &["replay", "--tenant", "globex"]);
     assert!(code == Some(0) && told.contains("3  are stored"), "{told}");
     assert_eq!((tenants.rows("events_acme"), tenants.rows("events_globex")), (2, 3));

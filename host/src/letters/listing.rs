@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use crate::store::Letter;
+use crate::store::{Cause, Letter};
 use crate::text::{printable, printable_json};
 
 /// The newest, a line each.
@@ -43,6 +43,51 @@ pub(super) fn table(letters: &[Letter], in_total: u64, out: &mut dyn Write) -> i
         writeln!(out, "the newest {shown} of {in_total}; --limit shows more")?;
     }
     Ok(())
+}
+
+/// Why there are letters, a line a cause.
+pub(super) fn causes(causes: &[Cause], out: &mut dyn Write) -> io::Result<()> {
+    if causes.is_empty() {
+        return writeln!(out, "no dead letters");
+    }
+    writeln!(
+        out,
+        "{:>8}  {:<20}  {:<20}  {:<12}  {:<19}  {:<12}  VIOLATION",
+        "LETTERS", "FIRST", "LAST", "TENANT", "REASON", "RULES"
+    )?;
+    causes.iter().try_for_each(|cause| {
+        let violation = match (cause.path.as_deref(), cause.code.as_deref()) {
+            (None | Some(""), code) => code.unwrap_or_default().to_owned(),
+            (Some(path), code) => format!("{path}: {}", code.unwrap_or_default()),
+        };
+        writeln!(
+            out,
+            "{:>8}  {:<20}  {:<20}  {:<12}  {:<19}  {:<12}  {}",
+            cause.letters,
+            second(cause.first),
+            second(cause.last),
+            printable(&cause.tenant),
+            printable(&cause.reason),
+            cause.component,
+            printable(&violation),
+        )
+    })
+}
+
+/// The same for programs, in a line.
+pub(super) fn cause_as_json(cause: &Cause) -> String {
+    let json = serde_json::json!({
+        "letters": cause.letters,
+        "tenant": cause.tenant,
+        "stream": cause.stream,
+        "reason": cause.reason,
+        "path": cause.path,
+        "code": cause.code,
+        "component": cause.component,
+        "first": second(cause.first),
+        "last": second(cause.last),
+    });
+    printable_json(&json.to_string()).into_owned()
 }
 
 /// One, with everything.

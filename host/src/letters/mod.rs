@@ -40,6 +40,21 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Count letters by their cause, the most frequent first
+    Summary {
+        /// Which ones
+        #[command(flatten)]
+        which: Which,
+        /// Those too that a replay has settled
+        #[arg(long)]
+        settled: bool,
+        /// How many causes, at most
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Show one, with its fields
     Show {
         /// Its number, as `list` gives it
@@ -57,6 +72,9 @@ pub enum Command {
         /// for letters that another replay holds
         #[arg(long, value_name = "TIME", default_value = "30s", value_parser = age)]
         wait: Duration,
+        /// Judge by the rules of these settings, though the service has others in force
+        #[arg(long)]
+        force: bool,
     },
     /// Delete letters, open and settled
     Purge {
@@ -87,6 +105,12 @@ pub struct Which {
     /// Of this tenant
     #[arg(long)]
     tenant: Option<String>,
+    /// From this stream
+    #[arg(long)]
+    stream: Option<String>,
+    /// Judged by this version of the rules: the first digits of its component's digest, as `list` and the log show it
+    #[arg(long, value_name = "DIGEST", value_parser = digits)]
+    guest: Option<String>,
     /// Older than this: 30s, 15m, 12h, 7d
     #[arg(long, value_name = "AGE", value_parser = age)]
     older: Option<Duration>,
@@ -147,6 +171,17 @@ pub enum Error {
         /// All that there are.
         known: String,
     },
+    /// The rules of the settings are not those of the service.
+    #[error(
+        "tenant {tenant}: {differs}; run this with the settings of the service (GUEST, GUEST_SETTINGS, .env, \
+         sluicegate.toml), or add --force to judge by the rules of these settings"
+    )]
+    OtherRules {
+        /// Whose rules.
+        tenant: crate::config::TenantName,
+        /// What differs, and how.
+        differs: String,
+    },
     /// A purge of everything, by mistake perhaps.
     #[error("purge without a condition deletes every dead letter; add --all if that is meant")]
     Everything,
@@ -173,14 +208,23 @@ pub async fn run(
                 false => listing::table(&letters, archive.count(&filter).await?, out)?,
             }
         }
+        Command::Summary { which, settled, limit, json } => {
+            let causes = archive.causes(&which.filter(!settled), limit).await?;
+            match json {
+                true => {
+                    causes.iter().try_for_each(|cause| writeln!(out, "{}", listing::cause_as_json(cause)))?
+                }
+                false => listing::causes(&causes, out)?,
+            }
+        }
         Command::Show { id } => {
             let filter = Filter { id: Some(id), ..Filter::default() };
             let letter = archive.newest(&filter, 1).await?.pop().ok_or(Error::Unknown(id))?;
             listing::show(&letter, out)?;
         }
-        Command::Replay { which, dry_run, wait } => {
-            let replayed =
-                replay::replay(&archive, &database, config, &which, dry_run, wait, progress).await?;
+        Command::Replay { which, dry_run, wait, force } => {
+            let how = replay::How { dry_run, wait, force };
+            let replayed = replay::replay(&archive, &database, config, &which, how, progress).await?;
             listing::summary(&replayed.outcomes, if dry_run { "would be" } else { "are" }, out)?;
             if replayed.held > 0 {
                 out.flush()?;
@@ -210,6 +254,8 @@ impl Which {
             reason: self.reason.clone(),
             code: self.code.clone(),
             tenant: self.tenant.clone(),
+            stream: self.stream.clone(),
+            guest: self.guest.clone(),
             before: self.older.map(ago),
             since: self.newer.map(ago),
             open,
@@ -217,11 +263,13 @@ impl Which {
     }
 
     fn is_everything(&self) -> bool {
-        let Self { id, reason, code, tenant, older, newer } = self;
+        let Self { id, reason, code, tenant, stream, guest, older, newer } = self;
         id.is_none()
             && reason.is_none()
             && code.is_none()
             && tenant.is_none()
+            && stream.is_none()
+            && guest.is_none()
             && older.is_none()
             && newer.is_none()
     }
@@ -238,6 +286,14 @@ fn age(text: &str) -> Result<Duration, String> {
     let seconds =
         number.checked_mul(seconds).filter(|seconds| *seconds <= 36_500 * 86_400).ok_or_else(wanted)?;
     Ok(Duration::from_secs(seconds))
+}
+
+/// Reads the beginning of a digest.
+fn digits(text: &str) -> Result<String, String> {
+    match (1..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_hexdigit()) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err(format!("found {text:?}, wanted 1 to 64 hexadecimal digits, such as 0c77de41f19b")),
+    }
 }
 
 async fn purge(archive: &Archive, filter: &Filter, progress: &mut dyn Write) -> Result<u64, Error> {

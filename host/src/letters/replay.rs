@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::progress::Progress;
 use super::{Error, Which};
+use crate::batch::Digest;
 use crate::capabilities::Powers;
 use crate::config::{Config, Tenant};
 use crate::guests::{Folders, Guests};
@@ -15,6 +16,7 @@ use crate::outbox;
 use crate::sandbox::Sandboxes;
 use crate::store::{Archive, Database, Filter, Judge, Part, Replay, Scope, Store};
 use crate::stream::{self, Redis, Stream};
+use crate::text::printable;
 
 /// Letters replayed in one transaction, at most.
 const PART_MAX: usize = 500;
@@ -30,14 +32,24 @@ pub(super) struct Replayed {
     pub(super) held: u64,
 }
 
+/// What an operator wants of a replay.
+#[derive(Clone, Copy)]
+pub(super) struct How {
+    /// Only to know what would come of it.
+    pub(super) dry_run: bool,
+    /// For what somebody else holds.
+    pub(super) wait: Duration,
+    /// By other rules than those in force.
+    pub(super) force: bool,
+}
+
 /// Replays the letters of each tenant by its own rules, into its own table.
 pub(super) async fn replay(
     archive: &Archive,
     database: &Database,
     config: &Config,
     which: &Which,
-    dry_run: bool,
-    wait: Duration,
+    How { dry_run, wait, force }: How,
     progress: &mut dyn Write,
 ) -> Result<Replayed, Error> {
     let is_meant = |name: &str| which.tenant.as_deref().is_none_or(|wanted| wanted == name);
@@ -68,6 +80,16 @@ pub(super) async fn replay(
             None,
         )?;
         let rules = guests.in_force().borrow().clone();
+        let from =
+            tenant.guest.as_deref().map_or("inside the program".into(), |file| file.display().to_string());
+        writeln!(progress, "tenant {}: judged by the rules {} ({from})", tenant.name, rules.digest())?;
+        match difference(archive, tenant, rules.digest()).await? {
+            Some(differs) if !force => {
+                return Err(Error::OtherRules { tenant: tenant.name.clone(), differs });
+            }
+            Some(differs) => writeln!(progress, "tenant {}: {differs}; judged all the same", tenant.name)?,
+            None => {}
+        }
         if !dry_run && !tenant.grants.publish.is_empty() {
             outbox.stream()?; // better now than after the first letters
         }
@@ -78,6 +100,23 @@ pub(super) async fn replay(
         replaying.run(rules.as_ref(), progress).await?;
     }
     Ok(replayed)
+}
+
+/// How these rules differ from those that the service has in force.
+async fn difference(archive: &Archive, tenant: &Tenant, component: Digest) -> Result<Option<String>, Error> {
+    let Some(in_force) = archive.rules_in_force(&tenant.name).await? else {
+        return Ok(Some("the service has never told which rules are in force".to_owned()));
+    };
+    let (consumer, since) = (printable(&in_force.consumer), in_force.since.format("%FT%TZ"));
+    if in_force.component != component.as_bytes() {
+        let digits: String = in_force.component.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        return Ok(Some(format!(
+            "found the component {component}, wanted {digits}, which {consumer} has in force since {since}"
+        )));
+    }
+    Ok((!in_force.has_settings_of(tenant)).then(|| {
+        format!("found other guest settings, grants or statements than {consumer} has in force since {since}")
+    }))
 }
 
 /// Where the publications of a tenant's rules go.

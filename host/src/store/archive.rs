@@ -21,6 +21,10 @@ pub struct Filter {
     pub code: Option<String>,
     /// Of this tenant.
     pub tenant: Option<String>,
+    /// From this stream.
+    pub stream: Option<String>,
+    /// Judged by a component whose digest begins so, in hexadecimal digits.
+    pub guest: Option<String>,
     /// Recorded before.
     pub before: Option<DateTime<Utc>>,
     /// Recorded at this time or later.
@@ -58,6 +62,50 @@ pub struct Letter {
     pub replayed_at: Option<DateTime<Utc>>,
 }
 
+/// Letters that have a cause in common.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    /// How many there are.
+    pub letters: i64,
+    /// Whose they are.
+    pub tenant: String,
+    /// Where the entries came from.
+    pub stream: String,
+    /// Why they were not stored.
+    pub reason: String,
+    /// Where in the entry; empty for the whole of it.
+    pub path: Option<String>,
+    /// What is wrong there.
+    pub code: Option<String>,
+    /// The version of the rules, by its first digits.
+    pub component: String,
+    /// When the first was recorded.
+    pub first: DateTime<Utc>,
+    /// When the last was.
+    pub last: DateTime<Utc>,
+}
+
+impl Cause {
+    fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            letters: row.try_get("letters")?,
+            tenant: row.try_get("tenant")?,
+            stream: row.try_get("stream")?,
+            reason: row.try_get("reason")?,
+            path: row.try_get("path")?,
+            code: row.try_get("code")?,
+            component: first_digits(row.try_get("component")?),
+            first: time(row.try_get("first")?)?,
+            last: time(row.try_get("last")?)?,
+        })
+    }
+}
+
+/// Of a digest: as many as a log line has.
+fn first_digits(component: Vec<u8>) -> String {
+    component.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// What a replay is about, as it was when the replay began.
 ///
 /// Letters that are recorded later are left to the next one, or a busy service
@@ -81,7 +129,7 @@ macro_rules! letters {
     };
 }
 
-/// The conditions of a [`Filter`], parameters 1 to 7.
+/// The conditions of a [`Filter`], parameters 1 to 9.
 macro_rules! matching {
     ($before:expr, $after:literal) => {
         concat!(
@@ -91,6 +139,8 @@ macro_rules! matching {
               AND ($4::text IS NULL OR tenant = $4)
               AND ($5::timestamptz IS NULL OR recorded_at < $5)
               AND ($6::timestamptz IS NULL OR recorded_at >= $6)
+              AND ($8::text IS NULL OR stream = $8)
+              AND ($9::text IS NULL OR starts_with(encode(component, 'hex'), $9))
               AND (NOT $7 OR replay_outcome IS NULL OR replay_outcome NOT IN ('stored', 'duplicate', 'discarded')) ",
             $after
         )
@@ -98,24 +148,34 @@ macro_rules! matching {
 }
 
 const COUNT: &str = matching!("SELECT count(*) FROM dead_letters", "");
-const NEWEST: &str = matching!(letters!(), "ORDER BY id DESC LIMIT $8");
+const NEWEST: &str = matching!(letters!(), "ORDER BY id DESC LIMIT $10");
 const BEGIN: &str = matching!("SELECT now(), coalesce(max(id), 0) FROM dead_letters", "");
 const LEFT: &str = matching!(
     "SELECT count(*) FROM dead_letters",
-    "AND id <= $8 AND (replayed_at IS NULL OR replayed_at < $9)"
+    "AND id <= $10 AND (replayed_at IS NULL OR replayed_at < $11)"
 );
 const NEXT: &str = matching!(
     letters!(),
-    "AND id <= $8 AND (replayed_at IS NULL OR replayed_at < $9) AND id > $10 ORDER BY id LIMIT $11"
+    "AND id <= $10 AND (replayed_at IS NULL OR replayed_at < $11) AND id > $12 ORDER BY id LIMIT $13"
 );
 /// What another replay holds is its affair, unless it dies: see [`Archive::left`].
 const NEXT_LOCKED: &str = matching!(
     letters!(),
-    "AND id <= $8 AND (replayed_at IS NULL OR replayed_at < $9) AND id > $10 ORDER BY id LIMIT $11
+    "AND id <= $10 AND (replayed_at IS NULL OR replayed_at < $11) AND id > $12 ORDER BY id LIMIT $13
      FOR UPDATE SKIP LOCKED"
 );
 const PURGE: &str =
-    matching!("DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters", "ORDER BY id LIMIT $8)");
+    matching!("DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters", "ORDER BY id LIMIT $10)");
+/// One row for each tenant, stream, reason, violation and component. Texts of others are cut.
+const CAUSES: &str = matching!(
+    "SELECT tenant, left(stream, 200) AS stream, reason, left(path, 200) AS path, left(code, 200) AS code, component,
+            count(*) AS letters, min(recorded_at) AS first, max(recorded_at) AS last
+     FROM dead_letters LEFT JOIN LATERAL (
+         SELECT DISTINCT violation->>'path' AS path, violation->>'code' AS code
+         FROM jsonb_array_elements(CASE jsonb_typeof(violations) WHEN 'array' THEN violations ELSE '[]' END) AS violation
+     ) AS violation ON true",
+    "GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY letters DESC, tenant, stream, reason, path, code LIMIT $10"
+);
 
 /// The dead letters of a database. Each of its statements has a time limit of its own.
 pub struct Archive {
@@ -139,6 +199,15 @@ impl Archive {
         let rows = filter.bind(NEWEST).bind(i64::from(limit)).fetch_all(&mut loan.connection);
         let rows = patient("listing dead letters", rows).await;
         Letter::all(&self.database.settle(loan, rows)?)
+    }
+
+    /// Why there are letters: the most frequent causes first. A letter counts for each of its violations.
+    pub async fn causes(&self, filter: &Filter, limit: u32) -> Result<Vec<Cause>, Error> {
+        let mut loan = self.database.borrow(Purpose::Plain).await?;
+        let rows = filter.bind(CAUSES).bind(i64::from(limit)).fetch_all(&mut loan.connection);
+        let rows = patient("counting dead letters", rows).await;
+        let rows = self.database.settle(loan, rows)?;
+        Ok(rows.iter().map(Cause::of).collect::<Result<_, _>>()?)
     }
 
     /// What a replay of these letters is about.
@@ -184,6 +253,8 @@ impl Filter {
             .bind(self.before)
             .bind(self.since)
             .bind(self.open)
+            .bind(self.stream.clone())
+            .bind(self.guest.clone())
     }
 }
 
@@ -210,7 +281,6 @@ impl Letter {
     }
 
     fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let component: Vec<u8> = row.try_get("component")?;
         let violations: String = row.try_get("violations")?;
         Ok(Self {
             id: row.try_get("id")?,
@@ -222,7 +292,7 @@ impl Letter {
             violations: serde_json::from_str(&violations).unwrap_or_default(),
             fields: row.try_get("fields")?,
             deliveries: row.try_get("deliveries")?,
-            component: component.iter().take(6).map(|byte| format!("{byte:02x}")).collect(),
+            component: first_digits(row.try_get("component")?),
             recorded_at: time(row.try_get("recorded_at")?)?,
             replay_outcome: row.try_get("replay_outcome")?,
             replayed_at: row.try_get::<Option<_>, _>("replayed_at")?.map(time).transpose()?,

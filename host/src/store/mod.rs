@@ -6,6 +6,7 @@
 //! - `session`: a transaction that is lent to a guest
 //! - `archive`, `replay`: dead letters as an operator handles them
 //! - `timestamp`: times as PostgreSQL has them, which are more than ours
+//! - `in_force`: which rules each replica judges by
 //! - `outbox`: what a replay has published and not sent yet
 //!
 //! A connection is lent for a batch and given up after any error. So the reason
@@ -14,6 +15,7 @@
 
 mod archive;
 mod error;
+mod in_force;
 mod lending;
 mod letters;
 mod outbox;
@@ -35,8 +37,9 @@ use sqlx::{ConnectOptions as _, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
-pub use archive::{Archive, Filter, Letter, Scope};
+pub use archive::{Archive, Cause, Filter, Letter, Scope};
 pub use error::{Error, Remedy};
+pub use in_force::RulesInForce;
 pub use outbox::Due;
 pub use record::{Leftover, Record, Records};
 pub use replay::{Judge, Part, Replay};

@@ -1,0 +1,110 @@
+//! Which rules each replica has in force: written by the service, looked at by a replay.
+
+use chrono::{DateTime, Utc};
+use sqlx::Row as _;
+use uuid::Uuid;
+
+use super::lending::Purpose;
+use super::{Archive, Error, Store, patient};
+use crate::batch::{Digest, Digester};
+use crate::config::{Tenant, TenantName};
+
+/// The time stays as it was, if nothing has changed.
+const NOTE: &str = "INSERT INTO rules_in_force AS known (tenant, consumer, component, salt, settings)
+     VALUES ($1, $2, $3, $4, $5)
+     ON CONFLICT (tenant, consumer) DO UPDATE
+         SET component = EXCLUDED.component, salt = EXCLUDED.salt, settings = EXCLUDED.settings, since = now()";
+/// Replicas that are gone; never the newest, which is what a replay goes by.
+const PRUNE: &str = "DELETE FROM rules_in_force WHERE tenant = $1 AND since < now() - INTERVAL '30 days'
+     AND since < (SELECT max(since) FROM rules_in_force WHERE tenant = $1)";
+const NEWEST: &str = "SELECT consumer, component, salt, settings, since FROM rules_in_force WHERE tenant = $1
+     ORDER BY since DESC LIMIT 1";
+
+/// The rules that a replica has told to be in force.
+#[derive(Clone, Debug)]
+pub struct RulesInForce {
+    /// The replica.
+    pub consumer: String,
+    /// The digest of the component.
+    pub component: Vec<u8>,
+    /// Since when.
+    pub since: DateTime<Utc>,
+    salt: Vec<u8>,
+    settings: Vec<u8>,
+}
+
+impl RulesInForce {
+    /// Whether a guest of this tenant has the same settings, grants and granted statements. Limits are not among them: to
+    /// raise one is what a letter may need.
+    pub fn has_settings_of(&self, tenant: &Tenant) -> bool {
+        hash(&self.salt, tenant).as_bytes() == self.settings.as_slice()
+    }
+}
+
+/// Of what decides besides the component, in an order that does not depend on how it was written down.
+fn hash(salt: &[u8], tenant: &Tenant) -> Digest {
+    let decides = (&tenant.guest_settings, &tenant.grants, &tenant.statements);
+    // Maps with text as keys, text, numbers and flags: this always becomes JSON.
+    let json = serde_json::to_vec(&decides).unwrap_or_default();
+    let mut digester = Digester::default();
+    digester.add(salt);
+    digester.add(&json);
+    digester.digest()
+}
+
+impl Store {
+    /// Writes down which component is in force for this tenant, and by which settings.
+    pub async fn note_rules_in_force(&self, component: Digest, tenant: &Tenant) -> Result<(), Error> {
+        let salt = Uuid::new_v4();
+        let mut loan = self.database.borrow(Purpose::Plain).await?;
+        let noted = async {
+            sqlx::query(NOTE)
+                .bind(self.tenant.as_str())
+                .bind(&self.database.consumer)
+                .bind(component.as_bytes())
+                .bind(&salt.as_bytes()[..])
+                .bind(hash(salt.as_bytes(), tenant).as_bytes())
+                .execute(&mut loan.connection)
+                .await?;
+            sqlx::query(PRUNE).bind(self.tenant.as_str()).execute(&mut loan.connection).await?;
+            Ok::<(), Error>(())
+        };
+        let noted = patient("noting which rules are in force", noted).await;
+        self.database.settle(loan, noted)
+    }
+}
+
+impl Archive {
+    /// What was told last for this tenant, by whichever replica.
+    pub async fn rules_in_force(&self, tenant: &TenantName) -> Result<Option<RulesInForce>, Error> {
+        let mut loan = self.database.borrow(Purpose::Plain).await?;
+        let row = sqlx::query(NEWEST).bind(tenant.as_str()).fetch_optional(&mut loan.connection);
+        let row = patient("looking which rules are in force", row).await;
+        let Some(row) = self.database.settle(loan, row)? else { return Ok(None) };
+        Ok(Some(RulesInForce {
+            consumer: row.try_get("consumer")?,
+            component: row.try_get("component")?,
+            since: row.try_get("since")?,
+            salt: row.try_get("salt")?,
+            settings: row.try_get("settings")?,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Grants;
+
+    #[test]
+    fn what_decides_is_compared_and_limits_are_not() {
+        let tenant = Tenant::default();
+        let set = |name: &str, value: &str| [(name.to_owned(), value.to_owned())].into();
+        let salt = b"salt";
+        let same = |other: &Tenant| hash(salt, &tenant) == hash(salt, other);
+        assert!(same(&Tenant { guest_time_limit_ms: 7, batch_size: 7, ..tenant.clone() }));
+        assert!(!same(&Tenant { guest_settings: set("key", "pepper"), ..tenant.clone() }));
+        assert!(!same(&Tenant { grants: Grants { stream: true, ..Grants::default() }, ..tenant.clone() }));
+        assert_ne!(hash(b"salt", &tenant), hash(b"other", &tenant));
+    }
+}
