@@ -1,10 +1,12 @@
 //! Every setting and its default, once.
 //!
 //! - `settings`: the list of all, as the manual has it
+//! - `environment`: variables, and those of `.env`
 //! - `file`: reads them, and repeats none of them in an error
 //! - `tenant`: those that each tenant may set for itself
 //! - `grants`: what a guest may do besides judging
 
+mod environment;
 mod file;
 mod grants;
 mod settings;
@@ -12,6 +14,7 @@ mod tenant;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -19,11 +22,13 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::error::Kind;
-use figment::providers::{Env, Serialized};
-use figment::value::Dict;
+use figment::providers::Serialized;
+use figment::value::{Dict, Value};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use environment::Environment;
+pub use environment::Misspelt;
 use file::File;
 pub use grants::{Grants, Parameter, Statement};
 use settings::setting;
@@ -66,6 +71,9 @@ pub struct Config {
     /// Never empty; in the order of their names.
     #[serde(skip)]
     pub tenants: Vec<Tenant>,
+    /// Variables that have no effect, and are nearly settings.
+    #[serde(skip)]
+    pub misspelt: Vec<Misspelt>,
     /// Whether they come from tables `[tenants.NAME]`. Without any there is the one tenant `default`.
     #[serde(skip)]
     pub has_named_tenants: bool,
@@ -134,11 +142,16 @@ enum Problem {
     /// A file of another form. The place is told, not what stands there.
     #[error("the file {file}{place}: {message}; wanted TOML, with text in quotes")]
     NoToml { file: PathBuf, place: String, message: String },
+    /// The same of `.env`.
+    #[error(
+        "the file {file}{place}: it does not read; wanted lines such as NAME=value, with spaces and quotes within double quotes"
+    )]
+    NoEnvFile { file: PathBuf, place: String },
     /// The file named on the command line.
     #[error("the file {0} does not exist")]
     NoFile(PathBuf),
     /// A name that no setting has.
-    #[error("{0} is not a setting; `sluicegate run --help` lists them all")]
+    #[error("{0} is not a setting; {hint}`sluicegate run --help` lists them all", hint = did_you_mean(.0))]
     Unknown(String),
     /// A setting's name, but as the environment has it.
     #[error("{0} is not a setting in the file; wanted {wanted}, in lower case", wanted = .0.to_lowercase())]
@@ -198,18 +211,20 @@ impl Default for Config {
             guest_cache: None,
             statements: BTreeMap::new(),
             tenants: vec![Tenant::default()],
+            misspelt: Vec::new(),
             has_named_tenants: false,
         }
     }
 }
 
 impl Config {
-    /// Environment first, then the file, then the default.
+    /// The environment first, then `.env` in the working directory, then the file, then the default.
     ///
     /// Without a `file`, `sluicegate.toml` in the working directory is read if
-    /// it exists. An environment variable that is set but empty counts as unset.
+    /// it exists. A variable that is set but empty counts as unset.
     pub fn load(file: Option<&Path>) -> Result<Self, Error> {
-        Self::read(&layers(file)?)
+        let environment = Environment::read(Path::new(environment::FILE))?;
+        Ok(Self { misspelt: environment.misspelt.clone(), ..Self::read(&layers(file, &environment)?)? })
     }
 
     fn read(layers: &Figment) -> Result<Self, Error> {
@@ -343,8 +358,8 @@ fn no_entries_in_common(tenants: &[Tenant]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What the user has set: the file, and over it the environment.
-fn layers(file: Option<&Path>) -> Result<Figment, Problem> {
+/// What the user has set: the file, and over it the variables.
+fn layers(file: Option<&Path>, environment: &Environment) -> Result<Figment, Problem> {
     if let Some(file) = file.filter(|file| !file.is_file()) {
         return Err(Problem::NoFile(file.to_owned()));
     }
@@ -354,18 +369,20 @@ fn layers(file: Option<&Path>) -> Result<Figment, Problem> {
         layers = layers.merge(File::read(file)?);
     }
     for setting in &SETTINGS {
-        match std::env::var(setting.name) {
-            Ok(value) if value.is_empty() => {}
+        let Some(text) = environment.set.get(setting.name) else { continue };
+        let value = match setting.is_text {
             // `CONSUMER_NAME=42` is a name, not a number: no guessing.
-            Ok(value) if setting.is_text => {
-                layers = layers.merge(Serialized::default(&setting.name.to_lowercase(), value));
-            }
-            Ok(_) => layers = layers.merge(Env::raw().only(&[setting.name])),
-            Err(std::env::VarError::NotPresent) => {}
-            Err(std::env::VarError::NotUnicode(_)) => return Err(range(setting.name, "no UTF-8", "text")),
-        }
+            true => Value::from(text.as_str()),
+            false => text.parse().unwrap_or_else(|never: Infallible| match never {}),
+        };
+        layers = layers.merge(Serialized::default(&setting.name.to_lowercase(), value));
     }
     Ok(layers)
+}
+
+fn did_you_mean(name: &str) -> String {
+    let meant = environment::nearest(name).map(str::to_lowercase);
+    meant.map(|meant| format!("did you mean {meant}? ")).unwrap_or_default()
 }
 
 /// Names the setting, what was found, and what is wanted in the words of the manual.

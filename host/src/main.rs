@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use sluicegate::config::{Config, LogFormat, SETTINGS, Setting};
+use rustix::process::Signal;
+use sluicegate::config::{Config, LogFormat, Misspelt, SETTINGS, Setting};
 use sluicegate::demo;
 use sluicegate::demo::command::{self, with_servers};
 use sluicegate::letters;
@@ -70,7 +71,9 @@ const DEMO_HELP: &str = "Environment variables:
 The settings of `run` that are not about servers, stream, group and rules work here too.";
 
 fn settings_help() -> String {
-    let mut help = String::from("Settings, as environment variables or in lower case in sluicegate.toml:\n");
+    let mut help = String::from(
+        "Settings, as environment variables, in .env, or in lower case in sluicegate.toml, in this order:\n",
+    );
     for Setting { name, default, meaning, .. } in &SETTINGS {
         let default = default.map_or(String::new(), |default| format!(" [default: {default}]"));
         help.push_str(&format!("  {name:<24} {meaning}{default}\n"));
@@ -139,6 +142,9 @@ fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
         }
     };
     start_logging(config.log_format);
+    for Misspelt { found, place, meant } in &config.misspelt {
+        tracing::warn!("{found} in {place} is not a setting, and has no effect; did you mean {meant}?");
+    }
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         let shutdown = CancellationToken::new();
@@ -152,18 +158,39 @@ fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
     outcome
 }
 
-/// Calls the shutdown at SIGTERM or SIGINT. The signals are caught from here on.
+/// Calls the shutdown at SIGTERM, SIGINT or SIGHUP. The signals are caught from here on.
 fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
+    // `nohup` has it ignored: then it stays so.
+    let mut hang_up = match is_ignored(Signal::HUP) {
+        true => None,
+        false => Some(signal(SignalKind::hangup()).context("catching SIGHUP")?),
+    };
+    let hang_up = async move {
+        match &mut hang_up {
+            Some(hang_up) => hang_up.recv().await,
+            None => std::future::pending().await,
+        }
+    };
     Ok(async move {
         let name = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
+            _ = hang_up => "SIGHUP",
         };
         tracing::info!(signal = name, "shutting down: finishing the batches in flight");
         shutdown.cancel();
     })
+}
+
+/// Whether the signal was ignored before anybody here has asked for it. No, where Linux does not say.
+fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    // The bit of signal 1 is the first.
+    mask.checked_shr(signal.as_raw().unsigned_abs().saturating_sub(1)).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// For people on a terminal, without colours elsewhere, JSON on request. `RUST_LOG` sets the level.

@@ -1,4 +1,4 @@
-//! Where settings come from: the environment, then the file, then the default.
+//! Where settings come from: the environment, then `.env`, then the file, then the default.
 
 use std::fs;
 
@@ -40,6 +40,49 @@ fn the_environment_comes_before_the_file_and_the_file_before_the_default() {
 }
 
 #[test]
+fn dot_env_comes_after_the_environment_and_before_the_file() {
+    let scene = Scene::new();
+    fs::write(scene.folder().join("sluicegate.toml"), "consumer_name = \"of the file\"\nbatch_size = 9\n")
+        .unwrap();
+    let variables = format!(
+        "export REDIS_URL={}\nCONSUMER_NAME='of .env'\nBATCH_SIZE=8\nBLOCK_MS=\nOTHER=$HOME\n",
+        scene.stream.url()
+    );
+    fs::write(scene.folder().join(".env"), variables).unwrap();
+    let events: Vec<Event> = (0..30).map(|_| Event::new()).collect();
+    scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
+    let service = scene.service().unset("REDIS_URL").set("BATCH_SIZE", 7).start();
+    scene.until_stored(30);
+    service.stop();
+    assert_eq!(consumers(&scene), ["of .env"]);
+    let largest: i64 = scene
+        .database
+        .value("SELECT max(count) FROM (SELECT count(*) FROM events GROUP BY xmin::text) AS transaction");
+    assert_eq!(largest, 7, "from the environment");
+
+    fs::write(scene.folder().join(".env"), "A=1\nPOSTGRES_URL=hunter2 hunter2\n").unwrap();
+    let ended = scene.service().run_to_end();
+    assert!(ended.log.contains(".env, line 2: it does not read; wanted"), "{}", ended.log);
+    assert!(!ended.log.contains("hunter2"), "{}", ended.log);
+}
+
+#[test]
+fn names_that_are_nearly_settings_are_told() {
+    let scene = Scene::new();
+    fs::write(scene.folder().join(".env"), "GUEST_TIMELIMIT_MS=hunter2\nREDIS_HOST=h\n").unwrap();
+    let service = scene.service().set("GEUST", "/hunter2").set("POSTGRES_USER", "me").start();
+    let log = service.stop().log;
+    for line in [
+        "GEUST in the environment is not a setting, and has no effect; did you mean GUEST?",
+        "GUEST_TIMELIMIT_MS in .env is not a setting, and has no effect; did you mean GUEST_TIME_LIMIT_MS?",
+    ] {
+        assert!(log.contains(line), "{log}");
+    }
+    assert_eq!(log.matches("did you mean").count(), 2, "{log}");
+    assert!(!log.contains("hunter2"), "{log}");
+}
+
+#[test]
 fn a_file_may_be_named() {
     let scene = Scene::new();
     let file = scene.folder().join("other.toml");
@@ -60,7 +103,7 @@ fn a_file_may_be_named() {
 fn a_file_that_does_not_read_is_refused() {
     let scene = Scene::new();
     for (text, part) in [
-        ("batch_sise = 7\n", "batch_sise is not a setting"),
+        ("batch_sise = 7\n", "batch_sise is not a setting; did you mean batch_size? "),
         ("batch_size = \"many\"\n", "BATCH_SIZE"),
         ("batch_size = 0\n", "BATCH_SIZE is 0; wanted 1 to 10000"),
         ("batch_size =", "sluicegate.toml"),

@@ -41,6 +41,11 @@ fn sigterm_under_load_finishes_what_was_read() {
 }
 
 #[test]
+fn sighup_under_load_finishes_what_was_read() {
+    stopped_under_load(Signal::HUP);
+}
+
+#[test]
 fn sigint_under_load_finishes_what_was_read() {
     stopped_under_load(Signal::INT);
 }

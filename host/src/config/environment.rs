@@ -1,0 +1,211 @@
+//! Variables: those of the environment, and under them those of `.env` in the working directory.
+
+use std::collections::BTreeMap;
+use std::env::VarError;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::settings::{SETTINGS, setting};
+use super::{Problem, range};
+
+/// The file, as many tools have it. Only in the working directory, not in one above it.
+pub(super) const FILE: &str = ".env";
+
+/// Where a variable stands.
+const ENVIRONMENT: &str = "the environment";
+
+/// All variables that concern the service.
+#[derive(Debug, Default)]
+pub(super) struct Environment {
+    /// Settings that are not empty, by the names of the manual.
+    pub(super) set: BTreeMap<&'static str, String>,
+    /// Names that are nearly those of settings.
+    pub(super) misspelt: Vec<Misspelt>,
+}
+
+/// A name that has no effect, and is nearly one that has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misspelt {
+    /// As it was found.
+    pub found: String,
+    /// `.env`, or the environment.
+    pub place: String,
+    /// The setting that may be meant.
+    pub meant: &'static str,
+}
+
+impl Environment {
+    pub(super) fn read(file: &Path) -> Result<Self, Problem> {
+        let mut variables = Self::default();
+        for (name, value) in in_file(file)? {
+            variables.add(&name, value, FILE);
+        }
+        for (name, value) in std::env::vars_os() {
+            if let Some(name) = name.to_str() {
+                // What is not UTF-8 is told below, where it is a setting.
+                variables.add(name, value.into_string().unwrap_or_default(), ENVIRONMENT);
+            }
+        }
+        for setting in &SETTINGS {
+            if let Err(VarError::NotUnicode(_)) = std::env::var(setting.name) {
+                return Err(range(setting.name, "no UTF-8", "text"));
+            }
+        }
+        Ok(variables)
+    }
+
+    /// What is added later comes first; an empty one counts as unset.
+    fn add(&mut self, name: &str, value: String, place: &str) {
+        if let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) {
+            if !value.is_empty() {
+                self.set.insert(setting.name, value);
+            }
+        } else if let Some(meant) = nearest(name) {
+            let misspelt = Misspelt { found: name.to_owned(), place: place.to_owned(), meant };
+            self.misspelt.retain(|other| other.found != misspelt.found);
+            self.misspelt.push(misspelt);
+        }
+    }
+}
+
+/// The variables of a file, if it is there. Its values are in no error: they may hold passwords.
+fn in_file(path: &Path) -> Result<Vec<(String, String)>, Problem> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(Problem::UnreadableFile { file: path.to_owned(), source }),
+    };
+    let no_form = |line: Option<usize>| Problem::NoEnvFile {
+        file: PathBuf::from(path),
+        place: line.map(|line| format!(", line {line}")).unwrap_or_default(),
+    };
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        no_form(Some(before.iter().filter(|byte| **byte == b'\n').count() + 1))
+    })?;
+    dotenvy::from_read_iter(text.as_bytes())
+        .map(|variable| {
+            variable.map_err(|error| match error {
+                dotenvy::Error::LineParse(line, _) => {
+                    // The line, or its value alone.
+                    let part = line.lines().next().unwrap_or_default();
+                    no_form(text.lines().position(|line| line.contains(part)).map(|at| at + 1))
+                }
+                _ => no_form(None),
+            })
+        })
+        .collect()
+}
+
+/// The setting whose name this one nearly is: a letter or two are wrong, or an underscore.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    let upper = name.to_ascii_uppercase();
+    if setting(&upper).is_some_and(|setting| setting.name == name) {
+        return None;
+    }
+    let joined = |name: &str| name.replace(['_', '-', '.'], "");
+    let distance = |setting: &'static str| match joined(setting) == joined(&upper) {
+        true => 0,
+        false => strsim::damerau_levenshtein(setting, &upper),
+    };
+    let allowed = |setting: &str| if setting.len() < 8 { 1 } else { 2 };
+    let near = SETTINGS.iter().map(|setting| (distance(setting.name), setting.name));
+    near.filter(|(distance, setting)| *distance <= allowed(setting)).min().map(|(_, setting)| setting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misspelt_names_are_known() {
+        for (name, meant) in [
+            ("GEUST", "GUEST"),
+            ("GUEST_TIMELIMIT_MS", "GUEST_TIME_LIMIT_MS"),
+            ("REDIS_ULR", "REDIS_URL"),
+            ("REDIS_URI", "REDIS_URL"),
+            ("POSTGRESURL", "POSTGRES_URL"),
+            ("POSTGRESQL_URL", "POSTGRES_URL"),
+            ("BATCHSIZE", "BATCH_SIZE"),
+            ("batch_size", "BATCH_SIZE"),
+            ("CONSUMER_GRUOP", "CONSUMER_GROUP"),
+            ("METRICS_CVS", "METRICS_CSV"),
+        ] {
+            assert_eq!(nearest(name), Some(meant), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_others_are_left_alone() {
+        for name in [
+            "PATH",
+            "HOME",
+            "USER",
+            "LANG",
+            "PWD",
+            "SHLVL",
+            "TERM",
+            "HOSTNAME",
+            "TZ",
+            "RUST_LOG",
+            "NO_COLOR",
+            "POSTGRES_USER",
+            "POSTGRES_PASSWORD",
+            "POSTGRES_DB",
+            "POSTGRES_HOST",
+            "POSTGRES_PORT",
+            "PGHOST",
+            "PGUSER",
+            "REDIS_HOST",
+            "REDIS_PORT",
+            "REDIS_PASSWORD",
+            "REDIS_DB",
+            "DATABASE_URL",
+            "LOG_LEVEL",
+            "DEMO_SECONDS",
+            "DEMO_SEED",
+            "SSL_CERT_FILE",
+            "FAILPOINTS",
+            "STREAM_URL",
+            "BLOCK_SIZE",
+            "QUEUE_NAME",
+            "KUBERNETES_SERVICE_HOST",
+            "REDIS_SERVICE_HOST",
+            "REDIS_PORT_6379_TCP",
+            "CUSTOMER_NAME",
+            "GUEST_NAME",
+        ] {
+            assert_eq!(nearest(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_and_no_value_repeated() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join(FILE);
+        assert!(in_file(&file).expect("none is fine").is_empty());
+        fs::write(&file, "# a comment\nexport BATCH_SIZE=7\nSTREAM_NAME=\"a b\"\nOTHER='x'\n\n")
+            .expect("written");
+        let wanted = [("BATCH_SIZE", "7"), ("STREAM_NAME", "a b"), ("OTHER", "x")];
+        assert_eq!(
+            in_file(&file).expect("in order"),
+            wanted.map(|(name, value)| (name.into(), value.into()))
+        );
+        for (bytes, place) in [
+            (&b"A=1\nPOSTGRES_URL=hunter2 hunter2\n"[..], ", line 2: "),
+            (b"A=1\n\nREDIS_URL=\"hunter2\n", ": "),
+            (b"A=1\nhunter2\n", ", line 2: "),
+            (b"A=1\nB=hunter2\xff\n", ", line 2: "),
+        ] {
+            fs::write(&file, bytes).expect("written");
+            let error = in_file(&file).expect_err("no such form").to_string();
+            assert!(
+                error.contains(place) && error.contains("wanted") && !error.contains("hunter2"),
+                "{error}"
+            );
+        }
+        fs::remove_file(&file).and_then(|()| fs::create_dir(&file)).expect("a folder");
+        assert!(in_file(&file).expect_err("a folder").to_string().contains("cannot be read"));
+    }
+}
