@@ -152,6 +152,9 @@ pub struct Judgement {
     pub entries: Vec<Judged>,
     /// What the rules did meanwhile that they must not.
     pub breaches: Breaches,
+    /// The most entries that took longer than the time limit at once, though no half of them did: the rules are too slow
+    /// for so many.
+    pub too_many_at_once: Option<usize>,
 }
 
 /// Judges a batch. Blocks while the rules run.
@@ -179,13 +182,13 @@ pub fn judge(
     asking.ask(&readable)?;
     drop(readable);
 
-    let Asking { fates, breaches, .. } = asking;
+    let Asking { fates, breaches, too_many_at_once, .. } = asking;
     let digest = rules.digest();
     let mut fates = fates.into_iter();
     let fates = settled.into_iter().map_while(|fate| fate.or_else(|| fates.next()));
     let entries =
         entries.into_iter().zip(fates).map(|(entry, fate)| Judged { entry, fate, digest }).collect();
-    Ok(Judgement { entries, breaches })
+    Ok(Judgement { entries, breaches, too_many_at_once })
 }
 
 /// The questions about one batch, and the answers so far.
@@ -209,6 +212,7 @@ struct Asking<'a> {
     /// The rows of all fates.
     rows: usize,
     breaches: Breaches,
+    too_many_at_once: Option<usize>,
 }
 
 impl<'a> Asking<'a> {
@@ -226,6 +230,7 @@ impl<'a> Asking<'a> {
             surplus_bytes: 0,
             rows: 0,
             breaches: Breaches::default(),
+            too_many_at_once: None,
         }
     }
 
@@ -244,8 +249,12 @@ impl<'a> Asking<'a> {
                 tracing::debug!(entries, guest = %self.rules.digest(), reason = fault.reason().as_str(), "guest failed; splitting the batch");
                 self.was_split = true;
                 let (left, right) = batch.split_at(entries / 2);
+                let timed_out = self.breaches.timed_out;
                 self.ask(left)?;
                 self.ask(right)?;
+                if matches!(fault, Fault::TimedOut { .. }) && self.breaches.timed_out == timed_out {
+                    self.too_many_at_once = self.too_many_at_once.max(Some(entries));
+                }
             }
         }
         Ok(())

@@ -7,13 +7,14 @@
 //!
 //! - `flight`: a batch on its way, and the places for so many of them
 //! - `read`, `judge`, `write`, `acknowledge`: the stages
-//! - `rejections`: the log lines about what was not stored
+//! - `rejections`, `slow_rules`: log lines about what was not stored, and about rules that are too slow
 
 mod acknowledge;
 mod flight;
 mod judge;
 mod read;
 mod rejections;
+mod slow_rules;
 mod write;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use flight::Places;
 use judge::judge_all;
 use read::Reading;
 use rejections::RejectionLog;
+use slow_rules::SlowRulesLog;
 use write::Writing;
 
 /// Batches beyond those that commit: one being read, one being judged, one
@@ -105,11 +107,12 @@ impl Pipeline {
             shutdown: shutdown.clone(),
         };
         stages.spawn(reading.run().in_current_span());
-        let rejections = Arc::new(RejectionLog::default());
+        let (rejections, slow_rules) = (Arc::new(RejectionLog::default()), Arc::new(SlowRulesLog::default()));
         let writing = Writing {
             deliveries_max: tenant.deliveries_max,
             counters: Arc::clone(&counters),
             rejections: Arc::clone(&rejections),
+            slow_rules: Arc::clone(&slow_rules),
             to_acknowledge,
         };
         let judging = judge_all(
@@ -117,6 +120,7 @@ impl Pipeline {
             tenant.deliveries_max,
             Arc::clone(&counters),
             rejections,
+            slow_rules,
             read_batches,
             to_write,
         );

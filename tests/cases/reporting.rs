@@ -4,7 +4,8 @@ use std::fs;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sluicegate_tests::{Event, Scene, fields, until};
+use sluicegate_tests::guests::{self, provoking};
+use sluicegate_tests::{Event, Fields, Scene, fields, until};
 
 const HEADER: &str = "timestamp,events_processed,lag,batch_time_ms,processing_rate";
 
@@ -13,7 +14,8 @@ const HEADER: &str = "timestamp,events_processed,lag,batch_time_ms,processing_ra
 struct Line {
     timestamp: DateTime<Utc>,
     events_processed: u64,
-    lag: u64,
+    /// Nothing, as long as Redis has not told it.
+    lag: Option<u64>,
     rate: f64,
 }
 
@@ -36,7 +38,7 @@ fn parse(line: &str) -> Line {
     Line {
         timestamp: timestamp.parse().unwrap(),
         events_processed: whole(events_processed),
-        lag: whole(lag),
+        lag: (!lag.is_empty()).then(|| whole(lag)),
         rate: number,
     }
 }
@@ -66,7 +68,7 @@ fn the_metrics_file_has_its_exact_form_over_two_runs() {
         let text = fs::read_to_string(&path).unwrap();
         let lines = lines(&text);
         let last = lines.last().unwrap();
-        assert_eq!((last.events_processed, last.lag), (20, 0), "the total of this run\n{text}");
+        assert_eq!((last.events_processed, last.lag), (20, Some(0)), "the total of this run\n{text}");
     }
     let text = fs::read_to_string(&path).unwrap();
     let lines = lines(&text);
@@ -87,6 +89,39 @@ fn metrics_csv_names_another_file() {
     service.stop();
     assert_eq!(lines(&fs::read_to_string(scene.folder().join("a/b/c.csv")).unwrap()).len(), 1);
     assert!(!scene.folder().join("backend").exists());
+}
+
+#[test]
+fn discards_are_told_by_their_reasons() {
+    let scene = Scene::new();
+    let guest = guests::built("guest_strict.wasm");
+    let service = scene.service().set("GUEST", guest.display()).set("MONITORING_INTERVAL_MS", 100).start();
+    scene.stream.add_all(&vec![Event::of_type("heartbeat").data(); 3]);
+    service.until_logged(&["entries discarded by the rules reasons=\"", "\"=3"]);
+    service.stop();
+}
+
+/// It loses nothing, and costs time with each batch.
+#[test]
+fn rules_that_are_too_slow_for_a_batch_are_told_once() {
+    let scene = Scene::new();
+    let slow = guests::handmade_of(
+        "(func $provoked (param i32) (local $i i32)
+            (loop $more (br_if $more (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 3000000)))))",
+    );
+    let file = scene.folder().join("slow.wasm");
+    fs::write(&file, slow).unwrap();
+    let entries: Vec<Fields> = (0..300).map(|_| provoking(&Event::new(), None)).collect();
+    scene.stream.add_all(&entries);
+    let service = scene.service().set("GUEST", file.display()).set("GUEST_TIME_LIMIT_MS", 100).start();
+    service.until_logged(&[
+        "took the guest longer than 100 ms (GUEST_TIME_LIMIT_MS) and was halved",
+        "set BATCH_SIZE to about",
+    ]);
+    scene.stream.until_drained();
+    let ended = service.stop();
+    assert_eq!(ended.log.matches("set BATCH_SIZE to about").count(), 1, "{}", ended.log);
+    assert_eq!(ended.metrics().tally(), [0, 0, 0, 300, 0]);
 }
 
 /// A disk that is full, or a folder that may not be written to, stops no event.

@@ -71,6 +71,48 @@ fn entry(sequence: u64, value: &[u8]) -> Entry {
     Entry { id: EntryId { milliseconds: 1, sequence }, fields, deliveries: 1 }
 }
 
+/// Takes longer than its limit for more entries than this.
+struct SlowFor(usize);
+
+impl Rules for SlowFor {
+    fn digest(&self) -> Digest {
+        Digest::of(b"")
+    }
+
+    fn time_limit(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
+    fn bounds(&self) -> Bounds {
+        Limits::default().bounds
+    }
+
+    fn process(&self, batch: &[Readable<'_>], time: Duration, _: &mut Powers) -> Result<Vec<Verdict>, Fault> {
+        match batch.len() > self.0 {
+            true => Err(Fault::TimedOut { limit_ms: time.as_millis() }),
+            false => Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect()),
+        }
+    }
+}
+
+#[test]
+fn rules_that_are_too_slow_for_a_whole_batch_are_known() {
+    let entries = |count| (0..count).map(|i| entry(i, b"fine")).collect::<Vec<_>>();
+    let told = |rules: &dyn Rules, count| judged(rules, 5, entries(count)).too_many_at_once;
+    assert_eq!(told(&SlowFor(100), 100), None);
+    assert_eq!(told(&SlowFor(50), 100), Some(100));
+    assert_eq!(told(&SlowFor(30), 100), Some(50), "a quarter is fine");
+    assert_eq!(told(&SlowFor(0), 8), None, "not even one entry is fine");
+    assert_eq!(told(&Poisoned("fine"), 8), None, "another fault");
+    let mut with_a_loop = entries(7);
+    with_a_loop.push(entry(7, b"loop"));
+    assert_eq!(
+        judged(&Slow(Mutex::default()), 5, with_a_loop).too_many_at_once,
+        None,
+        "one entry is at fault"
+    );
+}
+
 #[test]
 fn only_the_poison_becomes_a_dead_letter() {
     for poisoned in 0..7 {

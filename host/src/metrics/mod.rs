@@ -1,6 +1,7 @@
 //! Counters, and the two forms in which they are told: a line of CSV and a line of the log.
 
 mod csv;
+mod discards;
 mod series;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,10 +11,11 @@ use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::csv::{CsvFile, Record};
-use crate::batch::{Breaches, Tally};
+use crate::batch::{Breaches, Judged, Tally};
 use crate::capabilities::{Sample, Series};
 use crate::config::{Config, TenantName};
 use crate::stream::{Gauge, Levels};
+use discards::Discards;
 use series::AllSeries;
 
 /// What the pipeline did since the start, and what it is waiting for.
@@ -22,6 +24,7 @@ pub struct Counters {
     totals: Mutex<Totals>,
     /// The guest's own.
     series: Mutex<AllSeries>,
+    discards: Mutex<Discards>,
     /// As the last report found it.
     lag: Mutex<Option<u64>>,
 }
@@ -99,6 +102,11 @@ impl Counters {
         let mut totals = self.totals();
         (totals.started, totals.failed, totals.waiting) = (false, true, Waiting::default());
         totals.delivered = totals.tally.total();
+    }
+
+    /// Counts why entries of a batch that is committed were discarded.
+    pub fn discarded(&self, batch: &[Judged]) {
+        self.discards.lock().unwrap_or_else(PoisonError::into_inner).add(batch);
     }
 
     /// Adds what the guest has counted for a batch that is committed.
@@ -247,6 +255,10 @@ impl Reporter {
         if !series.is_empty() {
             let dropped = Some(series.dropped()).filter(|dropped| *dropped > 0);
             tracing::info!(%series, dropped, "guest metrics");
+        }
+        let discards = counters.discards.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !discards.is_empty() {
+            tracing::info!(reasons = %discards, "entries discarded by the rules");
         }
         if let Err(error) = self.csv.append(&record) {
             tracing::warn!(%error, file = %self.csv.path().display(), "the metrics line was not written");

@@ -7,6 +7,7 @@ use tracing::Span;
 
 use super::flight::{JudgedBatch, Part, ReadBatch};
 use super::rejections::RejectionLog;
+use super::slow_rules::SlowRulesLog;
 use super::{Error, RulesInForce};
 use crate::batch::{Breaches, Entry, Judged};
 use crate::capabilities::{Lost, Powers, Publication};
@@ -21,6 +22,7 @@ pub(super) async fn judge_all(
     deliveries_max: u64,
     counters: Arc<Counters>,
     rejections: Arc<RejectionLog>,
+    slow_rules: Arc<SlowRulesLog>,
     mut batches: mpsc::Receiver<ReadBatch>,
     to_write: mpsc::Sender<JudgedBatch>,
 ) -> Result<(), Error> {
@@ -39,9 +41,12 @@ pub(super) async fn judge_all(
         let part = match rules.wants_transaction() {
             true => Part::Open(entries, rules),
             false => {
-                let (judgement, _) = ask(rules, deliveries_max, entries, Powers::default()).await?;
+                let (judgement, _) =
+                    ask(Arc::clone(&rules), deliveries_max, entries, Powers::default()).await?;
                 // Without a transaction there is none to lose.
-                let Ok(Judgement { entries, breaches }) = judgement else { break };
+                let Ok(judgement) = judgement else { break };
+                slow_rules.log(rules.as_ref(), &judgement);
+                let Judgement { entries, breaches, .. } = judgement;
                 counters.breached(breaches);
                 rejections.log(&entries);
                 if !is_effort(breaches, &entries, &[]) {

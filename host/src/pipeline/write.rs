@@ -11,6 +11,7 @@ use super::Error;
 use super::flight::{CommittedBatch, Flight, JudgedBatch, Part};
 use super::judge::{ask, is_effort};
 use super::rejections::RejectionLog;
+use super::slow_rules::SlowRulesLog;
 use crate::batch::{Fate, Judged, Reason, Vec1, Violation};
 use crate::capabilities::{Effects, Powers, Spent};
 use crate::judge::Judgement;
@@ -27,6 +28,7 @@ pub(super) struct Writing {
     pub(super) deliveries_max: u64,
     pub(super) counters: Arc<Counters>,
     pub(super) rejections: Arc<RejectionLog>,
+    pub(super) slow_rules: Arc<SlowRulesLog>,
     pub(super) to_acknowledge: mpsc::Sender<CommittedBatch>,
 }
 
@@ -153,7 +155,11 @@ impl Writing {
     ) -> Result<Attempt, Error> {
         let (entries, rules) = match part {
             Part::Judged(judged) => {
-                return Ok(Attempt { outcome: writer.write(judged, record).await, judged: None });
+                let outcome = writer.write(judged, record).await;
+                if outcome.is_ok() {
+                    self.counters.discarded(judged);
+                }
+                return Ok(Attempt { outcome, judged: None });
             }
             Part::Open(entries, rules) => (entries, rules),
         };
@@ -175,10 +181,12 @@ impl Writing {
         let Some(mut session) = session else {
             return Ok(Attempt { outcome: Err(store::Error::SessionLost), judged: None });
         };
-        let Ok(Judgement { entries: judged, breaches }) = judgement else {
+        let Ok(judgement) = judgement else {
             let error = session.take_lost().unwrap_or(store::Error::SessionLost);
             return Ok(Attempt { outcome: Err(error), judged: None });
         };
+        self.slow_rules.log(rules.as_ref(), &judgement);
+        let Judgement { entries: judged, breaches, .. } = judgement;
         self.counters.breached(breaches);
         if !is_effort(breaches, &judged, &effects.publications) {
             flight.end_effort();
@@ -188,6 +196,7 @@ impl Writing {
         if outcome.is_ok() {
             *spent = spent_with_these;
             self.rejections.log(&judged);
+            self.counters.discarded(&judged);
             self.counters.sampled(effects.samples, effects.dropped_samples);
         }
         Ok(Attempt { outcome, judged: judged.into_iter().next() })

@@ -1,0 +1,85 @@
+//! Why entries were discarded: counted by the reason that the rules gave, bounded in number.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::batch::{Fate, Judged};
+use crate::text::printable;
+
+/// Reasons of one tenant that have a count of their own; the others share one.
+const REASONS_MAX: usize = 20;
+/// Kept of a reason.
+const REASON_MAX_CHARS: usize = 64;
+
+/// The counts since the start.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Discards {
+    counts: BTreeMap<String, u64>,
+    others: u64,
+}
+
+impl Discards {
+    /// Counts the entries of a batch that is committed.
+    pub(super) fn add(&mut self, batch: &[Judged]) {
+        for judged in batch {
+            let Fate::Discard(reason) = &judged.fate else { continue };
+            let end = reason.char_indices().nth(REASON_MAX_CHARS).map_or(reason.len(), |(at, _)| at);
+            let reason = reason.get(..end).unwrap_or_default();
+            let has_room = self.counts.len() < REASONS_MAX;
+            match self.counts.get_mut(reason) {
+                Some(count) => *count += 1,
+                None if has_room => {
+                    self.counts.insert(reason.to_owned(), 1);
+                }
+                None => self.others += 1,
+            }
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+}
+
+/// For a line of the log: `"heartbeat"=12 "a bot"=3 others=1`, the most frequent first.
+impl fmt::Display for Discards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut counts: Vec<(&String, &u64)> = self.counts.iter().collect();
+        counts.sort_by(|(_, a), (_, b)| b.cmp(a));
+        for (at, (reason, count)) in counts.into_iter().enumerate() {
+            write!(f, "{}\"{}\"={count}", if at == 0 { "" } else { " " }, printable(reason))?;
+        }
+        match self.others {
+            0 => Ok(()),
+            others => write!(f, " others={others}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Digest, Entry, EntryId};
+
+    fn discarded(reason: &str) -> Judged {
+        let entry = Entry { id: EntryId::ZERO, fields: None, deliveries: 1 };
+        Judged { entry, fate: Fate::Discard(reason.to_owned()), digest: Digest::of(b"") }
+    }
+
+    #[test]
+    fn the_most_frequent_reason_comes_first() {
+        let mut discards = Discards::default();
+        discards.add(&["bot", "heartbeat", "heartbeat", "a\nb", ""].map(discarded));
+        assert_eq!(discards.to_string(), r#""heartbeat"=2 ""=1 "a\nb"=1 "bot"=1"#);
+    }
+
+    #[test]
+    fn there_is_a_bound() {
+        let mut discards = Discards::default();
+        for i in 0..10_000 {
+            discards.add(&[discarded(&format!("{i}{}", "x".repeat(1_000)))]);
+        }
+        assert_eq!((discards.counts.len(), discards.others), (REASONS_MAX, 9_980));
+        assert!(discards.to_string().len() < 2_000);
+    }
+}

@@ -1,0 +1,33 @@
+//! The log line about rules that are too slow for a whole batch.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::batch::Digest;
+use crate::judge::{Judgement, Rules};
+
+/// Of one version it is told so often.
+const AGAIN_AFTER: Duration = Duration::from_secs(600);
+
+/// Tells that batches are halved because they take too long: it costs throughput, and nothing is lost.
+#[derive(Default)]
+pub(super) struct SlowRulesLog(Mutex<Option<(Digest, Instant)>>);
+
+impl SlowRulesLog {
+    pub(super) fn log(&self, rules: &dyn Rules, judgement: &Judgement) {
+        let Some(entries) = judgement.too_many_at_once else { return };
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let guest = rules.digest();
+        if told.is_some_and(|(version, at)| version == guest && at.elapsed() < AGAIN_AFTER) {
+            return;
+        }
+        *told = Some((guest, Instant::now()));
+        tracing::warn!(
+            %guest,
+            "a batch of {entries} entries took the guest longer than {} ms (GUEST_TIME_LIMIT_MS) and was halved, which costs \
+             time for each batch; set BATCH_SIZE to about {}, or the limit higher",
+            rules.time_limit().as_millis(),
+            entries / 2
+        );
+    }
+}
