@@ -276,6 +276,24 @@ impl Drop for Replacing {
     }
 }
 
+/// There is always another version whose memories have images of 160 MiB, more than there is room for, or less.
+#[test]
+fn endless_images() {
+    let sparse = guests::padded(&guests::sparse(guests::DEFAULT, 10), 8 << 20);
+    does_not_slow_the_others_down("endless_images", guests::DEFAULT, |house, _| {
+        Replacing::start(house.guest(), sparse.clone())
+    });
+}
+
+/// There is always another version of 48 MiB to hash, to read and to compile.
+#[test]
+fn endless_copies() {
+    let large = guests::padded(guests::DEFAULT, 48 << 20);
+    does_not_slow_the_others_down("endless_copies", guests::DEFAULT, |house, _| {
+        Replacing::start(house.guest(), large.clone())
+    });
+}
+
 /// There is always another version to compile, each of which is work for seconds.
 #[test]
 fn endless_compilation() {

@@ -29,7 +29,7 @@ fn until_letters(scene: &Scene, count: usize) -> BTreeMap<String, String> {
     scene.database.letters().into_iter().map(|letter| (letter.entry_id, letter.reason)).collect()
 }
 
-/// More than one batch, and more than XAUTOCLAIM looks at in one go when most are not idle long enough.
+/// More than one batch.
 #[test]
 fn what_a_consumer_that_is_gone_left_is_claimed_to_the_end() {
     let scene = Scene::new();

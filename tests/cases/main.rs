@@ -10,6 +10,7 @@
 
 mod advisories;
 mod batching;
+mod claim;
 mod claiming;
 mod delivering;
 mod failing;

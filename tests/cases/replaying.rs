@@ -1,13 +1,13 @@
 //! Dead letters replayed by a guest of the world `pipeline`: what it does happens with its letter, once.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
+
 use std::process::Stdio;
 
 use serde_json::json;
 use sluicegate_tests::{Event, Launch, block_on, until};
 
-use crate::letters::{Told, counted, told};
+use crate::letters::{Told, counted, second_line, told};
 use crate::powers::{GRANTS, STATEMENTS, Stage, purchase_of};
 
 /// Letters of purchases, which the guest could not count when they came, but can now.
@@ -202,9 +202,7 @@ fn a_row_that_somebody_holds_is_waited_for() {
 
     let mut replay = play.launch().tool(&["dead-letters", "replay"]);
     let mut replay = replay.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(replay.stderr.take().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "waiting for rows that somebody else holds\n");
+    assert_eq!(second_line(&mut replay), "waiting for rows that somebody else holds");
     block_on(async { sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap() });
     let output = replay.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");

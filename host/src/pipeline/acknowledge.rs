@@ -37,6 +37,7 @@ pub(super) async fn acknowledge(
         backoff = Backoff::default();
         counters.waits_for(Server::Redis, false);
         for (committed, flight) in committed.iter().zip(flights) {
+            flight.acknowledged(committed.ids().len());
             counters.ended(committed.tally(), flight.read_at.elapsed());
         }
     }

@@ -1,29 +1,48 @@
 //! A batch on its way from one stage to the next, and the places for so many of them.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Entry, Judged};
+use crate::batch::{Entry, EntryId, Judged};
 use crate::judge::Rules;
 use crate::store::Committed;
 use crate::surplus;
 
+/// How long a batch that is to be alone waits for those in flight. One of them may wait for somebody's lock, for hours.
+const QUIET_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A batch on its way, with what belongs to the whole of it.
 ///
 /// Shared, because a batch can commit in parts. The last of them gives the place back.
+///
+/// Dropped before all of its entries are acknowledged, it ends the run, and only then gives the place back: a stage has
+/// failed. What would be read after that would count as delivered once more and be judged by nobody.
 pub(super) struct Flight {
     pub(super) read_at: Instant,
     pub(super) place: Place,
+    /// Entries that are not acknowledged yet.
+    pending: AtomicUsize,
+    run: CancellationToken,
     /// The tenant's only one, if it is [not much less](super::judge::is_effort): no other batch is judged meanwhile.
     effort: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Flight {
-    pub(super) fn new(place: Place) -> Self {
-        Self { read_at: Instant::now(), place, effort: Mutex::default() }
+    /// Of these entries, in a run that this token ends.
+    pub(super) fn new(place: Place, entries: &[Entry], run: CancellationToken) -> Self {
+        place.hold(entries);
+        let (read_at, pending) = (Instant::now(), AtomicUsize::new(entries.len()));
+        Self { read_at, place, pending, run, effort: Mutex::default() }
+    }
+
+    /// So many of its entries are acknowledged.
+    pub(super) fn acknowledged(&self, entries: usize) {
+        self.pending.fetch_sub(entries, Ordering::Relaxed);
     }
 
     /// Keeps it until all of the batch is acknowledged.
@@ -34,6 +53,14 @@ impl Flight {
     /// Lets the next batch be judged.
     pub(super) fn end_effort(&self) {
         self.effort.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if *self.pending.get_mut() > 0 {
+            self.run.cancel();
+        }
     }
 }
 
@@ -89,22 +116,39 @@ pub(super) struct CommittedBatch {
 #[derive(Clone)]
 pub(super) struct Places {
     permits: Arc<Semaphore>,
-    /// The numbers of the free ones, at least as many as there are permits.
-    free: Arc<Mutex<Vec<i32>>>,
+    held: Arc<Mutex<Held>>,
     count: u32,
+}
+
+struct Held {
+    /// The numbers of the free places, at least as many as there are permits.
+    free: Vec<i32>,
+    /// By the number of its place, the IDs of each batch in flight, in their order.
+    ids: BTreeMap<i32, Vec<EntryId>>,
 }
 
 /// A place among those in flight, with a number that no other has at the same time.
 pub(super) struct Place {
     pub(super) number: i32,
-    free: Arc<Mutex<Vec<i32>>>,
+    /// Whether no other batch was in flight when it was taken.
+    pub(super) is_alone: bool,
+    held: Arc<Mutex<Held>>,
     /// After the drop, which gives the number back.
     _permit: OwnedSemaphorePermit,
 }
 
+impl Place {
+    fn hold(&self, entries: &[Entry]) {
+        let ids = entries.iter().map(|entry| entry.id).collect();
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).ids.insert(self.number, ids);
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.number);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.ids.remove(&self.number);
+        held.free.push(self.number);
     }
 }
 
@@ -114,21 +158,90 @@ impl Places {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let free = (0..i32::try_from(count).unwrap_or(i32::MAX)).rev().collect();
         let permits = usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS);
-        Self { permits: Arc::new(Semaphore::new(permits)), free: Arc::new(Mutex::new(free)), count }
+        let held = Arc::new(Mutex::new(Held { free, ids: BTreeMap::new() }));
+        Self { permits: Arc::new(Semaphore::new(permits)), held, count }
     }
 
-    /// A place for a batch; if `quiet`, not before all others are free. `None` after the shutdown.
+    /// Whether a batch in flight has this entry.
+    pub(super) fn hold(&self, id: EntryId) -> bool {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.ids.values().any(|ids| ids.binary_search(&id).is_ok())
+    }
+
+    /// A place for a batch; if `quiet`, not before all others are free, or one of them stays taken for long. `None` after
+    /// the shutdown.
     pub(super) async fn take(&self, quiet: bool, shutdown: &CancellationToken) -> Option<Place> {
-        let wanted = if quiet { self.count } else { 1 };
+        if quiet {
+            let all = tokio::time::timeout(QUIET_PATIENCE, self.take_of(self.count, shutdown)).await;
+            if let Ok(place) = all {
+                return place;
+            }
+        }
+        self.take_of(1, shutdown).await
+    }
+
+    async fn take_of(&self, wanted: u32, shutdown: &CancellationToken) -> Option<Place> {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => None,
             permit = Arc::clone(&self.permits).acquire_many_owned(wanted) => {
                 let mut permit = permit.ok()?; // never closed
                 permit.split(permit.num_permits().saturating_sub(1));
-                let number = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-                Some(Place { number, free: Arc::clone(&self.free), _permit: permit })
+                let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+                let (number, is_alone) = (held.free.pop()?, held.ids.is_empty());
+                drop(held);
+                Some(Place { number, is_alone, held: Arc::clone(&self.held), _permit: permit })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(sequences: std::ops::Range<u64>) -> Vec<Entry> {
+        let entry = |sequence| Entry { id: id(sequence), fields: None, deliveries: 1 };
+        sequences.map(entry).collect()
+    }
+
+    fn id(sequence: u64) -> EntryId {
+        EntryId { milliseconds: 1, sequence }
+    }
+
+    #[tokio::test]
+    async fn what_is_in_flight_is_known() {
+        let (places, run) = (Places::new(2), CancellationToken::new());
+        let first = places.take(false, &run).await.expect("a place");
+        assert!(first.is_alone);
+        let first = Flight::new(first, &entries(0..3), run.clone());
+        let second = places.take(false, &run).await.expect("a place");
+        assert!(!second.is_alone);
+        let second = Flight::new(second, &entries(5..6), run.clone());
+        assert_eq!(
+            [0, 2, 3, 5, 6].map(|sequence| places.hold(id(sequence))),
+            [true, true, false, true, false]
+        );
+        drop(first);
+        assert_eq!([0, 5].map(|sequence| places.hold(id(sequence))), [false, true]);
+        drop(second);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_lost_ends_the_run_before_its_place_is_free() {
+        let (places, run) = (Places::new(1), CancellationToken::new());
+        let place = places.take(true, &run).await.expect("a place");
+        let flight = Flight::new(place, &entries(0..3), run.clone());
+        flight.acknowledged(2);
+        flight.acknowledged(1);
+        drop(flight);
+        assert!(!run.is_cancelled(), "all of it was acknowledged");
+
+        let place = places.take(true, &run).await.expect("the place again");
+        let flight = Flight::new(place, &entries(0..3), run.clone());
+        flight.acknowledged(2);
+        drop(flight);
+        assert!(run.is_cancelled());
+        assert!(places.take(true, &run).await.is_none(), "nothing more is read");
     }
 }

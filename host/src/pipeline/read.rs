@@ -32,12 +32,14 @@ impl Reading {
     pub(super) async fn run(mut self) -> Result<(), Error> {
         let mut backoff = Backoff::default();
         while let Some(place) = self.places.take(self.reader.wants_quiet(), &self.shutdown).await {
-            match self.reader.read(&self.shutdown).await {
+            // One decision: what is wanted now, and not what was wanted before the place was there.
+            let is_in_flight = |id| self.places.hold(id);
+            match self.reader.read(place.is_alone, &is_in_flight, &self.shutdown).await {
                 Ok(Read { entries, is_partial, owners }) => {
                     backoff = Backoff::default();
                     self.counters.waits_for(Server::Redis, false);
                     self.counters.delivered(entries.len());
-                    let flight = Arc::new(Flight::new(place));
+                    let flight = Arc::new(Flight::new(place, &entries, self.shutdown.clone()));
                     let entries = match owners.is_empty() {
                         false => self.recall(entries, &owners, &flight).await?,
                         true => {

@@ -1,6 +1,6 @@
 //! Redis: the consumer group, reading, acknowledging, levels.
 //!
-//! - `read`: XREADGROUP and XAUTOCLAIM: new entries, and those that are pending
+//! - `read`: XREADGROUP and XCLAIM: new entries, and those that are pending
 //! - `acknowledge`: XACK, for what is committed
 //! - `publish`: XADD, for what rules have published
 //! - `levels`: how full the stream is, and what was trimmed before it was read

@@ -1,4 +1,4 @@
-//! XREADGROUP and XAUTOCLAIM: new entries, and those that are pending.
+//! XREADGROUP and XCLAIM: new entries, and those that are pending.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ const SUSPECT_DELIVERIES: u64 = 4;
 enum Position {
     /// What was delivered to this consumer before, after this entry.
     Own(EntryId),
-    /// What other consumers have held for too long, from this entry on.
+    /// What other consumers have held for too long, after this entry.
     Abandoned(EntryId),
     /// What nobody has been given.
     New,
@@ -46,6 +46,10 @@ pub struct Reader {
     connection: Option<ReadConnection>,
     position: Position,
     claimed_at: Instant,
+    /// Whether the next batch is to be alone with the process: because of what it may be, or of what the one before is.
+    wants_quiet: bool,
+    /// Whether some that this consumer has pending were passed over, because quiet did not come.
+    has_passed_over: bool,
     /// Reads since the last one that was answered. What the server delivered
     /// in them never arrived, so nothing can have died of it.
     unanswered: u64,
@@ -80,16 +84,17 @@ impl Reader {
             connection: None,
             position: Position::Own(EntryId::ZERO),
             claimed_at: Instant::now(),
+            wants_quiet: false,
+            has_passed_over: false,
             unanswered: 0,
         }
     }
 
-    /// Whether nothing that this process has read may be in flight at the next [`Reader::read`].
+    /// Whether the next [`Reader::read`] is to wait until nothing else is in flight, if that does not take too long.
     ///
-    /// What is in flight is pending too: it would be read a second time. And
-    /// an entry that is suspected to kill the process must be alone with it.
+    /// An entry that is suspected to kill the process must be alone with it.
     pub fn wants_quiet(&self) -> bool {
-        self.position != Position::New || self.claim_is_due()
+        self.wants_quiet
     }
 
     fn claim_is_due(&self) -> bool {
@@ -97,12 +102,17 @@ impl Reader {
     }
 
     /// The next entries, at most a batch; none when none came in time or
-    /// `shutdown` was called meanwhile.
+    /// `shutdown` was called meanwhile. None of those in flight, which are pending too: they would be decided twice.
     ///
     /// After an error the reader begins again with the pending entries, since
     /// the server may have delivered a batch that never arrived.
-    pub async fn read(&mut self, shutdown: &CancellationToken) -> Result<Read, Error> {
-        match self.step(shutdown).await {
+    pub async fn read(
+        &mut self,
+        is_alone: bool,
+        is_in_flight: &(dyn Fn(EntryId) -> bool + Sync),
+        shutdown: &CancellationToken,
+    ) -> Result<Read, Error> {
+        match self.step(is_alone, is_in_flight, shutdown).await {
             Ok(read) => Ok(read),
             // The stream or the group was deleted. A new group at 0 delivers
             // again what is left; the rows' keys absorb what was stored before.
@@ -126,20 +136,41 @@ impl Reader {
         }
     }
 
-    async fn step(&mut self, shutdown: &CancellationToken) -> Result<Read, Error> {
-        let read = self.next_step(shutdown).await?;
+    async fn step(
+        &mut self,
+        is_alone: bool,
+        is_in_flight: &(dyn Fn(EntryId) -> bool + Sync),
+        shutdown: &CancellationToken,
+    ) -> Result<Read, Error> {
+        if self.position == Position::New && self.claim_is_due() {
+            self.position = match std::mem::take(&mut self.has_passed_over) {
+                true => Position::Own(EntryId::ZERO),
+                false => Position::Abandoned(EntryId::ZERO),
+            };
+        }
+        let read = match self.position {
+            Position::Own(after) => self.read_own(after, is_alone, is_in_flight, shutdown).await?,
+            Position::Abandoned(after) => self.claim(after, is_alone, is_in_flight, shutdown).await?,
+            Position::New => {
+                self.wants_quiet = false;
+                self.read_new(shutdown).await?
+            }
+        };
         failpoint!("after_read", self.stream.error("XREADGROUP", std::io::Error::other("failpoint").into()));
         Ok(read)
     }
 
-    async fn next_step(&mut self, shutdown: &CancellationToken) -> Result<Read, Error> {
-        if self.position == Position::New && self.claim_is_due() {
-            self.position = Position::Abandoned(EntryId::ZERO);
-        }
-        match self.position {
-            Position::Own(after) => self.read_own(after, shutdown).await,
-            Position::Abandoned(from) => self.claim(from, shutdown).await,
-            Position::New => self.read_new(shutdown).await,
+    /// Whether this part may be read now. A suspect waits until it is alone; in vain, it is passed over for now.
+    fn may_read(&mut self, part: &[Pending], is_alone: bool) -> Turn {
+        let is_suspect = part.first().is_some_and(Pending::is_suspect);
+        let waited = std::mem::replace(&mut self.wants_quiet, is_suspect);
+        match (is_suspect && !is_alone, waited) {
+            (false, _) => Turn::Now,
+            (true, false) => Turn::Quiet,
+            (true, true) => {
+                self.wants_quiet = false;
+                Turn::Later
+            }
         }
     }
 
@@ -154,14 +185,37 @@ impl Reader {
         Ok(Read { entries, is_partial, owners: BTreeSet::new() })
     }
 
-    async fn read_own(&mut self, after: EntryId, shutdown: &CancellationToken) -> Result<Read, Error> {
+    async fn read_own(
+        &mut self,
+        after: EntryId,
+        is_alone: bool,
+        is_in_flight: &(dyn Fn(EntryId) -> bool + Sync),
+        shutdown: &CancellationToken,
+    ) -> Result<Read, Error> {
         let mut command = self.xpending();
         command.arg(format!("({after}")).arg("+").arg(self.wanted).arg(&self.stream.consumer);
         let pending = reply::pending(self.ask("XPENDING", command, shutdown).await?)?;
-        let Some(part) = together(&pending) else {
-            self.position = Position::Abandoned(EntryId::ZERO);
+        // XREADGROUP gives what comes next, whatever it is: so no further than to what is in flight.
+        let in_flight = pending.iter().take_while(|pending| is_in_flight(pending.id)).count();
+        let (in_flight, rest) = pending.split_at_checked(in_flight).unwrap_or_default();
+        let end = rest.iter().position(|pending| is_in_flight(pending.id)).unwrap_or(rest.len());
+        let after = in_flight.last().map_or(after, |last| last.id);
+        let Some(part) = rest.get(..end).and_then(together) else {
+            self.position = match in_flight.is_empty() {
+                true => Position::Abandoned(EntryId::ZERO),
+                false => Position::Own(after),
+            };
             return Ok(Read::default());
         };
+        match self.may_read(part, is_alone) {
+            Turn::Now => {}
+            Turn::Quiet => return Ok(Read::default()),
+            Turn::Later => {
+                self.has_passed_over = true;
+                self.position = Position::Own(part.first().map_or(after, |suspect| suspect.id));
+                return Ok(Read::default());
+            }
+        }
         let owners = owners(part);
         let mut command = self.xreadgroup(part.len());
         command.arg("STREAMS").arg(&self.stream.name).arg(after.to_string());
@@ -174,17 +228,39 @@ impl Reader {
         Ok(Read { entries: counted(entries, part, self.unanswered), is_partial: false, owners })
     }
 
-    async fn claim(&mut self, from: EntryId, shutdown: &CancellationToken) -> Result<Read, Error> {
+    /// Takes over exactly the entries whose owners are told with them, as long as nobody else has done so meanwhile.
+    async fn claim(
+        &mut self,
+        after: EntryId,
+        is_alone: bool,
+        is_in_flight: &(dyn Fn(EntryId) -> bool + Sync),
+        shutdown: &CancellationToken,
+    ) -> Result<Read, Error> {
         let min_idle = millis(self.claim_min_idle);
         let mut command = self.xpending();
-        command.arg("IDLE").arg(min_idle).arg(from.to_string()).arg("+").arg(self.wanted);
+        command.arg("IDLE").arg(min_idle).arg(format!("({after}")).arg("+").arg(self.wanted);
         let pending = reply::pending(self.ask("XPENDING", command, shutdown).await?)?;
-        let Some(part) = together(&pending) else {
+        let Some(last) = pending.last().map(|last| last.id) else {
             self.end_claiming();
             return Ok(Read::default());
         };
+        let abandoned: Vec<Pending> =
+            pending.into_iter().filter(|pending| !is_in_flight(pending.id)).collect();
+        let Some(part) = together(&abandoned) else {
+            self.position = Position::Abandoned(last);
+            return Ok(Read::default());
+        };
+        let part_end = part.last().map_or(last, |last| last.id);
+        match self.may_read(part, is_alone) {
+            Turn::Now => {}
+            Turn::Quiet => return Ok(Read::default()),
+            Turn::Later => {
+                self.position = Position::Abandoned(part_end);
+                return Ok(Read::default());
+            }
+        }
         let owners = owners(part);
-        // XAUTOCLAIM drops deleted entries from the pending list at once. Instead they are read as they are, and
+        // XCLAIM drops deleted entries from the pending list at once. Instead they are read as they are, and
         // stay pending with the other consumer until their dead letters are committed and they are acknowledged.
         let deleted = self.deleted(part, shutdown).await?;
         if !deleted.is_empty() {
@@ -192,19 +268,18 @@ impl Reader {
             return Ok(Read { entries: counted(deleted, part, self.unanswered), is_partial: false, owners });
         }
         let stream = &self.stream;
-        let mut command = redis::cmd("XAUTOCLAIM");
+        let mut command = redis::cmd("XCLAIM");
         command.arg(&stream.name).arg(&stream.group).arg(&stream.consumer).arg(min_idle);
-        command.arg(from.to_string()).arg("COUNT").arg(part.len());
-        let claimed = reply::claimed(self.ask("XAUTOCLAIM", command, shutdown).await?)?;
-        match claimed.cursor {
-            Some(cursor) => self.position = Position::Abandoned(cursor),
-            None => self.end_claiming(),
+        for pending in part {
+            command.arg(pending.id.to_string());
         }
-        self.note_size(&claimed.entries);
-        if !claimed.entries.is_empty() {
-            tracing::info!(entries = claimed.entries.len(), "claimed what other consumers left pending");
+        let claimed = reply::claimed(self.ask("XCLAIM", command, shutdown).await?)?;
+        self.position = Position::Abandoned(part_end);
+        self.note_size(&claimed);
+        if !claimed.is_empty() {
+            tracing::info!(entries = claimed.len(), "claimed what other consumers left pending");
         }
-        Ok(Read { entries: counted(claimed.entries, part, self.unanswered), is_partial: false, owners })
+        Ok(Read { entries: counted(claimed, part, self.unanswered), is_partial: false, owners })
     }
 
     /// Those of the pending entries that are no longer in the stream.
@@ -288,10 +363,26 @@ impl Reader {
     }
 }
 
+/// When pending entries are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Now,
+    /// When nothing else is in flight.
+    Quiet,
+    /// Not now.
+    Later,
+}
+
+impl Pending {
+    fn is_suspect(&self) -> bool {
+        self.deliveries + 1 >= SUSPECT_DELIVERIES
+    }
+}
+
 /// The pending entries that may be read in one batch: all up to the first
 /// suspect, or the suspect alone. `None` when nothing is pending.
 fn together(pending: &[Pending]) -> Option<&[Pending]> {
-    let suspect = pending.iter().position(|pending| pending.deliveries + 1 >= SUSPECT_DELIVERIES);
+    let suspect = pending.iter().position(Pending::is_suspect);
     pending.get(..suspect.unwrap_or(pending.len()).max(1)).filter(|part| !part.is_empty())
 }
 

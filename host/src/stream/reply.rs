@@ -18,16 +18,6 @@ pub(super) struct Pending {
     pub(super) deliveries: u64,
 }
 
-/// What XAUTOCLAIM gave.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Claimed {
-    /// Where to go on; `None` at the end.
-    pub(super) cursor: Option<EntryId>,
-    /// Claimed entries, and those found to be deleted, which Redis has dropped
-    /// from the pending entries list by now.
-    pub(super) entries: Vec<Entry>,
-}
-
 /// The entries of one stream in the reply to XREADGROUP.
 pub(super) fn entries(reply: Value) -> Result<Vec<Entry>, Error> {
     const COMMAND: &str = "XREADGROUP";
@@ -68,27 +58,13 @@ pub(super) fn pending(reply: Value) -> Result<Vec<Pending>, Error> {
     lines.into_iter().map(line).collect()
 }
 
-/// The reply to XAUTOCLAIM.
-pub(super) fn claimed(reply: Value) -> Result<Claimed, Error> {
-    const COMMAND: &str = "XAUTOCLAIM";
-    let unexpected = |found: &Value| unexpected(COMMAND, found, "cursor, entries, deleted IDs");
-    let Value::Array(parts) = reply else { return Err(unexpected(&reply)) };
-    let Ok([Value::BulkString(cursor), Value::Array(live), Value::Array(deleted)]) =
-        <[Value; 3]>::try_from(parts)
-    else {
-        return Err(unexpected(&Value::Nil));
-    };
-    let id = |value: &Value| match value {
-        Value::BulkString(id) => EntryId::parse(id).ok_or_else(|| unexpected(value)),
-        other => Err(unexpected(other)),
-    };
-    let cursor = id(&Value::BulkString(cursor))?;
-    let live = live.into_iter().map(|value| entry(COMMAND, value));
-    let deleted = deleted.iter().map(|value| Ok(Entry { id: id(value)?, fields: None, deliveries: 1 }));
-    Ok(Claimed {
-        cursor: (cursor != EntryId::ZERO).then_some(cursor),
-        entries: live.chain(deleted).collect::<Result<_, _>>()?,
-    })
+/// The reply to XCLAIM: the entries that were claimed. What was deleted meanwhile is not among them.
+pub(super) fn claimed(reply: Value) -> Result<Vec<Entry>, Error> {
+    const COMMAND: &str = "XCLAIM";
+    match reply {
+        Value::Array(entries) => entries.into_iter().map(|value| entry(COMMAND, value)).collect(),
+        other => Err(unexpected(COMMAND, &other, "a list of entries")),
+    }
 }
 
 fn entry(command: &'static str, value: Value) -> Result<Entry, Error> {

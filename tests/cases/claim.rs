@@ -1,0 +1,88 @@
+//! What is in flight is not taken over by who has it, and what is stuck holds up nothing else.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use sluicegate_tests::{Event, Fields, Metrics, Scene, block_on, until};
+
+use crate::powers::{GRANTS, STATEMENTS, Stage, event_of};
+
+/// Much longer than a consumer may hold entries before others take them over.
+const LOCKED: Duration = Duration::from_secs(4);
+const MIN_IDLE_MS: u64 = 400;
+
+/// They wait for somebody's lock for longer than entries may be idle, with all places taken and more to read.
+#[test]
+fn rules_count_each_entry_once_though_their_row_is_locked() {
+    let stage = Stage::new();
+    stage.scene.database.execute("INSERT INTO user_activity VALUES ('ada', 0, now())");
+    let mut other = stage.scene.database.connect();
+    let lock = "BEGIN; SELECT events FROM user_activity WHERE user_id = 'ada' FOR UPDATE";
+    block_on(async { sqlx::raw_sql(lock).execute(&mut other).await.unwrap() });
+    let events: Vec<Event> = (0..600).map(|_| event_of("ada")).collect();
+    let (first, rest) = events.split_at(300);
+    stage.add(first);
+    let service = stage
+        .service(&format!("{GRANTS}{STATEMENTS}"))
+        .set("BATCH_SIZE", 20)
+        .set("CLAIM_MIN_IDLE_MS", MIN_IDLE_MS)
+        .start();
+    let begun = Instant::now();
+    for part in rest.chunks(10) {
+        stage.add(part);
+        sleep((LOCKED / 30).min(LOCKED.saturating_sub(begun.elapsed()))); // a load that goes on meanwhile
+    }
+    block_on(async { sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap() });
+    stage.scene.until_stored(600);
+    stage.scene.stream.until_drained();
+    let ended = service.stop();
+    assert_eq!(stage.counted("ada"), 600, "{}", ended.log);
+    assert_eq!(ended.metrics().tally(), [600, 0, 0, 0, 0]);
+    assert!(
+        !ended.log.contains("claimed what other consumers"),
+        "there is no other consumer:\n{}",
+        ended.log
+    );
+}
+
+/// A compression or a reorder of one old chunk, say.
+#[test]
+fn one_late_event_for_a_locked_chunk_does_not_stop_the_others() {
+    let scene = Scene::new();
+    let old = || Event { time: chrono::Utc::now() - chrono::TimeDelta::weeks(50), ..Event::new() };
+    let service = scene
+        .service()
+        .set("BATCH_SIZE", 10)
+        .set("CLAIM_MIN_IDLE_MS", MIN_IDLE_MS)
+        .set("PARTIAL_BATCH_DELAY_MS", 0)
+        .set("MONITORING_INTERVAL_MS", 100)
+        .start();
+    scene.stream.add(&old().data());
+    scene.until_stored(1);
+    let chunk: String = scene.database.value("SELECT tableoid::regclass::text FROM events");
+    let mut other = scene.database.connect();
+    let lock = format!("BEGIN; LOCK TABLE {chunk}");
+    block_on(async { sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut other).await.unwrap() });
+
+    let late = old();
+    scene.stream.add(&late.data());
+    let fresh = |count: usize| (0..count).map(|_| Event::new().data()).collect::<Vec<Fields>>();
+    let begun = Instant::now();
+    let mut sent = 0;
+    while begun.elapsed() < LOCKED {
+        scene.stream.add_all(&fresh(10));
+        sent += 10;
+        sleep(Duration::from_millis(100)); // a load that goes on meanwhile
+    }
+    // Only what came in one batch with the late one waits with it. The table cannot be asked: it would wait, too.
+    until("the others to be stored", || {
+        match Metrics::last(&service.log()).map(|metrics| metrics.get("stored")) {
+            Some(found) if found >= sent - 10 => Ok(()),
+            found => Err(format!("{found:?} of {sent}")),
+        }
+    });
+    block_on(async { sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap() });
+    scene.stream.until_drained();
+    let ended = service.stop();
+    assert_eq!(ended.metrics().tally(), [sent + 2, 0, 0, 0, 0], "{}", ended.log);
+}
