@@ -94,10 +94,8 @@ pub struct Claim {
 }
 
 /// A row that PostgreSQL can hold. Only `screen` makes one from a claim.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    // The key comes first, so that the derived order is that of the key:
-    // concurrent batches lock rows in one order and cannot deadlock.
     /// With `time`, the key.
     pub event_id: Uuid,
     /// When the event happened, to the microsecond.
@@ -108,6 +106,13 @@ pub struct Event {
     pub user_id: String,
     /// A JSON object that `jsonb` can hold.
     pub properties: Option<String>,
+}
+
+impl Event {
+    /// The key of the row. Concurrent batches lock rows in the order of their keys, and cannot deadlock.
+    pub fn key(&self) -> (Uuid, DateTime<Utc>) {
+        (self.event_id, self.time)
+    }
 }
 
 /// One reason why an entry is refused.

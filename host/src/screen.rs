@@ -101,7 +101,16 @@ fn expand(claims: Vec<Claim>, bounds: &Bounds, now: DateTime<Utc>) -> Fate {
                 .map_err(|violation| Violation { path: format!("[{i}].{}", violation.path), ..violation })
         })
         .collect();
+    let repeated = |events: &[Event]| {
+        let mut keys = BTreeSet::new();
+        events.iter().position(|event| !keys.insert(event.key()))
+    };
     match events {
+        Ok(events) if let Some(at) = repeated(&events) => bad_verdict(
+            &format!("[{at}].event-id"),
+            "repeated_key",
+            "the guest expanded the entry to two events of one ID and time, of which only one could be stored; wanted an ID for each",
+        ),
         Ok(events) => match events.iter().map(week).collect::<BTreeSet<i64>>().len() {
             ..=EXPANSION_WEEKS_MAX => Fate::Store(Vec1::Many(events)),
             weeks => bad_verdict(

@@ -31,6 +31,25 @@ fn duplicates_add_no_row() {
     assert_eq!(scene.database.events()[..30], events, "the first one stays as it was");
 }
 
+/// Whatever the rows hold otherwise.
+#[test]
+fn of_two_events_with_one_key_the_first_is_stored() {
+    let scene = Scene::new();
+    let pairs: Vec<[Event; 2]> = [("zoe", "ada"), ("ada", "zoe"), ("bob", "bob")]
+        .map(|(first, second)| {
+            let first = Event { user_id: first.to_owned(), ..Event::new() };
+            [first.clone(), Event { user_id: second.to_owned(), ..first }]
+        })
+        .into();
+    let entries: Vec<Fields> = pairs.iter().flatten().map(Event::data).collect();
+    scene.stream.add_all(&entries);
+    let service = scene.start();
+    scene.stream.until_drained();
+    assert_eq!(service.stop().metrics().tally(), [3, 3, 0, 0, 0]);
+    let first: Vec<Event> = pairs.into_iter().map(|[first, _]| first).collect();
+    assert_eq!(scene.database.events(), first);
+}
+
 #[test]
 fn the_key_is_the_event_id_with_the_time() {
     let scene = Scene::new();

@@ -168,9 +168,17 @@ fn the_limits_are_exact() {
     let deep = |n: usize| Some(format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n)));
     assert!(is_stored(&Claim { properties: deep(126), ..claim.clone() }), "127 levels");
     assert!(!is_stored(&Claim { properties: deep(127), ..claim.clone() }), "128 levels");
+    let nth = |i: u128| Claim { event_id: Uuid::from_u128(i).to_string(), ..claim.clone() };
     let expanded =
-        |n: usize| matches!(screen(Verdict::Expand(vec![claim.clone(); n]), &bounds, now), Fate::Store(_));
+        |n: u128| matches!(screen(Verdict::Expand((0..n).map(nth).collect()), &bounds, now), Fate::Store(_));
     assert_eq!([0, 1, 1_000, 1_001].map(expanded), [false, true, true, false]);
+    let other = Claim { user_id: "another".to_owned(), ..nth(3) };
+    let Fate::DeadLetter(Reason::BadVerdict, violations) =
+        screen(Verdict::Expand(vec![nth(3), nth(4), other]), &bounds, now)
+    else {
+        panic!("two rows of one key");
+    };
+    assert_eq!((violations[0].path.as_str(), violations[0].code.as_str()), ("[2].event-id", "repeated_key"));
 
     let bounds = Bounds { string_bytes: 10, json_depth: 3, ..bounds };
     let with = |event_type: &str, properties: &str| {

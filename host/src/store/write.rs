@@ -309,7 +309,8 @@ impl<'a> Rows<'a> {
         });
         let one_each = stored.clone().all(|events| matches!(events, Vec1::One(_)));
         let mut events: Vec<&Event> = stored.flat_map(Vec1::as_slice).collect();
-        events.sort_unstable();
+        // Stable: of several rows with one key the first in the order of the stream is stored.
+        events.sort_by_key(|event| event.key());
         Self { events, one_each }
     }
 
