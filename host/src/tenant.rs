@@ -242,7 +242,7 @@ async fn load_rules(
         Ok(guests) => Arc::new(guests),
         Err(error) => {
             if let guests::Error::Refused { version, .. } = &error {
-                *refused = Some(version.clone());
+                *refused = Some(Refused::clone(version));
             }
             return Err(error.into());
         }

@@ -46,7 +46,7 @@ pub enum Error {
         /// Its path.
         file: PathBuf,
         /// Which, and why.
-        version: Refused,
+        version: Box<Refused>,
     },
 }
 
@@ -145,7 +145,7 @@ fn load_first(
     loop {
         let stamp = Stamp::of(file).map_err(unreadable)?;
         if let Some(version) = refused.as_ref().filter(|refused| refused.stands(&stamp)) {
-            return Err(Error::Refused { file: file.to_owned(), version: version.clone() });
+            return Err(Error::Refused { file: file.to_owned(), version: Box::new(version.clone()) });
         }
         let digest = folders.one_at_a_time(|| file::digest(file, most)).map_err(unreadable)?;
         let reason = match load_version(sandbox, file, digest, &stamp) {
@@ -155,7 +155,7 @@ fn load_first(
         std::thread::sleep(stamp.until_rest());
         let is_at_rest = Stamp::of(file).is_ok_and(|now| now == stamp);
         if is_at_rest || begun.elapsed() > CHANGES_MAX {
-            let version = Refused::new(stamp, reason, refused.as_ref());
+            let version = Box::new(Refused::new(stamp, reason, refused.as_ref()));
             return Err(Error::Refused { file: file.to_owned(), version });
         }
     }

@@ -90,7 +90,7 @@ impl Cache {
         file.read_exact(&mut wanted).map_err(|_| damaged())?;
         let (mut copy, mut digest) = (code::new_file()?, Digester::default());
         io::copy(&mut file.take(most), &mut Both(&mut copy, &mut digest))?;
-        match digest.digest().as_bytes() == &wanted {
+        match digest.digest().as_bytes() == wanted {
             true => NativeCode::seal(copy),
             false => Err(damaged()),
         }
