@@ -237,7 +237,10 @@ impl Rules for Large {
                 properties: None,
             };
             match value(entry).split_once(' ') {
-                Some(("rows", count)) => Verdict::Expand(vec![claim; number(count)]),
+                Some(("rows", count)) => {
+                    let row = |time| Claim { time, ..claim.clone() };
+                    Verdict::Expand((0..).map(row).take(number(count)).collect())
+                }
                 Some((_, length)) => Verdict::Accept(Claim { user_id: "x".repeat(number(length)), ..claim }),
                 None => Verdict::Accept(claim),
             }
