@@ -31,13 +31,14 @@ pub(super) async fn judge_all(
     // and the disks bit by bit.
     let efforts = Arc::new(Semaphore::new(1));
     while let Some(ReadBatch { entries, flight }) = batches.recv().await {
+        let Ok(effort) = Arc::clone(&efforts).acquire_owned().await else { break }; // never closed
+        flight.keep_effort(effort);
+        // After the wait: those of before it may not be in force any more.
         let rules = Arc::clone(&in_force.borrow_and_update());
         if rules.digest() != last {
             tracing::info!(from = %last, to = %rules.digest(), "guest swapped");
             last = rules.digest();
         }
-        let Ok(effort) = Arc::clone(&efforts).acquire_owned().await else { break }; // never closed
-        flight.keep_effort(effort);
         let part = match rules.wants_transaction() {
             true => Part::Open(entries, rules),
             false => {
