@@ -3,6 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use redis::cmd;
 use sluicegate_tests::{Event, Fields, Metrics, Scene, block_on, until};
 
 use crate::powers::{GRANTS, STATEMENTS, Stage, event_of};
@@ -43,6 +44,37 @@ fn rules_count_each_entry_once_though_their_row_is_locked() {
         "there is no other consumer:\n{}",
         ended.log
     );
+}
+
+/// It would deliver them again, and rules would count them twice.
+#[test]
+fn a_group_that_is_lost_is_not_made_again_before_what_is_in_flight_has_ended() {
+    let scene = Scene::new();
+    let service = scene.service().set("BLOCK_MS", 100).start();
+    let mut other = scene.database.connect();
+    block_on(async { sqlx::raw_sql("BEGIN; LOCK TABLE events").execute(&mut other).await.unwrap() });
+    let events: Vec<Event> = (0..30).map(|_| Event::new()).collect();
+    scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
+    until("a batch in flight", || match scene.stream.pending().len() {
+        30 => Ok(()),
+        found => Err(format!("{found} pending")),
+    });
+    let (name, group) = (&scene.stream.name, &scene.stream.group);
+    scene.stream.run::<u64>(cmd("XGROUP").arg("DESTROY").arg(name).arg(group));
+    service.until_logged(&["the consumer group is gone"]);
+    let created = "consumer group created at 0";
+    let before = service.log().matches(created).count();
+    sleep(Duration::from_secs(1)); // ten reads, of which the first would make it again
+    assert_eq!(service.log().matches(created).count(), before, "{}", service.log());
+    block_on(async { sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap() });
+    until("the group made again", || match service.log().matches(created).count() {
+        found if found > before => Ok(()),
+        found => Err(format!("{found} times")),
+    });
+    assert_eq!(scene.until_stored(30), events);
+    scene.stream.until_drained();
+    let ended = service.stop();
+    assert_eq!(ended.log.matches("the consumer group is gone").count(), 1, "{}", ended.log);
 }
 
 /// A compression or a reorder of one old chunk, say.

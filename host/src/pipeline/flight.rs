@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::{Entry, EntryId, Judged};
 use crate::judge::Rules;
 use crate::store::Committed;
+use crate::stream::Quiet;
 use crate::surplus;
 
-/// How long a batch that is to be alone waits for those in flight. One of them may wait for somebody's lock, for hours.
+/// How long a batch that is to be alone waits for those in flight, unless it must be. One of them may wait for somebody's lock, for hours.
 const QUIET_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A batch on its way, with what belongs to the whole of it.
@@ -168,16 +169,17 @@ impl Places {
         held.ids.values().any(|ids| ids.binary_search(&id).is_ok())
     }
 
-    /// A place for a batch; if `quiet`, not before all others are free, or one of them stays taken for long. `None` after
-    /// the shutdown.
-    pub(super) async fn take(&self, quiet: bool, shutdown: &CancellationToken) -> Option<Place> {
-        if quiet {
-            let all = tokio::time::timeout(QUIET_PATIENCE, self.take_of(self.count, shutdown)).await;
-            if let Ok(place) = all {
-                return place;
-            }
+    /// A place for a batch. `None` after the shutdown.
+    pub(super) async fn take(&self, quiet: Quiet, shutdown: &CancellationToken) -> Option<Place> {
+        let all = self.take_of(self.count, shutdown);
+        match quiet {
+            Quiet::Needed => all.await,
+            Quiet::Wanted => match tokio::time::timeout(QUIET_PATIENCE, all).await {
+                Ok(place) => place,
+                Err(_) => self.take_of(1, shutdown).await,
+            },
+            Quiet::NotWanted => self.take_of(1, shutdown).await,
         }
-        self.take_of(1, shutdown).await
     }
 
     async fn take_of(&self, wanted: u32, shutdown: &CancellationToken) -> Option<Place> {
@@ -212,10 +214,10 @@ mod tests {
     #[tokio::test]
     async fn what_is_in_flight_is_known() {
         let (places, run) = (Places::new(2), CancellationToken::new());
-        let first = places.take(false, &run).await.expect("a place");
+        let first = places.take(Quiet::NotWanted, &run).await.expect("a place");
         assert!(first.is_alone);
         let first = Flight::new(first, &entries(0..3), run.clone());
-        let second = places.take(false, &run).await.expect("a place");
+        let second = places.take(Quiet::NotWanted, &run).await.expect("a place");
         assert!(!second.is_alone);
         let second = Flight::new(second, &entries(5..6), run.clone());
         assert_eq!(
@@ -230,18 +232,18 @@ mod tests {
     #[tokio::test]
     async fn a_batch_that_is_lost_ends_the_run_before_its_place_is_free() {
         let (places, run) = (Places::new(1), CancellationToken::new());
-        let place = places.take(true, &run).await.expect("a place");
+        let place = places.take(Quiet::Needed, &run).await.expect("a place");
         let flight = Flight::new(place, &entries(0..3), run.clone());
         flight.acknowledged(2);
         flight.acknowledged(1);
         drop(flight);
         assert!(!run.is_cancelled(), "all of it was acknowledged");
 
-        let place = places.take(true, &run).await.expect("the place again");
+        let place = places.take(Quiet::Needed, &run).await.expect("the place again");
         let flight = Flight::new(place, &entries(0..3), run.clone());
         flight.acknowledged(2);
         drop(flight);
         assert!(run.is_cancelled());
-        assert!(places.take(true, &run).await.is_none(), "nothing more is read");
+        assert!(places.take(Quiet::Needed, &run).await.is_none(), "nothing more is read");
     }
 }

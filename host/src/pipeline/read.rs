@@ -31,7 +31,7 @@ impl Reading {
     /// Reads until the shutdown; closing the channels then lets the other stages run empty.
     pub(super) async fn run(mut self) -> Result<(), Error> {
         let mut backoff = Backoff::default();
-        while let Some(place) = self.places.take(self.reader.wants_quiet(), &self.shutdown).await {
+        while let Some(place) = self.places.take(self.reader.quiet(), &self.shutdown).await {
             // One decision: what is wanted now, and not what was wanted before the place was there.
             let is_in_flight = |id| self.places.hold(id);
             match self.reader.read(place.is_alone, &is_in_flight, &self.shutdown).await {

@@ -23,7 +23,7 @@ use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 pub use acknowledge::Acknowledger;
 pub use levels::{Gauge, Levels};
-pub use read::{Read, Reader};
+pub use read::{Quiet, Read, Reader};
 pub use server::Redis;
 
 use crate::config::{self, Tenant};

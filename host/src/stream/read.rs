@@ -46,8 +46,7 @@ pub struct Reader {
     connection: Option<ReadConnection>,
     position: Position,
     claimed_at: Instant,
-    /// Whether the next batch is to be alone with the process: because of what it may be, or of what the one before is.
-    wants_quiet: bool,
+    quiet: Quiet,
     /// Whether some that this consumer has pending were passed over, because quiet did not come.
     has_passed_over: bool,
     /// Reads since the last one that was answered. What the server delivered
@@ -84,17 +83,15 @@ impl Reader {
             connection: None,
             position: Position::Own(EntryId::ZERO),
             claimed_at: Instant::now(),
-            wants_quiet: false,
+            quiet: Quiet::NotWanted,
             has_passed_over: false,
             unanswered: 0,
         }
     }
 
-    /// Whether the next [`Reader::read`] is to wait until nothing else is in flight, if that does not take too long.
-    ///
-    /// An entry that is suspected to kill the process must be alone with it.
-    pub fn wants_quiet(&self) -> bool {
-        self.wants_quiet
+    /// Whether the next [`Reader::read`] is to wait until nothing is in flight.
+    pub fn quiet(&self) -> Quiet {
+        self.quiet
     }
 
     fn claim_is_due(&self) -> bool {
@@ -114,17 +111,22 @@ impl Reader {
     ) -> Result<Read, Error> {
         match self.step(is_alone, is_in_flight, shutdown).await {
             Ok(read) => Ok(read),
-            // The stream or the group was deleted. A new group at 0 delivers
-            // again what is left; the rows' keys absorb what was stored before.
+            // The stream or the group was deleted. A new group at 0 delivers again what is left, and so what is in
+            // flight, which must come to its end before; the rows' keys absorb what was stored.
             Err(error) if error.has_code("NOGROUP") => {
-                tracing::warn!(
-                    stream = self.stream.name,
-                    group = self.stream.group,
-                    "the consumer group is gone"
-                );
                 self.position = Position::Own(EntryId::ZERO);
-                let mut connection = self.stream.connect(PATIENCE).await?;
-                self.stream.make_group(&mut connection).await?;
+                if std::mem::replace(&mut self.quiet, Quiet::Needed) != Quiet::Needed {
+                    tracing::warn!(
+                        stream = self.stream.name,
+                        group = self.stream.group,
+                        "the consumer group is gone"
+                    );
+                }
+                if is_alone {
+                    let mut connection = self.stream.connect(PATIENCE).await?;
+                    self.stream.make_group(&mut connection).await?;
+                    self.quiet = Quiet::NotWanted;
+                }
                 Ok(Read::default())
             }
             Err(error) => {
@@ -152,8 +154,8 @@ impl Reader {
             Position::Own(after) => self.read_own(after, is_alone, is_in_flight, shutdown).await?,
             Position::Abandoned(after) => self.claim(after, is_alone, is_in_flight, shutdown).await?,
             Position::New => {
-                self.wants_quiet = false;
-                self.read_new(shutdown).await?
+                self.quiet = Quiet::NotWanted;
+                self.read_new(is_in_flight, shutdown).await?
             }
         };
         failpoint!("after_read", self.stream.error("XREADGROUP", std::io::Error::other("failpoint").into()));
@@ -163,24 +165,36 @@ impl Reader {
     /// Whether this part may be read now. A suspect waits until it is alone; in vain, it is passed over for now.
     fn may_read(&mut self, part: &[Pending], is_alone: bool) -> Turn {
         let is_suspect = part.first().is_some_and(Pending::is_suspect);
-        let waited = std::mem::replace(&mut self.wants_quiet, is_suspect);
-        match (is_suspect && !is_alone, waited) {
+        let quiet = if is_suspect { Quiet::Wanted } else { Quiet::NotWanted };
+        let waited_for = std::mem::replace(&mut self.quiet, quiet);
+        match (is_suspect && !is_alone, waited_for) {
             (false, _) => Turn::Now,
-            (true, false) => Turn::Quiet,
-            (true, true) => {
-                self.wants_quiet = false;
+            (true, Quiet::NotWanted) => Turn::Quiet,
+            (true, Quiet::Wanted | Quiet::Needed) => {
+                self.quiet = Quiet::NotWanted;
                 Turn::Later
             }
         }
     }
 
-    async fn read_new(&mut self, shutdown: &CancellationToken) -> Result<Read, Error> {
+    async fn read_new(
+        &mut self,
+        is_in_flight: &(dyn Fn(EntryId) -> bool + Sync),
+        shutdown: &CancellationToken,
+    ) -> Result<Read, Error> {
         let wanted = self.wanted;
         let mut command = self.xreadgroup(wanted);
         command.arg("BLOCK").arg(millis(self.block)).arg("STREAMS").arg(&self.stream.name).arg(">");
-        let entries = reply::entries(self.ask("XREADGROUP", command, shutdown).await?)?;
+        let mut entries = reply::entries(self.ask("XREADGROUP", command, shutdown).await?)?;
         self.unanswered = 0;
         let is_partial = entries.len() < wanted;
+        if entries.iter().any(|entry| is_in_flight(entry.id)) {
+            // Somebody else has made the group again, or has set it back. They are pending now, and are looked at when
+            // it is known what has become of them.
+            tracing::warn!("entries that are in flight were delivered again: was the group set back?");
+            entries.retain(|entry| !is_in_flight(entry.id));
+            (self.position, self.quiet) = (Position::Own(EntryId::ZERO), Quiet::Needed);
+        }
         self.note_size(&entries);
         Ok(Read { entries, is_partial, owners: BTreeSet::new() })
     }
@@ -219,9 +233,11 @@ impl Reader {
         let owners = owners(part);
         let mut command = self.xreadgroup(part.len());
         command.arg("STREAMS").arg(&self.stream.name).arg(after.to_string());
-        let entries = reply::entries(self.ask("XREADGROUP", command, shutdown).await?)?;
+        let mut entries = reply::entries(self.ask("XREADGROUP", command, shutdown).await?)?;
+        // If others have taken some of them meanwhile, it goes on with what comes after: another time.
+        entries.retain(|entry| part.binary_search_by_key(&entry.id, |pending| pending.id).is_ok());
         self.note_size(&entries);
-        if let Some(last) = entries.last() {
+        if let Some(last) = part.last() {
             self.position = Position::Own(last.id);
         }
         tracing::info!(entries = entries.len(), "reading again what was pending");
@@ -361,6 +377,17 @@ impl Reader {
         };
         reply.map_err(|source| stream.error(name, source))
     }
+}
+
+/// Whether a read is to wait until nothing is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quiet {
+    /// No.
+    NotWanted,
+    /// If that does not take too long: an entry that is suspected to kill the process should be alone with it.
+    Wanted,
+    /// However long it takes: what is in flight would be delivered again.
+    Needed,
 }
 
 /// When pending entries are read.
