@@ -144,9 +144,9 @@ enum Problem {
     NoToml { file: PathBuf, place: String, message: String },
     /// The same of `.env`.
     #[error(
-        "the file {file}{place}: it does not read; wanted lines such as NAME=value, with spaces and quotes within double quotes"
+        "the file {file}, line {line}: it does not read; wanted lines such as NAME=value, with spaces and quotes within double quotes"
     )]
-    NoEnvFile { file: PathBuf, place: String },
+    NoEnvFile { file: PathBuf, line: usize },
     /// The file named on the command line.
     #[error("the file {0} does not exist")]
     NoFile(PathBuf),

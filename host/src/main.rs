@@ -1,7 +1,7 @@
 //! The command line, logging and signals. The only place for `anyhow`.
 
 use std::ffi::OsString;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use rustix::process::Signal;
-use sluicegate::config::{Config, LogFormat, Misspelt, SETTINGS, Setting};
+use sluicegate::config::{Config, LogFormat, SETTINGS, Setting};
 use sluicegate::demo;
 use sluicegate::demo::command::{self, with_servers};
 use sluicegate::letters;
@@ -94,6 +94,7 @@ pub(crate) fn main() -> ExitCode {
         Command::DeadLetters { config, command } => {
             let work = async {
                 let config = Config::load(config.as_deref())?;
+                config.misspelt.iter().for_each(|name| say(&format!("sluicegate: {name}")));
                 let (mut out, mut progress) = (std::io::stdout().lock(), std::io::stderr().lock());
                 letters::run(command, &config, &mut out, &mut progress).await?;
                 Ok::<u8, letters::Error>(0)
@@ -104,7 +105,7 @@ pub(crate) fn main() -> ExitCode {
             match compile::compile_as_child(memory_bytes, time_ms, fuel, stack_bytes, code_bytes) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    eprintln!("{error}");
+                    say(&error);
                     ExitCode::FAILURE
                 }
             }
@@ -125,8 +126,13 @@ fn tool<E: std::error::Error>(
         Ok(Err(error)) => (code_of(&error), error.to_string()),
         Err(error) => (1, format!("{error:#}")),
     };
-    eprintln!("sluicegate: {error}");
+    say(&format!("sluicegate: {error}"));
     ExitCode::from(code)
+}
+
+/// On standard error, if anybody is there to read it: `eprintln!` would end the program instead.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn runtime() -> anyhow::Result<Runtime> {
@@ -142,9 +148,7 @@ fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
         }
     };
     start_logging(config.log_format);
-    for Misspelt { found, place, meant } in &config.misspelt {
-        tracing::warn!("{found} in {place} is not a setting, and has no effect; did you mean {meant}?");
-    }
+    config.misspelt.iter().for_each(|name| tracing::warn!("{name}"));
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         let shutdown = CancellationToken::new();
@@ -198,8 +202,12 @@ fn start_logging(format: LogFormat) {
     // PostgreSQL's notices at the migrations say that nothing was to be done.
     let default = || EnvFilter::new("info,sqlx::postgres::notice=warn");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default());
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        // Who reads the log may be gone. To say so on standard error would end the task that logs by a panic.
+        .log_internal_errors(false)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),

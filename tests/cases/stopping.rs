@@ -1,10 +1,11 @@
 //! SIGTERM and SIGINT end the service soon, and cleanly.
 
 use std::fs;
+use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Signal, kill_process};
-use sluicegate_tests::{Event, Fields, Producer, Proxy, Scene, block_on, guests, until};
+use rustix::process::{Pid, Signal, kill_process};
+use sluicegate_tests::{Event, Fields, Producer, Proxy, Scene, block_on, fields, guests, until};
 use sqlx::Connection as _;
 
 const PROMPTLY: Duration = Duration::from_secs(2);
@@ -38,6 +39,32 @@ fn stopped_under_load(signal: Signal) {
 #[test]
 fn sigterm_under_load_finishes_what_was_read() {
     stopped_under_load(Signal::TERM);
+}
+
+/// `journald` or a pipe's reader may go away at any time.
+#[test]
+fn a_log_that_nobody_reads_any_more_ends_nothing() {
+    let scene = Scene::new();
+    let mut service = scene.service().set("RUST_LOG", "debug").tool(&["run"]);
+    let mut service = service.stderr(Stdio::piped()).spawn().unwrap();
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(1);
+    drop(service.stderr.take());
+    let bad = fields([("data", "no JSON")]); // each has a line
+    scene.stream.add_all(&vec![bad; 20]);
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(2);
+    scene.stream.until_drained();
+    kill_process(Pid::from_child(&service), Signal::TERM).unwrap();
+    assert_eq!(service.wait().unwrap().code(), Some(0));
+
+    let mut tool = scene
+        .service()
+        .set("POSTGRES_URL", "postgres://nobody@127.0.0.1:1/x")
+        .tool(&["dead-letters", "list"]);
+    let mut tool = tool.stderr(Stdio::piped()).spawn().unwrap();
+    drop(tool.stderr.take());
+    assert_eq!(tool.wait().unwrap().code(), Some(1));
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! Variables: those of the environment, and under them those of `.env` in the working directory.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::env::VarError;
 use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::io::{self, ErrorKind, Read};
+use std::path::Path;
 
 use super::settings::{SETTINGS, setting};
 use super::{Problem, range};
 
 /// The file, as many tools have it. Only in the working directory, not in one above it.
 pub(super) const FILE: &str = ".env";
+
+/// A file that is larger holds no settings.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// Where a variable stands.
 const ENVIRONMENT: &str = "the environment";
@@ -25,7 +29,8 @@ pub(super) struct Environment {
 }
 
 /// A name that has no effect, and is nearly one that has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{found} in {place} is not a setting, and has no effect; did you mean {meant}?")]
 pub struct Misspelt {
     /// As it was found.
     pub found: String,
@@ -71,31 +76,54 @@ impl Environment {
 
 /// The variables of a file, if it is there. Its values are in no error: they may hold passwords.
 fn in_file(path: &Path) -> Result<Vec<(String, String)>, Problem> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(Problem::UnreadableFile { file: path.to_owned(), source }),
+    let Some(bytes) =
+        read(path).map_err(|source| Problem::UnreadableFile { file: path.to_owned(), source })?
+    else {
+        return Ok(Vec::new());
     };
-    let no_form = |line: Option<usize>| Problem::NoEnvFile {
-        file: PathBuf::from(path),
-        place: line.map(|line| format!(", line {line}")).unwrap_or_default(),
-    };
+    let no_form = |line: usize| Problem::NoEnvFile { file: path.to_owned(), line };
     let text = std::str::from_utf8(&bytes).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
-        no_form(Some(before.iter().filter(|byte| **byte == b'\n').count() + 1))
+        no_form(before.iter().filter(|byte| **byte == b'\n').count() + 1)
     })?;
-    dotenvy::from_read_iter(text.as_bytes())
-        .map(|variable| {
-            variable.map_err(|error| match error {
-                dotenvy::Error::LineParse(line, _) => {
-                    // The line, or its value alone.
-                    let part = line.lines().next().unwrap_or_default();
-                    no_form(text.lines().position(|line| line.contains(part)).map(|at| at + 1))
-                }
-                _ => no_form(None),
-            })
-        })
-        .collect()
+    let lines_read = Cell::new(0);
+    let lines = Lines { rest: text.trim_start_matches('\u{feff}').as_bytes(), count: &lines_read };
+    // Its error holds the line, and not its number.
+    dotenvy::from_read_iter(lines).map(|variable| variable.map_err(|_| no_form(lines_read.get()))).collect()
+}
+
+/// Nothing, if there is no such file. A pipe would be waited for, and a large file is another one by mistake.
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let found = match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        found => found?,
+    };
+    if !found.is_file() || found.len() > MAX_BYTES {
+        return Err(io::Error::other(format!("wanted a regular file of {MAX_BYTES} bytes at most")));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+/// Gives a line at a time, and counts them: so it is known how far a reader is.
+struct Lines<'a> {
+    rest: &'a [u8],
+    count: &'a Cell<usize>,
+}
+
+impl Read for Lines<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let end = self.rest.iter().position(|byte| *byte == b'\n').map_or(self.rest.len(), |at| at + 1);
+        let (part, rest) = self.rest.split_at(end.min(buffer.len()));
+        let (to, _) = buffer.split_at_mut(part.len());
+        to.copy_from_slice(part);
+        self.rest = rest;
+        if part.ends_with(b"\n") || (rest.is_empty() && !part.is_empty()) {
+            self.count.set(self.count.get() + 1);
+        }
+        Ok(part.len())
+    }
 }
 
 /// The setting whose name this one nearly is: a letter or two are wrong, or an underscore.
@@ -194,7 +222,9 @@ mod tests {
         );
         for (bytes, place) in [
             (&b"A=1\nPOSTGRES_URL=hunter2 hunter2\n"[..], ", line 2: "),
-            (b"A=1\n\nREDIS_URL=\"hunter2\n", ": "),
+            (b"A=1\n\nREDIS_URL=\"hunter2\n", ", line 3: "),
+            (b"# hunter2 hunter2\nA=1\nREDIS_URL=hunter2 hunter2", ", line 3: "),
+            (b"export A=1\n# x y\nB=\"1\n2\"\nx\nC=1\n", ", line 5: "),
             (b"A=1\nhunter2\n", ", line 2: "),
             (b"A=1\nB=hunter2\xff\n", ", line 2: "),
         ] {
@@ -205,6 +235,14 @@ mod tests {
                 "{error}"
             );
         }
+        fs::write(&file, "\u{feff}A=1\n").expect("written");
+        assert_eq!(in_file(&file).expect("in order"), [("A".into(), "1".into())]);
+        fs::write(&file, vec![b'#'; (1 << 20) + 1]).expect("written");
+        assert!(in_file(&file).expect_err("too large").to_string().contains("1048576 bytes at most"));
+        fs::remove_file(&file).expect("removed");
+        let fifo = rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o600.into(), 0);
+        fifo.expect("a pipe");
+        assert!(in_file(&file).expect_err("a pipe").to_string().contains("wanted a regular file"));
         fs::remove_file(&file).and_then(|()| fs::create_dir(&file)).expect("a folder");
         assert!(in_file(&file).expect_err("a folder").to_string().contains("cannot be read"));
     }
