@@ -23,6 +23,9 @@ use crate::stream::{self, Redis, Stream};
 /// after the shutdown. What is not done by then stays pending, for the next start.
 const DRAIN: Duration = Duration::from_secs(3);
 
+/// How long a start waits until it is noted which rules are in force.
+const NOTING: Duration = Duration::from_secs(2);
+
 /// A run that lasted so long before it failed went well: the delays begin anew.
 const WELL: Duration = Duration::from_secs(60);
 
@@ -252,9 +255,9 @@ async fn load_rules(
     Ok(Watched { in_force, _watching: Some(AbortOnDropHandle::new(watching)) })
 }
 
-/// Writes down each version of the rules that comes into force, until the run ends.
+/// Writes down which rules are in force, and each version that comes into force, until the run ends.
 async fn note_swaps(store: Store, tenant: Tenant, mut rules: RulesInForce) {
-    while rules.changed().await.is_ok() {
+    loop {
         let mut backoff = Backoff::default();
         loop {
             let component = rules.borrow_and_update().digest();
@@ -263,6 +266,9 @@ async fn note_swaps(store: Store, tenant: Tenant, mut rules: RulesInForce) {
                 tracing::warn!(%error, "it was not noted which rules are in force, so a replay may be refused; trying again");
             }
             backoff.wait().await;
+        }
+        if rules.changed().await.is_err() {
+            return;
         }
     }
 }
@@ -354,9 +360,7 @@ async fn prepare(
         let mut backoff = Backoff::default();
         let prepare = async || {
             store.prepare().await?;
-            store.enlist(pipeline::places(tenant)).await?;
-            let component = rules.borrow().digest();
-            store.note_rules_in_force(component, tenant).await
+            store.enlist(pipeline::places(tenant)).await
         };
         while let Err(source) = prepare().await {
             if !matches!(source.remedy(), Remedy::Retry | Remedy::Split) {
@@ -369,6 +373,9 @@ async fn prepare(
             backoff.wait().await;
         }
         counters.waits_for(Server::Postgres, false);
+        // So that a replay knows of it at once. No reason to wait for long, nor not to start: see `note_swaps`.
+        let component = rules.borrow().digest();
+        let _ = tokio::time::timeout(NOTING, store.note_rules_in_force(component, tenant)).await;
         Ok(())
     };
     tokio::try_join!(redis, postgres).map(|((), ())| ())

@@ -193,7 +193,7 @@ fn a_replay_judges_by_the_rules_that_are_in_force() {
     let refusal = replay(other_settings(), &[]);
     is_refused(
         &refusal,
-        "found other guest settings, grants or statements than consumer-1 has in force since 2",
+        "found other guest settings, grants or statements, or another table, than consumer-1 has in force since 2",
     );
     assert!(!refusal.err.contains("pepper"), "{refusal:?}");
     assert_eq!(scene.database.events(), []);
@@ -210,6 +210,37 @@ fn a_replay_judges_by_the_rules_that_are_in_force() {
 
     scene.database.execute("DELETE FROM rules_in_force; UPDATE dead_letters SET replay_outcome = NULL");
     is_refused(&replay(scene.service(), &[]), "has never told which rules are in force");
+}
+
+/// It is for replays alone: the events are stored, and it is tried again.
+#[test]
+fn a_service_that_cannot_tell_its_rules_starts_all_the_same() {
+    let scene = Scene::new();
+    scene.start().stop(); // makes the tables
+    scene.database.execute("ALTER TABLE rules_in_force RENAME TO away");
+    let service = scene.start();
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(1);
+    service.until_logged(&["it was not noted which rules are in force", "rules_in_force"]);
+    scene.database.execute("ALTER TABLE away RENAME TO rules_in_force; DELETE FROM rules_in_force");
+    until("the rules noted", || match number(&scene.database, "SELECT count(*) FROM rules_in_force") {
+        1 => Ok(()),
+        found => Err(format!("{found} rows")),
+    });
+    // Begun again with the same rules, it has had them in force since then.
+    let since = "SELECT since::text FROM rules_in_force";
+    let before: String = scene.database.value(since);
+    service.stop();
+    scene.start().stop();
+    assert_eq!(scene.database.value::<String>(since), before);
+    // What no clock shows is an error, and no panic.
+    scene.stream.add(&fields([("data", "no JSON")]));
+    let service = scene.service().start();
+    scene.stream.until_drained();
+    service.stop();
+    scene.database.execute("UPDATE rules_in_force SET since = 'infinity'");
+    let told = tell(&scene, &["replay"]);
+    assert!(told.code == Some(1) && told.err.contains("found infinity, wanted a time"), "{told:?}");
 }
 
 /// A swap is told to the database as soon as it can be.

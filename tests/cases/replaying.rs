@@ -65,6 +65,18 @@ impl Play {
     }
 }
 
+/// The statement is another one by then, which the operator wants.
+#[test]
+fn a_time_that_cannot_be_given_ends_no_replay() {
+    let play = Play::of(2);
+    let statements =
+        STATEMENTS.replace("SELECT plan FROM users WHERE", "SELECT 'infinity'::timestamptz FROM users WHERE");
+    let told = told(play.stage.service(&format!("{GRANTS}{statements}")), &["replay", "--force"]);
+    assert_eq!((told.code, counted(&told.out, "are dead letters still")), (Some(0), 2), "{told:?}");
+    let refusal = play.number("SELECT count(*) FROM dead_letters WHERE replay_outcome = 'rejected'");
+    assert_eq!(refusal, 2);
+}
+
 const OUTBOX: &str = "SELECT count(*) FROM replay_outbox";
 
 #[test]

@@ -52,8 +52,8 @@ pub(super) fn causes(causes: &[Cause], out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "{:>8}  {:<20}  {:<20}  {:<12}  {:<19}  {:<12}  VIOLATION",
-        "LETTERS", "FIRST", "LAST", "TENANT", "REASON", "RULES"
+        "{:>8}  {:<20}  {:<20}  {:<12}  {:<16}  {:<19}  {:<12}  VIOLATION",
+        "LETTERS", "FIRST", "LAST", "TENANT", "STREAM", "REASON", "RULES"
     )?;
     causes.iter().try_for_each(|cause| {
         let violation = match (cause.path.as_deref(), cause.code.as_deref()) {
@@ -62,11 +62,12 @@ pub(super) fn causes(causes: &[Cause], out: &mut dyn Write) -> io::Result<()> {
         };
         writeln!(
             out,
-            "{:>8}  {:<20}  {:<20}  {:<12}  {:<19}  {:<12}  {}",
+            "{:>8}  {:<20}  {:<20}  {:<12}  {:<16}  {:<19}  {:<12}  {}",
             cause.letters,
             second(cause.first),
             second(cause.last),
             printable(&cause.tenant),
+            printable(&cause.stream),
             printable(&cause.reason),
             cause.component,
             printable(&violation),

@@ -40,7 +40,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Count letters by their cause, the most frequent first
+    /// Count letters by their cause, the most frequent first; one counts for each of its violations
     Summary {
         /// Which ones
         #[command(flatten)]

@@ -60,16 +60,15 @@ pub(super) async fn replay(
         return Err(Error::UnknownTenant { found, known: known.join(", ") });
     }
     let sandboxes = Sandboxes::new(config).map_err(Error::Sandbox)?;
-    let mut replayed = Replayed::default();
+    // All are looked at before the first letter is touched: what is refused for one is to be refused as a whole.
+    let mut replays = Vec::new();
     for tenant in config.tenants.iter().filter(|tenant| is_meant(tenant.name.as_str())) {
         let filter = Filter { tenant: Some(tenant.name.to_string()), ..which.filter(true) };
         let scope = archive.scope(filter).await?;
         let store = database.store(tenant);
         let outbox = Outbox { config, tenant, stream: OnceCell::new() };
-        if !dry_run {
-            outbox.send(&store).await?;
-        }
         if archive.left(&scope).await? == 0 {
+            replays.push((store, outbox, scope, None));
             continue;
         }
         store.prepare().await?;
@@ -93,9 +92,17 @@ pub(super) async fn replay(
         if !dry_run && !tenant.grants.publish.is_empty() {
             outbox.stream()?; // better now than after the first letters
         }
+        replays.push((store, outbox, scope, Some(rules)));
+    }
+    let mut replayed = Replayed::default();
+    for (store, outbox, scope, rules) in replays {
+        if !dry_run {
+            outbox.send(&store).await?;
+        }
+        let Some(rules) = rules else { continue };
         let replayed = &mut replayed;
         // The rules' limits are made for so many.
-        let limit = u32::try_from(tenant.batch_size.min(PART_MAX)).unwrap_or(u32::MAX);
+        let limit = u32::try_from(outbox.tenant.batch_size.min(PART_MAX)).unwrap_or(u32::MAX);
         let mut replaying = Replaying { archive, store, outbox, scope, limit, dry_run, wait, replayed };
         replaying.run(rules.as_ref(), progress).await?;
     }
@@ -115,7 +122,7 @@ async fn difference(archive: &Archive, tenant: &Tenant, component: Digest) -> Re
         )));
     }
     Ok((!in_force.has_settings_of(tenant)).then(|| {
-        format!("found other guest settings, grants or statements than {consumer} has in force since {since}")
+        format!("found other guest settings, grants or statements, or another table, than {consumer} has in force since {since}")
     }))
 }
 

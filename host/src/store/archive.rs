@@ -271,7 +271,7 @@ impl Scope {
 }
 
 /// Rows that somebody else wrote may hold any.
-fn time(time: Timestamp) -> Result<DateTime<Utc>, sqlx::Error> {
+pub(super) fn time(time: Timestamp) -> Result<DateTime<Utc>, sqlx::Error> {
     time.try_into().map_err(|error: NoTimestamp| sqlx::Error::Decode(error.into()))
 }
 

@@ -2,15 +2,18 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use super::archive::time;
 use super::lending::Purpose;
 use super::{Archive, Error, Store, patient};
 use crate::batch::{Digest, Digester};
-use crate::config::{Tenant, TenantName};
+use crate::config::{Grants, Tenant, TenantName};
 
-/// The time stays as it was, if nothing has changed.
-const NOTE: &str = "INSERT INTO rules_in_force AS known (tenant, consumer, component, salt, settings)
+const OWN: &str = "SELECT consumer, component, salt, settings, since FROM rules_in_force
+     WHERE tenant = $1 AND consumer = $2";
+const NOTE: &str = "INSERT INTO rules_in_force (tenant, consumer, component, salt, settings)
      VALUES ($1, $2, $3, $4, $5)
      ON CONFLICT (tenant, consumer) DO UPDATE
          SET component = EXCLUDED.component, salt = EXCLUDED.salt, settings = EXCLUDED.settings, since = now()";
@@ -34,16 +37,28 @@ pub struct RulesInForce {
 }
 
 impl RulesInForce {
-    /// Whether a guest of this tenant has the same settings, grants and granted statements. Limits are not among them: to
-    /// raise one is what a letter may need.
+    fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            consumer: row.try_get("consumer")?,
+            component: row.try_get("component")?,
+            since: time(row.try_get("since")?)?,
+            salt: row.try_get("salt")?,
+            settings: row.try_get("settings")?,
+        })
+    }
+
+    /// Whether a guest of this tenant has the same settings, grants and granted statements, and the same table. Limits are
+    /// not among them: to raise one is what a letter may need.
     pub fn has_settings_of(&self, tenant: &Tenant) -> bool {
         hash(&self.salt, tenant).as_bytes() == self.settings.as_slice()
     }
 }
 
-/// Of what decides besides the component, in an order that does not depend on how it was written down.
+/// Of what decides besides the component, in an order that does not depend on how it was written down. The names of
+/// granted statements are those of the statements.
 fn hash(salt: &[u8], tenant: &Tenant) -> Digest {
-    let decides = (&tenant.guest_settings, &tenant.grants, &tenant.statements);
+    let grants = Grants { statements: Vec::new(), ..tenant.grants.clone() };
+    let decides = (&tenant.guest_settings, &grants, &tenant.statements, &tenant.events_table);
     // Maps with text as keys, text, numbers and flags: this always becomes JSON.
     let json = serde_json::to_vec(&decides).unwrap_or_default();
     let mut digester = Digester::default();
@@ -53,11 +68,21 @@ fn hash(salt: &[u8], tenant: &Tenant) -> Digest {
 }
 
 impl Store {
-    /// Writes down which component is in force for this tenant, and by which settings.
+    /// Writes down which component is in force for this tenant, and by which settings, unless that is known: the replica
+    /// whose rules changed last tells what is in force, not the one that was started last.
     pub async fn note_rules_in_force(&self, component: Digest, tenant: &Tenant) -> Result<(), Error> {
         let salt = Uuid::new_v4();
         let mut loan = self.database.borrow(Purpose::Plain).await?;
         let noted = async {
+            let own = sqlx::query(OWN).bind(self.tenant.as_str()).bind(&self.database.consumer);
+            let own = own.fetch_optional(&mut loan.connection).await?;
+            // One that does not read was written by somebody else, and is written anew.
+            let known = own.as_ref().and_then(|row| RulesInForce::of(row).ok());
+            if known
+                .is_some_and(|known| known.component == component.as_bytes() && known.has_settings_of(tenant))
+            {
+                return Ok(());
+            }
             sqlx::query(NOTE)
                 .bind(self.tenant.as_str())
                 .bind(&self.database.consumer)
@@ -81,20 +106,13 @@ impl Archive {
         let row = sqlx::query(NEWEST).bind(tenant.as_str()).fetch_optional(&mut loan.connection);
         let row = patient("looking which rules are in force", row).await;
         let Some(row) = self.database.settle(loan, row)? else { return Ok(None) };
-        Ok(Some(RulesInForce {
-            consumer: row.try_get("consumer")?,
-            component: row.try_get("component")?,
-            since: row.try_get("since")?,
-            salt: row.try_get("salt")?,
-            settings: row.try_get("settings")?,
-        }))
+        Ok(Some(RulesInForce::of(&row)?))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Grants;
 
     #[test]
     fn what_decides_is_compared_and_limits_are_not() {
@@ -104,6 +122,10 @@ mod tests {
         let same = |other: &Tenant| hash(salt, &tenant) == hash(salt, other);
         assert!(same(&Tenant { guest_time_limit_ms: 7, batch_size: 7, ..tenant.clone() }));
         assert!(!same(&Tenant { guest_settings: set("key", "pepper"), ..tenant.clone() }));
+        let names =
+            |names: [&str; 2]| Grants { statements: names.map(str::to_owned).into(), ..Grants::default() };
+        let granted = |order| hash(salt, &Tenant { grants: names(order), ..tenant.clone() });
+        assert_eq!(granted(["a", "b"]), granted(["b", "a"]));
         assert!(!same(&Tenant { grants: Grants { stream: true, ..Grants::default() }, ..tenant.clone() }));
         assert_ne!(hash(b"salt", &tenant), hash(b"other", &tenant));
     }
