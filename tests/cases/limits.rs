@@ -184,13 +184,15 @@ fn native_code_is_limited() {
         |launch| launch.set("GUEST_CODE_BYTES", 32 << 20),
         &["takes more than is left; wanted 33554432 bytes at most", "(GUEST_CODE_BYTES)"],
     );
-    // And taken, it is there once, and only as far as it is used.
+    // And taken, it is in memory once: in a file there, and not in the process besides.
     let scene = Scene::new();
     let file = scene.folder().join("large.wasm");
     fs::write(&file, &large).unwrap();
     let service = scene.service().set("GUEST", file.display()).start();
     let peak = service.memory_peak_bytes();
     assert!(peak < 64 << 20, "{} MiB", peak >> 20);
+    let held = service.held_in_memory_files();
+    assert!((64 << 20..80 << 20).contains(&held), "{} MiB", held >> 20);
     service.stop();
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -171,6 +172,17 @@ impl Service {
     /// The memory that is resident now.
     pub fn memory_bytes(&self) -> u64 {
         self.memory("VmRSS:")
+    }
+
+    /// The bytes of the files in memory (memfd) that it has open, each once.
+    pub fn held_in_memory_files(&self) -> u64 {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("linux").flatten();
+        let in_memory = files.filter(|file| {
+            fs::read_link(file.path()).is_ok_and(|link| link.to_string_lossy().starts_with("/memfd:"))
+        });
+        let found = in_memory.filter_map(|file| fs::metadata(file.path()).ok());
+        let once: BTreeMap<u64, u64> = found.map(|found| (found.ino(), found.blocks() * 512)).collect();
+        once.values().sum()
     }
 
     /// Waits until the process that compiles a component has begun to, and gives it.

@@ -59,6 +59,12 @@ impl Cache {
         Self { folder: folder.to_owned(), files_max }
     }
 
+    /// How much code there is of this component; 0 for none.
+    pub(super) fn bytes(&self, engine: &Engine, component: Digest) -> u64 {
+        let found = fs::symlink_metadata(self.file(engine, component));
+        found.map_or(0, |found| found.len().saturating_sub(DIGEST_BYTES))
+    }
+
     /// The code of this component, if it is here and in order.
     pub(super) fn get(&self, engine: &Engine, component: Digest, most: u64) -> Option<NativeCode> {
         match self.try_get(&self.file(engine, component), most) {

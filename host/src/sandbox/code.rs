@@ -84,12 +84,17 @@ impl CodeRoom {
         Self { limit, share: if tenants > 1 { limit / 2 } else { limit }, used: Mutex::new(0) }
     }
 
-    /// What a component that is compiled now may take at most.
-    pub(super) fn free(&self) -> u64 {
-        let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        self.limit.saturating_sub(used).min(self.share).max(SMALL_BYTES)
+    /// Room for a component that is to be compiled: so much, or what is left. It [shrinks](TakenRoom::shrink) when it is
+    /// known what the component takes.
+    pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> TakenRoom {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = self.limit.saturating_sub(*used).min(self.share).max(SMALL_BYTES);
+        let bytes = bytes.min(left);
+        *used = used.saturating_add(bytes);
+        TakenRoom { room: Arc::clone(self), bytes }
     }
 
+    /// Room for a component of this size.
     pub(super) fn take(self: &Arc<Self>, bytes: u64) -> Result<TakenRoom, LoadError> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let sum = used.saturating_add(bytes);
@@ -100,11 +105,6 @@ impl CodeRoom {
         Ok(TakenRoom { room: Arc::clone(self), bytes })
     }
 
-    /// Of a component whose native code is not known, but larger than [`Self::free`].
-    pub(super) fn no_room(&self) -> LoadError {
-        self.refusal(None, *self.used.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     fn refusal(&self, bytes: Option<u64>, used: u64) -> LoadError {
         LoadError::NoRoom {
             found: bytes.map_or_else(|| "more than is left".to_owned(), |bytes| format!("{bytes} bytes")),
@@ -112,6 +112,26 @@ impl CodeRoom {
             share: self.share,
             limit: self.limit,
         }
+    }
+}
+
+impl TakenRoom {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Gives back what is not needed.
+    pub(super) fn shrink(&mut self, bytes: u64) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        self.bytes -= surplus;
+        let mut used = self.room.used.lock().unwrap_or_else(PoisonError::into_inner);
+        *used = used.saturating_sub(surplus);
+    }
+
+    /// Of a component that takes more than was reserved.
+    pub(super) fn too_small(&self) -> LoadError {
+        let used = *self.room.used.lock().unwrap_or_else(PoisonError::into_inner);
+        self.room.refusal(None, used.saturating_sub(self.bytes))
     }
 }
 
@@ -133,19 +153,23 @@ mod tests {
     #[test]
     fn room_is_summed_and_given_back() {
         let room = Arc::new(CodeRoom::new(100 * MIB, 2));
-        assert_eq!(room.free(), 50 * MIB, "half of it");
+        assert_eq!(room.reserve(90 * MIB).bytes(), 50 * MIB, "half of it, and given back");
         assert!(room.take(51 * MIB).is_err(), "more than half");
         let first = room.take(50 * MIB).expect("half of it");
         let second = room.take(40 * MIB).expect("what is left, but ten");
         let error = room.take(20 * MIB).expect_err("more than is left").to_string();
         assert!(error.contains("20971520 bytes") && error.contains("GUEST_CODE_BYTES"), "{error}");
         let small = room.take(SMALL_BYTES).expect("a small one always has room");
-        assert_eq!(room.free(), SMALL_BYTES);
+        assert_eq!(room.reserve(50 * MIB).bytes(), SMALL_BYTES);
         drop((first, small));
-        assert_eq!(room.free(), 50 * MIB);
-        drop(second);
+        let mut third = room.reserve(90 * MIB);
+        assert!(room.take(20 * MIB).is_err(), "reserved by the third");
+        third.shrink(20 * MIB);
+        drop(room.take(20 * MIB).expect("it needed less"));
+        drop((second, third));
         assert_eq!(*room.used.lock().expect("no panic"), 0);
-        assert_eq!(CodeRoom::new(100 * MIB, 1).free(), 100 * MIB, "all of it, for the only tenant");
+        let room = Arc::new(CodeRoom::new(100 * MIB, 1));
+        assert_eq!(room.reserve(200 * MIB).bytes(), 100 * MIB, "all of it, for the only tenant");
     }
 
     #[test]

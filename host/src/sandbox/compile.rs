@@ -12,14 +12,14 @@ use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
 use wasmtime::Engine;
 
-use super::code::{self, CodeRoom, NativeCode};
+use super::code::{self, CodeRoom, NativeCode, TakenRoom};
 use super::engine::code_config;
 use super::load::describe;
 use super::{Limits, LoadError};
@@ -41,6 +41,8 @@ const ERROR_MAX_BYTES: u64 = 4 << 10;
 const NICENESS: i32 = 19;
 /// On a busy machine a child that takes no more than its time may wait for a processor so many times as long.
 const WALL_TIMES: u32 = 10;
+/// And so long in any case: other processes may have the processors for a second or two.
+const WALL_MIN: Duration = Duration::from_secs(10);
 /// Between two looks at how long it has taken.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -75,9 +77,9 @@ impl Compilers {
         tenant: &TenantName,
         about_bytes: u64,
         limits: &Limits,
-        room: &CodeRoom,
+        room: &Arc<CodeRoom>,
         read: impl FnOnce() -> Result<Vec<u8>, LoadError>,
-    ) -> Result<NativeCode, LoadError> {
+    ) -> Result<(NativeCode, TakenRoom), LoadError> {
         if limits.compile_time > SHORT && (about_bytes > SHORT_MAX_BYTES || self.slow().contains(tenant)) {
             return self.compile_long(tenant, limits, room, read);
         }
@@ -93,27 +95,25 @@ impl Compilers {
         self.compile_long(tenant, limits, room, || Ok(bytes))
     }
 
-    /// Only reads, in the same order.
-    pub(super) fn read(
-        &self,
-        read: impl FnOnce() -> Result<Vec<u8>, LoadError>,
-    ) -> Result<Vec<u8>, LoadError> {
+    /// For what takes a moment, and the memory of a component: in the same order, one after the other.
+    pub(super) fn in_turn<T>(&self, work: impl FnOnce() -> T) -> T {
         let _turn = turn(&self.short);
-        read()
+        work()
     }
 
     fn compile_long(
         &self,
         tenant: &TenantName,
         limits: &Limits,
-        room: &CodeRoom,
+        room: &Arc<CodeRoom>,
         read: impl FnOnce() -> Result<Vec<u8>, LoadError>,
-    ) -> Result<NativeCode, LoadError> {
+    ) -> Result<(NativeCode, TakenRoom), LoadError> {
         let _turn = turn(&self.long);
         let bytes = read()?;
         let begun = Instant::now();
         let outcome = run(limits, room, &bytes);
-        if begun.elapsed() < SHORT {
+        // Not by a file that is refused at once: the next one may take long again.
+        if outcome.is_ok() && begun.elapsed() < SHORT {
             self.slow().remove(tenant);
         }
         outcome
@@ -140,7 +140,7 @@ pub(super) fn max_code_bytes(component_bytes: u64) -> u64 {
 }
 
 /// The native code of a component, by the child.
-fn run(limits: &Limits, room: &CodeRoom, bytes: &[u8]) -> Result<NativeCode, LoadError> {
+fn run(limits: &Limits, room: &Arc<CodeRoom>, bytes: &[u8]) -> Result<(NativeCode, TakenRoom), LoadError> {
     thread::scope(|scope| {
         let begun = Instant::now();
         let failed = |doing: &str, error: std::io::Error| {
@@ -149,7 +149,9 @@ fn run(limits: &Limits, room: &CodeRoom, bytes: &[u8]) -> Result<NativeCode, Loa
         let file = code::new_file().map_err(|error| failed("making a file in memory for", error))?;
         let output = file.try_clone().map_err(|error| failed("making a file in memory for", error))?;
         let expansion = max_code_bytes(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        let most = expansion.min(room.free());
+        // Before anything is written: what several compile at the same time is within the limit, too.
+        let mut room = room.reserve(expansion);
+        let most = room.bytes();
         let mut child = Command::new(PROGRAM)
             .arg0("sluicegate")
             .arg(COMMAND)
@@ -175,15 +177,18 @@ fn run(limits: &Limits, room: &CodeRoom, bytes: &[u8]) -> Result<NativeCode, Loa
         let writing = move || drop({ stdin }.write_all(bytes));
         thread::Builder::new().spawn_scoped(scope, writing).map_err(|error| failed("writing to", error))?;
 
-        let deadline = begun + limits.compile_time * WALL_TIMES;
+        let deadline = begun + (limits.compile_time * WALL_TIMES).max(WALL_MIN);
         let mut is_in_time = || child.used() < limits.compile_time && Instant::now() < deadline;
         let Some(said) = until(&said, &mut is_in_time) else { return Err(too_slow(limits, &child, begun)) };
         match child.until_ended(deadline).map_err(|error| failed("waiting for", error))? {
             (Some(status), _) if status.success() => {
-                NativeCode::seal(file).map_err(|error| failed("sealing the file in memory of", error))
+                let code = NativeCode::seal(file);
+                let code = code.map_err(|error| failed("sealing the file in memory of", error))?;
+                room.shrink(code.bytes);
+                Ok((code, room))
             }
             (Some(status), _) if is_of_size(status) => Err(match most < expansion {
-                true => room.no_room(),
+                true => room.too_small(),
                 false => LoadError::CodeTooLarge { limit_bytes: most, factor: EXPANSION_MAX },
             }),
             (Some(status), _) => Err(refusal(status, &said, limits)),

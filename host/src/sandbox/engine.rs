@@ -239,22 +239,34 @@ impl Sandbox {
         Ok(compiled)
     }
 
+    /// The code of an earlier run, if there is any.
+    fn cached(&self, cache: &Cache, source: Source<'_>) -> Result<Option<Compiled>, LoadError> {
+        let bytes = cache.bytes(&self.engine, source.digest);
+        if bytes == 0 || bytes > max_code_bytes(source.about_bytes) {
+            return Ok(None);
+        }
+        let room = self.sandboxes.0.code_room.take(bytes)?;
+        let Some(code) = cache.get(&self.engine, source.digest, bytes) else { return Ok(None) };
+        match code.load(&self.engine) {
+            Ok(component) => {
+                let form = form(&(source.read)()?, &self.limits)?;
+                Ok(Some(Compiled { component, form, _room: room }))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a compiled guest in the cache cannot be used; compiling anew");
+                Ok(None)
+            }
+        }
+    }
+
     /// Takes the code from the cache, or compiles in a child process.
     fn compile(&self, source: Source<'_>) -> Result<Compiled, LoadError> {
         let Shared { compilers, code_room, cache, .. } = &*self.sandboxes.0;
         let (digest, limits) = (source.digest, &self.limits);
         if let Some(cache) = cache
-            && let Some(code) = cache.get(&self.engine, digest, max_code_bytes(source.about_bytes))
+            && let Some(compiled) = compilers.in_turn(|| self.cached(cache, source))?
         {
-            match code.load(&self.engine) {
-                Ok(component) => {
-                    let form = form(&compilers.read(source.read)?, limits)?;
-                    return Ok(Compiled { component, form, _room: code_room.take(code.bytes)? });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a compiled guest in the cache cannot be used; compiling anew");
-                }
-            }
+            return Ok(compiled);
         }
         let mut found = None;
         let read = || {
@@ -262,8 +274,7 @@ impl Sandbox {
             found = Some(form(&bytes, limits)?);
             Ok(bytes)
         };
-        let code = compilers.compile(&self.tenant, source.about_bytes, limits, code_room, read)?;
-        let room = code_room.take(code.bytes)?;
+        let (code, room) = compilers.compile(&self.tenant, source.about_bytes, limits, code_room, read)?;
         let component = code.load(&self.engine).map_err(|error| does_not_fit(&error))?;
         if let Some(cache) = cache {
             cache.put(&self.engine, digest, &code);

@@ -82,7 +82,7 @@ pub enum LoadError {
     /// The machine let it wait.
     #[error(
         "it had {used_ms} ms of a processor in {waited_ms} ms to compile, on a busy machine; wanted {limit_ms} ms at most \
-         (GUEST_COMPILE_MS), within ten times as long"
+         (GUEST_COMPILE_MS), within ten times as long, or ten seconds"
     )]
     Starved {
         /// Processor time that it had.
