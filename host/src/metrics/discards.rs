@@ -47,7 +47,9 @@ impl fmt::Display for Discards {
         let mut counts: Vec<(&String, &u64)> = self.counts.iter().collect();
         counts.sort_by(|(_, a), (_, b)| b.cmp(a));
         for (at, (reason, count)) in counts.into_iter().enumerate() {
-            write!(f, "{}\"{}\"={count}", if at == 0 { "" } else { " " }, printable(reason))?;
+            // Quotes too: a reason must not look like several.
+            let reason = printable(reason).replace('"', "\\\"");
+            write!(f, "{}\"{reason}\"={count}", if at == 0 { "" } else { " " })?;
         }
         match self.others {
             0 => Ok(()),
@@ -69,8 +71,8 @@ mod tests {
     #[test]
     fn the_most_frequent_reason_comes_first() {
         let mut discards = Discards::default();
-        discards.add(&["bot", "heartbeat", "heartbeat", "a\nb", ""].map(discarded));
-        assert_eq!(discards.to_string(), r#""heartbeat"=2 ""=1 "a\nb"=1 "bot"=1"#);
+        discards.add(&["bot", "heartbeat", "heartbeat", "a\nb", "", "x\"=9 \"y"].map(discarded));
+        assert_eq!(discards.to_string(), r#""heartbeat"=2 ""=1 "a\nb"=1 "bot"=1 "x\"=9 \"y"=1"#);
     }
 
     #[test]
