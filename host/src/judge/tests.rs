@@ -11,14 +11,14 @@ fn judged(rules: &dyn Rules, deliveries_max: u64, entries: Vec<Entry>) -> Judgem
     judge(rules, deliveries_max, entries, &mut Powers::default()).expect("no transaction")
 }
 
-/// Discards what it is given, and fails with a batch that holds the poison.
-struct Poisoned(&'static str);
-
 fn value(entry: &Readable<'_>) -> String {
     entry.fields.first().map(|(_, value)| (*value).to_owned()).unwrap_or_default()
 }
 
-impl Rules for Poisoned {
+/// Discards what it is given, unless the batch has this fault. May take ten seconds.
+struct Faulty<F>(F);
+
+impl<F: Fn(&[Readable<'_>]) -> Option<Fault> + Send + Sync> Rules for Faulty<F> {
     fn digest(&self) -> Digest {
         Digest::of(b"")
     }
@@ -32,11 +32,25 @@ impl Rules for Poisoned {
     }
 
     fn process(&self, batch: &[Readable<'_>], _: Duration, _: &mut Powers) -> Result<Vec<Verdict>, Fault> {
-        match batch.iter().any(|entry| value(entry) == self.0) {
-            true => Err(Fault::Trapped("poison".into())),
-            false => Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect()),
+        match (self.0)(batch) {
+            Some(fault) => Err(fault),
+            None => Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect()),
         }
     }
+}
+
+/// Fails with a batch that holds the poison.
+fn poisoned(poison: &'static str) -> impl Rules {
+    Faulty(move |batch: &[Readable<'_>]| {
+        batch.iter().any(|entry| value(entry) == poison).then(|| Fault::Trapped("poison".into()))
+    })
+}
+
+/// Takes longer than its limit for more entries than this.
+fn slow_for(entries: usize) -> impl Rules {
+    Faulty(move |batch: &[Readable<'_>]| {
+        (batch.len() > entries).then_some(Fault::TimedOut { limit_ms: 10_000 })
+    })
 }
 
 /// Takes all the time that it is given for a batch with a `loop` in it, and as many
@@ -71,39 +85,15 @@ fn entry(sequence: u64, value: &[u8]) -> Entry {
     Entry { id: EntryId { milliseconds: 1, sequence }, fields, deliveries: 1 }
 }
 
-/// Takes longer than its limit for more entries than this.
-struct SlowFor(usize);
-
-impl Rules for SlowFor {
-    fn digest(&self) -> Digest {
-        Digest::of(b"")
-    }
-
-    fn time_limit(&self) -> Duration {
-        Duration::from_secs(10)
-    }
-
-    fn bounds(&self) -> Bounds {
-        Limits::default().bounds
-    }
-
-    fn process(&self, batch: &[Readable<'_>], time: Duration, _: &mut Powers) -> Result<Vec<Verdict>, Fault> {
-        match batch.len() > self.0 {
-            true => Err(Fault::TimedOut { limit_ms: time.as_millis() }),
-            false => Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect()),
-        }
-    }
-}
-
 #[test]
 fn rules_that_are_too_slow_for_a_whole_batch_are_known() {
     let entries = |count| (0..count).map(|i| entry(i, b"fine")).collect::<Vec<_>>();
     let told = |rules: &dyn Rules, count| judged(rules, 5, entries(count)).too_many_at_once;
-    assert_eq!(told(&SlowFor(100), 100), None);
-    assert_eq!(told(&SlowFor(50), 100), Some(100));
-    assert_eq!(told(&SlowFor(30), 100), Some(50), "a quarter is fine");
-    assert_eq!(told(&SlowFor(0), 8), None, "not even one entry is fine");
-    assert_eq!(told(&Poisoned("fine"), 8), None, "another fault");
+    assert_eq!(told(&slow_for(100), 100), None);
+    assert_eq!(told(&slow_for(50), 100), Some(100));
+    assert_eq!(told(&slow_for(30), 100), Some(50), "a quarter is fine");
+    assert_eq!(told(&slow_for(0), 8), None, "not even one entry is fine");
+    assert_eq!(told(&poisoned("fine"), 8), None, "another fault");
     let mut with_a_loop = entries(7);
     with_a_loop.push(entry(7, b"loop"));
     assert_eq!(
@@ -115,15 +105,15 @@ fn rules_that_are_too_slow_for_a_whole_batch_are_known() {
 
 #[test]
 fn only_the_poison_becomes_a_dead_letter() {
-    for poisoned in 0..7 {
+    for at in 0..7 {
         let entries: Vec<Entry> =
-            (0..7).map(|i| entry(i, if i == poisoned { b"poison" } else { b"fine" })).collect();
-        let judged = judged(&Poisoned("poison"), 5, entries.clone()).entries;
+            (0..7).map(|i| entry(i, if i == at { b"poison" } else { b"fine" })).collect();
+        let judged = judged(&poisoned("poison"), 5, entries.clone()).entries;
         assert_eq!(judged.iter().map(|judged| judged.entry.clone()).collect::<Vec<_>>(), entries);
         for Judged { entry, fate, .. } in judged {
             match fate {
                 Fate::DeadLetter(reason, _) => {
-                    assert_eq!((entry.id.sequence, reason), (poisoned, Reason::Trapped))
+                    assert_eq!((entry.id.sequence, reason), (at, Reason::Trapped))
                 }
                 fate => assert_eq!(fate, Fate::Discard("fine".into())),
             }
@@ -278,7 +268,7 @@ fn what_a_guest_cannot_have_is_kept_in_place() {
     let mut killer = entry(4, b"c");
     killer.deliveries = 6;
     let entries = vec![entry(0, b"a"), deleted, entry(2, b"\xff"), entry(3, b"b"), killer];
-    let judgement = judged(&Poisoned("-"), 5, entries);
+    let judgement = judged(&poisoned("-"), 5, entries);
     let fates: Vec<Fate> = judgement.entries.into_iter().map(|judged| judged.fate).collect();
     assert!(matches!(
         fates.as_slice(),
