@@ -3,10 +3,12 @@
 //! Whatever passes here should be storable. What PostgreSQL refuses all the
 //! same costs its own entry only: see `pipeline`.
 
+mod number;
+
 use std::collections::BTreeSet;
 use std::fmt;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use uuid::Uuid;
 
@@ -159,7 +161,10 @@ fn time(micros: i64, bounds: &Bounds, now: DateTime<Utc>) -> Result<DateTime<Utc
             violation(
                 "time",
                 "time_out_of_range",
-                format!("found {micros} microseconds since the Unix epoch, wanted 4713 BC to AD 262142"),
+                format!(
+                    "found {micros} microseconds since the Unix epoch, wanted 4713 BC to AD 262142{}",
+                    other_unit(micros, bounds, now)
+                ),
             )
         })?;
     match bounds.is_in_window(time, now) {
@@ -168,13 +173,29 @@ fn time(micros: i64, bounds: &Bounds, now: DateTime<Utc>) -> Result<DateTime<Utc
             "time",
             "time_out_of_window",
             format!(
-                "found {}, wanted at most {} days ago (EVENT_AGE_MAX_DAYS) and {} days ahead (EVENT_AHEAD_MAX_DAYS)",
+                "found {}, wanted at most {} days ago (EVENT_AGE_MAX_DAYS) and {} days ahead (EVENT_AHEAD_MAX_DAYS){}",
                 time.to_rfc3339(),
                 bounds.age_max_days,
-                bounds.ahead_max_days
+                bounds.ahead_max_days,
+                other_unit(micros, bounds, now)
             ),
         )),
     }
+}
+
+/// What the number seems to count, if not microseconds: a time of these days in another unit.
+fn other_unit(number: i64, bounds: &Bounds, now: DateTime<Utc>) -> String {
+    let micros = |(_, numerator, denominator): &(&str, i64, i64)| {
+        Some(number.checked_mul(*numerator)? / denominator).and_then(DateTime::from_timestamp_micros)
+    };
+    let is_now = |unit: &&(&str, i64, i64)| {
+        micros(unit).is_some_and(|time| time.year() > 1970 && bounds.is_in_window(time, now))
+    };
+    const UNITS: [(&str, i64, i64); 3] =
+        [("seconds", 1_000_000, 1), ("milliseconds", 1_000, 1), ("nanoseconds", 1, 1_000)];
+    UNITS.iter().find(is_now).map_or(String::new(), |(unit, ..)| {
+        format!("; {number} looks like {unit}, wanted microseconds since the Unix epoch")
+    })
 }
 
 fn text(path: &str, text: String, bounds: &Bounds) -> Result<String, Violation> {
@@ -199,7 +220,18 @@ fn properties(json: String, bounds: &Bounds) -> Result<String, Violation> {
     check_length("properties", &json, bounds)?;
     let mut reader = serde_json::Deserializer::from_str(&json);
     match StorableObject(bounds.json_depth).deserialize(&mut reader).and_then(|()| reader.end()) {
-        Ok(()) => Ok(json),
+        Ok(()) => match number::beyond_numeric(&json) {
+            None => Ok(json),
+            Some(number) => Err(violation(
+                "properties",
+                "invalid_properties",
+                format!(
+                    "found the number {}, wanted one that PostgreSQL's numeric holds, of at most {} digits after the point",
+                    quoted(number),
+                    number::SCALE_MAX
+                ),
+            )),
+        },
         Err(error) => Err(violation(
             "properties",
             "invalid_properties",

@@ -1,8 +1,9 @@
 //! What each field of an event must be.
 
 use std::borrow::Cow;
+use std::fmt;
 
-use chrono::DateTime;
+use chrono::{DateTime, Timelike as _};
 use uuid::Uuid;
 
 use crate::fields::{Field, Fields, Value, object, wrong_type};
@@ -66,14 +67,25 @@ fn label(field: &Field<'_>) -> Result<String, Violation> {
 /// the first second of the next minute, as PostgreSQL has it.
 fn time(field: &Field<'_>) -> Result<i64, Violation> {
     let text = string(field)?;
-    DateTime::parse_from_rfc3339(&text).map(|time| time.timestamp_micros()).map_err(|error| {
+    let refusal = |why: &dyn fmt::Display| {
         let message = format!(
             "found {}, expected RFC 3339 with an offset such as \
-             `2026-01-18T22:17:34.827Z` ({error})",
+             `2026-01-18T22:17:34.827Z` ({why})",
             quote(&text)
         );
         violation(field.name, Code::InvalidTimestamp, message)
-    })
+    };
+    // chrono takes more: a space or an underscore for the `T`, U+2212 for the minus.
+    if !text.is_ascii() || !matches!(text.as_bytes().get(10), None | Some(b'T' | b't')) {
+        return Err(refusal(&"input contains invalid characters"));
+    }
+    let time = DateTime::parse_from_rfc3339(&text).map_err(|error| refusal(&error))?;
+    let is_leap_second = time.timestamp_subsec_nanos() >= 1_000_000_000;
+    let utc = time.naive_utc().time();
+    if is_leap_second && (utc.hour(), utc.minute()) != (23, 59) {
+        return Err(refusal(&"a leap second is the last of a day in UTC"));
+    }
+    Ok(time.timestamp_micros())
 }
 
 fn properties(field: &Field<'_>) -> Result<Option<String>, Violation> {

@@ -14,6 +14,12 @@ const MAX_DEPTH: usize = 127;
 /// the greatest has 309 digits.
 const SAFE_DIGITS: usize = 300;
 
+/// PostgreSQL reads no greater one, even of 0: half of the greatest number of 32 bits.
+const MAX_EXPONENT: u64 = 1 << 30;
+
+/// Digits after the point of a number, at most, once its exponent is written out: where PostgreSQL's `numeric` ends.
+const MAX_SCALE: i64 = 16_383;
+
 type Refusal = (Code, String);
 
 /// Checks a text that is known to be well-formed JSON, which makes this simple:
@@ -101,10 +107,30 @@ fn check_number(number: &[u8]) -> Result<(), Refusal> {
     }
     let number = String::from_utf8_lossy(number);
     match number.parse::<f64>() {
+        Ok(value) if value.is_finite() && scale(&number) > MAX_SCALE => {
+            let message = format!(
+                "found {}, expected one that PostgreSQL's `numeric` holds, of at most {MAX_SCALE} digits after the point",
+                quote(&number)
+            );
+            Err((Code::OutOfRange, message))
+        }
         Ok(value) if value.is_finite() => Ok(()),
         _ => {
             let message = format!("found {}, expected a number within a 64-bit float", quote(&number));
             Err((Code::OutOfRange, message))
         }
+    }
+}
+
+/// The digits of a number after its point, once its exponent is written out; very many if the exponent is beyond what
+/// `numeric` reads at all.
+fn scale(number: &str) -> i64 {
+    let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
+    let fraction = digits.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+    match exponent.parse::<i64>() {
+        Ok(exponent) if exponent.unsigned_abs() < MAX_EXPONENT => {
+            i64::try_from(fraction).unwrap_or(i64::MAX).saturating_sub(exponent)
+        }
+        _ => i64::MAX,
     }
 }

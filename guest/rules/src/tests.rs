@@ -267,6 +267,12 @@ fn invalid_timestamp() {
         "2026-01-18T22:17:34+24:00",
         "2026-01-18T22:17:34Z ",
         "+12026-01-18T22:17:34Z",
+        "2026-01-18 22:17:34Z",
+        "2026-01-18_22:17:34Z",
+        "2026-01-18T22:17:34\u{2212}08:00",
+        // Not the last second of a day in UTC.
+        "2026-01-18T23:58:60Z",
+        "2026-01-18T23:59:60+01:00",
     ] {
         assert_refused(
             &flat_with("timestamp", time),
@@ -282,13 +288,14 @@ fn timestamps_become_microseconds() {
     for (time, micros) in [
         (TIME, MICROS),
         ("2026-01-18t22:17:34.827z", MICROS),
-        ("2026-01-18 23:17:34.827+01:00", MICROS),
+        ("2026-01-18T23:17:34.827+01:00", MICROS),
         ("2026-01-18T22:17:34.8270009999999Z", MICROS),
         ("2026-01-18T22:17:34.827-00:00", MICROS),
         // Cut off towards the past before 1970 too.
         ("1969-12-31T23:59:59.9999999Z", -1),
         // A leap second is the first second of the next minute.
         ("2016-12-31T23:59:60.5Z", 1_483_228_800_500_000),
+        ("2017-01-01T00:59:60.5+01:00", 1_483_228_800_500_000),
         ("0000-01-01T00:00:00+23:59", -62_167_305_540_000_000),
         ("9999-12-31T23:59:59.999999-23:59", 253_402_387_139_999_999),
     ] {
@@ -302,7 +309,32 @@ fn out_of_range() {
         let properties = format!(r#"{{"a":[0,{number}]}}"#);
         assert_refused(&flat_with("properties", &properties), "properties", Code::OutOfRange, &number[..4]);
     }
-    for number in ["1e308", "-1e-999", "123456789012345678901234567890", &"9".repeat(308)] {
+    // A float holds them, as 0, and `numeric` does not.
+    for number in [
+        "1e-16384",
+        "-123e-10000000",
+        "1.5e-99999999999999999999",
+        "0e99999999999",
+        &format!("0.{}1", "0".repeat(16_383)),
+    ] {
+        let properties = format!(r#"{{"a":[0,{number}]}}"#);
+        assert_refused(
+            &flat_with("properties", &properties),
+            "properties",
+            Code::OutOfRange,
+            "after the point",
+        );
+    }
+    for number in [
+        "1e308",
+        "-1e-999",
+        "1e-16383",
+        "1.5e-16382",
+        "1000e-16383",
+        "0e999",
+        "123456789012345678901234567890",
+        &"9".repeat(308),
+    ] {
         accepted(&data_with(&format!(r#""properties":{{"a":{number}}}"#)));
     }
 }

@@ -210,7 +210,7 @@ impl Rules for Large {
     }
 
     fn bounds(&self) -> Bounds {
-        Bounds { rows: 1_000, output_bytes: 100_000, ..Limits::default().bounds }
+        Bounds { rows: 1_000, output_bytes: 100_000, age_max_days: 100_000, ..Limits::default().bounds }
     }
 
     fn process(&self, batch: &[Readable<'_>], _: Duration, _: &mut Powers) -> Result<Vec<Verdict>, Fault> {

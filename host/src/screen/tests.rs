@@ -216,6 +216,19 @@ fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
     for micros in [-10 * DAY_MICROS - 1, 2 * DAY_MICROS + 1] {
         assert_eq!(code(Verdict::Accept(claim(micros)), &bounds), "time_out_of_window", "{micros}");
     }
+    let message = |micros: i64| match screen(
+        Verdict::Accept(Claim { time: micros, ..claim(0) }),
+        &Limits::default().bounds,
+        now,
+    ) {
+        Fate::DeadLetter(_, violations) => violations.into_iter().map(|found| found.message).collect(),
+        _ => String::new(),
+    };
+    let micros = now.timestamp_micros();
+    assert!(message(micros / 1_000).contains("looks like milliseconds"), "{}", message(micros / 1_000));
+    assert!(message(micros / 1_000_000).contains("looks like seconds"));
+    assert!(message(micros * 1_000).contains("looks like nanoseconds"));
+    assert!(!message(micros * 3).contains("looks like"));
     let weeks = |count: i64| Verdict::Expand((0..count).map(|i| claim(-i * 7 * DAY_MICROS)).collect());
     let bounds = Limits::default().bounds;
     assert_eq!(code(weeks(64), &bounds), "");
