@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 /// The ID that Redis gave a stream entry: `<milliseconds>-<sequence>`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId {
     /// Milliseconds since the Unix epoch.
     pub milliseconds: u64,
@@ -220,6 +220,17 @@ pub struct Judged {
     pub fate: Fate,
     /// The version of the rules that decided.
     pub digest: Digest,
+}
+
+impl Judged {
+    /// The keys of its rows.
+    pub fn keys(&self) -> impl Iterator<Item = (Uuid, DateTime<Utc>)> {
+        let events = match &self.fate {
+            Fate::Store(events) => events.as_slice(),
+            Fate::DeadLetter(..) | Fate::Discard(_) => &[],
+        };
+        events.iter().map(Event::key)
+    }
 }
 
 /// The SHA-256 of a component: the name of a version of the rules.

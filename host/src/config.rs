@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
+use std::io::Read as _;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,9 +46,26 @@ pub struct Config {
     /// `REDIS_URL`.
     #[serde(default, skip_serializing)]
     pub redis_url: Secret,
+    /// `REDIS_URL_FILE`.
+    #[serde(default)]
+    pub redis_url_file: Option<PathBuf>,
+    /// `REDIS_TLS_CA_FILE`.
+    #[serde(default)]
+    pub redis_tls_ca_file: Option<PathBuf>,
+    /// `REDIS_TLS_CERT_FILE`.
+    #[serde(default)]
+    pub redis_tls_cert_file: Option<PathBuf>,
+    /// `REDIS_TLS_KEY_FILE`.
+    #[serde(default)]
+    pub redis_tls_key_file: Option<PathBuf>,
+    /// `REDIS_SILENCE_MS`.
+    pub redis_silence_ms: u64,
     /// `POSTGRES_URL`.
     #[serde(default, skip_serializing)]
     pub postgres_url: Secret,
+    /// `POSTGRES_URL_FILE`.
+    #[serde(default)]
+    pub postgres_url_file: Option<PathBuf>,
     /// `POSTGRES_CONNECTIONS`.
     pub postgres_connections: usize,
     /// `CONSUMER_NAME`.
@@ -93,15 +111,44 @@ pub enum LogFormat {
 #[derive(Clone, Default)]
 pub struct Secret(String);
 
-impl Secret {
-    /// The value itself. Never for a log, an error or a help page.
-    fn required(&self, name: &'static str) -> Result<&str, Error> {
-        if self.0.is_empty() {
-            return Err(missing(name).into());
+/// Where the URL of a server comes from: the settings, or a file that somebody may write anew while the service runs.
+#[derive(Clone, Debug)]
+pub struct UrlSource {
+    name: &'static str,
+    given: Secret,
+    file: Option<PathBuf>,
+}
+
+impl UrlSource {
+    /// Whether it can change.
+    pub fn is_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// The URL as it is now. Never for a log, an error or a help page.
+    pub fn read(&self) -> Result<String, Error> {
+        let Self { name, given: Secret(given), file } = self;
+        match (file, given.is_empty()) {
+            (None, true) => Err(missing(name).into()),
+            (None, false) => Ok(given.clone()),
+            (Some(_), false) => Err(Problem::TwoUrls(name).into()),
+            (Some(file), true) => {
+                let unreadable = |source| Problem::UnreadableFile { file: file.clone(), source };
+                let mut url = String::new();
+                let opened = std::fs::File::open(file).map_err(unreadable)?;
+                // No URL is longer, and no device or log file is to fill the memory.
+                opened.take(URL_MAX_BYTES).read_to_string(&mut url).map_err(unreadable)?;
+                match url.trim() {
+                    "" => Err(Problem::EmptyUrlFile(file.clone()).into()),
+                    url => Ok(url.to_owned()),
+                }
+            }
         }
-        Ok(&self.0)
     }
 }
+
+/// The bytes that are read of a file with a URL.
+const URL_MAX_BYTES: u64 = 64 << 10;
 
 impl From<String> for Secret {
     fn from(value: String) -> Self {
@@ -139,6 +186,12 @@ enum Problem {
     /// A file that is there, and cannot be read.
     #[error("the file {file} cannot be read: {source}; wanted a text file that this user may read")]
     UnreadableFile { file: PathBuf, source: std::io::Error },
+    /// A setting, and the file that has the same.
+    #[error("{0} and {0}_FILE are both set; wanted one of them")]
+    TwoUrls(&'static str),
+    /// A file with nothing in it.
+    #[error("the file {0} is empty; wanted a URL in it")]
+    EmptyUrlFile(PathBuf),
     /// A file of another form. The place is told, not what stands there.
     #[error("the file {file}{place}: {message}; wanted TOML, with text in quotes")]
     NoToml { file: PathBuf, place: String, message: String },
@@ -200,7 +253,13 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             redis_url: Secret::default(),
+            redis_url_file: None,
+            redis_tls_ca_file: None,
+            redis_tls_cert_file: None,
+            redis_tls_key_file: None,
+            redis_silence_ms: 10_000,
             postgres_url: Secret::default(),
+            postgres_url_file: None,
             postgres_connections: 10,
             consumer_name: "consumer-1".into(),
             monitoring_interval_ms: 10_000,
@@ -237,6 +296,7 @@ impl Config {
         short_text("CONSUMER_NAME", &config.consumer_name)?;
         within("POSTGRES_CONNECTIONS", config.postgres_connections, 1..=1_000)?;
         within("MONITORING_INTERVAL_MS", config.monitoring_interval_ms, 100..=3_600_000)?;
+        within("REDIS_SILENCE_MS", config.redis_silence_ms, 1_000..=3_600_000)?;
         within("GUEST_CODE_BYTES", config.guest_code_bytes, 16 << 20..=1 << 40)?;
         config.statements.iter().try_for_each(|(name, statement)| statement.check(name))?;
         config.has_named_tenants = layers.contains(TENANTS);
@@ -248,14 +308,15 @@ impl Config {
         Ok(config)
     }
 
-    /// `REDIS_URL`, which has no default.
-    pub fn redis_url(&self) -> Result<&str, Error> {
-        self.redis_url.required("REDIS_URL")
+    /// `REDIS_URL`, which has no default, or `REDIS_URL_FILE`.
+    pub fn redis_url(&self) -> UrlSource {
+        UrlSource { name: "REDIS_URL", given: self.redis_url.clone(), file: self.redis_url_file.clone() }
     }
 
-    /// `POSTGRES_URL`, which has no default.
-    pub fn postgres_url(&self) -> Result<&str, Error> {
-        self.postgres_url.required("POSTGRES_URL")
+    /// `POSTGRES_URL`, which has no default, or `POSTGRES_URL_FILE`.
+    pub fn postgres_url(&self) -> UrlSource {
+        let (given, file) = (self.postgres_url.clone(), self.postgres_url_file.clone());
+        UrlSource { name: "POSTGRES_URL", given, file }
     }
 
     /// `POSTGRES_CONNECTIONS`, or more where a tenant would otherwise not have its `COMMITS_IN_FLIGHT`.

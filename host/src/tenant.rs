@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
+use crate::batch::EntryId;
 use crate::config::{Config, Tenant, TenantName};
 use crate::guests::{self, Folders, Guests, Refused};
 use crate::metrics::{Counters, Reporter, Server};
@@ -16,7 +17,7 @@ use crate::pipeline::{self, Pipeline, RulesInForce};
 use crate::retry::Backoff;
 use crate::sandbox::Sandboxes;
 use crate::store;
-use crate::store::{Archive, Database, Filter, Remedy, Store};
+use crate::store::{Archive, Database, Filter, Store};
 use crate::stream::{self, Redis, Stream};
 
 /// How long the batches in flight may take to be committed and acknowledged
@@ -25,6 +26,9 @@ const DRAIN: Duration = Duration::from_secs(3);
 
 /// How long a start waits until it is noted which rules are in force.
 const NOTING: Duration = Duration::from_secs(2);
+
+/// How long the exit waits until the consumer has left its group.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// A run that lasted so long before it failed went well: the delays begin anew.
 const WELL: Duration = Duration::from_secs(60);
@@ -60,6 +64,17 @@ pub enum Error {
     Panicked(#[from] tokio::task::JoinError),
 }
 
+impl Error {
+    fn is_of_credentials(&self) -> bool {
+        match self {
+            Self::Stream(error) => error.is_of_credentials(),
+            Self::Store { source, .. } => source.is_of_credentials(),
+            Self::Pipeline(error) => error.is_of_credentials(),
+            Self::StoreUrl(_) | Self::Guest(_) | Self::Sandbox(_) | Self::Panicked(_) => false,
+        }
+    }
+}
+
 /// What all tenants share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -86,6 +101,8 @@ pub(crate) struct Run {
     rules: Option<Watched>,
     /// What is not compiled again when it is started again.
     refused: Option<Refused>,
+    /// Whether both servers were once as they must be.
+    has_run: bool,
     shutdown: CancellationToken,
 }
 
@@ -100,13 +117,35 @@ impl Run {
     pub(crate) fn new(shared: Arc<Shared>, tenant: Tenant, shutdown: CancellationToken) -> Self {
         let gauge = shared.redis.stream(&shared.config, &tenant).gauge();
         let reporter = Reporter::new(&shared.config, &tenant.name, gauge);
-        Self { shared, tenant, counters: Arc::default(), reporter, rules: None, refused: None, shutdown }
+        Self {
+            shared,
+            tenant,
+            counters: Arc::default(),
+            reporter,
+            rules: None,
+            refused: None,
+            has_run: false,
+            shutdown,
+        }
     }
 
-    /// Until the shutdown, or an error.
+    /// Until the shutdown, or an error. Credentials that were good before may be so again: somebody changes them.
     pub(crate) async fn once(mut self) -> Result<(), Error> {
         let shutdown = self.shutdown.clone();
-        self.serve(shutdown).await
+        let mut backoff = Backoff::slow();
+        loop {
+            let error = match self.serve(shutdown.child_token()).await {
+                Err(error) if error.is_of_credentials() && self.has_run => error,
+                outcome => return outcome,
+            };
+            let delay = backoff.delay();
+            tracing::error!(%error, again_in_s = delay.as_secs(), "a server does not let us in any more; trying again later");
+            self.counters.failed();
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.reporter.run(&self.counters, &shutdown) => return Ok(()),
+            }
+        }
     }
 
     /// Until the shutdown. After an error it is started again, with growing
@@ -181,11 +220,12 @@ impl Run {
         let Shared { config, redis, database, .. } = &*self.shared;
         let (tenant, counters, reporter) = (&self.tenant, &self.counters, &mut self.reporter);
         let (stream, store) = (redis.stream(config, tenant), database.store(tenant));
-        tokio::select! {
+        let last_decided = tokio::select! {
             prepared = prepare(&stream, &store, tenant, &rules, counters) => prepared?,
             () = reporter.run(counters, &shutdown) => return Ok(()),
-        }
+        };
         counters.started();
+        self.has_run = true;
         tracing::info!(
             redis = redis.address(),
             postgres = database.address(),
@@ -195,17 +235,21 @@ impl Run {
             "running"
         );
         // What was trimmed while nobody read shows before the first read only.
-        reporter.look_for_losses().await;
+        reporter.look_for_losses(counters).await;
 
         let noting = note_swaps(store.clone(), tenant.clone(), rules.clone());
         let _noting = AbortOnDropHandle::new(tokio::spawn(noting.in_current_span()));
         let tidying = tidy(stream.clone(), store.clone(), tenant.clone());
         let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying.in_current_span()));
+        let forgetting = forget_decided(store.clone(), tenant.decided_kept());
+        let _forgetting = AbortOnDropHandle::new(tokio::spawn(forgetting.in_current_span()));
         let pipeline = Pipeline {
             reader: stream.reader(tenant),
             rules,
             store,
+            last_decided,
             acknowledger: stream.acknowledger(),
+            attempts: stream.attempts(),
             counters: Arc::clone(counters),
         };
         let reporting = shutdown.child_token();
@@ -218,7 +262,15 @@ impl Run {
             reporter.run(counters, &reporting),
         );
         reporter.report(counters).await;
-        Ok(outcome?)
+        outcome?;
+        if shutdown.is_cancelled() {
+            // A try, while somebody waits for the exit.
+            let left = tokio::time::timeout(LEAVING, stream.leave()).await;
+            if let Ok(Err(error)) = left {
+                tracing::debug!(%error, "the consumer stays in its group");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -269,6 +321,31 @@ async fn note_swaps(store: Store, tenant: Tenant, mut rules: RulesInForce) {
         }
         if rules.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Between two deletions of what was decided.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
+
+/// Deletes what was decided so long ago that it does not come again, until the run ends.
+async fn forget_decided(store: Store, kept: Duration) {
+    let mut ticks = tokio::time::interval(FORGET_EVERY);
+    let mut backoff = Backoff::default();
+    // Who has nothing to do asks PostgreSQL nothing.
+    let (mut given, mut given_at) = (0, Instant::now());
+    loop {
+        ticks.tick().await;
+        if store.numbers_given() != given {
+            (given, given_at) = (store.numbers_given(), Instant::now());
+        }
+        if given == 0 || given_at.elapsed() > kept + 3 * FORGET_EVERY {
+            continue;
+        }
+        if let Err(error) = store.forget_decided(kept).await
+            && backoff.is_news()
+        {
+            tracing::warn!(%error, "what was decided long ago was not deleted; trying again");
         }
     }
 }
@@ -326,21 +403,22 @@ async fn purge(store: &Store, tenant: &TenantName, days: u32) -> Result<u64, sto
 /// Deletes the record of commits of which nothing is pending any more.
 async fn forget(stream: &Stream, store: &Store) -> Result<(), pipeline::Error> {
     for leftover in store.leftovers().await? {
-        if !stream.is_pending(leftover.first, leftover.last).await? {
+        let end = EntryId { milliseconds: leftover.last, sequence: u64::MAX };
+        if !stream.is_pending(EntryId { milliseconds: leftover.first, sequence: 0 }, end).await? {
             store.forget(&leftover).await?;
         }
     }
     Ok(())
 }
 
-/// Waits until both servers are there and as they must be.
+/// Waits until both servers are there and as they must be; gives the greatest ID that is known to have been decided.
 async fn prepare(
     stream: &Stream,
     store: &Store,
     tenant: &Tenant,
     rules: &RulesInForce,
     counters: &Counters,
-) -> Result<(), Error> {
+) -> Result<Option<EntryId>, Error> {
     let redis = async {
         let mut backoff = Backoff::default();
         while let Err(error) = stream.prepare().await {
@@ -360,10 +438,15 @@ async fn prepare(
         let mut backoff = Backoff::default();
         let prepare = async || {
             store.prepare().await?;
-            store.enlist(pipeline::places(tenant)).await
+            store.enlist(pipeline::places(tenant)).await?;
+            store.last_decided().await
         };
-        while let Err(source) = prepare().await {
-            if !matches!(source.remedy(), Remedy::Retry | Remedy::Split) {
+        let last_decided = loop {
+            let source = match prepare().await {
+                Ok(last_decided) => break last_decided,
+                Err(source) => source,
+            };
+            if !source.may_pass() {
                 return Err(Error::Store { address: store.database().address().to_owned(), source });
             }
             counters.waits_for(Server::Postgres, true);
@@ -371,14 +454,14 @@ async fn prepare(
                 tracing::warn!(error = %source, database = store.database().address(), "waiting for postgres");
             }
             backoff.wait().await;
-        }
+        };
         counters.waits_for(Server::Postgres, false);
         // So that a replay knows of it at once. No reason to wait for long, nor not to start: see `note_swaps`.
         let component = rules.borrow().digest();
         let _ = tokio::time::timeout(NOTING, store.note_rules_in_force(component, tenant)).await;
-        Ok(())
+        Ok(last_decided)
     };
-    tokio::try_join!(redis, postgres).map(|((), ())| ())
+    tokio::try_join!(redis, postgres).map(|((), last_decided)| last_decided)
 }
 
 /// The pipeline's outcome; after the shutdown, not longer than [`DRAIN`].

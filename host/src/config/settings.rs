@@ -32,11 +32,31 @@ const fn value(name: &'static str, default: &'static str, meaning: &'static str)
 }
 
 /// All settings, in the order in which people meet them.
-pub const SETTINGS: [Setting; 39] = [
+pub const SETTINGS: [Setting; 47] = [
     text(
         "REDIS_URL",
         None,
         "Redis 7.0 or later: `redis://[user:password@]host:port[/db]`, `rediss://` with TLS",
+    )
+    .of_service(),
+    text(
+        "REDIS_URL_FILE",
+        None,
+        "a file with the URL instead, read again at each connection: for credentials that are changed while the service runs",
+    )
+    .of_service(),
+    text(
+        "REDIS_TLS_CA_FILE",
+        None,
+        "certificates in PEM form of the authorities that Redis' certificate may come from; unset: those of the system",
+    )
+    .of_service(),
+    text("REDIS_TLS_CERT_FILE", None, "the certificate in PEM form that Redis asks of us, with REDIS_TLS_KEY_FILE").of_service(),
+    text("REDIS_TLS_KEY_FILE", None, "the key in PEM form of that certificate").of_service(),
+    value(
+        "REDIS_SILENCE_MS",
+        "10000",
+        "a connection to Redis from which the network brings no sign of life for so long is given up, by TCP keepalive; 1000 to 3600000",
     )
     .of_service(),
     text(
@@ -45,6 +65,7 @@ pub const SETTINGS: [Setting; 39] = [
         "PostgreSQL 14 or later with TimescaleDB: `postgres://user:password@host:port/database`",
     )
     .of_service(),
+    text("POSTGRES_URL_FILE", None, "a file with the URL instead, read again at each connection").of_service(),
     value(
         "POSTGRES_CONNECTIONS",
         "10",
@@ -103,10 +124,10 @@ pub const SETTINGS: [Setting; 39] = [
     value("GUEST_JSON_DEPTH", "127", "levels of properties; 1 to 127"),
     value(
         "EVENT_AGE_MAX_DAYS",
-        "800000",
-        "an event that happened longer ago becomes a dead letter: each week of events is a chunk of the table; of a tenant NAME: `36500`; 1 to 100000000",
+        "18262",
+        "an event that happened longer ago, 50 years by default, becomes a dead letter: each week of events is a chunk of the table; 1 to 100000000",
     ),
-    value("EVENT_AHEAD_MAX_DAYS", "3000000", "the same of an event that is so far ahead of the clock; of a tenant NAME: `3650`; 1 to 100000000"),
+    value("EVENT_AHEAD_MAX_DAYS", "366", "the same of an event that is so far ahead of the clock; 1 to 100000000"),
     value("GUEST_LOG_BYTES", "4096", "what is logged of what the guest prints in one call; 0 to 1 MiB"),
     value("GUEST_COMPONENT_BYTES", "67108864", "a component file; 1 KiB to 1 GiB"),
     value("GUEST_COMPILE_MS", "60000", "processor time that a component may take to compile; 100 to 600000"),
@@ -135,7 +156,17 @@ pub const SETTINGS: [Setting; 39] = [
     value(
         "DELIVERIES_MAX",
         "10",
-        "an entry delivered more often without an end becomes a dead letter; 4 to 1000",
+        "an entry that the rules were asked about so often when the process died becomes a dead letter; 4 to 1000",
+    ),
+    value(
+        "ROW_RETRY_MS",
+        "30000",
+        "how long a row is tried again that PostgreSQL refuses with an error that may pass, while it takes other rows; then it becomes a dead letter; at most half of CLAIM_MIN_IDLE_MS counts; 0 to 3600000",
+    ),
+    value(
+        "DECIDED_KEPT_S",
+        "600",
+        "how long it is known of an entry that it was decided, after that: so long a group may be set back, or Redis restored, and rules are not asked about it again; 10 to 604800",
     ),
     value(
         "DEAD_LETTER_RETENTION_DAYS",

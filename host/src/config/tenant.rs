@@ -73,6 +73,10 @@ pub struct Tenant {
     pub claim_min_idle_ms: u64,
     /// `DELIVERIES_MAX`.
     pub deliveries_max: u64,
+    /// `ROW_RETRY_MS`.
+    pub row_retry_ms: u64,
+    /// `DECIDED_KEPT_S`.
+    pub decided_kept_s: u64,
     /// `DEAD_LETTER_RETENTION_DAYS`, 0 for ever.
     pub dead_letter_retention_days: u32,
     /// `[grants]`, in the file only.
@@ -107,15 +111,17 @@ impl Default for Tenant {
             guest_rows: 100_000,
             guest_string_bytes: 16 << 20,
             guest_json_depth: 127,
-            // Whatever RFC 3339 can write: the years 0 to 9999.
-            event_age_max_days: 800_000,
-            event_ahead_max_days: 3_000_000,
+            // 50 years and one: a clock that is wrong could make a chunk of each week that there is.
+            event_age_max_days: 18_262,
+            event_ahead_max_days: 366,
             guest_log_bytes: 4 << 10,
             guest_component_bytes: 64 << 20,
             guest_compile_ms: 60_000,
             guest_compile_memory_bytes: 2 << 30,
             claim_min_idle_ms: 60_000,
             deliveries_max: 10,
+            row_retry_ms: 30_000,
+            decided_kept_s: 600,
             dead_letter_retention_days: 0,
             grants: Grants::default(),
             statements: BTreeMap::new(),
@@ -131,9 +137,7 @@ impl Tenant {
             true => TableName::default(),
             false => TableName(format!("events_{name}")),
         };
-        // It may be a stranger, who could make a chunk of each week that there is.
-        let (event_age_max_days, event_ahead_max_days) = (36_500, 3_650);
-        Self { name, events_table, event_age_max_days, event_ahead_max_days, ..Self::default() }
+        Self { name, events_table, ..Self::default() }
     }
 
     /// With what is set in `layers`, checked. The statements are all that the operator has named.
@@ -160,12 +164,24 @@ impl Tenant {
         self.check_guest()?;
         within("CLAIM_MIN_IDLE_MS", self.claim_min_idle_ms, 100..=86_400_000)?;
         within("DELIVERIES_MAX", self.deliveries_max, 4..=1_000)?;
+        within("DECIDED_KEPT_S", self.decided_kept_s, 10..=604_800)?;
+        within("ROW_RETRY_MS", self.row_retry_ms, 0..=3_600_000)?;
         within("DEAD_LETTER_RETENTION_DAYS", self.dead_letter_retention_days, 0..=36_500)
     }
 
     /// `PARTIAL_BATCH_DELAY_MS` as a duration.
     pub fn partial_batch_delay(&self) -> Duration {
         Duration::from_millis(self.partial_batch_delay_ms)
+    }
+
+    /// `ROW_RETRY_MS`, but no longer than until others would take the entry over, and begin anew.
+    pub fn row_retry(&self) -> Duration {
+        Duration::from_millis(self.row_retry_ms.min(self.claim_min_idle_ms / 2))
+    }
+
+    /// `DECIDED_KEPT_S` as a duration.
+    pub fn decided_kept(&self) -> Duration {
+        Duration::from_secs(self.decided_kept_s)
     }
 
     fn check_guest(&self) -> Result<(), Problem> {

@@ -33,6 +33,8 @@ pub struct Counters {
 struct Totals {
     /// Entries read, those that were delivered again included.
     delivered: u64,
+    /// Entries that were gone before their turn.
+    lost: u64,
     tally: Tally,
     breaches: Breaches,
     batches: u64,
@@ -130,6 +132,21 @@ impl Counters {
         }
     }
 
+    /// So many more entries were gone before the group was given them. Told at once.
+    pub fn lost(&self, entries: u64) {
+        if entries == 0 {
+            return;
+        }
+        let mut totals = self.totals();
+        totals.lost += entries;
+        tracing::error!(
+            entries,
+            in_total = totals.lost,
+            "entries are lost: they were trimmed from the stream, or deleted with it, before they were read; \
+             give the stream a higher MAXLEN, or the service more room"
+        );
+    }
+
     fn totals(&self) -> MutexGuard<'_, Totals> {
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,8 +160,6 @@ pub struct Reporter {
     /// When the next line is due; not before the first [`Reporter::run`].
     next: Option<tokio::time::Instant>,
     last: (Instant, u64),
-    /// Entries that were trimmed before they were read.
-    lost: u64,
 }
 
 impl Reporter {
@@ -157,7 +172,6 @@ impl Reporter {
             interval,
             next: None,
             last: (Instant::now(), 0),
-            lost: 0,
         }
     }
 
@@ -176,12 +190,12 @@ impl Reporter {
     }
 
     /// Tells of entries that were trimmed from the stream before they were read.
-    pub async fn look_for_losses(&mut self) {
-        self.levels().await;
+    pub async fn look_for_losses(&mut self, counters: &Counters) {
+        self.levels(counters).await;
     }
 
     /// The stream's levels, if they can be had; losses are told at once.
-    async fn levels(&mut self) -> Option<Levels> {
+    async fn levels(&mut self, counters: &Counters) -> Option<Levels> {
         // Not longer than this: the last report comes while somebody waits for the exit.
         let levels = match tokio::time::timeout(Duration::from_secs(1), self.gauge.levels()).await {
             Ok(Ok(levels)) => levels,
@@ -194,21 +208,13 @@ impl Reporter {
                 return None;
             }
         };
-        if levels.lost > 0 {
-            self.lost += levels.lost;
-            tracing::error!(
-                entries = levels.lost,
-                in_total = self.lost,
-                "entries are lost: they were trimmed from the stream before they were read; \
-                 give the stream a higher MAXLEN, or the service more room"
-            );
-        }
+        counters.lost(levels.lost);
         Some(levels)
     }
 
     /// One line of CSV and one of the log, of this moment.
     pub async fn report(&mut self, counters: &Counters) {
-        let levels = self.levels().await;
+        let levels = self.levels(counters).await;
         *counters.lag.lock().unwrap_or_else(PoisonError::into_inner) = levels.and_then(|levels| levels.lag);
         let totals = *counters.totals();
         let tally = totals.tally;
@@ -233,7 +239,7 @@ impl Reporter {
             dead_lettered = tally.dead_lettered,
             delivered = totals.delivered,
             in_flight = totals.delivered.saturating_sub(tally.total()),
-            lost = self.lost,
+            lost = totals.lost,
             lag = record.lag,
             pending = levels.map(|levels| levels.pending),
             stream_length = levels.map(|levels| levels.length),

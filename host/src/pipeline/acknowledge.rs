@@ -5,41 +5,52 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::Error;
-use super::flight::CommittedBatch;
+use super::flight::{CommittedBatch, Flight};
 use crate::metrics::{Counters, Server};
 use crate::retry::Backoff;
-use crate::stream::Acknowledger;
+use crate::stream::{Acknowledger, Unacknowledged};
 
 /// Acknowledges what is committed, until Redis has it. Only then does it count.
+///
+/// What Redis refuses to be told, because its rules have published something and Redis is out of memory, holds up
+/// nothing that is committed later. As many batches are here at most as may be in flight.
 pub(super) async fn acknowledge(
     mut acknowledger: Acknowledger,
     counters: Arc<Counters>,
     mut batches: mpsc::Receiver<CommittedBatch>,
 ) -> Result<(), Error> {
     let mut backoff = Backoff::default();
-    while let Some(first) = batches.recv().await {
-        let mut flights = vec![first.flight];
-        let mut committed = vec![first.committed];
-        while let Ok(next) = batches.try_recv() {
-            flights.push(next.flight);
-            committed.push(next.committed);
+    let mut due: Vec<(Unacknowledged, Arc<Flight>)> = Vec::new();
+    let of = |batch: CommittedBatch| (Unacknowledged::new(batch.committed), batch.flight);
+    loop {
+        if due.is_empty() {
+            let Some(batch) = batches.recv().await else { return Ok(()) };
+            due.push(of(batch));
         }
-        while let Err(error) = acknowledger.acknowledge(&committed).await {
-            if error.is_permanent() {
-                return Err(error.into());
-            }
-            counters.waits_for(Server::Redis, true);
-            if backoff.is_news() {
-                tracing::warn!(%error, "acknowledging failed; trying again");
-            }
-            backoff.wait().await;
+        while let Ok(batch) = batches.try_recv() {
+            due.push(of(batch));
         }
-        backoff = Backoff::default();
-        counters.waits_for(Server::Redis, false);
-        for (committed, flight) in committed.iter().zip(flights) {
-            flight.acknowledged(committed.ids().len());
-            counters.ended(committed.tally(), flight.read_at.elapsed());
+        let outcome = acknowledger.acknowledge(due.iter_mut().map(|(batch, _)| batch)).await;
+        for (batch, flight) in due.extract_if(.., |(batch, _)| batch.is_acknowledged()) {
+            flight.acknowledged(batch.entries());
+            counters.ended(batch.tally(), flight.read_at.elapsed());
+        }
+        match outcome {
+            Ok(()) => {
+                backoff = Backoff::default();
+                counters.waits_for(Server::Redis, false);
+            }
+            Err(error) if error.is_permanent() => return Err(error.into()),
+            Err(error) => {
+                counters.waits_for(Server::Redis, true);
+                if backoff.is_news() {
+                    tracing::warn!(%error, "acknowledging failed; trying again");
+                }
+                tokio::select! {
+                    () = backoff.wait() => {}
+                    Some(batch) = batches.recv() => due.push(of(batch)),
+                }
+            }
         }
     }
-    Ok(())
 }

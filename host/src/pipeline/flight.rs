@@ -1,6 +1,6 @@
 //! A batch on its way from one stage to the next, and the places for so many of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -97,6 +97,16 @@ impl Part {
             Self::Judged(entries) => surplus::portions(entries).into_iter().rev().map(Self::Judged).collect(),
             Self::Open(..) => vec![self],
         }
+    }
+
+    /// Whether a row of this one has the key of a row of the other.
+    pub(super) fn has_key_of(&self, other: &Self) -> bool {
+        let keys = |part: &Self| match part {
+            Self::Judged(entries) => entries.iter().flat_map(Judged::keys).collect(),
+            // Nobody knows yet.
+            Self::Open(..) => BTreeSet::new(),
+        };
+        !keys(self).is_disjoint(&keys(other))
     }
 
     /// Splits off the second half.

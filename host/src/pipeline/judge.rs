@@ -14,12 +14,13 @@ use crate::capabilities::{Lost, Powers, Publication};
 use crate::failpoint::failpoint;
 use crate::judge::{Judgement, Rules, judge};
 use crate::metrics::Counters;
+use crate::stream::Attempts;
 use crate::surplus;
 
 /// Judges batch by batch, each by the version that is in force when it begins (invariant 6).
 pub(super) async fn judge_all(
     mut in_force: RulesInForce,
-    deliveries_max: u64,
+    asking: Asking,
     counters: Arc<Counters>,
     rejections: Arc<RejectionLog>,
     slow_rules: Arc<SlowRulesLog>,
@@ -42,8 +43,7 @@ pub(super) async fn judge_all(
         let part = match rules.wants_transaction() {
             true => Part::Open(entries, rules),
             false => {
-                let (judgement, _) =
-                    ask(Arc::clone(&rules), deliveries_max, entries, Powers::default()).await?;
+                let (judgement, _) = asking.ask(Arc::clone(&rules), entries, Powers::default()).await?;
                 // Without a transaction there is none to lose.
                 let Ok(judgement) = judgement else { break };
                 slow_rules.log(rules.as_ref(), &judgement);
@@ -68,20 +68,31 @@ pub(super) fn is_effort(breaches: Breaches, batch: &[Judged], publications: &[Pu
     breaches != Breaches::default() || surplus::is_heavy(batch, publications)
 }
 
-/// Asks the rules on a thread that may block.
-pub(super) async fn ask(
-    rules: Arc<dyn Rules>,
-    deliveries_max: u64,
-    entries: Vec<Entry>,
-    mut powers: Powers,
-) -> Result<(Result<Judgement, Lost>, Powers), Error> {
-    let span = Span::current();
-    let asked = tokio::task::spawn_blocking(move || {
-        let _entered = span.enter();
-        let judgement = judge(rules.as_ref(), deliveries_max, entries, &mut powers);
-        (judgement, powers)
-    });
-    let asked = asked.await?;
-    failpoint!("after_judge");
-    Ok(asked)
+/// How rules are asked.
+#[derive(Clone)]
+pub(super) struct Asking {
+    pub(super) deliveries_max: u64,
+    pub(super) attempts: Attempts,
+}
+
+impl Asking {
+    /// On a thread that may block.
+    pub(super) async fn ask(
+        &self,
+        rules: Arc<dyn Rules>,
+        entries: Vec<Entry>,
+        mut powers: Powers,
+    ) -> Result<(Result<Judgement, Lost>, Powers), Error> {
+        let in_hand = self.attempts.begin(&entries).await;
+        let (span, deliveries_max) = (Span::current(), self.deliveries_max);
+        let asked = tokio::task::spawn_blocking(move || {
+            let _entered = span.enter();
+            let judgement = judge(rules.as_ref(), deliveries_max, entries, &mut powers);
+            (judgement, powers)
+        });
+        let asked = asked.await?;
+        self.attempts.end(in_hand).await;
+        failpoint!("after_judge");
+        Ok(asked)
+    }
 }

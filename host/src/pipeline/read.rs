@@ -8,17 +8,23 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::flight::{CommittedBatch, Flight, Places, ReadBatch};
-use crate::batch::Entry;
+use super::flight::{CommittedBatch, Flight, Place, Places, ReadBatch};
+use crate::batch::{Entry, EntryId};
 use crate::metrics::{Counters, Server};
 use crate::retry::Backoff;
-use crate::store::{Records, Remedy};
-use crate::stream::{Read, Reader};
+use crate::store::{self, Records};
+use crate::stream::{self, Pending, Read, Reader};
 
 pub(super) struct Reading {
     pub(super) reader: Reader,
     pub(super) records: Records,
     pub(super) places: Places,
+    /// The greatest ID that is known to have been delivered.
+    pub(super) last_read: Option<EntryId>,
+    /// When it was told that the group was set back.
+    pub(super) set_back: Backoff,
+    /// Whether all others were fenced since it was.
+    pub(super) has_fenced_all: bool,
     pub(super) partial_batch_delay: Duration,
     pub(super) counters: Arc<Counters>,
     pub(super) to_judge: mpsc::Sender<ReadBatch>,
@@ -32,31 +38,16 @@ impl Reading {
     pub(super) async fn run(mut self) -> Result<(), Error> {
         let mut backoff = Backoff::default();
         while let Some(place) = self.places.take(self.reader.quiet(), &self.shutdown).await {
-            // One decision: what is wanted now, and not what was wanted before the place was there.
-            let is_in_flight = |id| self.places.hold(id);
-            match self.reader.read(place.is_alone, &is_in_flight, &self.shutdown).await {
-                Ok(Read { entries, is_partial, owners }) => {
+            match self.read(place).await? {
+                Outcome::Read { is_partial } => {
                     backoff = Backoff::default();
                     self.counters.waits_for(Server::Redis, false);
-                    self.counters.delivered(entries.len());
-                    let flight = Arc::new(Flight::new(place, &entries, self.shutdown.clone()));
-                    let entries = match owners.is_empty() {
-                        false => self.recall(entries, &owners, &flight).await?,
-                        true => {
-                            self.records.rest();
-                            entries
-                        }
-                    };
-                    let is_empty = entries.is_empty();
-                    if !is_empty && self.to_judge.send(ReadBatch { entries, flight }).await.is_err() {
-                        break; // a later stage failed
-                    }
-                    if is_partial && !is_empty {
+                    if is_partial {
                         pause(self.partial_batch_delay, &self.shutdown).await;
                     }
                 }
-                Err(error) if error.is_permanent() => return Err(error.into()),
-                Err(error) => {
+                Outcome::StageFailed => break,
+                Outcome::Failed(error) => {
                     self.counters.waits_for(Server::Redis, true);
                     if backoff.is_news() && !self.shutdown.is_cancelled() {
                         tracing::warn!(%error, "reading failed; trying again");
@@ -68,43 +59,153 @@ impl Reading {
         Ok(())
     }
 
+    /// Reads into this place, and passes on what nobody has decided yet.
+    async fn read(&mut self, place: Place) -> Result<Outcome, Error> {
+        // One decision: what is wanted now, and not what was wanted before the place was there.
+        let is_in_flight = |id| self.places.hold(id);
+        let read = self.reader.read(place.is_alone, &is_in_flight, &self.shutdown).await;
+        self.counters.lost(self.reader.take_lost());
+        // By any replica.
+        self.last_read = self.last_read.max(Some(self.reader.last_delivered()));
+        let (entries, flight, is_partial) = match read {
+            Ok(Read::Nothing) => return Ok(Outcome::Read { is_partial: false }),
+            Ok(Read::New { entries, is_partial }) => {
+                let flight = self.flight(place, &entries);
+                let (first, last) =
+                    (entries.first().map(|entry| entry.id), entries.last().map(|entry| entry.id));
+                let entries = match first <= self.last_read {
+                    true => self.recall_set_back(entries, &flight).await?,
+                    false => {
+                        self.records.rest();
+                        self.has_fenced_all = false;
+                        entries
+                    }
+                };
+                self.last_read = last.max(self.last_read);
+                (entries, flight, is_partial)
+            }
+            Ok(Read::Pending(pending)) => {
+                // Fenced before they are taken. The other way round, a take of which the reply is lost would leave them
+                // with us, and nobody would know any more whose they were.
+                let owners = pending.iter().map(Pending::owner).collect();
+                if !self.fence(Some(&owners)).await? {
+                    return Ok(Outcome::Read { is_partial: false });
+                }
+                let entries = match self.reader.take(&pending, &self.shutdown).await {
+                    Ok(entries) => entries,
+                    Err(error) if error.is_permanent() => return Err(error.into()),
+                    Err(error) => return Ok(Outcome::Failed(error)),
+                };
+                let flight = self.flight(place, &entries);
+                (self.recall(entries, &flight).await?, flight, false)
+            }
+            Err(error) if error.is_permanent() => return Err(error.into()),
+            Err(error) => return Ok(Outcome::Failed(error)),
+        };
+        if !entries.is_empty() && self.to_judge.send(ReadBatch { entries, flight }).await.is_err() {
+            return Ok(Outcome::StageFailed);
+        }
+        Ok(Outcome::Read { is_partial })
+    }
+
+    fn flight(&self, place: Place, entries: &[Entry]) -> Arc<Flight> {
+        self.counters.delivered(entries.len());
+        Arc::new(Flight::new(place, entries, self.shutdown.clone()))
+    }
+
     /// Those of the entries that nobody has decided yet; the others were
     /// committed before, and are acknowledged. None of either when the shutdown
     /// comes first: they stay pending.
-    async fn recall(
-        &mut self,
-        entries: Vec<Entry>,
-        owners: &BTreeSet<String>,
-        flight: &Arc<Flight>,
-    ) -> Result<Vec<Entry>, Error> {
+    async fn recall(&mut self, entries: Vec<Entry>, flight: &Arc<Flight>) -> Result<Vec<Entry>, Error> {
         if entries.is_empty() {
             return Ok(entries);
         }
         let mut backoff = Backoff::default();
+        let (committed, new) = loop {
+            if self.shutdown.is_cancelled() {
+                return Ok(Vec::new());
+            }
+            match self.records.recall(&entries).await {
+                Ok(recalled) => break recalled,
+                Err(error) => self.wait_for_postgres(error, &mut backoff).await?,
+            }
+        };
+        self.counters.waits_for(Server::Postgres, false);
+        if !committed.ids().is_empty() {
+            tracing::info!(entries = committed.ids().len(), "committed before; acknowledging");
+            let flight = Arc::clone(flight);
+            // A closed channel: acknowledging failed for good. The entries stay pending.
+            let _ = self.to_acknowledge.send(CommittedBatch { committed, flight }).await;
+        }
+        Ok(new)
+    }
+
+    /// Entries that the group was given before, as new ones: somebody has set it back, or Redis has gone back in time.
+    async fn recall_set_back(
+        &mut self,
+        entries: Vec<Entry>,
+        flight: &Arc<Flight>,
+    ) -> Result<Vec<Entry>, Error> {
+        let found = entries.len();
+        let mut new = self.recall(entries, flight).await?;
+        if !new.is_empty() && !std::mem::replace(&mut self.has_fenced_all, true) {
+            // They may be in flight elsewhere, and nobody knows where: they were delivered before the group was set back.
+            if !self.fence(None).await? {
+                return Ok(Vec::new());
+            }
+            new = self.recall(new, flight).await?;
+        }
+        if self.set_back.is_news() {
+            tracing::warn!(
+                entries = found,
+                known = found - new.len(),
+                "entries that were delivered before come again as new ones: was the group set back? Those that are \
+                 known to be decided are acknowledged, and the rules are asked about the others"
+            );
+        }
+        Ok(new)
+    }
+
+    /// Lets these consumers, or all others, commit nothing more of what they have. Not done when the shutdown comes first.
+    async fn fence(&mut self, owners: Option<&BTreeSet<String>>) -> Result<bool, Error> {
+        let mut backoff = Backoff::default();
         while !self.shutdown.is_cancelled() {
-            match self.records.recall(&entries, owners).await {
-                Ok((committed, new)) => {
+            match self.records.fence(owners).await {
+                Ok(()) => {
                     self.counters.waits_for(Server::Postgres, false);
-                    if !committed.ids().is_empty() {
-                        tracing::info!(entries = committed.ids().len(), "committed before; acknowledging");
-                        let flight = Arc::clone(flight);
-                        // A closed channel: acknowledging failed for good. The entries stay pending.
-                        let _ = self.to_acknowledge.send(CommittedBatch { committed, flight }).await;
-                    }
-                    return Ok(new);
+                    return Ok(true);
                 }
-                Err(error) if matches!(error.remedy(), Remedy::Retry | Remedy::Split) => {
-                    self.counters.waits_for(Server::Postgres, true);
-                    if backoff.is_news() {
-                        tracing::warn!(%error, "recalling what was committed failed; trying again");
-                    }
-                    backoff.wait_unless(&self.shutdown).await;
-                }
-                Err(error) => return Err(error.into()),
+                Err(error) => self.wait_for_postgres(error, &mut backoff).await?,
             }
         }
-        Ok(Vec::new())
+        Ok(false)
     }
+
+    /// Before another try.
+    async fn wait_for_postgres(&self, error: store::Error, backoff: &mut Backoff) -> Result<(), Error> {
+        if !error.may_pass() {
+            return Err(error.into());
+        }
+        self.counters.waits_for(Server::Postgres, true);
+        if backoff.is_news() {
+            tracing::warn!(%error, "recalling what was committed failed; trying again");
+        }
+        backoff.wait_unless(&self.shutdown).await;
+        Ok(())
+    }
+}
+
+/// What came of a read.
+enum Outcome {
+    /// It was answered.
+    Read {
+        /// Whether a pause makes the next batch fuller.
+        is_partial: bool,
+    },
+    /// A later stage has failed, which says why.
+    StageFailed,
+    /// It is worth another try.
+    Failed(stream::Error),
 }
 
 async fn pause(delay: Duration, shutdown: &CancellationToken) {

@@ -1,15 +1,18 @@
 //! The third stage: commits, in whole or in parts. Rules with powers are asked here, within the transaction.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use super::Error;
+use super::failure::{Failure, Shape, Step};
 use super::flight::{CommittedBatch, Flight, JudgedBatch, Part};
-use super::judge::{ask, is_effort};
+use super::judge::{Asking, is_effort};
 use super::rejections::RejectionLog;
 use super::slow_rules::SlowRulesLog;
 use crate::batch::{Fate, Judged, Reason, Vec1, Violation};
@@ -18,14 +21,13 @@ use crate::judge::Judgement;
 use crate::metrics::{Counters, Server};
 use crate::retry::Backoff;
 use crate::screen::cut;
-use crate::store::{self, Begun, Committed, Record, Remedy, Session, Writer};
-
-/// So often the server may be short of what a single entry needs before the entry is refused: for about ten seconds.
-const SHORTAGES_MAX: u32 = 10;
+use crate::store::{self, Begun, Committed, Number, Record, Remedy, Session, Writer};
 
 #[derive(Clone)]
 pub(super) struct Writing {
-    pub(super) deliveries_max: u64,
+    pub(super) asking: Asking,
+    /// How long a single entry is tried again that may be at fault itself.
+    pub(super) row_retry: Duration,
     pub(super) counters: Arc<Counters>,
     pub(super) rejections: Arc<RejectionLog>,
     pub(super) slow_rules: Arc<SlowRulesLog>,
@@ -75,17 +77,15 @@ impl Writing {
         let JudgedBatch { part, flight } = batch;
         let mut progress = Progress::new(&flight);
         let mut backoff = Backoff::default();
-        // How often the part that is next has failed.
-        let mut failures = 0;
         // The next one is the last.
-        let mut parts = part.portions();
-        while let Some(mut part) = parts.pop() {
+        let mut left: VecDeque<Left> = part.portions().into_iter().map(Left::new).collect();
+        while let Some(mut next) = left.pop_back() {
+            let number = next.number.get_or_insert_with(|| writer.number(&mut progress.record)).clone();
             let Attempt { outcome, judged } =
-                self.attempt(&mut writer, &part, &flight, &mut progress).await?;
+                self.attempt(&mut writer, &next.part, &number, &flight, &mut progress).await?;
             let error = match outcome {
                 Ok(committed) => {
                     self.counters.waits_for(Server::Postgres, false);
-                    failures = 0;
                     let flight = Arc::clone(&flight);
                     // A closed channel: acknowledging failed for good. The entries stay pending.
                     let _ = self.to_acknowledge.send(CommittedBatch { committed, flight }).await;
@@ -93,53 +93,57 @@ impl Writing {
                 }
                 Err(error) => error,
             };
-            failures += 1;
-            let remedy = match error.remedy() {
-                // Not before the second time: the first may be of somebody's lock.
-                Remedy::Retry if error.is_too_slow() && failures > 1 && part.len() > 1 => Remedy::Split,
-                remedy => remedy,
-            };
-            if matches!(remedy, Remedy::BlameRow | Remedy::Split) && part.len() > 1 {
-                if remedy == Remedy::Split && !matches!(error, store::Error::TooMuchAtOnce) {
-                    // The server may be short of something for a moment only.
-                    backoff.wait().await;
-                }
-                let right = part.halve();
-                parts.extend([right, part]);
-                failures = 0;
-                continue;
-            }
             // What became of an only entry before the database refused it.
-            let only = judged.or(match part {
+            let only = judged.or(match next.part {
                 Part::Judged(ref judged) => judged.first().cloned(),
                 Part::Open(..) => None,
             });
-            match (remedy, only) {
-                // An entry of many rows is at fault itself, if the server is short again and again; one of a single
-                // row only came at a bad time.
-                (Remedy::Split, Some(mut only))
-                    if matches!(only.fate, Fate::Store(Vec1::Many(_))) && failures >= SHORTAGES_MAX =>
-                {
-                    self.refuse(&mut only, &error);
-                    parts.push(Part::Judged(vec![only]));
+            let mut failure = next.failure(&error, only.as_ref(), self.row_retry);
+            // Not past an entry with its key: the first of equal keys is stored.
+            failure.is_ahead = left.iter().any(|later| !later.was_put_off)
+                && !left.iter().any(|later| later.part.has_key_of(&next.part));
+            let mut step = failure.next();
+            if step == Step::Look {
+                let others = writer.look_at_others().await;
+                tracing::debug!(%error, ?others, "looked whether other rows can be written");
+                failure.others = Some(others);
+                step = failure.next();
+            }
+            match (step, only) {
+                (Step::Halve, _) => {
+                    if failure.remedy == Remedy::Split && !matches!(error, store::Error::TooMuchAtOnce) {
+                        // The server may be short of something for a moment only.
+                        backoff.wait().await;
+                    }
+                    let right = next.part.halve();
+                    left.extend([Left::new(right), Left::new(next.part)]);
                 }
-                (Remedy::BlameRow, Some(mut only)) if !matches!(only.fate, Fate::DeadLetter(..)) => {
+                (Step::Refuse, Some(mut only)) if !matches!(only.fate, Fate::DeadLetter(..)) => {
                     self.refuse(&mut only, &error);
-                    parts.push(Part::Judged(vec![only]));
+                    left.push_back(Left::new(Part::Judged(vec![only])));
                 }
                 // It is a letter already, and what is refused is what its rules have written besides: without that.
-                (Remedy::BlameRow, Some(only)) if matches!(part, Part::Open(..)) => {
-                    parts.push(Part::Judged(vec![only]));
+                (Step::Refuse, Some(only)) if matches!(next.part, Part::Open(..)) => {
+                    left.push_back(Left::new(Part::Judged(vec![only])));
                 }
-                (Remedy::Retry | Remedy::Split, _) => {
+                (Step::Later, _) => {
+                    next.was_put_off = true;
+                    left.push_front(next);
+                }
+                (Step::Again | Step::Look, _) => {
                     self.counters.waits_for(Server::Postgres, true);
                     if backoff.is_news() {
-                        tracing::warn!(%error, "writing to postgres failed; trying again");
+                        let entries = next.part.len();
+                        tracing::warn!(%error, entries, "writing to postgres failed; trying again");
+                    }
+                    // Several that were put off take turns: their time runs at once.
+                    match next.was_put_off {
+                        true => left.push_front(next),
+                        false => left.push_back(next),
                     }
                     backoff.wait().await;
-                    parts.push(part);
                 }
-                (Remedy::BlameRow | Remedy::Stop, _) => return Err(error.into()),
+                (Step::Refuse | Step::Stop, _) => return Err(error.into()),
             }
         }
         Ok(writer)
@@ -150,12 +154,13 @@ impl Writing {
         &self,
         writer: &mut Writer,
         part: &Part,
+        number: &Number,
         flight: &Flight,
         Progress { record, spent }: &mut Progress,
     ) -> Result<Attempt, Error> {
         let (entries, rules) = match part {
             Part::Judged(judged) => {
-                let outcome = writer.write(judged, record).await;
+                let outcome = writer.write(judged, record, number).await;
                 if outcome.is_ok() {
                     self.counters.discarded(judged);
                 }
@@ -174,8 +179,7 @@ impl Writing {
             spent: *spent,
             effects: Effects::default(),
         };
-        let (judgement, powers) =
-            ask(Arc::clone(rules), self.deliveries_max, entries.clone(), powers).await?;
+        let (judgement, powers) = self.asking.ask(Arc::clone(rules), entries.clone(), powers).await?;
         let Powers { transaction, effects, .. } = powers;
         let session = transaction.and_then(|session| (session as Box<dyn Any>).downcast::<Session>().ok());
         let Some(mut session) = session else {
@@ -192,7 +196,7 @@ impl Writing {
             flight.end_effort();
         }
         let spent_with_these = spent.and(&effects);
-        let outcome = writer.commit(*session, &judged, effects.publications, record).await;
+        let outcome = writer.commit(*session, &judged, effects.publications, record, number).await;
         if outcome.is_ok() {
             *spent = spent_with_these;
             self.rejections.log(&judged);
@@ -211,6 +215,46 @@ impl Writing {
         };
         judged.fate = Fate::DeadLetter(Reason::Refused, vec![violation]);
         self.rejections.log(std::slice::from_ref(judged));
+    }
+}
+
+/// A part of a batch that is not committed yet.
+struct Left {
+    part: Part,
+    /// What it is recorded under, since the first try.
+    number: Option<Number>,
+    /// How often it was tried in vain.
+    failures: u32,
+    /// Since when.
+    failing_since: Option<Instant>,
+    /// Whether others of the batch were tried first.
+    was_put_off: bool,
+}
+
+impl Left {
+    fn new(part: Part) -> Self {
+        Self { part, number: None, failures: 0, failing_since: None, was_put_off: false }
+    }
+
+    /// After another try in vain; `only` is the single entry, if it is known what is to become of it.
+    fn failure(&mut self, error: &store::Error, only: Option<&Judged>, patience: Duration) -> Failure {
+        self.failures += 1;
+        let failing_for = self.failing_since.get_or_insert_with(Instant::now).elapsed();
+        let part = match only.map(|only| &only.fate) {
+            _ if self.part.len() > 1 => Shape::Several,
+            Some(Fate::DeadLetter(..)) => Shape::Letter,
+            Some(Fate::Store(Vec1::Many(_))) => Shape::Rows,
+            Some(Fate::Store(Vec1::One(_)) | Fate::Discard(_)) | None => Shape::Row,
+        };
+        Failure {
+            remedy: error.remedy(),
+            is_too_slow: error.is_too_slow(),
+            failures: self.failures,
+            is_out_of_patience: failing_for >= patience,
+            part,
+            is_ahead: false,
+            others: None,
+        }
     }
 }
 

@@ -92,9 +92,15 @@ impl Database {
             return Ok(Loan { connection, _permits: permits, _share: None });
         }
         let mut connection = self.connect().await?;
+        // Whatever the role or the database has set otherwise: a commit that the server can forget must not be
+        // acknowledged, and each statement is to see what others have committed before it.
         let set = format!(
             "SET statement_timeout = {STATEMENT_TIMEOUT_MS}; \
-             SET idle_in_transaction_session_timeout = {STATEMENT_TIMEOUT_MS}"
+             SET idle_in_transaction_session_timeout = {STATEMENT_TIMEOUT_MS}; \
+             SET lock_timeout = 0; \
+             SET default_transaction_isolation = 'read committed'; \
+             SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'; \
+             SELECT set_config(name, 'on', false) FROM pg_settings WHERE name = 'synchronous_commit' AND setting = 'off'"
         );
         let set = async {
             sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut connection).await?;

@@ -29,8 +29,9 @@ mod write;
 
 use std::ops::Deref;
 use std::str::FromStr as _;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
@@ -41,16 +42,17 @@ pub use archive::{Archive, Cause, Filter, Letter, Scope};
 pub use error::{Error, Remedy};
 pub use in_force::RulesInForce;
 pub use outbox::Due;
-pub use record::{Leftover, Record, Records};
+pub use record::{Leftover, Number, Record, Records};
 pub use replay::{Judge, Part, Replay};
 pub use session::{Session, Statements};
-pub use write::{Begun, Writer};
+pub use write::{Begun, Others, Writer};
 
 use crate::batch::{EntryId, Tally};
 use crate::capabilities::Publication;
-use crate::config::{Config, TableName, Tenant, TenantName};
+use crate::config::{Config, TableName, Tenant, TenantName, UrlSource};
 use lending::Lending;
 use prepare::Preparing;
+use record::Numbers;
 use write::Inserts;
 
 /// How long a connection may take to be had.
@@ -82,8 +84,16 @@ async fn patient<T, E: Into<Error>>(
     what: &'static str,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, Error> {
+    let begun = Instant::now();
     match tokio::time::timeout(WRITE_PATIENCE, work).await {
-        Ok(done) => done.map_err(E::into),
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => {
+            let (error, after): (Error, _) = (error.into(), begun.elapsed());
+            match error.is_cancelled() && after >= Duration::from_millis(STATEMENT_TIMEOUT_MS) {
+                true => Err(Error::TimedOut { what, after }),
+                false => Err(error),
+            }
+        }
         Err(_) => Err(Error::TimedOut { what, after: WRITE_PATIENCE }),
     }
 }
@@ -98,6 +108,8 @@ pub struct Committed {
     tally: Tally,
     /// To be sent before the entries are acknowledged.
     publications: Arc<Vec<Publication>>,
+    /// The record stays until they are acknowledged.
+    _number: Option<Number>,
 }
 
 impl Committed {
@@ -123,7 +135,9 @@ pub struct Database(Arc<Shared>);
 
 /// What a [`Database`] is made of.
 pub struct Shared {
-    options: PgConnectOptions,
+    url: UrlSource,
+    /// Of the URL that was read last.
+    options: Mutex<PgConnectOptions>,
     address: String,
     /// The name of this replica in the consumer groups.
     consumer: String,
@@ -147,21 +161,14 @@ impl Deref for Database {
 impl Database {
     /// Reads the URL.
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let url = config.postgres_url()?;
-        // sqlx takes any scheme.
-        if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
-            return Err(Error::Url);
-        }
-        let options = PgConnectOptions::from_str(url)
-            .map_err(|_| Error::Url)? // its message may repeat the password
-            .application_name("sluicegate")
-            // One a tenant for its table, on each connection, or they would push each other out.
-            .statement_cache_capacity(STATEMENTS_CACHED);
+        let url = config.postgres_url();
+        let options = options(&url.read()?)?;
         let connections = config.connections_for_writing();
         let database = options.get_database().unwrap_or(options.get_username());
         Ok(Self(Arc::new(Shared {
             address: format!("{}:{}/{database}", options.get_host(), options.get_port()),
-            options,
+            url,
+            options: Mutex::new(options),
             consumer: config.consumer_name.clone(),
             allow_plain_table: config.allow_plain_table,
             lending: Lending::new(connections),
@@ -169,6 +176,20 @@ impl Database {
             preparing: Preparing::new(),
             tidying: Semaphore::new(1),
         })))
+    }
+
+    /// Of the URL as it is now, if it can have changed. A file that is being written is read the next time.
+    fn options(&self) -> PgConnectOptions {
+        let mut last = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.url.is_file() {
+            match self.url.read().map_err(Error::from).and_then(|url| options(&url)) {
+                Ok(options) => *last = options,
+                Err(error) => {
+                    tracing::warn!(%error, "the URL of postgres was not read again; going on with the last one");
+                }
+            }
+        }
+        last.clone()
     }
 
     /// Host, port and database, without the password.
@@ -188,7 +209,9 @@ impl Database {
             guest_time_limit_ms: tenant.guest_time_limit_ms,
             share: Arc::new(Semaphore::new(self.share)),
             table: tenant.events_table.clone(),
+            drops_rows: Arc::default(),
             run: Uuid::new_v4(),
+            numbers: Numbers::default(),
         }
     }
 
@@ -198,11 +221,23 @@ impl Database {
     }
 
     async fn connect(&self) -> Result<PgConnection, Error> {
-        match tokio::time::timeout(CONNECT_PATIENCE, self.options.connect()).await {
+        match tokio::time::timeout(CONNECT_PATIENCE, self.options().connect()).await {
             Ok(connected) => Ok(connected?),
             Err(_) => Err(Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE }),
         }
     }
+}
+
+fn options(url: &str) -> Result<PgConnectOptions, Error> {
+    // sqlx takes any scheme.
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(Error::Url);
+    }
+    Ok(PgConnectOptions::from_str(url)
+        .map_err(|_| Error::Url)? // its message may repeat the password
+        .application_name("sluicegate")
+        // One a tenant for its table, on each connection, or they would push each other out.
+        .statement_cache_capacity(STATEMENTS_CACHED))
 }
 
 /// A tenant's part of the database, for one run of its pipeline. Cheap to clone.
@@ -215,6 +250,8 @@ pub struct Store {
     stream: String,
     group: String,
     table: TableName,
+    /// Whether a trigger of the table can drop rows, as far as it is known.
+    drops_rows: Arc<AtomicBool>,
     inserts: Inserts,
     /// Those that the guest is granted.
     statements: Statements,
@@ -223,6 +260,7 @@ pub struct Store {
     share: Arc<Semaphore>,
     /// Tells the commits of this run from those of others.
     run: Uuid,
+    numbers: Numbers,
 }
 
 impl Store {

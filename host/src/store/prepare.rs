@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sqlx::migrate::Migration;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -20,6 +21,11 @@ const TIMESCALEDB_MIN: (u32, u32, u32) = (2, 18, 1);
 /// swallows packets would keep its locks for ever. It never takes us so long
 /// to send the next statement.
 const IDLE_MAX: &str = "SET idle_session_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s'";
+/// The extension may be in a schema of its own.
+const SEE_EXTENSION: &str = "SELECT set_config('search_path',
+         concat_ws(', ', nullif(current_setting('search_path'), ''), quote_ident(nspname)), false)
+     FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace ON pg_namespace.oid = extnamespace
+     WHERE extname = 'timescaledb' AND nspname <> ALL (current_schemas(true))";
 /// Between two looks whether the server still works for us.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// So many looks in a row that the server does not answer are enough.
@@ -58,9 +64,27 @@ impl Database {
             Some(version) => tracing::info!(timescaledb = version, "database ready to migrate"),
             None => tracing::warn!("no timescaledb: events go to a plain table, as ALLOW_PLAIN_TABLE says"),
         }
+        self.tell_weak_settings().await?;
         // Another connection: some versions end that of who tries to make an extension that is not loaded.
         let (mut connection, session) = self.session().await?;
         self.watched(session, migrate(&mut connection)).await
+    }
+
+    /// What is committed is acknowledged. A server may be set up so that it forgets it all the same.
+    async fn tell_weak_settings(&self) -> Result<(), Error> {
+        let (mut connection, _) = self.session().await?;
+        let off: Vec<String> = sqlx::query_scalar(
+            "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off'",
+        )
+        .fetch_all(&mut connection)
+        .await?;
+        if !off.is_empty() {
+            tracing::warn!(
+                off = off.join(", "),
+                "this postgres can lose in a crash what it has committed, and so events that are acknowledged"
+            );
+        }
+        Ok(())
     }
 
     /// A connection of its own, and the server's process for it.
@@ -69,6 +93,7 @@ impl Database {
         let begin = async {
             check_server(&mut connection).await?;
             sqlx::raw_sql(IDLE_MAX).execute(&mut connection).await?;
+            sqlx::raw_sql(SEE_EXTENSION).execute(&mut connection).await?;
             Ok::<i32, Error>(sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?)
         };
         let backend = timeout(CONNECT_PATIENCE, begin)
@@ -166,12 +191,56 @@ impl Store {
         self.database.prepare().await?;
         let _permit = self.database.preparing.tables.acquire().await.map_err(|_| Error::Closed)?;
         let (mut connection, session) = self.database.session().await?;
-        self.database.watched(session, self.prepare_table(&mut connection)).await
+        let prepare = async {
+            make_lost_tables(&mut connection).await?;
+            self.prepare_table(&mut connection).await
+        };
+        self.database.watched(session, prepare).await
     }
+}
+
+/// The tables that all tenants share, each with the migrations that make it as it is to be.
+const OWN_TABLES: [(&str, &[i64]); 5] = [
+    ("dead_letters", &[2, 4]),
+    ("commits", &[3, 6]),
+    ("replay_outbox", &[5]),
+    ("rules_in_force", &[7]),
+    ("decided", &[8]),
+];
+
+/// Makes again what somebody has dropped.
+async fn make_lost_tables(connection: &mut PgConnection) -> Result<(), Error> {
+    for (table, migrations) in OWN_TABLES {
+        if is_there(table, connection).await? {
+            continue;
+        }
+        let mut transaction = connection.begin().await?;
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtext('sluicegate.table'), hashtext($1))")
+            .bind(table)
+            .execute(&mut *transaction)
+            .await?;
+        if is_there(table, &mut transaction).await? {
+            continue; // by another replica, or for another tenant
+        }
+        tracing::warn!(table, "a table of the service was dropped, with what was in it; making it again");
+        for migration in MIGRATIONS.iter().filter(|migration| migrations.contains(&migration.version)) {
+            sqlx::raw_sql(migration.sql.clone()).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+    }
+    Ok(())
+}
+
+async fn is_there(table: &str, connection: &mut PgConnection) -> Result<bool, Error> {
+    let found = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(table);
+    Ok(found.fetch_one(connection).await?)
 }
 
 async fn migrate(connection: &mut PgConnection) -> Result<(), Error> {
     table::check_before_first_migration(connection).await?;
+    if is_migrated(connection).await? {
+        return Ok(());
+    }
     // What `run` does: rustc cannot tell that a task may hold `run` itself ("not general enough").
     MIGRATIONS.run_direct(None, connection, false).await.map_err(|error| match error {
         sqlx::migrate::MigrateError::Execute(source)
@@ -186,6 +255,31 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), Error> {
         }
         other => Error::Migrate(other),
     })
+}
+
+/// Whether all migrations have been run: then a role needs no right to make tables.
+///
+/// Later versions only add to the tables, so one that is older than the database can go on.
+async fn is_migrated(connection: &mut PgConnection) -> Result<bool, Error> {
+    if !is_there("_sqlx_migrations", connection).await? {
+        return Ok(false);
+    }
+    let done: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations WHERE success")
+            .fetch_all(connection)
+            .await?;
+    let is_done = |migration: &Migration| {
+        done.iter()
+            .any(|(version, checksum)| *version == migration.version && *checksum == *migration.checksum)
+    };
+    let known = MIGRATIONS.iter().map(|migration| migration.version).max();
+    if let Some(later) = done.iter().map(|(version, _)| *version).max().filter(|last| Some(*last) > known) {
+        tracing::warn!(
+            migration = later,
+            "the database was prepared by a later version of this program, which only adds to it; going on"
+        );
+    }
+    Ok(MIGRATIONS.iter().all(is_done))
 }
 
 async fn check_server(connection: &mut PgConnection) -> Result<(), Error> {

@@ -3,17 +3,19 @@
 //! Between the commit of a batch and its XACK the process may die. Its entries
 //! come again, and the rules may be others by then: a row could be followed by
 //! a dead letter of the same entry. So each transaction also writes which
-//! entries it decided. It overwrites what an earlier batch wrote that is
-//! acknowledged since, so the table stays as small as the batches in flight.
+//! entries it decided, a row of the table `decided`, which is deleted some minutes
+//! after they are acknowledged. Until then they may come again all the same:
+//! somebody sets the group back, or Redis is restored as it was.
 //!
 //! A replica can be frozen while it has a batch in flight, and go on when others
 //! have decided its entries. So who takes entries over first fences the runs
-//! that had them: their rows here can no longer be overwritten, and a
-//! transaction that cannot do that fails as a whole.
+//! that had them. Each run has a row of the table `commits` for each batch that it may
+//! have in flight. A transaction locks that of its batch, and fails as a whole if it is fenced.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, Row as _};
@@ -24,11 +26,89 @@ use super::{Committed, Error, Store, patient};
 use crate::batch::{Entry, EntryId, Judged, Tally};
 use crate::capabilities::Publication;
 
-/// What the transactions of one batch have decided so far: one, unless the batch is split.
+/// What the transactions of one batch are recorded under: one, unless the batch is split.
 pub struct Record {
-    /// Which row of the table, among those of this run.
+    /// Which row of the table `commits`, among those of this run.
     pub(super) slot: i32,
-    parts: Vec<Part>,
+    /// Those of which it may be unknown whether they are committed.
+    pub(super) numbers: Vec<Number>,
+    /// Those of which the publications were given on.
+    given: HashSet<i64>,
+}
+
+impl Record {
+    /// For a new batch. No two batches in flight may have the same slot.
+    pub fn new(slot: i32) -> Self {
+        Self { slot, numbers: Vec::new(), given: HashSet::new() }
+    }
+
+    /// What was published for these entries, if these rows say that they are committed.
+    pub(super) fn recall(
+        &mut self,
+        rows: Vec<(i64, Vec<u8>)>,
+        entries: &[Entry],
+    ) -> Result<Option<Arc<Vec<Publication>>>, Error> {
+        let marks: HashSet<Mark> = entries.iter().map(Mark::of).collect();
+        for (number, row) in rows {
+            for Part { marks: decided, publications } in decode(&row)? {
+                let decided: HashSet<Mark> = decided.into_iter().collect();
+                if marks.is_subset(&decided) {
+                    let is_new = self.given.insert(number);
+                    return Ok(Some(if is_new { publications } else { Arc::default() }));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The numbers that a run gives its transactions.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Numbers(Arc<Mutex<Given>>);
+
+#[derive(Debug, Default)]
+struct Given {
+    next: i64,
+    /// Those whose entries are not acknowledged yet.
+    in_use: BTreeSet<i64>,
+}
+
+impl Numbers {
+    pub(super) fn take(&self) -> Number {
+        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = given.next;
+        given.next += 1;
+        given.in_use.insert(number);
+        Number(Arc::new(Held { number, numbers: self.clone() }))
+    }
+
+    /// All before this one are acknowledged, or were never committed.
+    fn oldest(&self) -> i64 {
+        let given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        given.in_use.first().copied().unwrap_or(given.next)
+    }
+}
+
+/// What a transaction is recorded under. Its row stays at least as long as somebody has this.
+#[derive(Clone, Debug)]
+pub struct Number(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    number: i64,
+    numbers: Numbers,
+}
+
+impl Number {
+    pub(super) fn get(&self) -> i64 {
+        self.0.number
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.numbers.0.lock().unwrap_or_else(PoisonError::into_inner).in_use.remove(&self.number);
+    }
 }
 
 /// What one transaction has decided, and what its rules have published, which is to be sent.
@@ -44,44 +124,36 @@ impl Part {
     }
 }
 
-impl Record {
-    /// For a new batch. No two batches in flight may have the same slot.
-    pub fn new(slot: i32) -> Self {
-        Self { slot, parts: Vec::new() }
-    }
+/// A row of the table `decided`, to be written with what it tells of.
+pub(super) struct Recorded {
+    pub(super) slot: i32,
+    pub(super) number: i64,
+    /// The milliseconds of the smallest and of the greatest ID.
+    pub(super) ends: [i64; 2],
+    pub(super) entries: Vec<u8>,
+}
 
-    /// With these entries added, as the column `entries` has it.
-    pub(super) fn encoded_with(
-        &self,
+impl Recorded {
+    pub(super) fn of(
         batch: &[Judged],
         publications: &Arc<Vec<Publication>>,
-    ) -> Result<Vec<u8>, Error> {
+        slot: i32,
+        number: &Number,
+    ) -> Result<Self, Error> {
         let part = Part::of(batch, Arc::clone(publications));
-        encode(self.parts.iter().chain([&part]))
+        let ids = || batch.iter().map(|judged| judged.entry.id);
+        Ok(Self { slot, number: number.get(), ends: ends(ids), entries: encode([&part].into_iter())? })
     }
+}
 
-    /// What was published for these entries, if the row of this place says that they are committed.
-    pub(super) fn recall(
-        &mut self,
-        row: &[u8],
-        entries: &[Entry],
-    ) -> Result<Option<Arc<Vec<Publication>>>, Error> {
-        let marks: Vec<Mark> = entries.iter().map(Mark::of).collect();
-        let Some(part) = decode(row)?.pop().filter(|part| part.marks == marks) else { return Ok(None) };
-        let publications = Arc::clone(&part.publications);
-        self.parts.push(part);
-        Ok(Some(publications))
-    }
-
-    /// They are committed.
-    pub(super) fn extend(&mut self, batch: &[Judged], publications: Arc<Vec<Publication>>) {
-        self.parts.push(Part::of(batch, publications));
-    }
+/// The milliseconds of the smallest and of the greatest ID; 0, if there is none.
+fn ends<I: Iterator<Item = EntryId>>(ids: impl Fn() -> I) -> [i64; 2] {
+    [ids().min(), ids().max()].map(|id| id.map_or(0, |id| i64::try_from(id.milliseconds).unwrap_or(i64::MAX)))
 }
 
 /// An entry, by its ID and by its fields: a stream that was deleted and made
 /// again can use an ID a second time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Mark {
     id: EntryId,
     checksum: u32,
@@ -143,25 +215,33 @@ pub struct Records {
     published: HashSet<Key>,
 }
 
-/// Run, slot, number of the part.
-type Key = (Uuid, i32, usize);
+/// Run, number, number of the part.
+type Key = (Uuid, i64, usize);
 
 impl Records {
     pub(super) fn new(store: Store) -> Self {
         Self { store, published: HashSet::new() }
     }
 
+    /// Whatever these consumers, or all, have in flight, but for this run, can no longer commit. Waits for what they
+    /// commit just now.
+    pub async fn fence(&self, owners: Option<&BTreeSet<String>>) -> Result<(), Error> {
+        let store = &self.store;
+        let mut loan = store.borrow(Purpose::Plain).await.map_err(|error| store.database.failed(error))?;
+        let fenced = patient("fencing earlier runs", fence(store, owners, &mut loan.connection)).await;
+        store.database.settle(loan, fenced)
+    }
+
     /// Of entries that are delivered again, those whose fate is committed, and
     /// the others, in their order.
     ///
-    /// They were delivered to these consumers before. Whatever of theirs is in flight yet can no longer commit.
-    pub async fn recall(
-        &mut self,
-        entries: &[Entry],
-        owners: &BTreeSet<String>,
-    ) -> Result<(Committed, Vec<Entry>), Error> {
-        let known = self.fence_and_look(owners).await;
-        let mut known = known.map_err(|error| self.store.database.failed(error))?;
+    /// Whoever had them before is to be [fenced](Self::fence) first, so that what it committed is seen.
+    pub async fn recall(&mut self, entries: &[Entry]) -> Result<(Committed, Vec<Entry>), Error> {
+        let store = &self.store;
+        let mut loan = store.borrow(Purpose::Plain).await.map_err(|error| store.database.failed(error))?;
+        let ends = ends(|| entries.iter().map(|entry| entry.id));
+        let known = patient("recalling commits", known(store, ends, &mut loan.connection)).await;
+        let mut known = store.database.settle(loan, known)?;
         let of = |entry: &Entry| match (known.marks.get(&entry.id), &entry.fields) {
             (None, _) => None,
             // Deleted since: there is nothing left to compare.
@@ -187,19 +267,7 @@ impl Records {
             }
         }
         let tally = Tally { duplicate: u64::try_from(ids.len()).unwrap_or(u64::MAX), ..Tally::default() };
-        Ok((Committed { ids, tally, publications: Arc::new(publications) }, new))
-    }
-
-    async fn fence_and_look(&self, owners: &BTreeSet<String>) -> Result<Known, Error> {
-        let mut loan = self.store.borrow(Purpose::Plain).await?;
-        let known = async {
-            // First, and to its end: what commits before it is seen then.
-            fence(&self.store, owners, &mut loan.connection).await?;
-            known(&self.store, &mut loan.connection).await
-        };
-        let known = patient("recalling commits", known).await?;
-        loan.give_back(&self.store.database);
-        Ok(known)
+        Ok((Committed { ids, tally, publications: Arc::new(publications), _number: None }, new))
     }
 
     /// Nothing more comes again for now.
@@ -214,12 +282,17 @@ struct Known {
     publications: HashMap<Key, Arc<Vec<Publication>>>,
 }
 
-/// Ends the runs of these consumers, but for this one: waits for what they commit just now, and refuses the rest.
-async fn fence(store: &Store, owners: &BTreeSet<String>, connection: &mut PgConnection) -> Result<(), Error> {
-    let owners: Vec<&str> = owners.iter().map(String::as_str).collect();
+/// Ends the runs of these consumers, or of all, but for this one: waits for what they commit just now, and refuses the rest.
+async fn fence(
+    store: &Store,
+    owners: Option<&BTreeSet<String>>,
+    connection: &mut PgConnection,
+) -> Result<(), Error> {
+    let owners: Option<Vec<&str>> = owners.map(|owners| owners.iter().map(String::as_str).collect());
     let fenced = sqlx::query(
         "UPDATE commits SET fenced_at = now()
-         WHERE stream = $1 AND consumer_group = $2 AND consumer = ANY ($3) AND run <> $4 AND fenced_at IS NULL",
+         WHERE stream = $1 AND consumer_group = $2 AND ($3::text[] IS NULL OR consumer = ANY ($3)) AND run <> $4
+               AND fenced_at IS NULL",
     )
     .bind(&store.stream)
     .bind(&store.group)
@@ -231,19 +304,31 @@ async fn fence(store: &Store, owners: &BTreeSet<String>, connection: &mut PgConn
     Ok(())
 }
 
-async fn known(store: &Store, connection: &mut PgConnection) -> Result<Known, Error> {
-    let rows =
-        sqlx::query("SELECT run, slot, entries FROM commits WHERE stream = $1 AND consumer_group = $2")
-            .bind(&store.stream)
-            .bind(&store.group)
-            .fetch_all(connection)
-            .await?;
+async fn known(
+    store: &Store,
+    [first, last]: [i64; 2],
+    connection: &mut PgConnection,
+) -> Result<Known, Error> {
+    // An earlier version of the program wrote into the table `commits`.
+    let rows = sqlx::query(
+        "SELECT run, number, entries FROM decided
+         WHERE stream = $1 AND consumer_group = $2 AND last >= $3 AND first <= $4
+         UNION ALL
+         SELECT run, -1 - slot, entries FROM commits
+         WHERE stream = $1 AND consumer_group = $2 AND entries <> '\\x00'",
+    )
+    .bind(&store.stream)
+    .bind(&store.group)
+    .bind(first)
+    .bind(last)
+    .fetch_all(connection)
+    .await?;
     let mut known = Known::default();
     for row in rows {
-        let (run, slot) = (row.try_get("run")?, row.try_get("slot")?);
+        let (run, transaction) = (row.try_get("run")?, row.try_get("number")?);
         for (number, Part { marks, publications }) in decode(row.try_get("entries")?)?.into_iter().enumerate()
         {
-            let key = (run, slot, number);
+            let key = (run, transaction, number);
             known.marks.extend(marks.into_iter().map(|Mark { id, checksum }| (id, (checksum, key))));
             known.publications.insert(key, publications);
         }
@@ -251,21 +336,19 @@ async fn known(store: &Store, connection: &mut PgConnection) -> Result<Known, Er
     Ok(known)
 }
 
-/// A row that a run left behind, two hours ago or longer.
+/// What a run left behind that has not been there for two hours.
 #[derive(Debug)]
 pub struct Leftover {
     run: Uuid,
-    slot: i32,
-    encoded: Vec<u8>,
-    /// The smallest ID in it.
-    pub first: EntryId,
-    /// The greatest.
-    pub last: EntryId,
+    /// The milliseconds of the smallest ID in it.
+    pub first: u64,
+    /// Of the greatest.
+    pub last: u64,
 }
 
 impl Store {
     /// Makes the rows of this run, for so many batches in flight, before it reads: what is not there cannot
-    /// be fenced. Then, every hour, renews them, so that nobody takes them for [leftovers](Self::leftovers).
+    /// be fenced. Then, every hour, renews them, so that nobody takes what it has written for [leftovers](Self::leftovers).
     pub async fn enlist(&self, slots: usize) -> Result<(), Error> {
         let mut loan = self.database.borrow(Purpose::Plain).await?;
         let enlisted = sqlx::query(
@@ -283,40 +366,90 @@ impl Store {
         self.database.settle(loan, enlisted).map(drop)
     }
 
-    /// What was not overwritten for two hours, twice as long as a run that lives lets pass, and, for a
-    /// day, what keeps a run from going on that was fenced.
+    /// About the greatest ID of which it is known that it was decided.
+    pub async fn last_decided(&self) -> Result<Option<EntryId>, Error> {
+        let mut loan = self.database.borrow(Purpose::Plain).await?;
+        let last =
+            sqlx::query_scalar("SELECT max(last) FROM decided WHERE stream = $1 AND consumer_group = $2")
+                .bind(&self.stream)
+                .bind(&self.group)
+                .fetch_one(&mut loan.connection);
+        let last = patient("looking for the last commit", last).await;
+        let last: Option<i64> = self.database.settle(loan, last)?;
+        let milliseconds = last.and_then(|last| u64::try_from(last).ok());
+        // At least this one; others of the same millisecond may be new.
+        Ok(milliseconds.map(|milliseconds| EntryId { milliseconds, sequence: 0 }))
+    }
+
+    /// How many transactions have been given a number.
+    pub fn numbers_given(&self) -> i64 {
+        self.numbers.0.lock().unwrap_or_else(PoisonError::into_inner).next
+    }
+
+    /// Deletes what this run has decided before, of which nothing is in flight any more.
+    pub async fn forget_decided(&self, before: Duration) -> Result<(), Error> {
+        let mut loan = self.database.borrow(Purpose::Plain).await?;
+        let deleted = sqlx::query(
+            "DELETE FROM decided WHERE run = $1 AND number < $2 AND committed_at < now() - make_interval(secs => $3)",
+        )
+        .bind(self.run)
+        .bind(self.numbers.oldest())
+        .bind(before.as_secs_f64())
+        .execute(&mut loan.connection);
+        let deleted = patient("deleting what was decided", deleted).await;
+        self.database.settle(loan, deleted).map(drop)
+    }
+
+    /// What runs have decided that are not there any more, and deletes their rows by which they could be fenced: those
+    /// that were not renewed for two hours, twice as long as a run that lives lets pass, and, for a day, those that keep a
+    /// run from going on that was fenced.
     pub async fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
         let mut loan = self.database.borrow(Purpose::Plain).await?;
-        let rows = sqlx::query(
-            "SELECT run, slot, entries FROM commits
-             WHERE stream = $1 AND consumer_group = $2 AND run <> $3
-                   AND greatest(committed_at + INTERVAL '2 hours', fenced_at + INTERVAL '1 day') < now()
-             ORDER BY committed_at LIMIT 1000",
-        )
-        .bind(&self.stream)
-        .bind(&self.group)
-        .bind(self.run)
-        .fetch_all(&mut loan.connection);
-        let rows = patient("looking for old commits", rows).await;
+        let found = async {
+            sqlx::query(
+                "DELETE FROM commits
+                 WHERE stream = $1 AND consumer_group = $2 AND run <> $3
+                       AND greatest(committed_at + INTERVAL '2 hours', fenced_at + INTERVAL '1 day') < now()",
+            )
+            .bind(&self.stream)
+            .bind(&self.group)
+            .bind(self.run)
+            .execute(&mut loan.connection)
+            .await?;
+            sqlx::query(
+                "SELECT run, min(first) AS first, max(last) AS last FROM decided
+                 WHERE stream = $1 AND consumer_group = $2 AND run <> $3
+                       AND NOT EXISTS (
+                           SELECT FROM commits
+                           WHERE commits.run = decided.run AND fenced_at IS NULL
+                                 AND commits.committed_at + INTERVAL '2 hours' > now())
+                 GROUP BY run HAVING max(committed_at) + INTERVAL '2 hours' < now() LIMIT 1000",
+            )
+            .bind(&self.stream)
+            .bind(&self.group)
+            .bind(self.run)
+            .fetch_all(&mut loan.connection)
+            .await
+        };
+        let rows = patient("looking for old commits", found).await;
         let rows = self.database.settle(loan, rows)?;
         let leftover = |row: &sqlx::postgres::PgRow| {
-            let encoded: Vec<u8> = row.try_get("entries")?;
-            let marks = decode(&encoded)?.into_iter().flat_map(|part| part.marks);
-            let ids: Vec<EntryId> = marks.map(|mark| mark.id).collect();
-            let first = ids.iter().copied().min().unwrap_or(EntryId::ZERO);
-            let last = ids.into_iter().max().unwrap_or(EntryId::ZERO);
-            Ok(Leftover { run: row.try_get("run")?, slot: row.try_get("slot")?, encoded, first, last })
+            let milliseconds =
+                |name| row.try_get::<i64, _>(name).map(|found| u64::try_from(found).unwrap_or(0));
+            Ok(Leftover {
+                run: row.try_get("run")?,
+                first: milliseconds("first")?,
+                last: milliseconds("last")?,
+            })
         };
         rows.iter().map(leftover).collect()
     }
 
-    /// Deletes a row, unless it was overwritten meanwhile.
+    /// Deletes what a run has left behind.
     pub async fn forget(&self, leftover: &Leftover) -> Result<(), Error> {
         let mut loan = self.database.borrow(Purpose::Plain).await?;
-        let deleted = sqlx::query("DELETE FROM commits WHERE run = $1 AND slot = $2 AND entries = $3")
+        let deleted = sqlx::query("DELETE FROM decided WHERE run = $1")
             .bind(leftover.run)
-            .bind(leftover.slot)
-            .bind(&leftover.encoded)
             .execute(&mut loan.connection);
         let deleted = patient("deleting old commits", deleted).await;
         self.database.settle(loan, deleted).map(drop)

@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::archive::{Archive, Letter, Scope};
 use super::lending::Purpose;
 use super::session::{self, Session};
-use super::write::{Keys, Rows, take_new};
+use super::write::{Keys, Others, Rows, look_at_others, take_new};
 use super::{Error, Remedy, Store, outbox, patient};
 use crate::batch::{Digest, Entry, Fate, Judged, Reason};
 use crate::capabilities::{Lost, Powers, Publication};
@@ -183,7 +183,14 @@ async fn insert(
         Ok(new) => Ok(Some(new)),
         Err(error) => match error.remedy() {
             Remedy::BlameRow => Ok(None),
-            Remedy::Split if judged.len() > 1 => Ok(None),
+            Remedy::Split | Remedy::RetryUnlessRow | Remedy::StopUnlessRow if judged.len() > 1 => Ok(None),
+            Remedy::RetryUnlessRow | Remedy::StopUnlessRow => {
+                sqlx::raw_sql("ROLLBACK TO SAVEPOINT guest").execute(&mut *connection).await?;
+                match look_at_others(store, connection).await? {
+                    Others::Written => Ok(None),
+                    Others::Refused | Others::Unknown | Others::Away => Err(error),
+                }
+            }
             _ => Err(error),
         },
     }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::lending::Loan;
 use super::timestamp::{NoTimestamp, Timestamp};
-use super::{Database, Error, STATEMENT_TIMEOUT_MS, Store, patient};
+use super::{Database, Error, Number, STATEMENT_TIMEOUT_MS, Store, patient};
 use crate::capabilities::{Lost, Outcome, PARAMETERS_MAX_BYTES, Refusal, STATEMENTS_MAX, Transaction, Value};
 use crate::config::{Parameter, Statement};
 
@@ -24,12 +24,6 @@ use crate::config::{Parameter, Statement};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The bytes of all values that a statement gives.
 const ANSWER_MAX_BYTES: usize = 4 << 20;
-
-/// Waits for another transaction of the same place, one whose COMMIT had no
-/// answer, and gives what is on record then. An empty list is one byte, 0.
-const TAKE_SLOT: &str = "INSERT INTO commits (run, slot, stream, consumer_group, entries)
-     VALUES ($1, $2, $3, $4, '\\x00')
-     ON CONFLICT (run, slot) DO UPDATE SET slot = EXCLUDED.slot RETURNING entries";
 
 /// The statements of a tenant, by their names.
 pub type Statements = Arc<BTreeMap<String, Statement>>;
@@ -62,15 +56,28 @@ impl Session {
         Ok(Self { loan, statements, runtime, count: 0, bytes: 0, before_call: (0, 0), lost: None })
     }
 
-    /// What is on record in this place; nobody else has it until the transaction ends.
-    pub(super) async fn take_slot(&mut self, store: &Store, slot: i32) -> Result<Vec<u8>, Error> {
-        let taken = sqlx::query(TAKE_SLOT)
-            .bind(store.run)
-            .bind(slot)
-            .bind(&store.stream)
-            .bind(&store.group)
-            .fetch_one(&mut self.loan.connection);
-        Ok(patient("beginning a transaction", taken).await?.try_get("entries")?)
+    /// Takes the place of a batch: nobody else has it until the transaction ends. Waits for another transaction in this
+    /// place, one whose COMMIT had no answer, and gives what is on record of the batch then.
+    pub(super) async fn take_slot(
+        &mut self,
+        store: &Store,
+        slot: i32,
+        numbers: &[Number],
+    ) -> Result<Vec<(i64, Vec<u8>)>, Error> {
+        let connection = &mut self.loan.connection;
+        let taken = async {
+            sqlx::query("SELECT sluicegate_hold($1, $2)")
+                .bind(store.run)
+                .bind(slot)
+                .execute(&mut *connection)
+                .await?;
+            sqlx::query_as("SELECT number, entries FROM decided WHERE run = $1 AND number = ANY ($2)")
+                .bind(store.run)
+                .bind(numbers.iter().map(Number::get).collect::<Vec<i64>>())
+                .fetch_all(connection)
+                .await
+        };
+        patient("beginning a transaction", taken).await
     }
 
     /// Whether a statement of the guest's was run.

@@ -1,5 +1,7 @@
 //! The table that a tenant's events go to: made if it is missing, its form checked.
 
+use std::sync::atomic::Ordering;
+
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::prepare::is_denied;
@@ -15,6 +17,7 @@ impl Store {
     /// `events`, in a database that was prepared.
     pub(super) async fn prepare_table(&self, connection: &mut PgConnection) -> Result<(), Error> {
         let table = &self.table;
+        self.table_can_drop_rows(connection).await?;
         let is_there = match form(connection, table).await? {
             // Before anything is made of it: it may be somebody else's.
             Some(found) => check(table, found).map(|()| true)?,
@@ -40,6 +43,29 @@ impl Store {
         })?;
         transaction.commit().await?;
         check(table, form(connection, table).await?.unwrap_or_default())
+    }
+}
+
+impl Store {
+    /// Whether a trigger of the table can drop a row that is inserted. It is remembered.
+    pub(super) async fn table_can_drop_rows(&self, connection: &mut PgConnection) -> Result<bool, Error> {
+        // Those that are called for each row (1) before (2) it is inserted (4); not TimescaleDB's own.
+        let found: bool = sqlx::query_scalar(
+            "SELECT EXISTS (
+                 SELECT FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
+                 WHERE tgrelid = to_regclass($1) AND NOT tgisinternal AND tgtype & 7 = 7 AND tgenabled <> 'D'
+                       AND proname <> 'insert_blocker')",
+        )
+        .bind(self.table.quoted())
+        .fetch_one(connection)
+        .await?;
+        self.drops_rows.store(found, Ordering::Relaxed);
+        Ok(found)
+    }
+
+    /// What was found last.
+    pub(super) fn can_drop_rows(&self) -> bool {
+        self.drops_rows.load(Ordering::Relaxed)
     }
 }
 
@@ -87,7 +113,8 @@ async fn make(connection: &mut PgConnection, table: &TableName) -> Result<(), Er
 async fn form(connection: &mut PgConnection, table: &TableName) -> Result<Option<String>, Error> {
     let found = sqlx::query_scalar(
         "SELECT concat(
-             (SELECT string_agg(attname || ' ' || format_type(atttypid, NULL), ', ' ORDER BY attname)
+             (SELECT string_agg(attname || ' ' || CASE format_type(atttypid, NULL)
+                      WHEN 'character varying' THEN 'text' ELSE format_type(atttypid, NULL) END, ', ' ORDER BY attname)
               FROM pg_attribute
               WHERE attrelid = events AND attnum > 0 AND NOT attisdropped
                 AND attname IN ('event_id', 'event_type', 'properties', 'time', 'user_id')),

@@ -11,9 +11,10 @@ use uuid::Uuid;
 
 use super::lending::Purpose;
 use super::letters::Letters;
+use super::record::Recorded;
 use super::session::{self, Session};
 use super::timestamp::Timestamp;
-use super::{Committed, Error, Record, Remedy, Store, WRITING, patient};
+use super::{Committed, Error, Number, Record, Remedy, Store, WRITING, patient};
 use crate::batch::{Entry, EntryId, Event, Fate, Judged, Reason, Tally, Vec1};
 use crate::capabilities::Publication;
 use crate::config::TableName;
@@ -30,12 +31,16 @@ pub(super) struct Inserts {
     /// When it must be known which rows were new.
     insert_returning: Arc<str>,
     insert_unrecorded_returning: Arc<str>,
+    /// Counts those of these keys that are not there.
+    missing: Arc<str>,
 }
 
 /// The record of the batch, in the same statement.
 const RECORDED: &str = "WITH recorded AS (
-         INSERT INTO commits (run, slot, stream, consumer_group, entries) VALUES ($6, $7, $8, $9, $10)
-         ON CONFLICT (run, slot) DO UPDATE SET entries = EXCLUDED.entries, committed_at = now()
+         INSERT INTO decided (run, number, stream, consumer_group, first, last, entries)
+         SELECT $6, $8, $9, $10, $11, $12, $13 WHERE sluicegate_hold($6, $7)
+         ON CONFLICT (run, number) DO UPDATE
+         SET first = EXCLUDED.first, last = EXCLUDED.last, entries = EXCLUDED.entries, committed_at = now()
      ) ";
 const RETURNING: &str = " RETURNING event_id, time";
 
@@ -46,13 +51,22 @@ impl Inserts {
              SELECT time, event_id, event_type, user_id, properties::jsonb
              FROM UNNEST($1::timestamptz[], $2::uuid[], $3::text[], $4::text[], $5::text[])
                   AS event (time, event_id, event_type, user_id, properties)
-             ON CONFLICT DO NOTHING",
+             ON CONFLICT (event_id, time) DO NOTHING",
             table = table.quoted()
         );
         Self {
             insert: format!("{RECORDED}{insert}").into(),
             insert_returning: format!("{RECORDED}{insert}{RETURNING}").into(),
             insert_unrecorded_returning: format!("{insert}{RETURNING}").into(),
+            // The list of times once more, so that only their chunks are looked at.
+            missing: format!(
+                "SELECT count(*) FROM UNNEST($1::timestamptz[], $2::uuid[]) AS wanted (time, event_id)
+                 WHERE NOT EXISTS (
+                     SELECT FROM {table} AS event
+                     WHERE event.time = ANY ($1) AND event.time = wanted.time AND event.event_id = wanted.event_id)",
+                table = table.quoted()
+            )
+            .into(),
         }
     }
 }
@@ -72,15 +86,25 @@ impl Writer {
     /// Idempotent: a batch whose outcome is unknown is written again. When this
     /// is cancelled or fails, the connection is closed, and a transaction that
     /// was open on it is rolled back.
-    pub async fn write(&mut self, batch: &[Judged], record: &mut Record) -> Result<Committed, Error> {
-        let written = self.try_write(batch, record).await;
+    pub async fn write(
+        &mut self,
+        batch: &[Judged],
+        record: &Record,
+        number: &Number,
+    ) -> Result<Committed, Error> {
+        let written = self.try_write(batch, record, number).await;
         written.map_err(|error| self.store.database.failed(error))
     }
 
-    async fn try_write(&mut self, batch: &[Judged], record: &mut Record) -> Result<Committed, Error> {
+    async fn try_write(
+        &mut self,
+        batch: &[Judged],
+        record: &Record,
+        number: &Number,
+    ) -> Result<Committed, Error> {
         let rows = Rows::of(batch);
         let letters = Letters::of(batch)?;
-        let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch, &Arc::default())? };
+        let recorded = Recorded::of(batch, &Arc::default(), record.slot, number)?;
         let purpose = if surplus::is_heavy(batch, &[]) { Purpose::Surplus } else { Purpose::Plain };
         let mut loan = self.store.borrow(purpose).await?;
         if let Purpose::Surplus = purpose {
@@ -105,9 +129,32 @@ impl Writer {
         }
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         loan.give_back(&self.store.database);
-        record.extend(batch, Arc::default());
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
-        Ok(Committed { ids, tally: tally(batch, new_rows), publications: Arc::default() })
+        let publications = Arc::default();
+        Ok(Committed { ids, tally: tally(batch, new_rows), publications, _number: Some(number.clone()) })
+    }
+
+    /// Whether other rows can be written to the tenant's table. Nothing is left of the try.
+    pub async fn look_at_others(&self) -> Others {
+        let looked = async {
+            let mut loan = self.store.borrow(Purpose::Plain).await?;
+            let looked = async {
+                let mut transaction = loan.connection.begin().await?;
+                let others = look_at_others(&self.store, &mut transaction).await?;
+                transaction.rollback().await?;
+                Ok::<Others, Error>(others)
+            };
+            let looked = looked.await;
+            self.store.database.settle(loan, looked)
+        };
+        looked.await.unwrap_or_else(|error| Others::of(Err(error)))
+    }
+
+    /// A number for the transactions of one part of a batch, of which one at most will be committed.
+    pub fn number(&self, record: &mut Record) -> Number {
+        let number = self.store.numbers.take();
+        record.numbers.push(number.clone());
+        number
     }
 
     /// Begins a transaction that a guest may use while it judges these entries.
@@ -119,11 +166,11 @@ impl Writer {
             let loan = self.store.borrow(Purpose::Guest).await?;
             // Each call of the guest begins with a statement.
             let mut session = Session::begin(loan, &self.store, self.store.guest_time_limit()).await?;
-            let recorded = session.take_slot(&self.store, record.slot).await?;
+            let recorded = session.take_slot(&self.store, record.slot, &record.numbers).await?;
             Ok::<_, Error>((session, recorded))
         };
         let (session, recorded) = begun.await.map_err(|error| self.store.database.failed(error))?;
-        Ok(match record.recall(&recorded, entries)? {
+        Ok(match record.recall(recorded, entries)? {
             None => Begun::Open(Box::new(session)),
             Some(publications) => {
                 let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
@@ -132,6 +179,7 @@ impl Writer {
                     ids,
                     tally: Tally { duplicate, ..Tally::default() },
                     publications,
+                    _number: None,
                 })
             }
         })
@@ -144,9 +192,10 @@ impl Writer {
         session: Session,
         batch: &[Judged],
         publications: Vec<Publication>,
-        record: &mut Record,
+        record: &Record,
+        number: &Number,
     ) -> Result<Committed, Error> {
-        let committed = self.try_commit(session, batch, Arc::new(publications), record).await;
+        let committed = self.try_commit(session, batch, Arc::new(publications), record, number).await;
         committed.map_err(|error| self.store.database.failed(error))
     }
 
@@ -155,7 +204,8 @@ impl Writer {
         mut session: Session,
         batch: &[Judged],
         publications: Arc<Vec<Publication>>,
-        record: &mut Record,
+        record: &Record,
+        number: &Number,
     ) -> Result<Committed, Error> {
         if let Some(error) = session.take_lost() {
             return Err(error);
@@ -165,7 +215,7 @@ impl Writer {
         }
         let mut rows = Rows::of(batch);
         let letters = Letters::of(batch)?;
-        let recorded = Recorded { slot: record.slot, entries: record.encoded_with(batch, &publications)? };
+        let recorded = Recorded::of(batch, &publications, record.slot, number)?;
         let store = &self.store;
         let written = async {
             let connection = &mut session.loan.connection;
@@ -188,9 +238,8 @@ impl Writer {
         let new_rows = patient(WRITING, written).await?;
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         session.give_back(&self.store.database).await;
-        record.extend(batch, Arc::clone(&publications));
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
-        Ok(Committed { ids, tally: tally(batch, new_rows), publications })
+        Ok(Committed { ids, tally: tally(batch, new_rows), publications, _number: Some(number.clone()) })
     }
 }
 
@@ -207,16 +256,77 @@ async fn write(
     recorded: &Recorded,
 ) -> Result<NewRows, Error> {
     failpoint!("before_insert", sqlx::Error::from(std::io::Error::other("failpoint")).into());
-    if letters.is_empty() {
-        // A single statement is a transaction by itself, without two round trips more.
+    if letters.is_empty() && !store.can_drop_rows() {
+        // A single statement is a transaction by itself, without two round trips more. Should a trigger that drops rows
+        // be new, it is found after the commit: the entries are tried again, and what was stored is a duplicate.
         return rows.insert(store, recorded, connection).await;
     }
     let mut transaction = connection.begin().await?;
-    letters.insert(store, &mut transaction).await?;
+    if !letters.is_empty() {
+        letters.insert(store, &mut transaction).await?;
+    }
     let new_rows = rows.insert(store, recorded, &mut transaction).await?;
     failpoint!("before_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
     transaction.commit().await?;
     Ok(new_rows)
+}
+
+/// Whether rows can be written to a tenant's table, other than one that was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// Yes.
+    Written,
+    /// No: the server refuses them too.
+    Refused,
+    /// The table is empty, so there is none to try with.
+    Unknown,
+    /// The server does not answer, or has no room.
+    Away,
+}
+
+impl Others {
+    fn of(outcome: Result<u64, Error>) -> Self {
+        match outcome {
+            Ok(0) => Self::Unknown,
+            Ok(_) => Self::Written,
+            Err(error) if error.is_of_keys() => Self::Written,
+            Err(error) => match error.remedy() {
+                Remedy::Retry | Remedy::Split => Self::Away,
+                _ => Self::Refused,
+            },
+        }
+    }
+}
+
+/// Writes a copy of the newest row, under another ID, and takes it back: within the transaction that is open.
+pub(super) async fn look_at_others(store: &Store, connection: &mut PgConnection) -> Result<Others, Error> {
+    let looked = async {
+        sqlx::raw_sql("SAVEPOINT others").execute(&mut *connection).await?;
+        // A plain table may have no index by time, and any row does for it.
+        let has_index: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+             WHERE indrelid = to_regclass($1) AND attname = 'time')",
+        )
+        .bind(store.table.quoted())
+        .fetch_one(&mut *connection)
+        .await?;
+        let order = if has_index { "ORDER BY time DESC" } else { "" };
+        let table = store.table.quoted();
+        let copy = format!(
+            "INSERT INTO {table} (time, event_id, event_type, user_id, properties)
+             SELECT time, gen_random_uuid(), event_type, user_id, properties
+             FROM (SELECT * FROM {table} {order} LIMIT 1) AS newest"
+        );
+        let written = async {
+            let copied = sqlx::raw_sql(AssertSqlSafe(copy)).execute(&mut *connection).await?;
+            sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *connection).await?;
+            Ok::<u64, Error>(copied.rows_affected())
+        };
+        let others = Others::of(written.await);
+        sqlx::raw_sql("ROLLBACK TO SAVEPOINT others").execute(connection).await?;
+        Ok::<Others, Error>(others)
+    };
+    patient("looking whether other rows can be written", looked).await
 }
 
 /// What there is when a transaction was to begin.
@@ -225,12 +335,6 @@ pub enum Begun {
     Open(Box<Session>),
     /// An earlier one had the same entries, and has committed after all.
     Committed(Committed),
-}
-
-/// The row of the record that goes with a transaction.
-struct Recorded {
-    slot: i32,
-    entries: Vec<u8>,
 }
 
 /// The keys of rows.
@@ -252,6 +356,13 @@ enum NewRows {
 }
 
 impl NewRows {
+    fn count(&self) -> usize {
+        match self {
+            Self::Count(count) => usize::try_from(*count).unwrap_or(usize::MAX),
+            Self::Keys(keys) => keys.len(),
+        }
+    }
+
     /// With those that an earlier statement of the same batch has added.
     fn and(self, earlier: Keys) -> Self {
         match self {
@@ -347,13 +458,39 @@ impl<'a> Rows<'a> {
             .bound(statement)
             .bind(store.run)
             .bind(recorded.slot)
+            .bind(recorded.number)
             .bind(&store.stream)
             .bind(&store.group)
+            .bind(recorded.ends[0])
+            .bind(recorded.ends[1])
             .bind(&recorded.entries);
-        Ok(match self.one_each {
-            true => NewRows::Count(query.execute(connection).await?.rows_affected()),
-            false => NewRows::Keys(keys(&query.fetch_all(connection).await?)?),
-        })
+        let new_rows = match self.one_each {
+            true => NewRows::Count(query.execute(&mut *connection).await?.rows_affected()),
+            false => NewRows::Keys(keys(&query.fetch_all(&mut *connection).await?)?),
+        };
+        self.check_for_dropped(store, new_rows.count(), connection).await?;
+        Ok(new_rows)
+    }
+
+    /// Those that were not new must have been there before. A trigger can drop a row without a word.
+    async fn check_for_dropped(
+        &self,
+        store: &Store,
+        new_rows: usize,
+        connection: &mut PgConnection,
+    ) -> Result<(), Error> {
+        if new_rows >= self.events.len() || !store.table_can_drop_rows(&mut *connection).await? {
+            return Ok(());
+        }
+        let missing: i64 = sqlx::query_scalar(AssertSqlSafe(Arc::clone(&store.inserts.missing)))
+            .bind(self.column(|event| event.time))
+            .bind(self.column(|event| event.event_id))
+            .fetch_one(connection)
+            .await?;
+        match missing {
+            0 => Ok(()),
+            rows => Err(Error::Dropped { rows: rows.unsigned_abs(), table: store.table.to_string() }),
+        }
     }
 
     /// Inserts without a record, and gives the keys of the rows that were new.
@@ -362,7 +499,10 @@ impl<'a> Rows<'a> {
         store: &Store,
         connection: &mut PgConnection,
     ) -> Result<Keys, Error> {
-        keys(&self.bound(&store.inserts.insert_unrecorded_returning).fetch_all(connection).await?)
+        let statement = self.bound(&store.inserts.insert_unrecorded_returning);
+        let new = keys(&statement.fetch_all(&mut *connection).await?)?;
+        self.check_for_dropped(store, new.len(), connection).await?;
+        Ok(new)
     }
 
     fn bound<'q>(&self, statement: &Arc<str>) -> Query<'q, Postgres, PgArguments> {

@@ -2,61 +2,118 @@
 
 use redis::aio::MultiplexedConnection;
 
-use super::publish::publish;
+use super::publish::Unsent;
 use super::{Error, Stream};
+use crate::batch::Tally;
 use crate::failpoint::failpoint;
 use crate::store::Committed;
 
 /// Sends XACK, for committed entries only, and before it what their rules have published.
 pub struct Acknowledger {
     stream: Stream,
-    /// The batches whose publications were sent, of those that could not be acknowledged yet.
-    published: usize,
+}
+
+/// Committed entries on their way to XACK.
+#[derive(Debug)]
+pub struct Unacknowledged {
+    committed: Committed,
+    unsent: Unsent,
+    is_acknowledged: bool,
+}
+
+impl Unacknowledged {
+    /// Of which nothing has been sent yet.
+    pub fn new(committed: Committed) -> Self {
+        Self { unsent: Unsent::all(committed.publications()), committed, is_acknowledged: false }
+    }
+
+    /// Whether Redis has it.
+    pub fn is_acknowledged(&self) -> bool {
+        self.is_acknowledged
+    }
+
+    /// How many entries they are.
+    pub fn entries(&self) -> usize {
+        self.committed.ids().len()
+    }
+
+    /// How they ended.
+    pub fn tally(&self) -> Tally {
+        self.committed.tally()
+    }
 }
 
 impl Acknowledger {
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, published: 0 }
+        Self { stream }
     }
 
-    /// Acknowledges all entries of these batches. After an error none, some or
-    /// all may be acknowledged: call again with the same.
-    pub async fn acknowledge(&mut self, batches: &[Committed]) -> Result<(), Error> {
+    /// Publishes what these batches have published, and acknowledges all of their entries. After an error those that
+    /// are not acknowledged are to be given again.
+    pub async fn acknowledge<'a>(
+        &mut self,
+        batches: impl Iterator<Item = &'a mut Unacknowledged>,
+    ) -> Result<(), Error> {
         let mut shared = self.stream.redis.shared().await?;
-        match self.try_acknowledge(batches, &mut shared.connection).await {
-            Ok(()) => {
-                self.published = 0;
-                Ok(())
-            }
+        match self.try_acknowledge(batches.collect(), &mut shared.connection).await {
+            Ok(()) => Ok(()),
             Err(error) => Err(self.stream.redis.failed(&shared, error).await),
         }
     }
 
+    /// First what has nothing to send: a server that is out of memory takes XACK, which gives it some back.
+    ///
+    /// Then what is published, and then its XACK: what is not acknowledged comes again and is published again, so it may
+    /// come twice, but is not lost.
     async fn try_acknowledge(
-        &mut self,
-        batches: &[Committed],
+        &self,
+        batches: Vec<&mut Unacknowledged>,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), Error> {
         let stream = &self.stream;
         failpoint!("before_ack", stream.error("XACK", std::io::Error::other("failpoint").into()));
-        // First what is published, then the XACK: what is not acknowledged comes again
-        // and is published again, so it may come twice, but is not lost.
-        for batch in batches.iter().skip(self.published) {
-            let has_surplus = batch.publications().len() > batch.ids().len();
-            publish(stream, batch.publications(), has_surplus, connection).await?;
-            self.published += 1;
+        let (mut silent, publishing): (Vec<_>, Vec<_>) =
+            batches.into_iter().partition(|batch| batch.unsent.is_empty());
+        self.send(&mut silent, connection).await?;
+        let mut sent = Vec::new();
+        let mut outcome = Ok(());
+        for batch in publishing {
+            let has_surplus = batch.committed.publications().len() > batch.entries();
+            outcome =
+                batch.unsent.send(stream, batch.committed.publications(), has_surplus, connection).await;
+            if outcome.is_err() {
+                break;
+            }
+            sent.push(batch);
         }
+        self.send(&mut sent, connection).await?;
+        outcome
+    }
+
+    async fn send(
+        &self,
+        batches: &mut [&mut Unacknowledged],
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), Error> {
+        if batches.is_empty() {
+            return Ok(());
+        }
+        let stream = &self.stream;
         let mut pipeline = redis::pipe();
-        for batch in batches {
+        for batch in &*batches {
             let command = pipeline.cmd("XACK").arg(&stream.name).arg(&stream.group);
-            for id in batch.ids() {
+            for id in batch.committed.ids() {
                 command.arg(id.to_string());
             }
         }
         let counts: Vec<u64> =
             pipeline.query_async(connection).await.map_err(|source| stream.error("XACK", source))?;
         failpoint!("after_ack", stream.error("XACK", std::io::Error::other("failpoint").into()));
-        let expected: usize = batches.iter().map(|batch| batch.ids().len()).sum();
+        let mut expected = 0;
+        for batch in batches {
+            batch.is_acknowledged = true;
+            expected += batch.entries();
+        }
         tracing::debug!(expected, acknowledged = counts.iter().sum::<u64>(), "acknowledged");
         Ok(())
     }

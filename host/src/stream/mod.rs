@@ -1,6 +1,7 @@
 //! Redis: the consumer group, reading, acknowledging, levels.
 //!
 //! - `read`: XREADGROUP and XCLAIM: new entries, and those that are pending
+//! - `attempts`: how often the process died with an entry in hand
 //! - `acknowledge`: XACK, for what is committed
 //! - `publish`: XADD, for what rules have published
 //! - `levels`: how full the stream is, and what was trimmed before it was read
@@ -8,6 +9,7 @@
 //! - `reply`: from Redis' replies to entries
 
 mod acknowledge;
+mod attempts;
 mod levels;
 mod publish;
 mod read;
@@ -19,11 +21,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
-pub use acknowledge::Acknowledger;
+pub use acknowledge::{Acknowledger, Unacknowledged};
+pub use attempts::Attempts;
 pub use levels::{Gauge, Levels};
-pub use read::{Quiet, Read, Reader};
+pub use read::{Pending, Quiet, Read, Reader};
 pub use server::Redis;
 
 use crate::config::{self, Tenant};
@@ -45,8 +48,13 @@ pub enum Error {
         "REDIS_URL does not read ({0}); wanted redis://[user:password@]host:port[/db], or rediss:// with TLS"
     )]
     Url(String),
+    /// Files of TLS that do not read.
+    #[error(
+        "the settings REDIS_TLS_* cannot be used: {0}; wanted files in PEM form, a certificate with its key, and a URL rediss://…"
+    )]
+    Tls(String),
     /// A command failed, or the connection did.
-    #[error("redis at {address}: {command}: {source}")]
+    #[error("redis at {address}: {command}: {source}{}", hint(command, source))]
     Command {
         /// Host and port.
         address: String,
@@ -85,12 +93,12 @@ impl Error {
     /// Whether trying again cannot help: somebody must change something.
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::Settings(_) | Self::Url(_) | Self::TooOld { .. } => true,
+            Self::Settings(_) | Self::Url(_) | Self::Tls(_) | Self::TooOld { .. } => true,
             Self::Reply { .. } | Self::Unanswered { .. } => false,
             Self::Command { source, .. } => {
                 matches!(source.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
                     || matches!(source.kind(), ErrorKind::Server(ServerErrorKind::NoPerm))
-                    || matches!(source.code(), Some("WRONGTYPE" | "NOAUTH" | "WRONGPASS"))
+                    || ["NOPERM", "WRONGTYPE", "NOAUTH", "WRONGPASS"].iter().any(|code| self.says(code))
             }
         }
     }
@@ -103,13 +111,47 @@ impl Error {
                 (source.kind() == ErrorKind::Extension && source.code().is_none())
                     || matches!(source.code(), Some("ERR" | "WRONGTYPE" | "NOGROUP" | "BUSYGROUP" | "NOPERM"))
             }
-            Self::Reply { .. } | Self::TooOld { .. } | Self::Settings(_) | Self::Url(_) => true,
+            Self::Reply { .. } | Self::TooOld { .. } | Self::Settings(_) | Self::Url(_) | Self::Tls(_) => {
+                true
+            }
             Self::Unanswered { .. } => false,
         }
     }
 
-    fn has_code(&self, wanted: &str) -> bool {
-        matches!(self, Self::Command { source, .. } if source.code() == Some(wanted))
+    /// Whether the server said this code. Of a command among others redis-rs tells one that it does not know in its text only.
+    fn says(&self, code: &str) -> bool {
+        match self {
+            Self::Command { source, .. } => source.code() == Some(code) || source.to_string().contains(code),
+            _ => false,
+        }
+    }
+
+    /// Whether the server does not know us, or not as somebody who may do this.
+    pub fn is_of_credentials(&self) -> bool {
+        match self {
+            Self::Command { source, .. } => {
+                source.kind() == ErrorKind::AuthenticationFailed
+                    || ["NOPERM", "NOAUTH", "WRONGPASS"].iter().any(|code| self.says(code))
+            }
+            _ => false,
+        }
+    }
+
+    fn is_timeout(&self) -> bool {
+        matches!(self, Self::Command { source, .. } if source.is_timeout())
+    }
+}
+
+/// What a failure to connect suggests, if anything.
+fn hint(command: &str, source: &RedisError) -> &'static str {
+    match command {
+        "connecting" if source.to_string().contains("InvalidContentType") => {
+            "; the server speaks no TLS at this port: wanted redis://, not rediss://"
+        }
+        "connecting" if source.kind() == ErrorKind::Parse => {
+            "; the server speaks something else at this port, TLS perhaps: then wanted rediss://, not redis://"
+        }
+        _ => "",
     }
 }
 
@@ -151,7 +193,7 @@ impl Stream {
         {
             return Err(Error::TooOld { address: self.address(), found: found.to_owned() });
         }
-        self.make_group(connection).await
+        self.make_group(connection).await.map(drop)
     }
 
     /// The reading side.
@@ -164,6 +206,11 @@ impl Stream {
         Acknowledger::new(self.clone())
     }
 
+    /// Keeps the delivery counts.
+    pub fn attempts(&self) -> Attempts {
+        Attempts::new(self.clone())
+    }
+
     /// Watches the group's levels.
     pub fn gauge(&self) -> Gauge {
         Gauge::new(self.clone())
@@ -173,8 +220,12 @@ impl Stream {
         self.redis.connect(response_timeout).await
     }
 
-    /// Makes the group at the stream's beginning, and the stream with it.
-    async fn make_group(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
+    /// Makes the group at the stream's beginning, and the stream with it, unless it is there; whether it was made now.
+    async fn make_group(&self, connection: &mut MultiplexedConnection) -> Result<bool, Error> {
+        // First a look: a server that is out of memory, or keeps XGROUP from us, refuses to make even what is there.
+        if self.has_group(connection).await {
+            return Ok(false);
+        }
         let made: Result<Value, RedisError> = redis::cmd("XGROUP")
             .arg("CREATE")
             .arg(&self.name)
@@ -186,16 +237,41 @@ impl Stream {
         match made {
             Ok(_) => {
                 tracing::info!(stream = self.name, group = self.group, "consumer group created at 0");
-                Ok(())
+                Ok(true)
             }
-            Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
+            Err(error) if error.code() == Some("BUSYGROUP") => Ok(false),
             Err(error) => Err(self.error("XGROUP CREATE", error)),
+        }
+    }
+
+    /// Whether the group is known to be there.
+    async fn has_group(&self, connection: &mut MultiplexedConnection) -> bool {
+        let groups = redis::cmd("XINFO").arg("GROUPS").arg(&self.name).query_async(connection).await;
+        groups.is_ok_and(|groups| levels::find_group(groups, &self.group).is_some())
+    }
+
+    /// Takes the consumer out of the group, if nothing is pending with it: after a clean stop nobody needs it any more.
+    pub async fn leave(&self) -> Result<(), Error> {
+        let mut shared = self.redis.shared().await?;
+        let mut command = script(include_str!("leave.lua"), &self.name);
+        command.arg(&self.group).arg(&self.consumer);
+        let left: Result<u64, RedisError> = command.query_async(&mut shared.connection).await;
+        match left.map_err(|source| self.error("XGROUP DELCONSUMER", source)) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.redis.failed(&shared, error).await),
         }
     }
 
     fn error(&self, command: &'static str, source: RedisError) -> Error {
         self.redis.error(command, source)
     }
+}
+
+/// A script that uses this key. Sent in full: it is small, and a server that was restarted knows none by its digest.
+fn script(text: &str, key: &str) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    command.arg(text).arg(1).arg(key);
+    command
 }
 
 /// The value of `redis_version` in the reply to INFO.

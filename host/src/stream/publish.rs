@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, Value};
 
 use super::{Error, Stream};
 use crate::capabilities::Publication;
@@ -20,48 +21,83 @@ impl Stream {
     /// Adds entries to their streams. After an error none, some or all may be there.
     pub async fn publish(&self, publications: &[Publication]) -> Result<(), Error> {
         let mut shared = self.redis.shared().await?;
-        match publish(self, publications, false, &mut shared.connection).await {
+        let mut unsent = Unsent::all(publications);
+        match unsent.send(self, publications, false, &mut shared.connection).await {
             Ok(()) => Ok(()),
             Err(error) => Err(self.redis.failed(&shared, error).await),
         }
     }
 }
 
-pub(super) async fn publish(
-    stream: &Stream,
-    publications: &[Publication],
-    with_pauses: bool,
-    connection: &mut MultiplexedConnection,
-) -> Result<(), Error> {
-    let mut rest = publications;
-    while !rest.is_empty() {
-        let (portion, later) = rest.split_at(at_once(rest));
-        add(stream, portion, connection).await?;
-        rest = later;
-        if with_pauses && !rest.is_empty() {
-            tokio::time::sleep(PAUSE).await;
-        }
+/// Which publications of a batch are not sent yet.
+///
+/// A server that is out of memory refuses some and takes others, time and again: what it took is not sent twice.
+#[derive(Debug)]
+pub(super) struct Unsent(Vec<usize>);
+
+impl Unsent {
+    pub(super) fn all(publications: &[Publication]) -> Self {
+        Self((0..publications.len()).collect())
     }
-    Ok(())
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Sends what is left, in its order, up to the first portion of which something is refused. With a connection that
+    /// breaks it is unknown what of a portion arrived: then all of it is left.
+    pub(super) async fn send(
+        &mut self,
+        stream: &Stream,
+        publications: &[Publication],
+        with_pauses: bool,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), Error> {
+        while !self.is_empty() {
+            let left: Vec<&Publication> = self.0.iter().filter_map(|at| publications.get(*at)).collect();
+            let portion = at_once(&left);
+            let results = add(stream, left.iter().take(portion), connection).await?;
+            let mut refusal = None;
+            let mut results = results.into_iter();
+            // Those of the portion that were refused, and those after it.
+            self.0.retain(|_| match results.next() {
+                Some(Ok(_)) => false,
+                Some(Err(error)) => {
+                    refusal.get_or_insert(error);
+                    true
+                }
+                None => true,
+            });
+            if let Some(source) = refusal {
+                return Err(stream.error("XADD", source));
+            }
+            if with_pauses && !self.is_empty() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How many of these go in one pipeline, at least one: the connection is not
 /// this tenant's alone, and neither is the thread that fills it.
-fn at_once(publications: &[Publication]) -> usize {
+fn at_once(publications: &[&Publication]) -> usize {
     let mut bytes = 0_usize;
-    let fits = |publication: &&Publication| {
+    let fits = |publication: &&&Publication| {
         bytes = bytes.saturating_add(publication.bytes());
         bytes <= BYTES_AT_ONCE
     };
     publications.iter().take(ENTRIES_AT_ONCE).take_while(fits).count().max(1).min(publications.len())
 }
 
-async fn add(
+/// What came of each.
+async fn add<'a>(
     stream: &Stream,
-    publications: &[Publication],
+    publications: impl Iterator<Item = &'a &'a Publication>,
     connection: &mut MultiplexedConnection,
-) -> Result<(), Error> {
+) -> Result<Vec<RedisResult<Value>>, Error> {
     let mut pipeline = redis::pipe();
+    pipeline.ignore_errors();
     for Publication { stream: name, fields } in publications {
         let command = pipeline.cmd("XADD").arg(name);
         if let Some(length) = stream.publish.get(name).filter(|length| **length > 0) {
@@ -72,6 +108,5 @@ async fn add(
             command.arg(name).arg(value);
         }
     }
-    let sent: Result<redis::Value, _> = pipeline.query_async(connection).await;
-    sent.map(drop).map_err(|source| stream.error("XADD", source))
+    pipeline.query_async(connection).await.map_err(|source| stream.error("XADD", source))
 }

@@ -1,21 +1,29 @@
 //! XREADGROUP and XCLAIM: new entries, and those that are pending.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::reply::{self, Pending};
-use super::{Error, PATIENCE, Stream};
+use super::levels::Losses;
+use super::reply;
+use super::{Error, PATIENCE, Stream, script};
 use crate::batch::{Entry, EntryId};
 use crate::config::Tenant;
 use crate::failpoint::failpoint;
 
+pub use super::reply::Pending;
+
 /// The bytes of a batch, about, as far as they can be told from the batch before. So what is in flight has a bound in
 /// bytes too: `BATCH_SIZE` entries of a few MB, several times, would be more than a machine has.
 const BATCH_BYTES: usize = 8 << 20;
+/// The entries of the first batch, of which nothing is known yet.
+const FIRST_BATCH: usize = 8;
+/// How many times as many the next batch may have: so few may have told little.
+const GROWTH: usize = 4;
+/// How long a reply may take at most, after others that took too long: a large one over a slow network.
+const PATIENCE_MAX: Duration = Duration::from_secs(300);
 /// From this delivery on an entry is read alone: it may be the one that kills
 /// the process, and the others of its batch must not be blamed for it.
 const SUSPECT_DELIVERIES: u64 = 4;
@@ -23,15 +31,24 @@ const SUSPECT_DELIVERIES: u64 = 4;
 /// What the reader goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Position {
-    /// What was delivered to this consumer before, after this entry.
-    Own(EntryId),
-    /// What other consumers have held for too long, after this entry.
-    Abandoned(EntryId),
+    /// What is pending, after this entry.
+    Pending(List, EntryId),
     /// What nobody has been given.
     New,
 }
 
-/// Reads batches, on a connection of its own because XREADGROUP blocks.
+const FROM_THE_BEGINNING: Position = Position::Pending(List::Own, EntryId::ZERO);
+
+/// A list of pending entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum List {
+    /// What was delivered to this consumer before.
+    Own,
+    /// What consumers have held for too long.
+    Abandoned,
+}
+
+/// Reads batches, on a connection of its own because it waits there for new entries.
 ///
 /// It begins with what an earlier run of this consumer left pending, goes on
 /// with what consumers that are gone left, then with new entries, and looks for
@@ -43,33 +60,34 @@ pub struct Reader {
     wanted: usize,
     block: Duration,
     claim_min_idle: Duration,
-    connection: Option<ReadConnection>,
+    connection: Option<MultiplexedConnection>,
+    /// How long a reply may take, beyond the time for which the command blocks.
+    patience: Duration,
     position: Position,
     claimed_at: Instant,
     quiet: Quiet,
     /// Whether some that this consumer has pending were passed over, because quiet did not come.
     has_passed_over: bool,
-    /// Reads since the last one that was answered. What the server delivered
-    /// in them never arrived, so nothing can have died of it.
-    unanswered: u64,
-}
-
-struct ReadConnection {
-    connection: MultiplexedConnection,
-    /// For CLIENT UNBLOCK.
-    client_id: i64,
+    /// What the last look at the group found.
+    seen: Losses,
+    /// Losses that were not told yet.
+    lost: u64,
 }
 
 /// What one step of the reader gave.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Read {
-    /// In the order of the stream. None when none came in time, or at the end
-    /// of a list of pending entries.
-    pub entries: Vec<Entry>,
-    /// Whether fewer came than were asked for, so that a pause makes the next batch fuller.
-    pub is_partial: bool,
-    /// The consumers that they were delivered to before, this one or others; none, if they are new.
-    pub owners: BTreeSet<String>,
+#[derive(Debug, PartialEq, Eq)]
+pub enum Read {
+    /// No entries came in time, or a list of pending ones is at its end.
+    Nothing,
+    /// Entries that nobody was given before, in the order of the stream.
+    New {
+        /// At least one.
+        entries: Vec<Entry>,
+        /// Whether fewer came than were asked for, so that a pause makes the next batch fuller.
+        is_partial: bool,
+    },
+    /// Entries that were delivered before, to be [taken](Reader::take) when nobody else can commit them any more.
+    Pending(Vec<Pending>),
 }
 
 impl Reader {
@@ -77,21 +95,33 @@ impl Reader {
         Self {
             stream,
             batch_size: tenant.batch_size,
-            wanted: tenant.batch_size,
+            wanted: tenant.batch_size.min(FIRST_BATCH),
             block: Duration::from_millis(tenant.block_ms),
             claim_min_idle: Duration::from_millis(tenant.claim_min_idle_ms),
             connection: None,
-            position: Position::Own(EntryId::ZERO),
+            patience: PATIENCE,
+            position: FROM_THE_BEGINNING,
             claimed_at: Instant::now(),
             quiet: Quiet::NotWanted,
             has_passed_over: false,
-            unanswered: 0,
+            seen: Losses::default(),
+            lost: 0,
         }
     }
 
     /// Whether the next [`Reader::read`] is to wait until nothing is in flight.
     pub fn quiet(&self) -> Quiet {
         self.quiet
+    }
+
+    /// How many entries are lost that the last call did not know of: they were trimmed or deleted before their turn.
+    pub fn take_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// What the group had been given last, before the last read: by whichever consumer.
+    pub fn last_delivered(&self) -> EntryId {
+        self.seen.last_delivered
     }
 
     fn claim_is_due(&self) -> bool {
@@ -110,11 +140,10 @@ impl Reader {
         shutdown: &CancellationToken,
     ) -> Result<Read, Error> {
         match self.step(is_alone, is_in_flight, shutdown).await {
-            Ok(read) => Ok(read),
             // The stream or the group was deleted. A new group at 0 delivers again what is left, and so what is in
             // flight, which must come to its end before; the rows' keys absorb what was stored.
-            Err(error) if error.has_code("NOGROUP") => {
-                self.position = Position::Own(EntryId::ZERO);
+            Err(error) if error.says("NOGROUP") => {
+                self.position = FROM_THE_BEGINNING;
                 if std::mem::replace(&mut self.quiet, Quiet::Needed) != Quiet::Needed {
                     tracing::warn!(
                         stream = self.stream.name,
@@ -123,19 +152,76 @@ impl Reader {
                     );
                 }
                 if is_alone {
-                    let mut connection = self.stream.connect(PATIENCE).await?;
-                    self.stream.make_group(&mut connection).await?;
+                    self.make_group_again().await?;
                     self.quiet = Quiet::NotWanted;
                 }
-                Ok(Read::default())
+                Ok(Read::Nothing)
             }
-            Err(error) => {
-                self.connection = None;
-                self.position = Position::Own(EntryId::ZERO);
-                self.unanswered += 1;
-                Err(error)
+            read => self.recover(read),
+        }
+    }
+
+    /// Takes into this consumer's hands what [`Reader::read`] found pending, each entry only if it is still as it was
+    /// found: whoever else has taken it meanwhile keeps it.
+    pub async fn take(
+        &mut self,
+        pending: &[Pending],
+        shutdown: &CancellationToken,
+    ) -> Result<Vec<Entry>, Error> {
+        let stream = &self.stream;
+        let is_own = |pending: &Pending| pending.owner == stream.consumer.as_bytes();
+        let idle = if pending.iter().all(is_own) { 0 } else { millis(self.claim_min_idle) };
+        let mut command = script(include_str!("take.lua"), &stream.name);
+        command.arg(&stream.group).arg(&stream.consumer).arg(idle);
+        for Pending { id, owner, deliveries } in pending {
+            command.arg(id.to_string()).arg(owner).arg(*deliveries);
+        }
+        let taken = self.ask("XCLAIM", command, shutdown).await.and_then(reply::taken);
+        let mut entries = self.recover(taken)?;
+        for entry in &mut entries {
+            if let Ok(at) = pending.binary_search_by_key(&entry.id, |pending| pending.id) {
+                entry.deliveries = pending.get(at).map_or(0, |pending| pending.deliveries) + 1;
             }
         }
+        self.note_size(&entries);
+        if !entries.is_empty() {
+            let what = match idle {
+                0 => "reading again what was pending",
+                _ => "claimed what other consumers left pending",
+            };
+            tracing::info!(entries = entries.len(), "{what}");
+        }
+        Ok(entries)
+    }
+
+    /// After an error: the next read is on a new connection, and begins with what is pending.
+    fn recover<T>(&mut self, outcome: Result<T, Error>) -> Result<T, Error> {
+        match &outcome {
+            Ok(_) => self.patience = PATIENCE,
+            Err(error) => {
+                if error.is_timeout() {
+                    // It may be the size of the reply.
+                    self.patience = (self.patience * 2).min(PATIENCE_MAX);
+                    self.wanted = (self.wanted / GROWTH).max(1);
+                }
+                self.connection = None;
+                self.position = FROM_THE_BEGINNING;
+            }
+        }
+        outcome
+    }
+
+    async fn make_group_again(&mut self) -> Result<(), Error> {
+        let mut connection = self.stream.connect(PATIENCE).await?;
+        let is_made = self.stream.make_group(&mut connection).await?;
+        let look = Losses::command(&self.stream).query_async(&mut connection).await;
+        let now = Losses::of(look.map_err(|source| self.stream.error("XINFO", source))?)?;
+        // A stream that was given fewer entries is another one. One replica makes the group, and tells it.
+        if is_made && now.added < self.seen.added {
+            self.lost += self.seen.unread.unwrap_or(0);
+        }
+        self.seen = now;
+        Ok(())
     }
 
     async fn step(
@@ -145,14 +231,13 @@ impl Reader {
         shutdown: &CancellationToken,
     ) -> Result<Read, Error> {
         if self.position == Position::New && self.claim_is_due() {
-            self.position = match std::mem::take(&mut self.has_passed_over) {
-                true => Position::Own(EntryId::ZERO),
-                false => Position::Abandoned(EntryId::ZERO),
-            };
+            let list = if std::mem::take(&mut self.has_passed_over) { List::Own } else { List::Abandoned };
+            self.position = Position::Pending(list, EntryId::ZERO);
         }
         let read = match self.position {
-            Position::Own(after) => self.read_own(after, is_alone, is_in_flight, shutdown).await?,
-            Position::Abandoned(after) => self.claim(after, is_alone, is_in_flight, shutdown).await?,
+            Position::Pending(list, after) => {
+                self.look_for_pending(list, after, is_alone, is_in_flight, shutdown).await?
+            }
             Position::New => {
                 self.quiet = Quiet::NotWanted;
                 self.read_new(is_in_flight, shutdown).await?
@@ -183,139 +268,108 @@ impl Reader {
         shutdown: &CancellationToken,
     ) -> Result<Read, Error> {
         let wanted = self.wanted;
-        let mut command = self.xreadgroup(wanted);
-        command.arg("BLOCK").arg(millis(self.block)).arg("STREAMS").arg(&self.stream.name).arg(">");
-        let mut entries = reply::entries(self.ask("XREADGROUP", command, shutdown).await?)?;
-        self.unanswered = 0;
+        let mut entries = self.read_what_is_there(wanted, shutdown).await?;
+        if entries.is_empty() && self.wait_for_news(shutdown).await? {
+            entries = self.read_what_is_there(wanted, shutdown).await?;
+        }
         let is_partial = entries.len() < wanted;
         if entries.iter().any(|entry| is_in_flight(entry.id)) {
             // Somebody else has made the group again, or has set it back. They are pending now, and are looked at when
             // it is known what has become of them.
             tracing::warn!("entries that are in flight were delivered again: was the group set back?");
             entries.retain(|entry| !is_in_flight(entry.id));
-            (self.position, self.quiet) = (Position::Own(EntryId::ZERO), Quiet::Needed);
+            (self.position, self.quiet) = (FROM_THE_BEGINNING, Quiet::Needed);
         }
         self.note_size(&entries);
-        Ok(Read { entries, is_partial, owners: BTreeSet::new() })
+        Ok(match entries.is_empty() {
+            true => Read::Nothing,
+            false => Read::New { entries, is_partial },
+        })
     }
 
-    async fn read_own(
+    /// In one transaction with a look at what was lost: the read steps over it, and it would be found no more.
+    async fn read_what_is_there(
         &mut self,
-        after: EntryId,
-        is_alone: bool,
-        is_in_flight: &(dyn Fn(EntryId) -> bool + Sync),
+        wanted: usize,
         shutdown: &CancellationToken,
-    ) -> Result<Read, Error> {
-        let mut command = self.xpending();
-        command.arg(format!("({after}")).arg("+").arg(self.wanted).arg(&self.stream.consumer);
-        let pending = reply::pending(self.ask("XPENDING", command, shutdown).await?)?;
-        // XREADGROUP gives what comes next, whatever it is: so no further than to what is in flight.
-        let in_flight = pending.iter().take_while(|pending| is_in_flight(pending.id)).count();
-        let (in_flight, rest) = pending.split_at_checked(in_flight).unwrap_or_default();
-        let end = rest.iter().position(|pending| is_in_flight(pending.id)).unwrap_or(rest.len());
-        let after = in_flight.last().map_or(after, |last| last.id);
-        let Some(part) = rest.get(..end).and_then(together) else {
-            self.position = match in_flight.is_empty() {
-                true => Position::Abandoned(EntryId::ZERO),
-                false => Position::Own(after),
-            };
-            return Ok(Read::default());
+    ) -> Result<Vec<Entry>, Error> {
+        let stream = &self.stream;
+        let mut read = redis::cmd("XREADGROUP");
+        read.arg("GROUP").arg(&stream.group).arg(&stream.consumer).arg("COUNT").arg(wanted);
+        read.arg("STREAMS").arg(&stream.name).arg(">");
+        let mut pipeline = redis::pipe();
+        pipeline.atomic().add_command(Losses::command(stream)).add_command(read);
+        let ask = async move |connection: &mut MultiplexedConnection| {
+            pipeline.query_async::<(Value, Value)>(connection).await
         };
-        match self.may_read(part, is_alone) {
-            Turn::Now => {}
-            Turn::Quiet => return Ok(Read::default()),
-            Turn::Later => {
-                self.has_passed_over = true;
-                self.position = Position::Own(part.first().map_or(after, |suspect| suspect.id));
-                return Ok(Read::default());
-            }
-        }
-        let owners = owners(part);
-        let mut command = self.xreadgroup(part.len());
-        command.arg("STREAMS").arg(&self.stream.name).arg(after.to_string());
-        let mut entries = reply::entries(self.ask("XREADGROUP", command, shutdown).await?)?;
-        // If others have taken some of them meanwhile, it goes on with what comes after: another time.
-        entries.retain(|entry| part.binary_search_by_key(&entry.id, |pending| pending.id).is_ok());
-        self.note_size(&entries);
-        if let Some(last) = part.last() {
-            self.position = Position::Own(last.id);
-        }
-        tracing::info!(entries = entries.len(), "reading again what was pending");
-        Ok(Read { entries: counted(entries, part, self.unanswered), is_partial: false, owners })
+        let (losses, entries) = self.wait_for("XREADGROUP", ask, shutdown).await?;
+        self.seen = Losses::of(losses)?;
+        self.lost += self.seen.lost;
+        let entries = reply::entries(entries)?;
+        let read = u64::try_from(entries.len()).unwrap_or(u64::MAX);
+        self.seen.unread = self.seen.unread.map(|unread| unread.saturating_sub(read));
+        Ok(entries)
     }
 
-    /// Takes over exactly the entries whose owners are told with them, as long as nobody else has done so meanwhile.
-    async fn claim(
+    /// Whether there are entries that the group was not given yet, after a while of waiting for them.
+    ///
+    /// By XREAD: what XREADGROUP delivers while nobody listens any more would stay pending for the next start.
+    async fn wait_for_news(&mut self, shutdown: &CancellationToken) -> Result<bool, Error> {
+        let mut command = redis::cmd("XREAD");
+        command.arg("COUNT").arg(1).arg("BLOCK").arg(millis(self.block));
+        command.arg("STREAMS").arg(&self.stream.name).arg(self.seen.last_delivered.to_string());
+        tokio::select! {
+            news = self.ask("XREAD", command, shutdown) => Ok(news? != Value::Nil),
+            () = shutdown.cancelled() => Ok(false),
+        }
+    }
+
+    async fn look_for_pending(
         &mut self,
+        list: List,
         after: EntryId,
         is_alone: bool,
         is_in_flight: &(dyn Fn(EntryId) -> bool + Sync),
         shutdown: &CancellationToken,
     ) -> Result<Read, Error> {
-        let min_idle = millis(self.claim_min_idle);
-        let mut command = self.xpending();
-        command.arg("IDLE").arg(min_idle).arg(format!("({after}")).arg("+").arg(self.wanted);
+        let mut command = redis::cmd("XPENDING");
+        command.arg(&self.stream.name).arg(&self.stream.group);
+        if list == List::Abandoned {
+            command.arg("IDLE").arg(millis(self.claim_min_idle));
+        }
+        command.arg(format!("({after}")).arg("+").arg(self.wanted);
+        if list == List::Own {
+            command.arg(&self.stream.consumer);
+        }
         let pending = reply::pending(self.ask("XPENDING", command, shutdown).await?)?;
         let Some(last) = pending.last().map(|last| last.id) else {
-            self.end_claiming();
-            return Ok(Read::default());
+            self.position = match list {
+                List::Own => Position::Pending(List::Abandoned, EntryId::ZERO),
+                List::Abandoned => {
+                    self.claimed_at = Instant::now();
+                    Position::New
+                }
+            };
+            return Ok(Read::Nothing);
         };
-        let abandoned: Vec<Pending> =
-            pending.into_iter().filter(|pending| !is_in_flight(pending.id)).collect();
-        let Some(part) = together(&abandoned) else {
-            self.position = Position::Abandoned(last);
-            return Ok(Read::default());
+        let free: Vec<Pending> = pending.into_iter().filter(|pending| !is_in_flight(pending.id)).collect();
+        let Some(part) = together(&free) else {
+            self.position = Position::Pending(list, last);
+            return Ok(Read::Nothing);
         };
         let part_end = part.last().map_or(last, |last| last.id);
         match self.may_read(part, is_alone) {
-            Turn::Now => {}
-            Turn::Quiet => return Ok(Read::default()),
+            Turn::Now => {
+                self.position = Position::Pending(list, part_end);
+                Ok(Read::Pending(part.to_vec()))
+            }
+            Turn::Quiet => Ok(Read::Nothing),
             Turn::Later => {
-                self.position = Position::Abandoned(part_end);
-                return Ok(Read::default());
+                self.has_passed_over |= list == List::Own;
+                self.position = Position::Pending(list, part_end);
+                Ok(Read::Nothing)
             }
         }
-        let owners = owners(part);
-        // XCLAIM drops deleted entries from the pending list at once. Instead they are read as they are, and
-        // stay pending with the other consumer until their dead letters are committed and they are acknowledged.
-        let deleted = self.deleted(part, shutdown).await?;
-        if !deleted.is_empty() {
-            tracing::info!(entries = deleted.len(), "deleted while other consumers held them");
-            return Ok(Read { entries: counted(deleted, part, self.unanswered), is_partial: false, owners });
-        }
-        let stream = &self.stream;
-        let mut command = redis::cmd("XCLAIM");
-        command.arg(&stream.name).arg(&stream.group).arg(&stream.consumer).arg(min_idle);
-        for pending in part {
-            command.arg(pending.id.to_string());
-        }
-        let claimed = reply::claimed(self.ask("XCLAIM", command, shutdown).await?)?;
-        self.position = Position::Abandoned(part_end);
-        self.note_size(&claimed);
-        if !claimed.is_empty() {
-            tracing::info!(entries = claimed.len(), "claimed what other consumers left pending");
-        }
-        Ok(Read { entries: counted(claimed, part, self.unanswered), is_partial: false, owners })
-    }
-
-    /// Those of the pending entries that are no longer in the stream.
-    async fn deleted(
-        &mut self,
-        pending: &[Pending],
-        shutdown: &CancellationToken,
-    ) -> Result<Vec<Entry>, Error> {
-        let mut pipeline = redis::pipe();
-        for Pending { id, .. } in pending {
-            let id = id.to_string();
-            pipeline.cmd("XRANGE").arg(&self.stream.name).arg(&id).arg(&id);
-        }
-        let ask = async move |connection: &mut MultiplexedConnection| {
-            pipeline.query_async::<Vec<Value>>(connection).await
-        };
-        let found = self.wait_for("XRANGE", ask, shutdown).await?;
-        let is_gone = |found: &Value| matches!(found, Value::Array(entries) if entries.is_empty());
-        let gone = pending.iter().zip(&found).filter(|(_, found)| is_gone(found));
-        Ok(gone.map(|(pending, _)| Entry { id: pending.id, fields: None, deliveries: 1 }).collect())
     }
 
     /// The next batch is to have about [`BATCH_BYTES`] at most, if its entries are like these.
@@ -323,28 +377,13 @@ impl Reader {
         let fields = entries.iter().filter_map(|entry| entry.fields.as_ref()).flatten();
         let bytes: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
         if let Some(mean) = bytes.checked_div(entries.len()) {
-            self.wanted = (BATCH_BYTES / mean.max(1)).clamp(1, self.batch_size);
+            let most = self.batch_size.min(GROWTH * self.wanted);
+            self.wanted = (BATCH_BYTES / mean.max(1)).clamp(1, most);
         }
     }
 
-    fn end_claiming(&mut self) {
-        self.position = Position::New;
-        self.claimed_at = Instant::now();
-    }
-
-    fn xreadgroup(&self, count: usize) -> Cmd {
-        let mut command = redis::cmd("XREADGROUP");
-        command.arg("GROUP").arg(&self.stream.group).arg(&self.stream.consumer).arg("COUNT").arg(count);
-        command
-    }
-
-    fn xpending(&self) -> Cmd {
-        let mut command = redis::cmd("XPENDING");
-        command.arg(&self.stream.name).arg(&self.stream.group);
-        command
-    }
-
-    /// Sends a command and waits for its reply, or ends it when `shutdown` is called.
+    /// Sends a command and waits for its reply; after the shutdown, for a second more: what it delivers and nobody
+    /// receives stays pending for the next start.
     async fn ask(
         &mut self,
         name: &'static str,
@@ -362,20 +401,21 @@ impl Reader {
         shutdown: &CancellationToken,
     ) -> Result<T, Error> {
         let stream = &self.stream;
-        let ReadConnection { connection, client_id } = match &mut self.connection {
-            Some(connection) => connection,
-            none => none.insert(stream.connect_for_reading(self.block).await?),
+        let given_up = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
         };
-        let mut reply = std::pin::pin!(ask(connection));
-        let reply = tokio::select! {
-            reply = &mut reply => reply,
-            () = shutdown.cancelled() => match stream.unblock(*client_id, reply).await {
-                Some(reply) => reply,
-                // What it may still deliver stays pending, for the next start.
-                None => return Err(Error::Unanswered { command: name }),
-            },
+        let asked = async {
+            let connection = match &mut self.connection {
+                Some(connection) => connection,
+                none => none.insert(stream.connect(self.block + self.patience).await?),
+            };
+            ask(connection).await.map_err(|source| stream.error(name, source))
         };
-        reply.map_err(|source| stream.error(name, source))
+        tokio::select! {
+            reply = asked => reply,
+            () = given_up => Err(Error::Unanswered { command: name }),
+        }
     }
 }
 
@@ -413,64 +453,8 @@ fn together(pending: &[Pending]) -> Option<&[Pending]> {
     pending.get(..suspect.unwrap_or(pending.len()).max(1)).filter(|part| !part.is_empty())
 }
 
-fn owners(pending: &[Pending]) -> BTreeSet<String> {
-    pending.iter().map(|pending| pending.owner.clone()).collect()
-}
-
-/// The entries with the number of their deliveries, this one included, those that never arrived left out.
-fn counted(mut entries: Vec<Entry>, pending: &[Pending], unanswered: u64) -> Vec<Entry> {
-    for entry in &mut entries {
-        if let Ok(at) = pending.binary_search_by_key(&entry.id, |pending| pending.id) {
-            let before = pending.get(at).map_or(0, |pending| pending.deliveries);
-            entry.deliveries = before.saturating_sub(unanswered) + 1;
-        }
-    }
-    entries
-}
-
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-impl Stream {
-    async fn connect_for_reading(&self, block: Duration) -> Result<ReadConnection, Error> {
-        let mut connection = self.connect(block + PATIENCE).await?;
-        let client_id = redis::cmd("CLIENT")
-            .arg("ID")
-            .query_async(&mut connection)
-            .await
-            .map_err(|source| self.error("CLIENT ID", source))?;
-        Ok(ReadConnection { connection, client_id })
-    }
-
-    /// Ends a blocked XREADGROUP and gives its reply, entries included; `None`
-    /// when there is none within a second.
-    ///
-    /// Dropping the request instead could leave entries pending that the
-    /// server delivered at that very moment. They would not be lost, but they
-    /// would wait for the next start.
-    async fn unblock<T>(
-        &self,
-        client_id: i64,
-        reply: impl Future<Output = Result<T, RedisError>>,
-    ) -> Option<Result<T, RedisError>> {
-        let unblock = async {
-            if let Ok(mut connection) = self.connect(PATIENCE).await {
-                loop {
-                    // Repeated, because it does nothing while the request is still on its way.
-                    let _: Result<i64, RedisError> =
-                        redis::cmd("CLIENT").arg("UNBLOCK").arg(client_id).query_async(&mut connection).await;
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
-            std::future::pending().await
-        };
-        tokio::select! {
-            reply = reply => Some(reply),
-            () = unblock => None,
-            () = tokio::time::sleep(Duration::from_secs(1)) => None,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -480,7 +464,7 @@ mod tests {
     fn pending(deliveries: &[u64]) -> Vec<Pending> {
         (0..)
             .zip(deliveries)
-            .map(|(sequence, &deliveries)| Pending { id: id(sequence), owner: String::new(), deliveries })
+            .map(|(sequence, &deliveries)| Pending { id: id(sequence), owner: Vec::new(), deliveries })
             .collect()
     }
 
@@ -496,18 +480,5 @@ mod tests {
         assert_eq!(length(&[1, 2, SUSPECT_DELIVERIES - 1, 1]), 2, "up to the suspect");
         assert_eq!(length(&[SUSPECT_DELIVERIES - 1, 1, 1]), 1, "the suspect alone");
         assert_eq!(length(&[SUSPECT_DELIVERIES - 1, SUSPECT_DELIVERIES, 1]), 1, "two suspects, one by one");
-    }
-
-    #[test]
-    fn deliveries_are_those_before_and_this_one() {
-        let entry = |sequence| Entry { id: id(sequence), fields: None, deliveries: 1 };
-        let found = counted(vec![entry(0), entry(1), entry(7)], &pending(&[1, 4]), 0);
-        assert_eq!(found.iter().map(|entry| entry.deliveries).collect::<Vec<_>>(), [2, 5, 1]);
-        let found = counted(vec![entry(0), entry(1)], &pending(&[1, 4]), 2);
-        assert_eq!(
-            found.iter().map(|entry| entry.deliveries).collect::<Vec<_>>(),
-            [1, 3],
-            "two never arrived"
-        );
     }
 }

@@ -10,12 +10,20 @@ use crate::batch::{Entry, EntryId, Field};
 
 /// One line of XPENDING: an entry that was delivered and not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pending {
+pub struct Pending {
     pub(super) id: EntryId,
     /// The consumer that it was delivered to.
-    pub(super) owner: String,
-    /// How often it was delivered. The only count that survives a crash of ours.
+    pub(super) owner: Vec<u8>,
+    /// How often it was delivered, without the times after which nothing has died of it. The only count that survives a
+    /// crash of ours.
     pub(super) deliveries: u64,
+}
+
+impl Pending {
+    /// The consumer that it was delivered to; one of ours has a name that is text.
+    pub fn owner(&self) -> String {
+        String::from_utf8_lossy(&self.owner).into_owned()
+    }
 }
 
 /// The entries of one stream in the reply to XREADGROUP.
@@ -49,8 +57,7 @@ pub(super) fn pending(reply: Value) -> Result<Vec<Pending>, Error> {
         match parts.as_slice() {
             [Value::BulkString(id), Value::BulkString(owner), _idle, Value::Int(deliveries)] => {
                 let id = EntryId::parse(id).ok_or_else(|| unexpected(&value))?;
-                let owner = String::from_utf8_lossy(owner).into_owned();
-                Ok(Pending { id, owner, deliveries: u64::try_from(*deliveries).unwrap_or(0) })
+                Ok(Pending { id, owner: owner.clone(), deliveries: u64::try_from(*deliveries).unwrap_or(0) })
             }
             _ => Err(unexpected(&value)),
         }
@@ -58,8 +65,8 @@ pub(super) fn pending(reply: Value) -> Result<Vec<Pending>, Error> {
     lines.into_iter().map(line).collect()
 }
 
-/// The reply to XCLAIM: the entries that were claimed. What was deleted meanwhile is not among them.
-pub(super) fn claimed(reply: Value) -> Result<Vec<Entry>, Error> {
+/// The reply of `take.lua`: the entries that were taken, those that are deleted without fields.
+pub(super) fn taken(reply: Value) -> Result<Vec<Entry>, Error> {
     const COMMAND: &str = "XCLAIM";
     match reply {
         Value::Array(entries) => entries.into_iter().map(|value| entry(COMMAND, value)).collect(),
@@ -131,13 +138,6 @@ impl Attributes {
     pub(super) fn number(&self, name: &str) -> Option<u64> {
         match self.get(name)? {
             Value::Int(number) => u64::try_from(*number).ok(),
-            _ => None,
-        }
-    }
-
-    pub(super) fn id(&self, name: &str) -> Option<EntryId> {
-        match self.get(name)? {
-            Value::BulkString(id) => EntryId::parse(id),
             _ => None,
         }
     }

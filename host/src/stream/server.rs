@@ -3,22 +3,32 @@
 //! Whoever blocks in XREADGROUP needs a connection of its own. For what is
 //! answered at once, acknowledgements and levels, one does for all tenants.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, RedisError};
+use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
+use redis::{
+    AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, RedisError,
+    TlsCertificates,
+};
 use tokio::sync::Mutex;
 
 use super::{Error, PATIENCE, Stream};
-use crate::config::{Config, Tenant};
+use crate::config::{Config, Tenant, UrlSource};
 
 /// The server. Cheap to clone; connects to nothing by itself.
 #[derive(Clone)]
 pub struct Redis(Arc<Server>);
 
 struct Server {
-    client: redis::Client,
+    url: UrlSource,
+    tls: Option<TlsCertificates>,
+    silence: Duration,
+    /// Of the URL that was read last.
+    client: std::sync::Mutex<redis::Client>,
     shared: Mutex<Option<Shared>>,
 }
 
@@ -33,11 +43,27 @@ pub(super) struct Shared {
 }
 
 impl Redis {
-    /// Reads the URL.
+    /// Reads the URL, and the files of TLS.
     pub fn new(config: &Config) -> Result<Self, Error> {
-        let client = redis::Client::open(config.redis_url()?)
-            .map_err(|error| Error::Url(error.category().to_owned()))?;
-        Ok(Self(Arc::new(Server { client, shared: Mutex::new(None) })))
+        let (url, tls) = (config.redis_url(), tls(config)?);
+        let silence = Duration::from_millis(config.redis_silence_ms);
+        let client = std::sync::Mutex::new(client(&url.read()?, tls.as_ref(), silence)?);
+        Ok(Self(Arc::new(Server { url, tls, silence, client, shared: Mutex::new(None) })))
+    }
+
+    /// Of the URL as it is now, if it can have changed. A file that is being written is read the next time.
+    fn client(&self) -> redis::Client {
+        let Server { url, tls, silence, client: last, .. } = &*self.0;
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if url.is_file() {
+            match url.read().map_err(Error::from).and_then(|url| client(&url, tls.as_ref(), *silence)) {
+                Ok(client) => *last = client,
+                Err(error) => {
+                    tracing::warn!(%error, "the URL of redis was not read again; going on with the last one")
+                }
+            }
+        }
+        last.clone()
     }
 
     /// What a tenant reads.
@@ -53,14 +79,15 @@ impl Redis {
 
     /// Host and port, without the password.
     pub fn address(&self) -> String {
-        self.0.client.get_connection_info().addr().to_string()
+        let client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner);
+        client.get_connection_info().addr().to_string()
     }
 
     pub(super) async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, Error> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(response_timeout));
-        let connected = self.0.client.get_multiplexed_async_connection_with_config(&config).await;
+        let connected = self.client().get_multiplexed_async_connection_with_config(&config).await;
         connected.map_err(|source| self.error("connecting", source))
     }
 
@@ -85,4 +112,41 @@ impl Redis {
     pub(super) fn error(&self, command: &'static str, source: RedisError) -> Error {
         Error::Command { address: self.address(), command, source }
     }
+}
+
+/// Connects to nothing.
+fn client(url: &str, tls: Option<&TlsCertificates>, silence: Duration) -> Result<redis::Client, Error> {
+    let unreadable = |error: RedisError| Error::Url(error.category().to_owned());
+    // Probes when half of the time has passed, three of them.
+    let keepalive = TcpKeepalive::new().with_time(silence / 2).with_interval(silence / 6).with_retries(3);
+    let tcp = TcpSettings::default().set_keepalive(keepalive).set_user_timeout(silence);
+    let info = url.into_connection_info().map_err(unreadable)?.set_tcp_settings(tcp);
+    match (tls, info.addr()) {
+        (None, _) => redis::Client::open(info).map_err(unreadable),
+        (Some(tls), ConnectionAddr::TcpTls { .. }) => {
+            redis::Client::build_with_tls(info, tls.clone()).map_err(|error| Error::Tls(error.to_string()))
+        }
+        (Some(_), _) => Err(Error::Tls("REDIS_URL does not begin with rediss://".to_owned())),
+    }
+}
+
+/// `None` without any such setting.
+fn tls(config: &Config) -> Result<Option<TlsCertificates>, Error> {
+    let read = |file: &Option<PathBuf>| {
+        let read = |file: &PathBuf| {
+            std::fs::read(file).map_err(|error| Error::Tls(format!("{}: {error}", file.display())))
+        };
+        file.as_ref().map(read).transpose()
+    };
+    let root_cert = read(&config.redis_tls_ca_file)?;
+    let client_tls = match (read(&config.redis_tls_cert_file)?, read(&config.redis_tls_key_file)?) {
+        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
+        (None, None) => None,
+        _ => {
+            let message = "only one of REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE is set";
+            return Err(Error::Tls(message.to_owned()));
+        }
+    };
+    let is_set = root_cert.is_some() || client_tls.is_some();
+    Ok(is_set.then_some(TlsCertificates { client_tls, root_cert }))
 }

@@ -1,0 +1,195 @@
+//! What is done about a part of a batch that PostgreSQL did not take.
+//!
+//! Most errors tell by their SQLSTATE whose fault they are. Many do not: a trigger of the user's can raise any of them
+//! about one row, and so can a chunk that is frozen, a policy, an extension. Then it is looked whether other rows can be
+//! written: if they can, the batch is halved until the row's entry is alone, and it is given up when it has been tried
+//! for long enough; if they cannot, it is the server, and no entry is to blame.
+
+use crate::store::{Others, Remedy};
+
+/// So often the server may be short of what a single entry needs before the entry is refused: for about ten seconds.
+const SHORTAGES_MAX: u32 = 10;
+/// So often a single entry is tried, whatever the time, before it is refused with an error that may pass.
+const TRIES_MIN: u32 = 3;
+
+/// A failure to write a part, as far as it decides what comes next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failure {
+    pub(super) remedy: Remedy,
+    /// Whether the server, or our patience, has ended it because it took too long.
+    pub(super) is_too_slow: bool,
+    /// How often this part has failed, this time included.
+    pub(super) failures: u32,
+    /// Whether the part was tried for as long as a single entry is.
+    pub(super) is_out_of_patience: bool,
+    pub(super) part: Shape,
+    /// Whether others of the batch could be tried first.
+    pub(super) is_ahead: bool,
+    /// Whether other rows can be written; `None` before somebody has looked.
+    pub(super) others: Option<Others>,
+}
+
+/// What a part is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Several entries.
+    Several,
+    /// A single entry with one row, or of which it is not known.
+    Row,
+    /// A single entry with many rows.
+    Rows,
+    /// A single entry that is a dead letter already.
+    Letter,
+}
+
+/// What is done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The same, after a pause.
+    Again,
+    /// The same, when the others of the batch have been tried: they do not wait for it, and tell more.
+    Later,
+    /// Each half by itself.
+    Halve,
+    /// To look whether other rows can be written.
+    Look,
+    /// To make a dead letter of the entry.
+    Refuse,
+    /// To end the run: somebody must change something.
+    Stop,
+}
+
+impl Failure {
+    pub(super) fn next(self) -> Step {
+        let is_several = self.part == Shape::Several;
+        match self.remedy {
+            // Not before the second time: the first may be of somebody's lock.
+            Remedy::Retry if self.is_too_slow && self.failures > 1 && is_several => Step::Halve,
+            Remedy::Retry => Step::Again,
+            Remedy::Split | Remedy::BlameRow if is_several => Step::Halve,
+            // An entry of many rows is at fault itself, if the server is short again and again; one of a single row came
+            // at a bad time, most likely.
+            Remedy::Split if self.part == Shape::Rows && self.failures >= SHORTAGES_MAX => Step::Refuse,
+            Remedy::Split if self.part == Shape::Rows => Step::Again,
+            Remedy::Split => self.unless_row(Step::Again),
+            Remedy::BlameRow => Step::Refuse,
+            Remedy::RetryUnlessRow => self.unless_row(Step::Again),
+            Remedy::StopUnlessRow => self.unless_row(Step::Stop),
+            Remedy::Stop => Step::Stop,
+        }
+    }
+
+    /// After an error that may be a row's fault; `else_` if it is not.
+    fn unless_row(self, else_: Step) -> Step {
+        let may_pass = else_ == Step::Again;
+        match (self.others, self.part) {
+            _ if may_pass && self.failures < 2 => Step::Again,
+            // There is no other row that would tell.
+            (_, Shape::Letter) => else_,
+            (None, _) => Step::Look,
+            (Some(Others::Refused), _) => else_,
+            (Some(Others::Away), _) => Step::Again,
+            (Some(Others::Written | Others::Unknown), Shape::Several) => Step::Halve,
+            (Some(Others::Unknown), _) if self.is_ahead => Step::Later,
+            (Some(Others::Unknown), _) => else_,
+            (Some(Others::Written), _)
+                if may_pass && !(self.is_out_of_patience && self.failures >= TRIES_MIN) =>
+            {
+                if self.is_ahead {
+                    Step::Later
+                } else {
+                    Step::Again
+                }
+            }
+            // On another connection, once.
+            (Some(Others::Written), _) if self.failures < 2 => Step::Again,
+            (Some(Others::Written), _) => Step::Refuse,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Remedy, shape, failures, out of patience, others.
+    type Case = (Remedy, Shape, u32, bool, Option<Others>);
+
+    fn failure((remedy, part, failures, is_out_of_patience, others): Case) -> Failure {
+        Failure { remedy, is_too_slow: false, failures, is_out_of_patience, part, is_ahead: false, others }
+    }
+
+    #[test]
+    fn each_failure_has_its_step() {
+        use Others::{Away, Refused, Unknown, Written};
+        use Remedy::{BlameRow, Retry, RetryUnlessRow, Split, Stop, StopUnlessRow};
+        use Shape::{Letter, Row, Rows, Several};
+        for (case, wanted) in [
+            // The server is away: nobody is to blame, for as long as it takes.
+            ((Retry, Several, 1, false, None), Step::Again),
+            ((Retry, Row, 1_000, true, Some(Written)), Step::Again),
+            // It has no room for so much.
+            ((Split, Several, 1, false, None), Step::Halve),
+            ((Split, Row, 1, true, None), Step::Again),
+            ((Split, Row, 3, false, Some(Written)), Step::Again),
+            ((Split, Row, 3, true, Some(Written)), Step::Refuse),
+            ((Split, Row, 1_000, true, Some(Refused)), Step::Again),
+            ((Split, Rows, SHORTAGES_MAX - 1, true, None), Step::Again),
+            ((Split, Rows, SHORTAGES_MAX, false, None), Step::Refuse),
+            // A value that it cannot hold, say.
+            ((BlameRow, Several, 1, false, None), Step::Halve),
+            ((BlameRow, Row, 1, false, None), Step::Refuse),
+            ((BlameRow, Letter, 1, false, None), Step::Refuse),
+            // A deadlock, an internal error.
+            ((RetryUnlessRow, Several, 1, false, None), Step::Again),
+            ((RetryUnlessRow, Several, 2, false, None), Step::Look),
+            ((RetryUnlessRow, Several, 2, false, Some(Refused)), Step::Again),
+            ((RetryUnlessRow, Several, 2, false, Some(Away)), Step::Again),
+            ((RetryUnlessRow, Several, 2, false, Some(Written)), Step::Halve),
+            ((RetryUnlessRow, Several, 2, false, Some(Unknown)), Step::Halve),
+            ((RetryUnlessRow, Row, 9, false, Some(Written)), Step::Again),
+            ((RetryUnlessRow, Row, 2, true, Some(Written)), Step::Again),
+            ((RetryUnlessRow, Row, 3, true, Some(Written)), Step::Refuse),
+            ((RetryUnlessRow, Rows, 3, true, Some(Written)), Step::Refuse),
+            ((RetryUnlessRow, Row, 1_000, true, Some(Unknown)), Step::Again),
+            ((RetryUnlessRow, Row, 1_000, true, Some(Refused)), Step::Again),
+            ((RetryUnlessRow, Letter, 1_000, true, None), Step::Again),
+            // No such table, no right to it.
+            ((StopUnlessRow, Several, 1, false, None), Step::Look),
+            ((StopUnlessRow, Several, 1, false, Some(Refused)), Step::Stop),
+            ((StopUnlessRow, Several, 1, false, Some(Away)), Step::Again),
+            ((StopUnlessRow, Several, 1, false, Some(Written)), Step::Halve),
+            ((StopUnlessRow, Several, 1, false, Some(Unknown)), Step::Halve),
+            ((StopUnlessRow, Row, 1, false, Some(Written)), Step::Again),
+            ((StopUnlessRow, Row, 2, false, Some(Written)), Step::Refuse),
+            ((StopUnlessRow, Row, 1, false, Some(Unknown)), Step::Stop),
+            ((StopUnlessRow, Row, 1, false, Some(Refused)), Step::Stop),
+            ((StopUnlessRow, Letter, 1, false, None), Step::Stop),
+            ((Stop, Row, 1, false, None), Step::Stop),
+            ((Stop, Several, 1, false, None), Step::Stop),
+        ] {
+            assert_eq!(failure(case).next(), wanted, "{case:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_slow_twice_is_halved() {
+        let step = |failures, part| {
+            Failure { is_too_slow: true, ..failure((Remedy::Retry, part, failures, true, None)) }.next()
+        };
+        assert_eq!(step(1, Shape::Several), Step::Again);
+        assert_eq!(step(2, Shape::Several), Step::Halve);
+        assert_eq!(step(9, Shape::Row), Step::Again, "it is somebody's lock");
+    }
+
+    #[test]
+    fn others_do_not_wait_for_an_entry_that_may_be_at_fault() {
+        let step = |remedy, others| {
+            Failure { is_ahead: true, ..failure((remedy, Shape::Row, 2, false, Some(others))) }.next()
+        };
+        assert_eq!(step(Remedy::RetryUnlessRow, Others::Written), Step::Later);
+        assert_eq!(step(Remedy::RetryUnlessRow, Others::Refused), Step::Again);
+        assert_eq!(step(Remedy::StopUnlessRow, Others::Unknown), Step::Later, "the table is empty yet");
+        assert_eq!(step(Remedy::StopUnlessRow, Others::Refused), Step::Stop);
+    }
+}
