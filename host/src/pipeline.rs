@@ -7,9 +7,11 @@
 //!
 //! - `flight`: a batch on its way, and the places for so many of them
 //! - `read`, `judge`, `write`, `acknowledge`: the stages
+//! - `failure`: what is done about what PostgreSQL did not take
 //! - `rejections`, `slow_rules`: log lines about what was not stored, and about rules that are too slow
 
 mod acknowledge;
+mod failure;
 mod flight;
 mod judge;
 mod read;
@@ -24,14 +26,16 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use crate::batch::EntryId;
 use crate::config::Tenant;
 use crate::judge::Rules;
 use crate::metrics::Counters;
+use crate::retry::Backoff;
 use crate::store::{self, Store};
-use crate::stream::{self, Acknowledger, Reader};
+use crate::stream::{self, Acknowledger, Attempts, Reader};
 use acknowledge::acknowledge;
 use flight::Places;
-use judge::judge_all;
+use judge::{Asking, judge_all};
 use read::Reading;
 use rejections::RejectionLog;
 use slow_rules::SlowRulesLog;
@@ -66,8 +70,12 @@ pub struct Pipeline {
     pub rules: RulesInForce,
     /// Writes.
     pub store: Store,
+    /// The greatest ID that is known to have been decided.
+    pub last_decided: Option<EntryId>,
     /// Acknowledges.
     pub acknowledger: Acknowledger,
+    /// Keeps the delivery counts.
+    pub attempts: Attempts,
     /// Counts what was acknowledged.
     pub counters: Arc<Counters>,
 }
@@ -76,6 +84,17 @@ impl Error {
     /// Whether another run has taken over what this one had in flight: a new one can begin at once.
     pub fn is_fenced(&self) -> bool {
         matches!(self, Self::Store(error) if error.is_fenced())
+    }
+}
+
+impl Error {
+    /// Whether a server does not let us in any more.
+    pub fn is_of_credentials(&self) -> bool {
+        match self {
+            Self::Stream(error) => error.is_of_credentials(),
+            Self::Store(error) => error.is_of_credentials(),
+            Self::Panicked(_) => false,
+        }
     }
 }
 
@@ -100,6 +119,9 @@ impl Pipeline {
             reader: self.reader,
             records: self.store.records(),
             places: Places::new(permits),
+            last_read: self.last_decided,
+            set_back: Backoff::default(),
+            has_fenced_all: false,
             partial_batch_delay: tenant.partial_batch_delay(),
             counters: Arc::clone(&counters),
             to_judge,
@@ -108,8 +130,10 @@ impl Pipeline {
         };
         stages.spawn(reading.run().in_current_span());
         let (rejections, slow_rules) = (Arc::new(RejectionLog::default()), Arc::new(SlowRulesLog::default()));
+        let asking = Asking { deliveries_max: tenant.deliveries_max, attempts: self.attempts };
         let writing = Writing {
-            deliveries_max: tenant.deliveries_max,
+            asking: asking.clone(),
+            row_retry: tenant.row_retry(),
             counters: Arc::clone(&counters),
             rejections: Arc::clone(&rejections),
             slow_rules: Arc::clone(&slow_rules),
@@ -117,7 +141,7 @@ impl Pipeline {
         };
         let judging = judge_all(
             self.rules,
-            tenant.deliveries_max,
+            asking,
             Arc::clone(&counters),
             rejections,
             slow_rules,

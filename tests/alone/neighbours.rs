@@ -73,6 +73,9 @@ impl House {
             "CREATE TABLE notes (text TEXT);
              CREATE TABLE seen (time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL, event_type TEXT NOT NULL,
                  user_id TEXT NOT NULL, properties JSONB, written TIMESTAMPTZ DEFAULT clock_timestamp(),
+                 PRIMARY KEY (event_id, time));
+             CREATE TABLE events_hostile (time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL,
+                 event_type TEXT NOT NULL CHECK (event_type <> 'forbidden'), user_id TEXT NOT NULL, properties JSONB,
                  PRIMARY KEY (event_id, time))",
         );
         let rules = TempDir::with_prefix_in("sluicegate-test-", "/dev/shm").unwrap();
@@ -89,7 +92,7 @@ impl House {
         let guest = self.guest();
         let mut file = format!(
             "partial_batch_delay_ms = 0\n\
-             [tenants.hostile]\nstream_name = \"{}\"\nguest = {:?}\n",
+             [tenants.hostile]\nstream_name = \"{}\"\nguest = {:?}\nevent_age_max_days = 36500\n",
             hostile.name,
             guest.display().to_string()
         );

@@ -74,10 +74,11 @@ fn batch_size_bounds_a_transaction() {
 #[test]
 fn a_batch_may_be_large() {
     let scene = Scene::new();
-    let events: Vec<Event> = (0..20_000).map(|_| Event::new()).collect();
+    // The first batches are smaller, four times as large each as the one before.
+    let events: Vec<Event> = (0..25_000).map(|_| Event::new()).collect();
     scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
     let service = scene.service().set("BATCH_SIZE", 10_000).start();
-    assert_eq!(scene.until_stored(20_000), events);
+    assert_eq!(scene.until_stored(25_000), events);
     scene.stream.until_drained();
     service.stop();
     assert_eq!(scene.database.value::<i64>(LARGEST), 10_000);
@@ -124,6 +125,6 @@ fn large_entries_come_in_smaller_batches() {
     scene.stream.until_drained();
     let metrics = service.stop().metrics();
     assert_eq!(metrics.tally(), [60, 0, 0, 0, 0]);
-    // The first has twenty, of which it is seen that they have a mebibyte each; the others have eight.
+    // Eight each: of more entries the first has none, and of the others it is known that they have a mebibyte each.
     assert!(metrics.get("batches") >= 6, "{metrics:?}");
 }

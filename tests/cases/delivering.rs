@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use redis::cmd;
 use sluicegate_tests::{
-    Event, Fault, Fields, Metrics, Producer, Proxy, Scene, Service, block_on, fields, until,
+    Event, Fault, Fields, Metrics, Producer, Proxy, Scene, Service, block_on, fields, guests, until,
 };
 use sqlx::Connection as _;
 
@@ -167,90 +167,63 @@ fn an_entry_that_was_delivered_too_often_costs_only_itself() {
     }
 }
 
-/// The process dies of an entry again and again, until the entry is given up; here it is killed each time it reads.
+/// Whatever the process was killed for: the rules had answered, and the database was locked.
 #[test]
 fn crashes_alone_cost_no_entry() {
     let scene = Scene::new();
     scene.start().stop(); // makes the table
     let (events, _) = send(&scene, 30);
     let lock = LockedTable::lock(&scene);
-    for crash in 1..=3 {
-        let service = scene.service().set("BATCH_SIZE", 100).start();
-        until("everything delivered once more", || {
-            let deliveries = scene.stream.deliveries();
-            match deliveries.len() == 30 && deliveries.values().all(|count| *count >= crash) {
-                true => Ok(()),
-                false => Err(format!("{deliveries:?}")),
-            }
+    for crash in 0..8 {
+        let service = scene.service().set("BATCH_SIZE", 100).set("DELIVERIES_MAX", 4).start();
+        let read_again = || -> usize {
+            let log = service.log();
+            let lines =
+                log.lines().filter_map(|line| line.split_once("reading again what was pending entries="));
+            lines.map(|(_, count)| count.split(' ').next().unwrap().parse::<usize>().unwrap()).sum()
+        };
+        until("all of it in flight", || match (scene.stream.pending().len(), read_again()) {
+            (30, 30) => Ok(()),
+            (30, 0) if crash == 0 => Ok(()),
+            found => Err(format!("{found:?}")),
         });
-        service.crash();
+        if crash % 2 == 0 {
+            service.crash();
+        } else {
+            service.end_with(rustix::process::Signal::TERM);
+        }
     }
     lock.release();
-    let service = scene.start();
+    let service = scene.service().set("DELIVERIES_MAX", 4).start();
     assert_eq!(scene.until_stored(30), events);
     scene.stream.until_drained();
     assert_eq!(scene.database.letters(), []);
     service.stop();
 }
 
-fn lost(service: &Service) -> Vec<String> {
-    let find = |line: &str| Some(line.split_once("in_total=")?.1.split(' ').next()?.to_owned());
-    service.log().lines().filter(|line| line.contains("entries are lost")).filter_map(find).collect()
-}
-
-fn trim(scene: &Scene, length: usize) {
-    scene.stream.run::<u64>(cmd("XTRIM").arg(&scene.stream.name).arg("MAXLEN").arg("=").arg(length));
-}
-
+/// The process dies of an entry again and again while the rules are asked about it, until it is given up.
 #[test]
-fn entries_trimmed_while_nobody_read_are_told_once() {
+fn an_entry_that_the_process_dies_of_is_given_up() {
     let scene = Scene::new();
-    let service = scene.start();
-    send(&scene, 10);
-    scene.until_stored(10);
+    scene.start().stop(); // makes the table
+    let launch = || {
+        let guest = guests::hostile("endless_loop").display().to_string();
+        scene.service().set("DELIVERIES_MAX", 4).set("GUEST", guest).set("GUEST_TIME_LIMIT_MS", 60_000)
+    };
+    let poison = scene.stream.add(&guests::provoking(&Event::new(), None));
+    for crash in 1..=4 {
+        let service = launch().start();
+        until("the rules to be asked", || match scene.stream.deliveries().get(&poison) {
+            Some(&count) if count == crash => Ok(()),
+            found => Err(format!("{found:?}")),
+        });
+        std::thread::sleep(Duration::from_millis(300)); // the first delivery is counted before the rules are asked
+        service.crash();
+    }
+    let service = launch().start();
+    assert_eq!(until_letters(&scene, 1), [(poison, "delivered_too_often".to_owned())].into());
     scene.stream.until_drained();
     service.stop();
-    send(&scene, 50);
-    trim(&scene, 20);
-
-    let service = scene.service().set("MONITORING_INTERVAL_MS", 100).start();
-    scene.until_stored(30);
-    service.until_logged(&["entries are lost", "entries=30", "in_total=30"]);
-    scene.stream.until_drained();
-    let metrics = Metrics::all(&service.log()).len();
-    until("three more metrics lines", || match Metrics::all(&service.log()).len() {
-        found if found >= metrics + 3 => Ok(()),
-        found => Err(format!("{found}")),
-    });
-    assert_eq!(lost(&service), ["30"], "told once");
-    let metrics = service.stop().metrics();
-    assert_eq!((metrics.get("lost"), metrics.tally()), (30, [20, 0, 0, 0, 0]));
-}
-
-#[test]
-fn entries_trimmed_while_postgres_hangs_are_told() {
-    let scene = Scene::new();
-    let service = scene.service().set("MONITORING_INTERVAL_MS", 100).set("BATCH_SIZE", 10).start();
-    send(&scene, 1);
-    scene.until_stored(1);
-    let lock = LockedTable::lock(&scene);
-    send(&scene, 300);
-    // Reading stops by itself when so many batches are in flight.
-    let delivered = until("reading stopped", || {
-        let read = scene.stream.group_info("entries-read").unwrap_or_default();
-        sleep(Duration::from_millis(300));
-        match scene.stream.group_info("entries-read") {
-            Some(again) if again == read && again != "1" => Ok(again.parse::<usize>().unwrap()),
-            again => Err(format!("{again:?}")),
-        }
-    });
-    trim(&scene, 50);
-    let gone = 301 - delivered - 50;
-    service.until_logged(&["entries are lost", &format!("in_total={gone}")]);
-    lock.release();
-    scene.until_stored(delivered + 50);
-    scene.stream.until_drained();
-    assert_eq!(service.stop().metrics().get("lost"), u64::try_from(gone).unwrap());
 }
 
 /// As FLUSHALL and a deleted stream look to a reader that is blocked, and a group destroyed by mistake.

@@ -319,7 +319,7 @@ fn scattered_rows() {
     let scene = Scene::new();
     let entries: Vec<Fields> = [Some(65), None, None].map(|weeks| provoking(&Event::new(), weeks)).to_vec();
     scene.stream.add_all(&entries);
-    let service = hostile(&scene, "scattered_rows").start();
+    let service = hostile(&scene, "scattered_rows").set("EVENT_AGE_MAX_DAYS", 36_500).start();
     scene.until_stored(2 * 64);
     scene.stream.until_drained();
     let metrics = service.stop().metrics();
@@ -336,6 +336,8 @@ fn scattered_rows() {
 #[test]
 fn refused_rows() {
     let scene = Scene::new();
+    scene.start().stop(); // makes the table
+    scene.database.execute("ALTER TABLE events ADD CHECK (event_type <> 'forbidden')");
     let service = hostile(&scene, "refused_rows").start();
     scene.stream.add(&Event::new().data());
     scene.until_stored(1);

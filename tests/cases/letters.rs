@@ -217,12 +217,14 @@ fn a_replay_judges_by_the_rules_that_are_in_force() {
 fn a_service_that_cannot_tell_its_rules_starts_all_the_same() {
     let scene = Scene::new();
     scene.start().stop(); // makes the tables
-    scene.database.execute("ALTER TABLE rules_in_force RENAME TO away");
+    scene
+        .database
+        .execute("DELETE FROM rules_in_force; ALTER TABLE rules_in_force ADD CONSTRAINT never CHECK (false)");
     let service = scene.start();
     scene.stream.add(&Event::new().data());
     scene.until_stored(1);
     service.until_logged(&["it was not noted which rules are in force", "rules_in_force"]);
-    scene.database.execute("ALTER TABLE away RENAME TO rules_in_force; DELETE FROM rules_in_force");
+    scene.database.execute("ALTER TABLE rules_in_force DROP CONSTRAINT never; DELETE FROM rules_in_force");
     until("the rules noted", || match number(&scene.database, "SELECT count(*) FROM rules_in_force") {
         1 => Ok(()),
         found => Err(format!("{found} rows")),

@@ -84,10 +84,12 @@ fn a_batch_full_of_loops_takes_a_bounded_time() {
     let entries: Vec<Fields> = (0..60)
         .map(|i| if i % 6 == 5 { Event::new().data() } else { provoking(&Event::new(), None) })
         .collect();
+    // The first two batches are small, and the third is the one.
+    scene.stream.add_all(&(0..8 + 32).map(|_| Event::new().data()).collect::<Vec<Fields>>());
     let ids = scene.stream.add_all(&entries);
     let start = Instant::now();
     let service = hostile(&scene, "endless_loop").set("GUEST_TIME_LIMIT_MS", 500).start();
-    scene.until_stored(10);
+    scene.until_stored(8 + 32 + 10);
     scene.stream.until_drained();
     let took = start.elapsed();
     assert!(took < Duration::from_secs(35), "{took:?}");

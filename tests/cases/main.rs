@@ -10,6 +10,7 @@
 
 mod advisories;
 mod batching;
+mod blaming;
 mod claim;
 mod claiming;
 mod delivering;
@@ -19,6 +20,7 @@ mod handmade;
 mod hostile;
 mod letters;
 mod limits;
+mod losing;
 mod networking;
 mod outages;
 mod portable;

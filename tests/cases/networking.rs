@@ -202,12 +202,12 @@ fn replies_that_never_arrive_are_not_blamed_on_the_entries() {
     let service =
         scene.service().set("REDIS_URL", proxy.url(scene.stream.url())).set("DELIVERIES_MAX", 4).start();
     let event = Event { user_id: "x".repeat(10_000), ..Event::new() };
-    proxy.set(Fault::ResetAfter(2_000));
+    proxy.set(Fault::ResetAfter(6_000));
     scene.stream.add(&event.data());
-    until("more deliveries than are allowed", || match scene.stream.deliveries().into_values().max() {
-        Some(6..) => Ok(()),
-        found => Err(format!("{found:?}")),
-    });
+    service.until_logged(&["reading failed; trying again"]);
+    std::thread::sleep(Duration::from_secs(4)); // several tries, which is the subject
+    let deliveries = scene.stream.deliveries();
+    assert!(deliveries.values().all(|count| *count == 1), "{deliveries:?}");
     proxy.set(Fault::None);
     scene.stream.until_drained();
     assert_eq!(scene.database.letters(), []);
@@ -230,7 +230,8 @@ fn a_batch_that_is_given_up_leaves_nothing_behind_in_the_server() {
         "SELECT count(*) FROM pg_stat_activity
          WHERE datname = current_database() AND application_name = 'sluicegate'",
     );
-    assert!(waiting <= 3, "{waiting} connections of 3 writers");
+    // And one that deletes what was decided long ago.
+    assert!(waiting <= 4, "{waiting} connections of 3 writers");
     block_on(async { sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap() });
     load.settle(&scene);
     service.stop();

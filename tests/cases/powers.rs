@@ -1,13 +1,14 @@
 //! A guest of the world `pipeline`: what it does besides judging happens with its batch, or not at all.
 
 use std::fs;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use redis::cmd;
 use serde_json::{Value, json};
 use sluicegate::demo::servers::{Options, Redis};
 
-use sluicegate_tests::{Event, Fields, Launch, Scene, guests, shared_postgres_url, until};
+use sluicegate_tests::{Event, Fields, Launch, Scene, block_on, guests, shared_postgres_url, until};
 
 pub(crate) const GRANTS: &str = r#"
 [grants]
@@ -323,4 +324,43 @@ fn what_a_statement_leaves_in_the_session_is_gone_with_the_batch() {
                 WHERE locktype = 'advisory' AND datname = current_database()";
     assert_eq!(stage.scene.database.value::<i64>(held), 0);
     assert_eq!(service.stop().metrics().tally(), [3, 0, 0, 0, 0]);
+}
+
+/// A server that is out of memory takes some entries and refuses others, time and again.
+#[test]
+fn what_redis_has_no_memory_for_is_published_once_and_holds_up_no_others() {
+    let stage = Stage::new();
+    let service = stage.service(&format!("{GRANTS}{STATEMENTS}")).set("BATCH_SIZE", 50).start();
+    let set_memory = |bytes: u64| {
+        stage.scene.stream.run::<()>(cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes));
+    };
+    let used = || -> u64 {
+        let info: String = stage.scene.stream.run(cmd("INFO").arg("memory"));
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim().to_owned();
+        line.parse().unwrap()
+    };
+    let mut lock = stage.scene.database.connect();
+    block_on(async { sqlx::raw_sql("BEGIN; LOCK TABLE events").execute(&mut lock).await.unwrap() });
+    let purchases: Vec<Event> = (0..300).map(|i| purchase_of("ada", f64::from(i))).collect();
+    stage.add(&purchases);
+    stage.add(&(0..100).map(|_| event_of("bob")).collect::<Vec<_>>());
+    set_memory(1);
+    block_on(async { sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap() });
+    service.until_logged(&["acknowledging failed; trying again", "OOM"]);
+    // What has nothing to publish is acknowledged all the same.
+    until("the others to be acknowledged", || match stage.scene.stream.pending().len() {
+        ..=300 => Ok(()),
+        found => Err(format!("{found} pending")),
+    });
+    let begun = Instant::now();
+    while !stage.scene.stream.is_drained() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", service.log_tail());
+        set_memory(used() + 30_000); // for some of them
+        sleep(Duration::from_millis(50));
+    }
+    set_memory(0);
+    stage.scene.until_stored(400);
+    service.stop();
+    assert_eq!(stage.purchases().len(), 300);
+    assert_eq!((stage.counted("ada"), stage.counted("bob")), (300, 100));
 }

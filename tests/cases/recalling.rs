@@ -207,12 +207,13 @@ fn the_record_is_deleted_when_nothing_of_it_is_pending() {
     service.stop();
     scene.stream.add(&purchase_without_amount().data());
     die_after_commit(&scene, guests::DEFAULT);
-    let age = "UPDATE commits SET committed_at = now() - INTERVAL '121 minutes' WHERE entries <> '\\x00'";
-    scene.database.execute(age);
+    for table in ["commits", "decided"] {
+        scene.database.execute(&format!("UPDATE {table} SET committed_at = now() - INTERVAL '121 minutes'"));
+    }
     let count = || {
         scene
             .database
-            .value::<i64>("SELECT count(*) FROM commits WHERE committed_at < now() - INTERVAL '2 hours'")
+            .value::<i64>("SELECT count(*) FROM decided WHERE committed_at < now() - INTERVAL '2 hours'")
     };
     assert_eq!(count(), 2);
 
@@ -228,10 +229,56 @@ fn the_record_is_deleted_when_nothing_of_it_is_pending() {
     scene.stream.until_drained();
     service.stop();
     assert_eq!(scene.database.letters(), []);
-    // It is fenced, and kept a day for that.
-    scene.database.execute("UPDATE commits SET fenced_at = fenced_at - INTERVAL '25 hours'");
     let service = scene.start();
     until("the other row to be deleted", || match count() {
+        0 => Ok(()),
+        left => Err(left.to_string()),
+    });
+    service.stop();
+}
+
+/// Somebody sets the group back, or destroys it: what was decided a moment ago is not decided again.
+#[test]
+fn what_comes_again_as_new_is_not_decided_again() {
+    for command in ["SETID", "DESTROY"] {
+        let scene = Scene::new();
+        let service = start(&scene, guests::DEFAULT);
+        let events: Vec<Event> = (0..120).map(|_| Event::new()).collect();
+        scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<_>>());
+        scene.stream.add(&purchase_without_amount().data());
+        scene.until_stored(121);
+        scene.stream.until_drained();
+        service.stop();
+        // Other rules, which would reject the last one.
+        let service = start(&scene, guests::STRICT);
+        let mut xgroup = redis::cmd("XGROUP");
+        xgroup.arg(command).arg(&scene.stream.name).arg(&scene.stream.group);
+        if command == "SETID" {
+            xgroup.arg("0");
+        }
+        scene.stream.run::<redis::Value>(&xgroup);
+        let more = Event::new();
+        scene.stream.add(&more.data());
+        scene.until_stored(122);
+        scene.stream.until_drained();
+        assert_eq!(scene.database.letters(), [], "{command}");
+        let ended = service.stop();
+        assert_eq!(ended.metrics().tally(), [1, 121, 0, 0, 0], "{command}");
+        assert!(ended.log.contains("come again as new ones"), "{}", ended.log);
+    }
+}
+
+/// It would grow with each batch, and so would the time for each.
+#[test]
+fn the_record_is_forgotten_after_a_while() {
+    let scene = Scene::new();
+    let service = scene.service().set("DECIDED_KEPT_S", 10).start();
+    scene.stream.add(&Event::new().data());
+    scene.stream.until_drained();
+    let count = || scene.database.value::<i64>("SELECT count(*) FROM decided");
+    assert_eq!(count(), 1);
+    scene.database.execute("UPDATE decided SET committed_at = committed_at - INTERVAL '10 seconds'");
+    until("the row to be deleted", || match count() {
         0 => Ok(()),
         left => Err(left.to_string()),
     });

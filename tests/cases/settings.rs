@@ -53,8 +53,8 @@ fn dot_env_comes_after_the_environment_and_before_the_file() {
     scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
     let service = scene.service().unset("REDIS_URL").set("BATCH_SIZE", 7).start();
     scene.until_stored(30);
-    service.stop();
     assert_eq!(consumers(&scene), ["of .env"]);
+    service.stop();
     let largest: i64 = scene
         .database
         .value("SELECT max(count) FROM (SELECT count(*) FROM events GROUP BY xmin::text) AS transaction");
@@ -91,8 +91,8 @@ fn a_file_may_be_named() {
     let service = scene.service().argument("--config").argument(file.to_str().unwrap()).start();
     scene.stream.add(&Event::new().data());
     scene.until_stored(1);
-    service.stop();
     assert_eq!(consumers(&scene), ["of the other"]);
+    service.stop();
 
     let ended = scene.service().argument("--config").argument("missing.toml").run_to_end();
     assert_eq!(ended.code, Some(1));
@@ -141,4 +141,39 @@ fn a_file_that_does_not_read_is_not_repeated() {
         assert!(ended.log.contains(part), "{part:?} is not in:\n{}", ended.log);
         assert!(!ended.log.contains("hunter2"), "a password is told:\n{}", ended.log);
     }
+}
+
+/// Whoever rotates credentials writes the file anew.
+#[test]
+fn urls_may_be_in_files() {
+    let scene = Scene::new();
+    let (redis, postgres) = (scene.folder().join("redis"), scene.folder().join("postgres"));
+    fs::write(&redis, format!("{}\n", scene.stream.url())).unwrap();
+    fs::write(&postgres, format!("{}\n", scene.database.url())).unwrap();
+    let launch = || {
+        let launch = scene.service().unset("REDIS_URL").unset("POSTGRES_URL");
+        launch.set("REDIS_URL_FILE", redis.display()).set("POSTGRES_URL_FILE", postgres.display())
+    };
+    let service = launch().start();
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(1);
+    // A server that hangs up is reached again by what is in the file then.
+    fs::write(&postgres, format!("{}?application_name=rotated", scene.database.url())).unwrap();
+    scene.database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = 'sluicegate'",
+    );
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(2);
+    service.stop();
+
+    let ended = launch().set("REDIS_URL", scene.stream.url()).run_to_end();
+    assert!(
+        ended.log.contains("REDIS_URL and REDIS_URL_FILE are both set; wanted one of them"),
+        "{}",
+        ended.log
+    );
+    fs::write(&postgres, " \n").unwrap();
+    let ended = launch().run_to_end();
+    assert!(ended.log.contains("is empty; wanted a URL in it"), "{}", ended.log);
 }

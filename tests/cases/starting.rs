@@ -6,7 +6,7 @@ use std::process::Command;
 
 use redis::cmd;
 use sluicegate::demo::servers::{Options, Postgres, Redis};
-use sluicegate_tests::{Ended, Event, Launch, Scene, fields, guests, shared_redis_url};
+use sluicegate_tests::{Ended, Event, Launch, Scene, fields, guests, shared_postgres_url, shared_redis_url};
 
 /// Starts it, expects it to give up, and to say all of this, but no password.
 fn refused(launch: Launch, parts: &[&str]) -> Ended {
@@ -169,6 +169,176 @@ fn a_role_without_rights() {
     assert_eq!(scene.until_stored(1), [event]);
     scene.stream.until_drained();
     service.stop();
+
+    // When everything is there, nothing has to be made.
+    scene.database.execute(&format!("REVOKE CREATE ON SCHEMA public FROM {name}"));
+    let service = role.launch().start();
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(2);
+    service.stop();
+}
+
+/// It has no memory for a new group, and this one is there. What is acknowledged may be trimmed, which is what helps.
+#[test]
+fn a_redis_without_memory_is_read_all_the_same() {
+    let redis = Redis::start(&Options::default()).unwrap();
+    let scene = Scene::on(&redis.url(), &shared_postgres_url());
+    scene.start().stop(); // makes the group
+    let events = [Event::new(), Event::new()];
+    scene.stream.add_all(&events.each_ref().map(Event::data));
+    scene.stream.run::<()>(cmd("CONFIG").arg("SET").arg("maxmemory").arg(1));
+    let service = scene.start();
+    assert_eq!(scene.until_stored(2), events);
+    scene.stream.until_drained();
+    service.stop();
+}
+
+#[test]
+fn a_redis_without_tls_is_told_from_one_that_is_away() {
+    let scene = Scene::new();
+    let service =
+        scene.service().set("REDIS_URL", scene.stream.url().replace("redis://", "rediss://")).start_unready();
+    service
+        .until_logged(&["waiting for redis", "speaks no TLS at this port: wanted redis://, not rediss://"]);
+    service.crash();
+
+    let pem = scene.folder().join("authority.pem");
+    let launch = || scene.service().set("REDIS_TLS_CA_FILE", pem.display());
+    refused(launch(), &["REDIS_TLS_*", "authority.pem: No such file"]);
+    fs::write(&pem, "no certificate").unwrap();
+    refused(launch(), &["REDIS_TLS_*", "REDIS_URL does not begin with rediss://"]);
+    refused(
+        scene.service().set("REDIS_TLS_KEY_FILE", pem.display()),
+        &["only one of REDIS_TLS_CERT_FILE and"],
+    );
+}
+
+/// The README has the list.
+#[test]
+fn a_redis_user_with_few_rights_is_enough() {
+    let redis = Redis::start(&Options::default()).unwrap();
+    let scene = Scene::on(&redis.url(), &shared_postgres_url());
+    let readme = include_str!("../../README.md");
+    let (_, list) = readme.split_once("Redis must allow ").unwrap();
+    let (list, _) = list.split_once(" on the stream").unwrap();
+    let rights = list
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(|right| format!("+{}", right.to_lowercase().replace(' ', "|")));
+    let mut user = cmd("ACL");
+    user.arg("SETUSER")
+        .arg("few")
+        .arg("on")
+        .arg(">hunter2")
+        .arg(format!("~{}", scene.stream.name))
+        .arg("-@all");
+    scene.stream.run::<()>(user.arg(rights.collect::<Vec<_>>()));
+    let url = redis.url().replace("redis://", "redis://few:hunter2@");
+    let mut events = vec![Event::new()];
+    let ids = scene.stream.add_all(&[events[0].data()]);
+    scene.stream.make_group();
+    scene.stream.read_as("gone", 1);
+    let service = scene.service().set("REDIS_URL", &url).set("CLAIM_MIN_IDLE_MS", 100).start();
+    events.push(Event::new());
+    scene.stream.add(&events[1].data());
+    assert_eq!(scene.until_stored(2), events);
+    scene.stream.until_drained();
+    let log = service.stop().log;
+    assert!(!log.contains("NOPERM") && !log.contains("WARN") && ids.len() == 1, "{log}");
+}
+
+/// A server whose credentials are changed, and a service that is told a moment later.
+#[test]
+fn credentials_that_were_good_may_be_so_again() {
+    let scene = Scene::new();
+    let role = Role(&scene, format!("{}_role", scene.stream.name));
+    let name = &role.1;
+    scene.start().stop(); // makes the tables
+    scene.database.execute(&format!(
+        "CREATE ROLE {name} LOGIN PASSWORD 'hunter2'; GRANT ALL ON ALL TABLES IN SCHEMA public TO {name}"
+    ));
+    let mut service = role.launch().start();
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(1);
+    scene.database.execute(&format!(
+        "ALTER ROLE {name} NOLOGIN;
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}'"
+    ));
+    scene.stream.add(&Event::new().data());
+    service.until_logged(&["a server does not let us in any more; trying again later"]);
+    assert!(!service.has_ended());
+    scene.database.execute(&format!("ALTER ROLE {name} LOGIN"));
+    scene.until_stored(2);
+    scene.stream.until_drained();
+    service.stop();
+}
+
+/// As somebody cleans up who does not know what they are for.
+#[test]
+fn tables_of_the_service_that_were_dropped_are_made_again() {
+    let scene = Scene::new();
+    scene.start().stop();
+    scene.database.execute("DROP TABLE dead_letters, commits, replay_outbox, rules_in_force, decided");
+    let service = scene.start();
+    scene.stream.add_all(&[Event::new().data(), fields([("data", "bad")])]);
+    scene.until_stored(1);
+    scene.stream.until_drained();
+    assert_eq!(scene.database.letters().len(), 1);
+    let indexes = "SELECT count(*) FROM pg_indexes WHERE tablename IN ('dead_letters', 'commits')";
+    assert_eq!(scene.database.value::<i64>(indexes), 4);
+    assert!(
+        service
+            .stop()
+            .log
+            .contains("was dropped, with what was in it; making it again table=\"dead_letters\"")
+    );
+}
+
+/// A later version has prepared the database, and was taken back.
+#[test]
+fn an_older_program_goes_on_with_a_newer_database() {
+    let scene = Scene::new();
+    scene.start().stop();
+    scene.database.execute(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'of later', true, '\\x00', 0)",
+    );
+    let service = scene.start();
+    service.until_logged(&["prepared by a later version", "migration=9999"]);
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(1);
+    service.stop();
+}
+
+/// What a role or a database is set up with must weaken nothing.
+#[test]
+fn a_session_sets_what_the_promise_needs() {
+    let scene = Scene::new();
+    scene.start().stop(); // makes the table
+    let database: String = scene.database.value("SELECT current_database()");
+    for setting in
+        ["synchronous_commit = off", "lock_timeout = '7s'", "default_transaction_isolation = serializable"]
+    {
+        scene.database.execute(&format!("ALTER DATABASE {database} SET {setting}"));
+    }
+    scene.database.execute(
+        "CREATE TABLE found (name TEXT, setting TEXT);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO found SELECT name, setting FROM pg_settings
+             WHERE name IN ('synchronous_commit', 'lock_timeout', 'transaction_isolation');
+             RETURN NULL; END $$;
+         CREATE TRIGGER note AFTER INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION note()",
+    );
+    let service = scene.start();
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(1);
+    scene.stream.until_drained();
+    service.stop();
+    let found: Vec<String> = scene.database.value(
+        "SELECT array_agg(found ORDER BY found) FROM (SELECT DISTINCT name || ' ' || setting AS found FROM found) AS each",
+    );
+    assert_eq!(found, ["lock_timeout 0", "synchronous_commit on", "transaction_isolation read committed"]);
 }
 
 #[test]

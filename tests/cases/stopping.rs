@@ -83,11 +83,10 @@ fn entries_on_their_way_at_the_signal_are_finished() {
     let scene = Scene::new();
     let proxy = Proxy::start(scene.stream.url());
     proxy.hold_reply_to(b"\r\n>\r\n"); // of the first XREADGROUP that asks for new entries
-    let service =
-        scene.service().set("REDIS_URL", proxy.url(scene.stream.url())).set("BLOCK_MS", 60_000).start();
-    until("the service waiting for entries", || if proxy.is_armed() { Err("no".to_owned()) } else { Ok(()) });
     let event = Event::new();
     scene.stream.add(&event.data());
+    let service =
+        scene.service().set("REDIS_URL", proxy.url(scene.stream.url())).set("BLOCK_MS", 60_000).start();
     until("the entry delivered", || match scene.stream.pending().len() {
         1 => Ok(()),
         found => Err(format!("{found} pending")),
@@ -188,4 +187,33 @@ fn a_database_that_hangs_does_not_hold_up_the_end() {
     assert_eq!(scene.until_stored(50).len(), 50);
     scene.stream.until_drained();
     service.stop();
+}
+
+/// A consumer that is gone for good would stay in the group for ever; one that has entries pending is needed.
+#[test]
+fn a_clean_stop_leaves_the_group() {
+    let scene = Scene::new();
+    let consumers = || -> Vec<redis::Value> {
+        scene
+            .stream
+            .run(redis::cmd("XINFO").arg("CONSUMERS").arg(&scene.stream.name).arg(&scene.stream.group))
+    };
+    let service = scene.start();
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(1);
+    scene.stream.until_drained();
+    assert_eq!(consumers().len(), 1);
+    service.stop();
+    assert_eq!(consumers().len(), 0);
+
+    let service = scene.start();
+    let mut other = scene.database.connect();
+    block_on(async { sqlx::raw_sql("BEGIN; LOCK TABLE events").execute(&mut other).await.unwrap() });
+    scene.stream.add(&Event::new().data());
+    until("an entry in flight", || match scene.stream.pending().len() {
+        1 => Ok(()),
+        found => Err(format!("{found}")),
+    });
+    service.end(Signal::TERM);
+    assert_eq!((consumers().len(), scene.stream.pending().len()), (1, 1));
 }

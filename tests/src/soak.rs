@@ -1,6 +1,7 @@
 //! Random schedules of faults: three replicas at work under a load, and something goes wrong every second.
 //!
-//! Beside the tenant that is watched they serve a hostile one, which misbehaves in another way in each round.
+//! Beside the tenant that is watched they serve a hostile one, which misbehaves in another way in each round, and one whose
+//! rules count what they accept, so that an entry that is decided twice shows.
 //!
 //! The seed decides which faults come in which order, so a schedule can be repeated, even if not to the millisecond.
 //! A run has rounds. At the end of each the faults stop, everything must be done within a bound, and the ledger must
@@ -9,7 +10,9 @@
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -19,6 +22,7 @@ use sluicegate::batch::Digest;
 use sluicegate::demo::ledger::Report;
 use sluicegate::demo::servers::{Options, Postgres, Redis};
 
+use crate::events::Event;
 use crate::guests::{self, DEFAULT, HOSTILE, relabelled};
 use crate::load::Load;
 use crate::provoker::Provoker;
@@ -26,7 +30,7 @@ use crate::proxy::{Fault, Proxy};
 use crate::scene::Scene;
 use crate::service::{Metrics, Service};
 use crate::stream::Stream;
-use crate::wait::until_within;
+use crate::wait::{block_on, until_within};
 
 /// After the last fault. A silent PostgreSQL is given up after 30 s, and what a replica has held meanwhile is claimed.
 const BOUND: Duration = Duration::from_secs(120);
@@ -36,6 +40,21 @@ const REPLICAS: usize = 3;
 const GIVEN_UP_MAX_IN: u64 = 1_000;
 /// The tenant that is watched. Its table is `events`.
 const WATCHED: &str = "default";
+/// The tenant whose rules count.
+const COUNTING: &str = "counting";
+/// What its rules need, and a trigger that fails as somebody says, about purchases only.
+const COUNTED: &str = "CREATE TABLE users (user_id TEXT PRIMARY KEY, plan TEXT NOT NULL);
+    CREATE TABLE user_activity (user_id TEXT PRIMARY KEY, events BIGINT NOT NULL, last_seen TIMESTAMPTZ NOT NULL);
+    CREATE TABLE events_counting (time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL, event_type TEXT NOT NULL,
+        user_id TEXT NOT NULL, properties JSONB, PRIMARY KEY (event_id, time));
+    CREATE TABLE raising (code TEXT);
+    CREATE FUNCTION raise() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE said TEXT; BEGIN
+        SELECT code INTO said FROM raising LIMIT 1;
+        IF FOUND AND NEW.event_type = 'purchase' THEN RAISE EXCEPTION 'said so' USING ERRCODE = said; END IF;
+        RETURN NEW; END $$;
+    CREATE TRIGGER raise BEFORE INSERT ON events_counting FOR EACH ROW EXECUTE FUNCTION raise();";
+/// Errors whose fault only time tells.
+const CODES: [&str; 6] = ["58030", "40001", "XX000", "0A000", "42501", "P0001"];
 /// Entries of the hostile tenant that wait to be read.
 const PROVOCATIONS: u64 = 20;
 /// How long its guest may take. Short, so that the end of a round is not waited for long.
@@ -56,6 +75,7 @@ pub struct Soak {
     scene: Scene,
     replicas: Vec<Service>,
     hostile: Stream,
+    counting: Stream,
     guest: PathBuf,
     hostile_guest: PathBuf,
     versions: [Vec<u8>; 2],
@@ -80,7 +100,9 @@ impl Soak {
         let postgres = Postgres::start(&Options::default()).expect("a private postgres");
         let scene = Scene::on(&redis.url(), &postgres.url());
         scene.database.execute("CREATE TABLE notes (text TEXT)");
+        scene.database.execute(COUNTED);
         let hostile = scene.stream.sibling("hostile");
+        let counting = scene.stream.sibling("counting");
         let [guest, hostile_guest] =
             ["guest", "hostile"].map(|name| scene.folder().join(name).with_extension("wasm"));
         for file in [&guest, &hostile_guest] {
@@ -88,7 +110,7 @@ impl Soak {
         }
         fs::write(
             scene.folder().join("sluicegate.toml"),
-            tenants(&scene.stream, &guest, &hostile, &hostile_guest),
+            tenants(&scene.stream, &guest, &hostile, &hostile_guest) + &counting_tenant(&counting),
         )
         .expect("settings are written");
         let mut soak = Self {
@@ -102,6 +124,7 @@ impl Soak {
             scene,
             replicas: Vec::new(),
             hostile,
+            counting,
             guest,
             hostile_guest,
             versions: [DEFAULT.to_vec(), relabelled(DEFAULT, 1)],
@@ -133,6 +156,11 @@ impl Soak {
         replace(&self.hostile_guest, &fs::read(guests::hostile(way)).expect("a component is read"));
         let provoker = Provoker::start(&self.hostile, PROVOCATIONS);
         let mut load = Load::start(&self.scene.stream, self.random.u64(..), 4);
+        let counted = Counted::start(&self.counting);
+        // As that of a backup, which keeps the versions of rows.
+        let mut snapshot = self.scene.database.connect();
+        let _ =
+            block_on(sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").execute(&mut snapshot));
         let end = Instant::now() + duration;
         while Instant::now() < end {
             self.fault();
@@ -143,7 +171,9 @@ impl Soak {
             }
         }
         load.stop();
-        drop(provoker);
+        drop((provoker, snapshot));
+        let counted = counted.stop();
+        self.scene.database.execute("DELETE FROM raising");
         let report = self.settle(&load);
         assert!(
             report.adds_up(),
@@ -159,12 +189,16 @@ impl Soak {
             report.given_up,
             report.produced
         );
+        self.check_counts(counted);
         self.memory.push(self.replicas[0].memory_bytes());
-        self.scene.database.execute("TRUNCATE events, events_hostile, notes, dead_letters");
+        self.scene
+            .database
+            .execute("TRUNCATE events, events_hostile, events_counting, user_activity, notes, dead_letters");
         let trim =
             |stream: &Stream| -> u64 { stream.run(cmd("XTRIM").arg(&stream.name).arg("MAXLEN").arg(0)) };
         let trimmed = trim(&self.scene.stream);
         trim(&self.hostile);
+        trim(&self.counting);
         eprintln!(
             "[{:>5}s] round done: {} entries, {} without an answer, {} rows, {} letters, {} given up, {trimmed} trimmed; everything adds up",
             self.started.elapsed().as_secs(),
@@ -195,9 +229,28 @@ impl Soak {
         }
     }
 
+    /// Each entry ends once, and what its rules counted for it is counted once, if its row is there, and not at all if not.
+    fn check_counts(&self, sent: [u64; 2]) {
+        let count = |sql: &str| self.scene.database.value::<i64>(sql).unsigned_abs();
+        let rows = count("SELECT count(*) FROM events_counting");
+        let counted = count("SELECT coalesce(sum(events), 0)::bigint FROM user_activity");
+        let letters = count("SELECT count(*) FROM dead_letters WHERE tenant = 'counting'");
+        let [sure, perhaps] = sent;
+        assert_eq!(rows, counted, "SOAK_SEED={}: rows and what was counted for them", self.seed);
+        assert!(
+            (sure..=sure + perhaps).contains(&(rows + letters)),
+            "SOAK_SEED={}: {rows} rows and {letters} letters of {sure} entries and {perhaps} without an answer",
+            self.seed
+        );
+        eprintln!(
+            "[{:>5}s] {rows} rows counted, {letters} letters of the counting tenant",
+            self.started.elapsed().as_secs()
+        );
+    }
+
     fn settle(&mut self, load: &Load) -> Report {
         let start = Instant::now();
-        for stream in [&self.scene.stream, &self.hostile] {
+        for stream in [&self.scene.stream, &self.hostile, &self.counting] {
             until_within(
                 BOUND,
                 &format!("everything done after the faults of SOAK_SEED={}", self.seed),
@@ -214,7 +267,7 @@ impl Soak {
         }
         // A replica that was robbed of its entries may still be writing them, which adds nothing
         // now, but would after the tables were emptied.
-        for tenant in [WATCHED, "hostile"] {
+        for tenant in [WATCHED, "hostile", COUNTING] {
             let lines = |replica: &Service| Metrics::all_of(tenant, &replica.log());
             let before: Vec<usize> = self.replicas.iter().map(|replica| lines(replica).len()).collect();
             until_within(BOUND, "nothing in flight in any replica", || {
@@ -268,7 +321,7 @@ impl Soak {
 
     fn fault(&mut self) {
         self.faults += 1;
-        match self.random.u32(..14) {
+        match self.random.u32(..18) {
             0..=2 => self.crash_replica(),
             3 => self.stop_replica(),
             4 => self.pause_replica(),
@@ -293,7 +346,10 @@ impl Soak {
                 self.postgres.resume().expect("postgres is resumed");
             }
             9..=12 => self.disturb_network(),
-            _ => self.swap(),
+            13 => self.swap(),
+            14 => self.lock_a_chunk(),
+            15 => self.set_back(),
+            _ => self.raise(),
         }
     }
 
@@ -332,10 +388,115 @@ impl Soak {
         proxy.set(Fault::None);
     }
 
+    /// As a compression or a reorder does. Without an answer, PostgreSQL is away.
+    fn lock_a_chunk(&mut self) {
+        let Ok(chunk) = self.scene.database.try_value::<String>(
+            "SELECT coalesce(max(format('%I.%I', chunk_schema, chunk_name)), 'notes')
+             FROM timescaledb_information.chunks WHERE hypertable_name IN ('events', 'events_counting')",
+        ) else {
+            return;
+        };
+        let mut connection = self.scene.database.connect();
+        let lock = format!("BEGIN; LOCK TABLE {chunk}");
+        let _ = block_on(sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut connection));
+        self.wait(100..4_500); // longer than CLAIM_MIN_IDLE_MS
+    }
+
+    /// As an operator does who reads a manual in haste.
+    fn set_back(&mut self) {
+        let mut command = cmd("XGROUP");
+        match self.random.bool() {
+            true => command.arg("SETID").arg(&self.counting.name).arg(&self.counting.group).arg("0"),
+            false => command.arg("DESTROY").arg(&self.counting.name).arg(&self.counting.group),
+        };
+        let _: redis::RedisResult<redis::Value> = self.counting.try_run(&command);
+    }
+
+    /// A trigger fails for a while, for some rows.
+    fn raise(&mut self) {
+        let code = CODES[self.random.usize(..CODES.len())];
+        self.scene.database.execute(&format!("INSERT INTO raising VALUES ('{code}')"));
+        self.wait(100..2_000);
+        self.scene.database.execute("DELETE FROM raising");
+    }
+
     /// Versions that judge alike: an entry that was committed under one and is redelivered under the other ends as it did.
     fn swap(&mut self) {
         replace(&self.guest, &self.versions[usize::from(self.random.bool())]);
     }
+}
+
+/// Entries for the tenant that counts, each once: what has no answer is not sent again.
+struct Counted {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<[u64; 2]>,
+}
+
+impl Counted {
+    fn start(stream: &Stream) -> Self {
+        let (stop, stream) = (Arc::new(AtomicBool::new(false)), stream.another());
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let (mut sure, mut perhaps, mut connection) = (0, 0, None);
+            while !stopped.load(Ordering::Relaxed) {
+                let types = ["page_view", "purchase", "login"];
+                let event = Event {
+                    user_id: format!("user-{}", sure % 7),
+                    ..Event::of_type(types[sure as usize % 3])
+                };
+                if connection.is_none() {
+                    connection = stream.connect().ok();
+                }
+                if let Some(open) = &mut connection {
+                    match stream.xadd(&event.data()).query::<String>(open) {
+                        Ok(_) => sure += 1,
+                        Err(_) => {
+                            perhaps += 1;
+                            connection = None;
+                        }
+                    }
+                }
+                sleep(Duration::from_millis(10)); // the pace
+            }
+            [sure, perhaps]
+        });
+        Self { stop, thread }
+    }
+
+    /// How many were taken, and how many have perhaps been.
+    fn stop(self) -> [u64; 2] {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the load does not panic")
+    }
+}
+
+/// The settings of the tenant whose rules count.
+fn counting_tenant(stream: &Stream) -> String {
+    format!(
+        r#"
+[tenants.{COUNTING}]
+stream_name = "{}"
+guest = {:?}
+row_retry_ms = 1000
+
+[tenants.{COUNTING}.grants]
+stream = true
+publish = {{ purchases = 100_000 }}
+metrics = true
+statements = ["user_plan", "touch_user"]
+
+[statements.user_plan]
+sql = "SELECT plan FROM users WHERE user_id = $1"
+parameters = ["text"]
+
+[statements.touch_user]
+sql = """INSERT INTO user_activity (user_id, events, last_seen) VALUES ($1, 1, $2)
+         ON CONFLICT (user_id) DO UPDATE SET events = user_activity.events + 1"""
+parameters = ["text", "timestamp"]
+"#,
+        stream.name,
+        guests::built("guest_enrich.wasm").display().to_string()
+    )
 }
 
 /// As an operator does it: no half of a component is ever seen.
