@@ -26,7 +26,9 @@ impl Provoker {
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
                 let lag = stream.group_info("lag").and_then(|lag| lag.parse::<u64>().ok());
-                if lag.is_none_or(|lag| lag < backlog) {
+                // Before there is a group, all of the stream is to be read.
+                let waiting = lag.or_else(|| stream.try_run(redis::cmd("XLEN").arg(&stream.name)).ok());
+                if waiting.is_some_and(|waiting| waiting < backlog) {
                     let mut pipeline = redis::pipe();
                     for _ in 0..backlog {
                         pipeline.add_command(stream.xadd(&provoking(&Event::new(), None)));

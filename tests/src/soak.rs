@@ -515,7 +515,8 @@ fn tenants(watched: &Stream, guest: &Path, hostile: &Stream, hostile_guest: &Pat
             guest.display().to_string()
         )
     };
-    let limit = format!("guest_time_limit_ms = {HOSTILE_TIME_LIMIT_MS}\n");
+    // Small batches: one of which each entry times out must not take longer than CLAIM_MIN_IDLE_MS.
+    let limit = format!("guest_time_limit_ms = {HOSTILE_TIME_LIMIT_MS}\nbatch_size = 10\n");
     let powers = guests::powers("tenants.hostile.", &hostile.sibling("published").name);
     tenant(WATCHED, watched, guest) + &tenant("hostile", hostile, hostile_guest) + &limit + &powers
 }

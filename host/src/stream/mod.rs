@@ -54,7 +54,7 @@ pub enum Error {
     )]
     Tls(String),
     /// A command failed, or the connection did.
-    #[error("redis at {address}: {command}: {source}{}", hint(command, source))]
+    #[error("redis at {address}: {command}: {source}{hint}")]
     Command {
         /// Host and port.
         address: String,
@@ -62,6 +62,8 @@ pub enum Error {
         command: &'static str,
         /// What redis-rs says.
         source: RedisError,
+        /// What may be wrong, if something suggests itself.
+        hint: &'static str,
     },
     /// The server is older than what the service needs.
     #[error("redis at {address} has version {found}; wanted {REDIS_MAJOR_MIN}.0 or later")]
@@ -139,19 +141,6 @@ impl Error {
 
     fn is_timeout(&self) -> bool {
         matches!(self, Self::Command { source, .. } if source.is_timeout())
-    }
-}
-
-/// What a failure to connect suggests, if anything.
-fn hint(command: &str, source: &RedisError) -> &'static str {
-    match command {
-        "connecting" if source.to_string().contains("InvalidContentType") => {
-            "; the server speaks no TLS at this port: wanted redis://, not rediss://"
-        }
-        "connecting" if source.kind() == ErrorKind::Parse => {
-            "; the server speaks something else at this port, TLS perhaps: then wanted rediss://, not redis://"
-        }
-        _ => "",
     }
 }
 
@@ -236,7 +225,12 @@ impl Stream {
             .await;
         match made {
             Ok(_) => {
-                tracing::info!(stream = self.name, group = self.group, "consumer group created at 0");
+                tracing::info!(
+                    stream = self.name,
+                    group = self.group,
+                    "consumer group created at 0; what is acknowledged stays in the stream until somebody trims it, as \
+                     by XADD with MAXLEN"
+                );
                 Ok(true)
             }
             Err(error) if error.code() == Some("BUSYGROUP") => Ok(false),

@@ -11,13 +11,16 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{
-    AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, RedisError,
+    AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo as _, RedisError,
     TlsCertificates,
 };
 use tokio::sync::Mutex;
 
 use super::{Error, PATIENCE, Stream};
 use crate::config::{Config, Tenant, UrlSource};
+
+/// Instead of the name of a command.
+const CONNECTING: &str = "connecting";
 
 /// The server. Cheap to clone; connects to nothing by itself.
 #[derive(Clone)]
@@ -88,7 +91,7 @@ impl Redis {
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(response_timeout));
         let connected = self.client().get_multiplexed_async_connection_with_config(&config).await;
-        connected.map_err(|source| self.error("connecting", source))
+        connected.map_err(|source| self.error(CONNECTING, source))
     }
 
     pub(super) async fn shared(&self) -> Result<Shared, Error> {
@@ -110,7 +113,24 @@ impl Redis {
     }
 
     pub(super) fn error(&self, command: &'static str, source: RedisError) -> Error {
-        Error::Command { address: self.address(), command, source }
+        let hint = if command == CONNECTING { self.hint(&source) } else { "" };
+        Error::Command { address: self.address(), command, source, hint }
+    }
+
+    /// What a failure to connect suggests.
+    fn hint(&self, source: &RedisError) -> &'static str {
+        let client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_tls = matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. });
+        match is_tls {
+            // A Redis without TLS takes the first bytes for a command, and waits for its end.
+            true if source.is_timeout() || source.to_string().contains("InvalidContentType") => {
+                "; does the server speak TLS at this port? If not, wanted redis://, not rediss://"
+            }
+            false if source.kind() == ErrorKind::Parse || source.is_connection_dropped() => {
+                "; does the server want TLS at this port? Then wanted rediss://, not redis://"
+            }
+            _ => "",
+        }
     }
 }
 
