@@ -438,11 +438,11 @@ impl Counted {
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let (mut sure, mut perhaps, mut connection) = (0, 0, None);
+            let mut types = ["page_view", "purchase", "login"].into_iter().cycle();
             while !stopped.load(Ordering::Relaxed) {
-                let types = ["page_view", "purchase", "login"];
                 let event = Event {
                     user_id: format!("user-{}", sure % 7),
-                    ..Event::of_type(types[sure as usize % 3])
+                    ..Event::of_type(types.next().unwrap_or_default())
                 };
                 if connection.is_none() {
                     connection = stream.connect().ok();

@@ -125,6 +125,7 @@ pub(crate) fn database_alone() -> anyhow::Result<()> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let store = Database::new(&config)?.store(tenant);
         store.prepare().await?;
+        store.enlist(tenant.commits_in_flight).await?;
         let begun = Instant::now();
         let batches = Arc::new(Mutex::new(batches));
         let mut writers = JoinSet::new();
@@ -134,7 +135,9 @@ pub(crate) fn database_alone() -> anyhow::Result<()> {
                 loop {
                     let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).pop();
                     let Some(batch) = batch else { return Ok(()) };
-                    let _ = writer.write(&batch, &mut Record::new(slot)).await?; // there is nothing to acknowledge
+                    let mut record = Record::new(slot);
+                    let number = writer.number(&mut record);
+                    let _ = writer.write(&batch, &record, &number).await?; // there is nothing to acknowledge
                 }
             });
         }

@@ -62,7 +62,7 @@ pub const SETTINGS: [Setting; 47] = [
     text(
         "POSTGRES_URL",
         None,
-        "PostgreSQL 14 or later with TimescaleDB: `postgres://user:password@host:port/database`",
+        "PostgreSQL 14 or later with TimescaleDB: `postgres://user:password@host:port/database`, for TLS with `?sslmode=verify-full` and, if wanted, `sslrootcert`, `sslcert` and `sslkey`, each a file",
     )
     .of_service(),
     text("POSTGRES_URL_FILE", None, "a file with the URL instead, read again at each connection").of_service(),
