@@ -58,6 +58,9 @@ pub enum Error {
     #[error("postgres: {0}")]
     Store(#[from] store::Error),
     /// A defect of the service.
+    #[error("a batch was dropped before it was acknowledged, and no stage said why")]
+    Dropped,
+    /// A defect of the service.
     #[error("a stage of the pipeline panicked: {0}")]
     Panicked(#[from] JoinError),
 }
@@ -93,7 +96,7 @@ impl Error {
         match self {
             Self::Stream(error) => error.is_of_credentials(),
             Self::Store(error) => error.is_of_credentials(),
-            Self::Panicked(_) => false,
+            Self::Dropped | Self::Panicked(_) => false,
         }
     }
 }

@@ -263,12 +263,13 @@ impl Run {
         );
         reporter.report(counters).await;
         outcome?;
-        if shutdown.is_cancelled() {
-            // A try, while somebody waits for the exit.
-            let left = tokio::time::timeout(LEAVING, stream.leave()).await;
-            if let Ok(Err(error)) = left {
-                tracing::debug!(%error, "the consumer stays in its group");
-            }
+        if !self.shutdown.is_cancelled() {
+            // A batch that is dropped ends the run, whatever the stages say.
+            return Err(pipeline::Error::Dropped.into());
+        }
+        // A try, while somebody waits for the exit.
+        if let Ok(Err(error)) = tokio::time::timeout(LEAVING, stream.leave()).await {
+            tracing::debug!(%error, "the consumer stays in its group");
         }
         Ok(())
     }

@@ -297,6 +297,41 @@ fn tables_of_the_service_that_were_dropped_are_made_again() {
     );
 }
 
+/// Names as plain as ours are somebody else's, too.
+#[test]
+fn tables_of_another_program_are_left_alone() {
+    let scene = Scene::new();
+    scene.database.execute("CREATE TABLE commits (sha TEXT); INSERT INTO commits VALUES ('a')");
+    refused(scene.service(), &["the table commits is there already", "SET search_path = sluicegate, public"]);
+    scene.database.execute(
+        "CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT NOT NULL,
+             installed_on TIMESTAMPTZ NOT NULL DEFAULT now(), success BOOLEAN NOT NULL, checksum BYTEA NOT NULL,
+             execution_time BIGINT NOT NULL);
+         INSERT INTO _sqlx_migrations VALUES (1, 'of another', now(), true, '\\x00', 0)",
+    );
+    refused(scene.service(), &["_sqlx_migrations has a migration 1", "SET search_path = sluicegate, public"]);
+    assert_eq!(
+        scene
+            .database
+            .value::<i64>("SELECT count(*) FROM information_schema.columns WHERE table_name = 'commits'"),
+        1
+    );
+
+    let database: String = scene.database.value("SELECT current_database()");
+    scene.database.execute(&format!(
+        "CREATE SCHEMA sluicegate; ALTER DATABASE {database} SET search_path = sluicegate, public"
+    ));
+    let service = scene.start();
+    scene.stream.add_all(&[Event::new().data(), fields([("data", "bad")])]);
+    scene.until_stored(1);
+    scene.stream.until_drained();
+    assert_eq!(scene.database.letters().len(), 1);
+    service.stop();
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'sluicegate'";
+    assert_eq!(scene.database.value::<i64>(tables), 7, "ours, events, and those of the migrations");
+    assert_eq!(scene.database.value::<String>("SELECT sha FROM public.commits"), "a");
+}
+
 /// A later version has prepared the database, and was taken back.
 #[test]
 fn an_older_program_goes_on_with_a_newer_database() {

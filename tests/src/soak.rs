@@ -271,12 +271,17 @@ impl Soak {
             let lines = |replica: &Service| Metrics::all_of(tenant, &replica.log());
             let before: Vec<usize> = self.replicas.iter().map(|replica| lines(replica).len()).collect();
             until_within(BOUND, "nothing in flight in any replica", || {
-                let idle = |(replica, before): (&Service, &usize)| {
+                let busy = |(replica, before): (&Service, &usize)| {
                     let all = lines(replica);
-                    all.len() > *before + 1 && all.last().is_some_and(|metrics| metrics.get("in_flight") == 0)
+                    let is_idle = all.len() > *before + 1
+                        && all.last().is_some_and(|metrics| metrics.get("in_flight") == 0);
+                    (!is_idle).then(|| format!("{} lines more: {:?}", all.len() - before, all.last()))
                 };
                 sleep(Duration::from_millis(200));
-                if self.replicas.iter().zip(&before).all(idle) { Ok(()) } else { Err("something".to_owned()) }
+                match self.replicas.iter().zip(&before).filter_map(busy).collect::<Vec<_>>().as_slice() {
+                    [] => Ok(()),
+                    busy => Err(format!("{tenant}: {busy:#?}")),
+                }
             });
         }
         eprintln!("[{:>5}s] settled in {:?}", self.started.elapsed().as_secs(), start.elapsed());

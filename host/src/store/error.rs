@@ -55,6 +55,12 @@ pub enum Error {
         /// As the migration makes it.
         wanted: &'static str,
     },
+    /// A table of another program has the name of one of ours.
+    #[error("the table {table} is there already, and is not of this program; {OWN_SCHEMA}")]
+    NotOurs {
+        /// Its name.
+        table: &'static str,
+    },
     /// A migration failed.
     #[error("migrating: {}", plain_migrate(.0))]
     Migrate(#[from] MigrateError),
@@ -129,8 +135,17 @@ fn plain(error: &sqlx::Error) -> String {
     }
 }
 
+/// What helps where another program has tables of the same names.
+const OWN_SCHEMA: &str = "give the service a schema of its own: CREATE SCHEMA sluicegate, and \
+                          ALTER ROLE <role> SET search_path = sluicegate, public";
+
 fn plain_migrate(error: &MigrateError) -> String {
     match error {
+        MigrateError::VersionMissing(version) | MigrateError::VersionMismatch(version) => {
+            format!(
+                "the table _sqlx_migrations has a migration {version} that is not of this program, as it is; {OWN_SCHEMA}"
+            )
+        }
         MigrateError::Execute(error) => plain(error),
         MigrateError::ExecuteMigration(error, version) => format!("migration {version}: {}", plain(error)),
         other => other.to_string(),

@@ -200,7 +200,7 @@ impl Store {
 }
 
 /// The tables that all tenants share, each with the migrations that make it as it is to be.
-const OWN_TABLES: [(&str, &[i64]); 5] = [
+pub(super) const OWN_TABLES: [(&str, &[i64]); 5] = [
     ("dead_letters", &[2, 4]),
     ("commits", &[3, 6]),
     ("replay_outbox", &[5]),
@@ -231,7 +231,7 @@ async fn make_lost_tables(connection: &mut PgConnection) -> Result<(), Error> {
     Ok(())
 }
 
-async fn is_there(table: &str, connection: &mut PgConnection) -> Result<bool, Error> {
+pub(super) async fn is_there(table: &str, connection: &mut PgConnection) -> Result<bool, Error> {
     let found = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(table);
     Ok(found.fetch_one(connection).await?)
 }

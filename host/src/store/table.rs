@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use super::prepare::is_denied;
+use super::prepare::{OWN_TABLES, is_denied, is_there};
 use super::{Error, Store};
 use crate::config::TableName;
 
@@ -135,15 +135,20 @@ fn check(table: &TableName, found: String) -> Result<(), Error> {
     }
 }
 
-/// Before the migrations make a hypertable of `events`: it may be somebody
-/// else's. Later it concerns only the tenant that writes there.
+/// Before the migrations make a hypertable of `events`, or add columns to tables: they may be somebody
+/// else's. Later that concerns only the tenant that writes there.
 pub(super) async fn check_before_first_migration(connection: &mut PgConnection) -> Result<(), Error> {
-    let is_migrated: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-        .fetch_one(&mut *connection)
-        .await?;
+    if is_there("_sqlx_migrations", connection).await? {
+        return Ok(());
+    }
+    for (table, _) in OWN_TABLES {
+        if is_there(table, connection).await? {
+            return Err(Error::NotOurs { table });
+        }
+    }
     let events = TableName::default();
     match form(connection, &events).await? {
-        Some(found) if !is_migrated => check(&events, found),
-        _ => Ok(()),
+        Some(found) => check(&events, found),
+        None => Ok(()),
     }
 }
