@@ -331,18 +331,20 @@ const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 /// Deletes what was decided so long ago that it does not come again, until the run ends.
 async fn forget_decided(store: Store, kept: Duration) {
-    let mut ticks = tokio::time::interval(FORGET_EVERY);
     let mut backoff = Backoff::default();
-    // Who has nothing to do asks PostgreSQL nothing.
+    // Before that nothing is old enough, and who has nothing to do asks PostgreSQL nothing.
+    tokio::time::sleep(kept).await;
     let (mut given, mut given_at) = (0, Instant::now());
     loop {
-        ticks.tick().await;
+        tokio::time::sleep(FORGET_EVERY).await;
         if store.numbers_given() != given {
             (given, given_at) = (store.numbers_given(), Instant::now());
         }
         if given == 0 || given_at.elapsed() > kept + 3 * FORGET_EVERY {
             continue;
         }
+        // One tenant after the other: many that started together would ask at the same moment.
+        let Ok(_turn) = store.database().turn_to_tidy().await else { return };
         if let Err(error) = store.forget_decided(kept).await
             && backoff.is_news()
         {
