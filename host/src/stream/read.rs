@@ -196,17 +196,14 @@ impl Reader {
 
     /// After an error: the next read is on a new connection, and begins with what is pending.
     fn recover<T>(&mut self, outcome: Result<T, Error>) -> Result<T, Error> {
-        match &outcome {
-            Ok(_) => self.patience = PATIENCE,
-            Err(error) => {
-                if error.is_timeout() {
-                    // It may be the size of the reply.
-                    self.patience = (self.patience * 2).min(PATIENCE_MAX);
-                    self.wanted = (self.wanted / GROWTH).max(1);
-                }
-                self.connection = None;
-                self.position = FROM_THE_BEGINNING;
+        if let Err(error) = &outcome {
+            if error.is_timeout() {
+                // It may be the size of the reply.
+                self.patience = (self.patience * 2).min(PATIENCE_MAX);
+                self.wanted = (self.wanted / GROWTH).max(1);
             }
+            self.connection = None;
+            self.position = FROM_THE_BEGINNING;
         }
         outcome
     }
@@ -372,11 +369,13 @@ impl Reader {
         }
     }
 
-    /// The next batch is to have about [`BATCH_BYTES`] at most, if its entries are like these.
+    /// The next batch is to have about [`BATCH_BYTES`] at most, if its entries are like these. They have arrived: a list of
+    /// pending entries, which is short, does not tell that the entries would.
     fn note_size(&mut self, entries: &[Entry]) {
         let fields = entries.iter().filter_map(|entry| entry.fields.as_ref()).flatten();
         let bytes: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
         if let Some(mean) = bytes.checked_div(entries.len()) {
+            self.patience = PATIENCE;
             let most = self.batch_size.min(GROWTH * self.wanted);
             self.wanted = (BATCH_BYTES / mean.max(1)).clamp(1, most);
         }
@@ -480,5 +479,28 @@ mod tests {
         assert_eq!(length(&[1, 2, SUSPECT_DELIVERIES - 1, 1]), 2, "up to the suspect");
         assert_eq!(length(&[SUSPECT_DELIVERIES - 1, 1, 1]), 1, "the suspect alone");
         assert_eq!(length(&[SUSPECT_DELIVERIES - 1, SUSPECT_DELIVERIES, 1]), 1, "two suspects, one by one");
+    }
+
+    /// A list arrives each time, and the entries do not: the next try has more time for fewer of them.
+    #[test]
+    fn what_takes_too_long_gets_more_time_until_entries_arrive() {
+        let config = crate::config::Config {
+            redis_url: crate::config::Secret::from("redis://h".to_owned()),
+            ..crate::config::Config::default()
+        };
+        let redis = crate::stream::Redis::new(&config).expect("a URL");
+        let tenant = Tenant::default();
+        let mut reader = redis.stream(&config, &tenant).reader(&tenant);
+        for wanted in [2, 4, 8] {
+            let late = std::io::Error::from(std::io::ErrorKind::TimedOut);
+            let late = reader.stream.error("XCLAIM", late.into());
+            assert!(reader.recover(Err::<(), _>(late)).is_err());
+            assert!(reader.recover(Ok(Read::Pending(Vec::new()))).is_ok());
+            reader.note_size(&[]);
+            assert_eq!(reader.patience, wanted * PATIENCE);
+        }
+        assert_eq!(reader.wanted, 1);
+        reader.note_size(&[Entry { id: id(1), fields: Some(Vec::new()), deliveries: 1 }]);
+        assert_eq!((reader.patience, reader.wanted), (PATIENCE, GROWTH));
     }
 }
