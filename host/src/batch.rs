@@ -43,7 +43,8 @@ pub struct Entry {
     /// In the order of the producer. `None` when the entry was deleted from
     /// the stream while it was pending: its content is lost.
     pub fields: Option<Vec<Field>>,
-    /// How often Redis has delivered it, this time included.
+    /// How often it was delivered, this time included, without the times that ended while the rules were not being asked
+    /// about it: see `stream/attempts.rs`.
     pub deliveries: u64,
 }
 
@@ -54,7 +55,8 @@ pub struct Readable<'a> {
     pub id: EntryId,
     /// Field names and values in the order of the producer.
     pub fields: Vec<(&'a str, &'a str)>,
-    /// How often Redis has delivered it, this time included.
+    /// How often it was delivered, this time included, without the times that ended while the rules were not being asked
+    /// about it: see `stream/attempts.rs`.
     pub deliveries: u64,
 }
 

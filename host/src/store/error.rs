@@ -85,7 +85,7 @@ pub enum Error {
     #[error("writing violations: {0}")]
     Violations(serde_json::Error),
     /// A row of the record of commits that does not read, or cannot be written.
-    #[error("the table commits holds a row that is not ours: {0}; delete it")]
+    #[error("the table decided, or commits, holds a row that is not ours: {0}; delete it")]
     Record(postcard::Error),
     /// The same of what replays have published.
     #[error("the table replay_outbox holds a row that is not ours: {0}; delete it")]
