@@ -68,6 +68,8 @@ pub struct Reader {
     quiet: Quiet,
     /// Whether some that this consumer has pending were passed over, because quiet did not come.
     has_passed_over: bool,
+    /// Where the stream ended at the last read, if that gave fewer entries than were wanted.
+    end: Option<EntryId>,
     /// What the last look at the group found.
     seen: Losses,
     /// Losses that were not told yet.
@@ -104,6 +106,7 @@ impl Reader {
             claimed_at: Instant::now(),
             quiet: Quiet::NotWanted,
             has_passed_over: false,
+            end: None,
             seen: Losses::default(),
             lost: 0,
         }
@@ -203,6 +206,7 @@ impl Reader {
                 self.wanted = (self.wanted / GROWTH).max(1);
             }
             self.connection = None;
+            self.end = None;
             self.position = FROM_THE_BEGINNING;
         }
         outcome
@@ -265,7 +269,11 @@ impl Reader {
         shutdown: &CancellationToken,
     ) -> Result<Read, Error> {
         let wanted = self.wanted;
-        let mut entries = self.read_what_is_there(wanted, shutdown).await?;
+        let mut entries = match self.end {
+            // The last read has just told that there is nothing yet.
+            Some(_) => Vec::new(),
+            None => self.read_what_is_there(wanted, shutdown).await?,
+        };
         if entries.is_empty() && self.wait_for_news(shutdown).await? {
             entries = self.read_what_is_there(wanted, shutdown).await?;
         }
@@ -305,16 +313,20 @@ impl Reader {
         let entries = reply::entries(entries)?;
         let read = u64::try_from(entries.len()).unwrap_or(u64::MAX);
         self.seen.unread = self.seen.unread.map(|unread| unread.saturating_sub(read));
+        let last = entries.last().map_or(self.seen.last_delivered, |last| last.id);
+        self.end = (entries.len() < wanted).then_some(last);
         Ok(entries)
     }
 
     /// Whether there are entries that the group was not given yet, after a while of waiting for them.
     ///
-    /// By XREAD: what XREADGROUP delivers while nobody listens any more would stay pending for the next start.
+    /// By XREAD: what XREADGROUP delivers while nobody listens any more would stay pending for the next start. After a
+    /// wait in vain the group is asked again: it may have been set back.
     async fn wait_for_news(&mut self, shutdown: &CancellationToken) -> Result<bool, Error> {
+        let end = self.end.take().unwrap_or(self.seen.last_delivered);
         let mut command = redis::cmd("XREAD");
         command.arg("COUNT").arg(1).arg("BLOCK").arg(millis(self.block));
-        command.arg("STREAMS").arg(&self.stream.name).arg(self.seen.last_delivered.to_string());
+        command.arg("STREAMS").arg(&self.stream.name).arg(end.to_string());
         tokio::select! {
             news = self.ask("XREAD", command, shutdown) => Ok(news? != Value::Nil),
             () = shutdown.cancelled() => Ok(false),
