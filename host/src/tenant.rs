@@ -394,13 +394,12 @@ async fn purge(store: &Store, tenant: &TenantName, days: u32) -> Result<u64, sto
     let before = Some(chrono::Utc::now() - chrono::Duration::days(i64::from(days)));
     let filter = Filter { before, tenant: Some(tenant.to_string()), ..Filter::default() };
     let archive = Archive::new(store.database());
-    let mut purged = 0;
-    loop {
-        match archive.purge(&filter, CHUNK).await? {
-            0 => return Ok(purged),
-            part => purged += part,
-        }
+    let (mut purged, mut after) = (0, 0);
+    while let Some((part, last)) = archive.purge(&filter, after, CHUNK).await? {
+        purged += part;
+        after = last;
     }
+    Ok(purged)
 }
 
 /// Deletes the record of commits of which nothing is pending any more.

@@ -111,6 +111,49 @@ fn letters_are_listed_and_shown() {
     assert!(unknown.code == Some(1) && unknown.err.contains("there is no dead letter 999999"), "{unknown:?}");
 }
 
+/// Most letters are settled; what is asked for are the others, by indexes. A page begins where the one before it ended.
+#[test]
+fn few_letters_among_many_are_found_without_reading_all() {
+    const LETTERS: i64 = 50_000;
+    let scene = Scene::new();
+    run(&scene, &["list"]);
+    scene.database.execute(&format!(
+        "INSERT INTO dead_letters (tenant, stream, entry_id, fingerprint, reason, violations, deliveries, component, replay_outcome)
+         SELECT 'default', 's', i || '-0', '', 'rejected', '[{{\"path\": \"\", \"code\": \"old\", \"message\": \"\"}}]', 1, '',
+                'stored' FROM generate_series(1, {LETTERS}) AS i;
+         INSERT INTO dead_letters (tenant, stream, entry_id, fingerprint, reason, violations, fields, deliveries, component)
+         SELECT 'default', 's', i || '-1', '', 'rejected', '[{{\"path\": \"\", \"code\": \"new\", \"message\": \"\"}}]',
+                ARRAY['data', '?']::bytea[], 1, '' FROM generate_series(1, 1000) AS i"
+    ));
+    scene.database.execute("VACUUM ANALYZE dead_letters");
+    let rows_read = || {
+        // A connection tells what it has read at its end, at the latest.
+        until("the ends of the commands' connections", || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'sluicegate'";
+            match number(&scene.database, sql) {
+                0 => Ok(()),
+                found => Err(format!("{found} connections")),
+            }
+        });
+        let sql = "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname = 'dead_letters'";
+        number(&scene.database, sql)
+    };
+    let before = rows_read();
+    for (filter, count) in [
+        (vec!["--limit", "10"], 10),
+        (vec!["--tenant", "default", "--limit", "1000"], 1_000),
+        (vec!["--reason", "trapped"], 0),
+        (vec!["--tenant", "default", "--reason", "trapped"], 0),
+    ] {
+        let json = run(&scene, &[vec!["list", "--json"], filter.clone()].concat());
+        assert_eq!(json.lines().count(), count, "{filter:?}");
+    }
+    let replay = ["replay", "--dry-run", "--force", "--reason", "rejected"];
+    assert_eq!(counted(&run(&scene, &replay), "undecodable"), 1_000);
+    let found = rows_read() - before;
+    assert!(found < LETTERS / 2, "{found} rows were read for 2,010 letters and a replay of 1,000");
+}
+
 /// Neither of a page of text nor of a line of JSON.
 #[test]
 fn no_letter_writes_to_the_terminal() {

@@ -298,12 +298,12 @@ fn digits(text: &str) -> Result<String, String> {
 
 async fn purge(archive: &Archive, filter: &Filter, progress: &mut dyn Write) -> Result<u64, Error> {
     let mut meter = Progress::new(archive.count(filter).await?, progress);
-    loop {
-        match archive.purge(filter, CHUNK).await? {
-            0 => return Ok(meter.done),
-            purged => meter.advance(purged)?,
-        }
+    let mut after = 0;
+    while let Some((purged, last)) = archive.purge(filter, after, CHUNK).await? {
+        meter.advance(purged)?;
+        after = last;
     }
+    Ok(meter.done)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Dead letters as an operator handles them: look, purge; `replay` judges them again.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
-use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::query::Query;
-use sqlx::{Postgres, Row as _};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Postgres, QueryBuilder, Row as _};
 
 use super::lending::Purpose;
 use super::timestamp::{NoTimestamp, Timestamp};
@@ -121,61 +122,21 @@ pub struct Scope {
 }
 
 /// What a [`Letter`] is made of.
-macro_rules! letters {
-    () => {
-        "SELECT id, tenant, stream, entry_id, reason, violations::text AS violations, fields, deliveries, component,
-                recorded_at, replay_outcome, replayed_at
-         FROM dead_letters"
-    };
-}
+const LETTERS: &str =
+    "SELECT id, tenant, stream, entry_id, reason, violations::text AS violations, fields, deliveries,
+    component, recorded_at, replay_outcome, replayed_at FROM dead_letters";
 
-/// The conditions of a [`Filter`], parameters 1 to 9.
-macro_rules! matching {
-    ($before:expr, $after:literal) => {
-        concat!(
-            $before,
-            " WHERE ($1::bigint IS NULL OR id = $1) AND ($2::text IS NULL OR reason = $2)
-              AND ($3::text IS NULL OR violations @> jsonb_build_array(jsonb_build_object('code', $3)))
-              AND ($4::text IS NULL OR tenant = $4)
-              AND ($5::timestamptz IS NULL OR recorded_at < $5)
-              AND ($6::timestamptz IS NULL OR recorded_at >= $6)
-              AND ($8::text IS NULL OR stream = $8)
-              AND ($9::text IS NULL OR starts_with(encode(component, 'hex'), $9))
-              AND (NOT $7 OR replay_outcome IS NULL OR replay_outcome NOT IN ('stored', 'duplicate', 'discarded')) ",
-            $after
-        )
-    };
-}
-
-const COUNT: &str = matching!("SELECT count(*) FROM dead_letters", "");
-const NEWEST: &str = matching!(letters!(), "ORDER BY id DESC LIMIT $10");
-const BEGIN: &str = matching!("SELECT now(), coalesce(max(id), 0) FROM dead_letters", "");
-const LEFT: &str = matching!(
-    "SELECT count(*) FROM dead_letters",
-    "AND id <= $10 AND (replayed_at IS NULL OR replayed_at < $11)"
-);
-const NEXT: &str = matching!(
-    letters!(),
-    "AND id <= $10 AND (replayed_at IS NULL OR replayed_at < $11) AND id > $12 ORDER BY id LIMIT $13"
-);
-/// What another replay holds is its affair, unless it dies: see [`Archive::left`].
-const NEXT_LOCKED: &str = matching!(
-    letters!(),
-    "AND id <= $10 AND (replayed_at IS NULL OR replayed_at < $11) AND id > $12 ORDER BY id LIMIT $13
-     FOR UPDATE SKIP LOCKED"
-);
-const PURGE: &str =
-    matching!("DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters", "ORDER BY id LIMIT $10)");
 /// One row for each tenant, stream, reason, violation and component. Texts of others are cut.
-const CAUSES: &str = matching!(
+const CAUSES: &str =
     "SELECT tenant, left(stream, 200) AS stream, reason, left(path, 200) AS path, left(code, 200) AS code, component,
-            count(*) AS letters, min(recorded_at) AS first, max(recorded_at) AS last
+        count(*) AS letters, min(recorded_at) AS first, max(recorded_at) AS last
      FROM dead_letters LEFT JOIN LATERAL (
          SELECT DISTINCT violation->>'path' AS path, violation->>'code' AS code
          FROM jsonb_array_elements(CASE jsonb_typeof(violations) WHEN 'array' THEN violations ELSE '[]' END) AS violation
-     ) AS violation ON true",
-    "GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY letters DESC, tenant, stream, reason, path, code LIMIT $10"
-);
+     ) AS violation ON true";
+
+/// How long a look at all letters may take. Nobody else waits for it, and whoever asked can stop it.
+const LOOK_PATIENCE: Duration = Duration::from_secs(600);
 
 /// The dead letters of a database. Each of its statements has a time limit of its own.
 pub struct Archive {
@@ -190,83 +151,134 @@ impl Archive {
 
     /// How many there are.
     pub async fn count(&self, filter: &Filter) -> Result<u64, Error> {
-        self.number("counting dead letters", filter.bind(COUNT)).await
+        self.number(filter.of("SELECT count(*) FROM dead_letters")).await
     }
 
     /// The newest.
     pub async fn newest(&self, filter: &Filter, limit: u32) -> Result<Vec<Letter>, Error> {
-        let mut loan = self.database.borrow(Purpose::Plain).await?;
-        let rows = filter.bind(NEWEST).bind(i64::from(limit)).fetch_all(&mut loan.connection);
-        let rows = patient("listing dead letters", rows).await;
-        Letter::all(&self.database.settle(loan, rows)?)
+        let mut query = filter.of(LETTERS);
+        query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit));
+        Letter::all(&self.look("listing dead letters", query).await?)
     }
 
     /// Why there are letters: the most frequent causes first. A letter counts for each of its violations.
     pub async fn causes(&self, filter: &Filter, limit: u32) -> Result<Vec<Cause>, Error> {
-        let mut loan = self.database.borrow(Purpose::Plain).await?;
-        let rows = filter.bind(CAUSES).bind(i64::from(limit)).fetch_all(&mut loan.connection);
-        let rows = patient("counting dead letters", rows).await;
-        let rows = self.database.settle(loan, rows)?;
+        let mut query = filter.of(CAUSES);
+        query.push(
+            " GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY letters DESC, tenant, stream, reason, path, code LIMIT ",
+        );
+        query.push_bind(i64::from(limit));
+        let rows = self.look("counting dead letters", query).await?;
         Ok(rows.iter().map(Cause::of).collect::<Result<_, _>>()?)
     }
 
     /// What a replay of these letters is about.
     pub async fn scope(&self, filter: Filter) -> Result<Scope, Error> {
-        let mut loan = self.database.borrow(Purpose::Plain).await?;
-        let row =
-            patient("looking for dead letters", filter.bind(BEGIN).fetch_one(&mut loan.connection)).await;
-        let row = self.database.settle(loan, row)?;
+        let query = QueryBuilder::new("SELECT now(), coalesce(max(id), 0) FROM dead_letters");
+        let rows = self.look("looking for dead letters", query).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         Ok(Scope { filter, began: row.try_get(0)?, newest: row.try_get(1)? })
     }
 
     /// How many letters nobody has replayed yet: those that another replay
     /// holds, when a replay has come to its end.
     pub async fn left(&self, scope: &Scope) -> Result<u64, Error> {
-        self.number("counting dead letters", scope.bind(LEFT)).await
+        self.number(scope.of("SELECT count(*) FROM dead_letters")).await
     }
 
-    /// Deletes the oldest, at most `limit`; gives how many it were.
-    pub async fn purge(&self, filter: &Filter, limit: u32) -> Result<u64, Error> {
+    /// Deletes the oldest after this number, at most `limit`. Gives how many it were, and the last one's number.
+    pub async fn purge(&self, filter: &Filter, after: i64, limit: u32) -> Result<Option<(u64, i64)>, Error> {
+        let mut query =
+            filter.of("WITH purged AS (DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters");
+        query.push(" AND id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(i64::from(limit));
+        query.push(") RETURNING id) SELECT count(*), max(id) FROM purged");
         let mut loan = self.database.borrow(Purpose::Plain).await?;
-        let purged = filter.bind(PURGE).bind(i64::from(limit)).execute(&mut loan.connection);
-        let purged = patient("deleting dead letters", purged).await;
-        Ok(self.database.settle(loan, purged)?.rows_affected())
+        let row = query.build().persistent(false).fetch_one(&mut loan.connection);
+        let row = patient("deleting dead letters", row).await;
+        let row = self.database.settle(loan, row)?;
+        let (count, last): (i64, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(last.map(|last| (u64::try_from(count).unwrap_or(0), last)))
     }
 
-    async fn number(&self, what: &'static str, query: Bound) -> Result<u64, Error> {
-        let mut loan = self.database.borrow(Purpose::Plain).await?;
-        let row = patient(what, query.fetch_one(&mut loan.connection)).await;
-        let number: i64 = self.database.settle(loan, row)?.try_get(0)?;
+    async fn number(&self, query: QueryBuilder<Postgres>) -> Result<u64, Error> {
+        let rows = self.look("counting dead letters", query).await?;
+        let number: i64 = rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
         Ok(u64::try_from(number).unwrap_or(0))
+    }
+
+    /// Reads, for as long as it takes to go through all letters.
+    async fn look(&self, what: &'static str, mut query: QueryBuilder<Postgres>) -> Result<Vec<PgRow>, Error> {
+        let mut loan = self.database.borrow(Purpose::Plain).await?;
+        let begin = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {}", LOOK_PATIENCE.as_millis());
+        let looked = async {
+            sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut loan.connection).await?;
+            let rows = query.build().persistent(false).fetch_all(&mut loan.connection).await?;
+            sqlx::raw_sql("COMMIT").execute(&mut loan.connection).await?;
+            Ok::<_, Error>(rows)
+        };
+        let looked = tokio::time::timeout(LOOK_PATIENCE, looked).await;
+        self.database.settle(loan, looked.unwrap_or(Err(Error::TimedOut { what, after: LOOK_PATIENCE })))
     }
 }
 
-type Bound = Query<'static, Postgres, PgArguments>;
-
 impl Filter {
-    fn bind(&self, statement: &'static str) -> Bound {
-        sqlx::query(statement)
-            .bind(self.id)
-            .bind(self.reason.clone())
-            .bind(self.code.clone())
-            .bind(self.tenant.clone())
-            .bind(self.before)
-            .bind(self.since)
-            .bind(self.open)
-            .bind(self.stream.clone())
-            .bind(self.guest.clone())
+    /// The beginning of a statement and the conditions that are given. The others are not in it, and it is planned for
+    /// these values: migration 0009 has an index for what is asked most.
+    fn of(&self, beginning: &str) -> QueryBuilder<Postgres> {
+        let Self { id, reason, code, tenant, stream, guest, before, since, open } = self;
+        let mut query = QueryBuilder::new(beginning);
+        query.push(" WHERE true");
+        if *open {
+            // As the indexes say it.
+            query.push(
+                " AND (replay_outcome IS NULL OR replay_outcome NOT IN ('stored', 'duplicate', 'discarded'))",
+            );
+        }
+        let mut equal = |column: &str, value: &Option<String>| {
+            if let Some(value) = value {
+                query.push(" AND ").push(column).push(" = ").push_bind(value.clone());
+            }
+        };
+        equal("tenant", tenant);
+        equal("reason", reason);
+        equal("stream", stream);
+        if let Some(id) = id {
+            query.push(" AND id = ").push_bind(*id);
+        }
+        if let Some(code) = code {
+            query.push(" AND violations @> jsonb_build_array(jsonb_build_object('code', ");
+            query.push_bind(code.clone()).push("::text))");
+        }
+        if let Some(guest) = guest {
+            query.push(" AND starts_with(encode(component, 'hex'), ").push_bind(guest.clone()).push(")");
+        }
+        if let Some(before) = before {
+            query.push(" AND recorded_at < ").push_bind(*before);
+        }
+        if let Some(since) = since {
+            query.push(" AND recorded_at >= ").push_bind(*since);
+        }
+        query
     }
 }
 
 impl Scope {
-    fn bind(&self, statement: &'static str) -> Bound {
-        self.filter.bind(statement).bind(self.newest).bind(self.began)
+    fn of(&self, beginning: &str) -> QueryBuilder<Postgres> {
+        let mut query = self.filter.of(beginning);
+        query.push(" AND id <= ").push_bind(self.newest);
+        query.push(" AND (replayed_at IS NULL OR replayed_at < ").push_bind(self.began).push(")");
+        query
     }
 
-    /// The letters after this number; unless it is a trial, they are locked.
-    pub(super) fn next(&self, after: i64, limit: u32, is_trial: bool) -> Bound {
-        let next = if is_trial { NEXT } else { NEXT_LOCKED };
-        self.bind(next).bind(after).bind(i64::from(limit))
+    /// The letters after this number. Unless it is a trial, they are locked: what another replay holds is its affair,
+    /// unless it dies (see [`Archive::left`]).
+    pub(super) fn next(&self, after: i64, limit: u32, is_trial: bool) -> QueryBuilder<Postgres> {
+        let mut query = self.of(LETTERS);
+        query.push(" AND id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(i64::from(limit));
+        if !is_trial {
+            query.push(" FOR UPDATE SKIP LOCKED");
+        }
+        query
     }
 }
 

@@ -201,7 +201,7 @@ impl Store {
 
 /// The tables that all tenants share, each with the migrations that make it as it is to be.
 pub(super) const OWN_TABLES: [(&str, &[i64]); 5] = [
-    ("dead_letters", &[2, 4]),
+    ("dead_letters", &[2, 4, 9]),
     ("commits", &[3, 6]),
     ("replay_outbox", &[5]),
     ("rules_in_force", &[7]),

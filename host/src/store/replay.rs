@@ -82,8 +82,9 @@ impl Archive {
     async fn try_replay(&self, part: Part<'_>) -> Result<Option<Replay>, Error> {
         let loan = self.database.borrow(Purpose::Guest).await?;
         let mut session = Session::begin(loan, part.store, part.pause).await?;
-        let next = part.scope.next(part.after, part.limit, part.trial);
-        let rows = patient("taking dead letters", next.fetch_all(&mut session.loan.connection)).await?;
+        let mut next = part.scope.next(part.after, part.limit, part.trial);
+        let next = next.build().persistent(false).fetch_all(&mut session.loan.connection);
+        let rows = patient("taking dead letters", next).await?;
         let letters = Letter::all(&rows)?;
         let Some(last) = letters.last().map(|letter| letter.id) else {
             session.rollback(&self.database).await?;
