@@ -7,10 +7,12 @@
 //!
 //! - `flight`: a batch on its way, and the places for so many of them
 //! - `read`, `judge`, `write`, `acknowledge`: the stages
+//! - `chunks`: how fast a tenant may make new ones of its table
 //! - `failure`: what is done about what PostgreSQL did not take
 //! - `rejections`, `slow_rules`: log lines about what was not stored, and about rules that are too slow
 
 mod acknowledge;
+mod chunks;
 mod failure;
 mod flight;
 mod judge;
@@ -137,6 +139,7 @@ impl Pipeline {
         let writing = Writing {
             asking: asking.clone(),
             row_retry: tenant.row_retry(),
+            known_weeks: Arc::default(),
             counters: Arc::clone(&counters),
             rejections: Arc::clone(&rejections),
             slow_rules: Arc::clone(&slow_rules),

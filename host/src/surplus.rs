@@ -74,9 +74,33 @@ struct Surplus {
     bytes: usize,
     /// Not the surplus alone.
     all_bytes: usize,
-    weeks: BTreeSet<i64>,
-    /// The week that was added last: mostly that of the next event too.
-    last_week: Option<i64>,
+    weeks: Weeks,
+}
+
+/// The weeks that rows lie in.
+#[derive(Default)]
+struct Weeks {
+    all: BTreeSet<i64>,
+    /// The one that was added last: mostly that of the next event too.
+    last: Option<i64>,
+}
+
+impl Weeks {
+    fn add(&mut self, fate: &Fate) {
+        let Fate::Store(events) = fate else { return };
+        for week in events.as_slice().iter().map(week) {
+            if self.last.replace(week) != Some(week) {
+                self.all.insert(week);
+            }
+        }
+    }
+}
+
+/// The weeks that the rows of these lie in.
+pub fn weeks(batch: &[Judged]) -> BTreeSet<i64> {
+    let mut weeks = Weeks::default();
+    batch.iter().for_each(|judged| weeks.add(&judged.fate));
+    weeks.all
 }
 
 impl Surplus {
@@ -91,12 +115,7 @@ impl Surplus {
         let brought = brought(judged);
         self.bytes = self.bytes.saturating_add(bytes(brought, fate));
         self.all_bytes = self.all_bytes.saturating_add(brought).saturating_add(taken(fate));
-        let Fate::Store(events) = fate else { return };
-        for week in events.as_slice().iter().map(week) {
-            if self.last_week.replace(week) != Some(week) {
-                self.weeks.insert(week);
-            }
-        }
+        self.weeks.add(fate);
     }
 
     /// As if what is published for a batch were rows.
@@ -112,7 +131,7 @@ impl Surplus {
         self.rows > ROWS_AT_ONCE / part
             || self.bytes > BYTES_AT_ONCE / part
             || self.all_bytes > ALL_BYTES_AT_ONCE / part
-            || self.weeks.len() > WEEKS_AT_ONCE / part
+            || self.weeks.all.len() > WEEKS_AT_ONCE / part
     }
 }
 
@@ -144,7 +163,7 @@ pub fn is_heavy(batch: &[Judged], publications: &[Publication]) -> bool {
 /// of the batch would not.
 pub fn is_too_much_at_once(batch: &[Judged]) -> bool {
     let sum = Surplus::of(batch);
-    batch.len() > 1 && (sum.weeks.len() > WEEKS_AT_ONCE || sum.all_bytes > ALL_BYTES_AT_ONCE)
+    batch.len() > 1 && (sum.weeks.all.len() > WEEKS_AT_ONCE || sum.all_bytes > ALL_BYTES_AT_ONCE)
 }
 
 #[cfg(test)]

@@ -21,7 +21,9 @@ pub(super) async fn acknowledge(
 ) -> Result<(), Error> {
     let mut backoff = Backoff::default();
     let mut due: Vec<(Unacknowledged, Arc<Flight>)> = Vec::new();
-    let of = |batch: CommittedBatch| (Unacknowledged::new(batch.committed), batch.flight);
+    // Rules that make much of little send it bit by bit.
+    let of =
+        |CommittedBatch { committed, flight }| (Unacknowledged::new(committed, flight.is_effort()), flight);
     loop {
         if due.is_empty() {
             let Some(batch) = batches.recv().await else { return Ok(()) };

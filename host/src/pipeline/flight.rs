@@ -51,6 +51,18 @@ impl Flight {
         *self.effort.lock().unwrap_or_else(PoisonError::into_inner) = Some(effort);
     }
 
+    /// Whether it is kept.
+    pub(super) fn is_effort(&self) -> bool {
+        self.effort.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Waits before the next part of it is written, unless the run comes to its end.
+    pub(super) async fn pause(&self, pause: Duration) {
+        if !pause.is_zero() {
+            let _ended = tokio::time::timeout(pause, self.run.cancelled()).await;
+        }
+    }
+
     /// Lets the next batch be judged.
     pub(super) fn end_effort(&self) {
         self.effort.lock().unwrap_or_else(PoisonError::into_inner).take();

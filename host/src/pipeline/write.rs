@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use super::Error;
+use super::chunks::KnownWeeks;
 use super::failure::{Failure, Shape, Step};
 use super::flight::{CommittedBatch, Flight, JudgedBatch, Part};
 use super::judge::{Asking, is_effort};
@@ -28,6 +29,7 @@ pub(super) struct Writing {
     pub(super) asking: Asking,
     /// How long a single entry is tried again that may be at fault itself.
     pub(super) row_retry: Duration,
+    pub(super) known_weeks: Arc<KnownWeeks>,
     pub(super) counters: Arc<Counters>,
     pub(super) rejections: Arc<RejectionLog>,
     pub(super) slow_rules: Arc<SlowRulesLog>,
@@ -81,14 +83,15 @@ impl Writing {
         let mut left: VecDeque<Left> = part.portions().into_iter().map(Left::new).collect();
         while let Some(mut next) = left.pop_back() {
             let number = next.number.get_or_insert_with(|| writer.number(&mut progress.record)).clone();
-            let Attempt { outcome, judged } =
+            let Attempt { outcome, judged, pause } =
                 self.attempt(&mut writer, &next.part, &number, &flight, &mut progress).await?;
             let error = match outcome {
                 Ok(committed) => {
                     self.counters.waits_for(Server::Postgres, false);
-                    let flight = Arc::clone(&flight);
+                    let committed = CommittedBatch { committed, flight: Arc::clone(&flight) };
                     // A closed channel: acknowledging failed for good. The entries stay pending.
-                    let _ = self.to_acknowledge.send(CommittedBatch { committed, flight }).await;
+                    let _ = self.to_acknowledge.send(committed).await;
+                    flight.pause(pause).await;
                     continue;
                 }
                 Err(error) => error,
@@ -161,17 +164,19 @@ impl Writing {
         let (entries, rules) = match part {
             Part::Judged(judged) => {
                 let outcome = writer.write(judged, record, number).await;
+                let mut pause = Duration::ZERO;
                 if outcome.is_ok() {
                     self.counters.discarded(judged);
+                    pause = self.known_weeks.pause_after(judged);
                 }
-                return Ok(Attempt { outcome, judged: None });
+                return Ok(Attempt { outcome, judged: None, pause });
             }
             Part::Open(entries, rules) => (entries, rules),
         };
         let session = match writer.begin(entries, record).await {
             Ok(Begun::Open(session)) => session,
-            Ok(Begun::Committed(committed)) => return Ok(Attempt { outcome: Ok(committed), judged: None }),
-            Err(error) => return Ok(Attempt { outcome: Err(error), judged: None }),
+            Ok(Begun::Committed(committed)) => return Ok(Attempt::new(Ok(committed))),
+            Err(error) => return Ok(Attempt::new(Err(error))),
         };
         let powers = Powers {
             transaction: Some(session),
@@ -183,11 +188,11 @@ impl Writing {
         let Powers { transaction, effects, .. } = powers;
         let session = transaction.and_then(|session| (session as Box<dyn Any>).downcast::<Session>().ok());
         let Some(mut session) = session else {
-            return Ok(Attempt { outcome: Err(store::Error::SessionLost), judged: None });
+            return Ok(Attempt::new(Err(store::Error::SessionLost)));
         };
         let Ok(judgement) = judgement else {
             let error = session.take_lost().unwrap_or(store::Error::SessionLost);
-            return Ok(Attempt { outcome: Err(error), judged: None });
+            return Ok(Attempt::new(Err(error)));
         };
         self.slow_rules.log(rules.as_ref(), &judgement);
         let Judgement { entries: judged, breaches, .. } = judgement;
@@ -197,13 +202,15 @@ impl Writing {
         }
         let spent_with_these = spent.and(&effects);
         let outcome = writer.commit(*session, &judged, effects.publications, record, number).await;
+        let mut pause = Duration::ZERO;
         if outcome.is_ok() {
             *spent = spent_with_these;
             self.rejections.log(&judged);
             self.counters.discarded(&judged);
             self.counters.sampled(effects.samples, effects.dropped_samples);
+            pause = self.known_weeks.pause_after(&judged);
         }
-        Ok(Attempt { outcome, judged: judged.into_iter().next() })
+        Ok(Attempt { outcome, judged: judged.into_iter().next(), pause })
     }
 
     /// Makes a dead letter of an entry whose rows PostgreSQL refuses.
@@ -276,4 +283,13 @@ struct Attempt {
     outcome: Result<Committed, store::Error>,
     /// What the rules wanted of the first entry, if they were asked.
     judged: Option<Judged>,
+    /// Before the next one.
+    pause: Duration,
+}
+
+impl Attempt {
+    /// Without a word of the rules.
+    fn new(outcome: Result<Committed, store::Error>) -> Self {
+        Self { outcome, judged: None, pause: Duration::ZERO }
+    }
 }

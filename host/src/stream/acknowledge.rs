@@ -18,13 +18,14 @@ pub struct Acknowledger {
 pub struct Unacknowledged {
     committed: Committed,
     unsent: Unsent,
+    is_paced: bool,
     is_acknowledged: bool,
 }
 
 impl Unacknowledged {
-    /// Of which nothing has been sent yet.
-    pub fn new(committed: Committed) -> Self {
-        Self { unsent: Unsent::all(committed.publications()), committed, is_acknowledged: false }
+    /// Of which nothing has been sent yet. With `is_paced`, what is published is sent with pauses.
+    pub fn new(committed: Committed, is_paced: bool) -> Self {
+        Self { unsent: Unsent::all(committed.publications()), committed, is_paced, is_acknowledged: false }
     }
 
     /// Whether Redis has it.
@@ -78,9 +79,8 @@ impl Acknowledger {
         let mut sent = Vec::new();
         let mut outcome = Ok(());
         for batch in publishing {
-            let has_surplus = batch.committed.publications().len() > batch.entries();
             outcome =
-                batch.unsent.send(stream, batch.committed.publications(), has_surplus, connection).await;
+                batch.unsent.send(stream, batch.committed.publications(), batch.is_paced, connection).await;
             if outcome.is_err() {
                 break;
             }

@@ -13,8 +13,8 @@ const ENTRIES_AT_ONCE: usize = 100;
 /// Bytes of one pipeline, unless they are of a single entry.
 const BYTES_AT_ONCE: usize = 256 << 10;
 
-/// Between two pipelines of a batch that publishes more than it brought: all tenants wait for the server, and for
-/// the disk on which it keeps a log.
+/// After a pipeline of a batch that publishes more than it brought, for each [`BYTES_AT_ONCE`] of it, begun or whole:
+/// all tenants wait for the server, and for the disk on which it keeps a log. So it is at most 25 MiB a second.
 const PAUSE: Duration = Duration::from_millis(10);
 
 impl Stream {
@@ -56,6 +56,7 @@ impl Unsent {
         while !self.is_empty() {
             let left: Vec<&Publication> = self.0.iter().filter_map(|at| publications.get(*at)).collect();
             let portion = at_once(&left);
+            let pause = pause_after(left.iter().take(portion).map(|publication| publication.bytes()).sum());
             let results = add(stream, left.iter().take(portion), connection).await?;
             let mut refusal = None;
             let mut results = results.into_iter();
@@ -71,8 +72,8 @@ impl Unsent {
             if let Some(source) = refusal {
                 return Err(stream.error("XADD", source));
             }
-            if with_pauses && !self.is_empty() {
-                tokio::time::sleep(PAUSE).await;
+            if with_pauses {
+                tokio::time::sleep(pause).await;
             }
         }
         Ok(())
@@ -88,6 +89,11 @@ fn at_once(publications: &[&Publication]) -> usize {
         bytes <= BYTES_AT_ONCE
     };
     publications.iter().take(ENTRIES_AT_ONCE).take_while(fits).count().max(1).min(publications.len())
+}
+
+/// The pause after a pipeline of so many bytes.
+fn pause_after(bytes: usize) -> Duration {
+    PAUSE * u32::try_from(bytes.div_ceil(BYTES_AT_ONCE)).unwrap_or(u32::MAX)
 }
 
 /// What came of each.
@@ -109,4 +115,17 @@ async fn add<'a>(
         }
     }
     pipeline.query_async(connection).await.map_err(|source| stream.error("XADD", source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_grows_with_what_was_sent() {
+        assert_eq!(
+            [1, BYTES_AT_ONCE, BYTES_AT_ONCE + 1, 1 << 20].map(pause_after),
+            [1, 1, 2, 4].map(|n| n * PAUSE)
+        );
+    }
 }
