@@ -118,3 +118,32 @@ fn one_late_event_for_a_locked_chunk_does_not_stop_the_others() {
     let ended = service.stop();
     assert_eq!(ended.metrics().tally(), [sent + 2, 0, 0, 0, 0], "{}", ended.log);
 }
+
+/// Redis looks through all of them, whichever command asks.
+#[test]
+fn many_pending_entries_of_a_live_consumer_hold_up_nothing() {
+    const ENTRIES: usize = 100_000;
+    let scene = Scene::new();
+    scene.stream.make_group();
+    let fields: Vec<Fields> = vec![Event::new().data(); 1_000];
+    for _ in 0..ENTRIES / fields.len() {
+        scene.stream.add_all(&fields);
+    }
+    let abandoned = Event::new();
+    let id = scene.stream.add(&abandoned.data());
+    scene.stream.read_as("alive", ENTRIES + 1);
+    let (name, group) = (&scene.stream.name, &scene.stream.group);
+    let hour = Duration::from_secs(3_600).as_millis() as u64;
+    let mut abandon = cmd("XCLAIM");
+    abandon.arg(name).arg(group).arg("gone").arg(0).arg(&id).arg("IDLE").arg(hour);
+    scene.stream.run::<redis::Value>(&abandon);
+    let service = scene.service().set("CLAIM_MIN_IDLE_MS", hour / 2).start();
+    let begun = Instant::now();
+    assert_eq!(scene.until_stored(1), [abandoned]);
+    let event = Event::new();
+    scene.stream.add(&event.data());
+    scene.until_stored(2);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let ended = service.stop();
+    assert_eq!(ended.metrics().tally(), [2, 0, 0, 0, 0], "{}", ended.log);
+}

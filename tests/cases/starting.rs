@@ -6,7 +6,9 @@ use std::process::Command;
 
 use redis::cmd;
 use sluicegate::demo::servers::{Options, Postgres, Redis};
-use sluicegate_tests::{Ended, Event, Launch, Scene, fields, guests, shared_postgres_url, shared_redis_url};
+use sluicegate_tests::{
+    Ended, Event, Launch, Scene, fields, guests, shared_postgres_url, shared_redis_url, until,
+};
 
 /// Starts it, expects it to give up, and to say all of this, but no password.
 fn refused(launch: Launch, parts: &[&str]) -> Ended {
@@ -288,7 +290,7 @@ fn tables_of_the_service_that_were_dropped_are_made_again() {
     scene.stream.until_drained();
     assert_eq!(scene.database.letters().len(), 1);
     let indexes = "SELECT count(*) FROM pg_indexes WHERE tablename IN ('dead_letters', 'commits')";
-    assert_eq!(scene.database.value::<i64>(indexes), 4);
+    assert_eq!(scene.database.value::<i64>(indexes), 5);
     assert!(
         service
             .stop()
@@ -330,6 +332,57 @@ fn tables_of_another_program_are_left_alone() {
     let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'sluicegate'";
     assert_eq!(scene.database.value::<i64>(tables), 7, "ours, events, and those of the migrations");
     assert_eq!(scene.database.value::<String>("SELECT sha FROM public.commits"), "a");
+}
+
+/// Where it is not found without its name.
+#[test]
+fn an_extension_in_a_schema_of_its_own_is_found() {
+    let scene = Scene::new();
+    let database: String = scene.database.value("SELECT current_database()");
+    scene.database.execute(&format!(
+        "CREATE SCHEMA extensions; CREATE EXTENSION timescaledb SCHEMA extensions;
+         CREATE SCHEMA app; ALTER DATABASE {database} SET search_path = app"
+    ));
+    let service = scene.start();
+    scene.stream.add_all(&[Event::new().data(), fields([("data", "bad")])]);
+    until("a row and a letter", || {
+        let sql = "SELECT (SELECT count(*) FROM app.events) + (SELECT count(*) FROM app.dead_letters)";
+        match scene.database.try_value::<i64>(sql)? {
+            2 => Ok(()),
+            found => Err(format!("{found} of 2")),
+        }
+    });
+    service.stop();
+    let chunks = "SELECT count(*) FROM timescaledb_information.chunks WHERE hypertable_schema = 'app'";
+    assert_eq!(scene.database.value::<i64>(chunks), 1);
+}
+
+/// Beneath a service that runs, whose statements are prepared, and before the next start.
+#[test]
+fn a_table_that_somebody_alters_is_written_to_all_the_same() {
+    let scene = Scene::new();
+    let service = scene.start();
+    let send = |count: i64| {
+        scene.stream.add(&Event::new().data());
+        until("the event in the table", || {
+            match scene.database.try_value::<i64>("SELECT count(*) FROM events")? {
+                found if found == count => Ok(()),
+                found => Err(format!("{found} rows, wanted {count}")),
+            }
+        });
+    };
+    send(1);
+    scene.database.execute("ALTER TABLE events ADD COLUMN note TEXT");
+    send(2);
+    scene.database.execute(
+        "ALTER TABLE events ALTER COLUMN event_type TYPE varchar(100), ALTER COLUMN user_id TYPE varchar",
+    );
+    send(3);
+    service.stop();
+    let service = scene.start();
+    send(4);
+    service.stop();
+    assert!(scene.database.letters().is_empty());
 }
 
 /// A later version has prepared the database, and was taken back.
