@@ -16,9 +16,9 @@ guests:
 	@tests/setup/tools.sh
 	$(COMPONENTS) -p guest-default -p guest-strict -p guest-enrich
 
-# Guests for the tests: one for each way to misbehave, and one that claims what it is told.
+# Guests for the tests: one for each way to misbehave, and one that returns the verdicts it is told.
 hostile: guests
-	$(COMPONENTS) -p guest-hostile -p guest-claims --lib --examples
+	$(COMPONENTS) -p guest-hostile -p guest-scripted --lib --examples
 
 # The whole service on private servers, for DEMO_SECONDS (20).
 demo: build servers

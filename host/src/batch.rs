@@ -67,13 +67,13 @@ impl Readable<'_> {
     }
 }
 
-/// What a guest wants to become of an entry: its claims, not yet checked.
+/// What a guest wants to become of an entry: what it returns, not yet checked.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// Store one row.
-    Accept(Claim),
+    Accept(UncheckedEvent),
     /// Store several rows, all or none.
-    Expand(Vec<Claim>),
+    Expand(Vec<UncheckedEvent>),
     /// Keep the entry as a dead letter.
     Reject(Vec<Violation>),
     /// Drop the entry on purpose.
@@ -82,7 +82,7 @@ pub enum Verdict {
 
 /// A row as a guest hands it over: hostile input until `screen` has seen it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub struct UncheckedEvent {
     /// A UUID in text form.
     pub event_id: String,
     /// Microseconds since the Unix epoch.
@@ -95,7 +95,7 @@ pub struct Claim {
     pub properties: Option<String>,
 }
 
-/// A row that PostgreSQL can hold. Only `screen` makes one from a claim.
+/// A row that PostgreSQL can hold. Only `screen` makes one of an unchecked event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// With `time`, the key.

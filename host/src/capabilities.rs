@@ -146,7 +146,7 @@ impl Effects {
 
 /// What counts for the limits of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spent {
+pub struct Usage {
     /// For [`PUBLICATIONS_MAX`].
     pub publications: usize,
     /// For [`PUBLICATIONS_MAX_BYTES`].
@@ -155,7 +155,7 @@ pub struct Spent {
     pub samples: usize,
 }
 
-impl Spent {
+impl Usage {
     /// With these effects.
     #[must_use]
     pub fn and(self, effects: &Effects) -> Self {
@@ -170,13 +170,13 @@ impl Spent {
 
 /// What a call may use.
 #[derive(Default)]
-pub struct Powers {
+pub struct HostContext {
     /// `None` for a guest without statements.
     pub transaction: Option<Box<dyn Transaction>>,
     /// Entries that the group has not been delivered, when last looked at.
     pub lag: Option<u64>,
     /// What other parts of the batch have left for their commits, after it was split.
-    pub spent: Spent,
+    pub used: Usage,
     /// What the calls so far have left for the commit.
     pub effects: Effects,
 }

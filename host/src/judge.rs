@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 
 use crate::batch::{Breaches, Digest, Entry, Fate, Judged, Readable, Reason, Verdict, Violation};
-use crate::capabilities::{Lost, Powers};
+use crate::capabilities::{Lost, HostContext};
 use crate::screen::{Bounds, cut, quoted, screen};
 use crate::surplus;
 use crate::turns::Turn;
@@ -37,7 +37,7 @@ pub trait Rules: Send + Sync {
         &self,
         batch: &[Readable<'_>],
         time: Duration,
-        powers: &mut Powers,
+        powers: &mut HostContext,
     ) -> Result<Vec<Verdict>, Fault>;
 
     /// Waits until they may be asked, and holds the place meanwhile. May block for long.
@@ -164,7 +164,7 @@ pub fn judge(
     rules: &dyn Rules,
     deliveries_max: u64,
     entries: Vec<Entry>,
-    powers: &mut Powers,
+    powers: &mut HostContext,
 ) -> Result<Judgement, Lost> {
     let mut readable = Vec::with_capacity(entries.len());
     // `None` for an entry that the rules are asked about.
@@ -194,13 +194,13 @@ pub fn judge(
 /// The questions about one batch, and the answers so far.
 struct Asking<'a> {
     rules: &'a dyn Rules,
-    powers: &'a mut Powers,
+    powers: &'a mut HostContext,
     bounds: Bounds,
     time_limit: Duration,
     /// The entries of the whole batch.
     entries: usize,
     /// What all calls took.
-    spent: Duration,
+    used: Duration,
     /// Whether a call gave no verdicts. One call alone is bounded by the sandbox; several must be summed here.
     was_split: bool,
     /// In the order of the batch.
@@ -216,14 +216,14 @@ struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    fn new(rules: &'a dyn Rules, entries: usize, powers: &'a mut Powers) -> Self {
+    fn new(rules: &'a dyn Rules, entries: usize, powers: &'a mut HostContext) -> Self {
         Self {
             rules,
             powers,
             bounds: rules.bounds(),
             time_limit: rules.time_limit(),
             entries,
-            spent: Duration::ZERO,
+            used: Duration::ZERO,
             was_split: false,
             fates: Vec::with_capacity(entries),
             surpluses: Vec::with_capacity(entries),
@@ -238,7 +238,7 @@ impl<'a> Asking<'a> {
     /// at fault is alone: the others are judged as if it were not there.
     fn ask(&mut self, batch: &[Readable<'_>]) -> Result<(), Lost> {
         let [_, _, ..] = batch else { return batch.iter().try_for_each(|only| self.ask_alone(only)) };
-        if self.spent >= self.time_limit * PATIENCE {
+        if self.used >= self.time_limit * PATIENCE {
             return batch.iter().try_for_each(|only| self.ask_alone(only));
         }
         match self.call(batch, self.time_limit) {
@@ -261,7 +261,7 @@ impl<'a> Asking<'a> {
     }
 
     fn ask_alone(&mut self, only: &Readable<'_>) -> Result<(), Lost> {
-        if self.spent >= self.time_limit * limits_max(u32::try_from(self.entries).unwrap_or(u32::MAX)) {
+        if self.used >= self.time_limit * limits_max(u32::try_from(self.entries).unwrap_or(u32::MAX)) {
             let message =
                 "other entries of the batch had used up its time before this one was tried; replay it alone";
             self.push(dead_letter(Reason::TimedOut, message.to_owned()), 0);
@@ -290,10 +290,10 @@ impl<'a> Asking<'a> {
     /// two for each; and an entry has always more time than the limit foresees
     /// for it among its neighbours.
     fn share(&self) -> Duration {
-        if self.spent < self.time_limit * PATIENCE {
+        if self.used < self.time_limit * PATIENCE {
             return self.time_limit;
         }
-        let left = (self.time_limit * (2 * PATIENCE)).saturating_sub(self.spent);
+        let left = (self.time_limit * (2 * PATIENCE)).saturating_sub(self.used);
         let entries = self.entries.saturating_sub(self.fates.len()).max(1);
         let share = left / u32::try_from(entries).unwrap_or(u32::MAX);
         share.clamp(self.time_limit / SHARE_MIN, self.time_limit)
@@ -307,7 +307,7 @@ impl<'a> Asking<'a> {
         let answer = self.rules.process(batch, time, self.powers);
         drop(turn);
         let kept = answer.map(|verdicts| self.keep(batch, verdicts));
-        self.spent += start.elapsed();
+        self.used += start.elapsed();
         if let Err(fault) = &kept {
             self.breaches.count(fault.reason());
         }

@@ -5,7 +5,7 @@
 //! acknowledged: that bounds the memory, stops reading while the database is
 //! away, and tells when nothing is in flight.
 //!
-//! - `flight`: a batch on its way, and the places for so many of them
+//! - `flight`: a batch on its way, and the slots for so many of them
 //! - `read`, `judge`, `write`, `acknowledge`: the stages
 //! - `chunks`: how fast a tenant may make new ones of its table
 //! - `failure`: what is done about what PostgreSQL did not take
@@ -36,7 +36,7 @@ use crate::retry::Backoff;
 use crate::store::{self, Store};
 use crate::stream::{self, Acknowledger, Attempts, Reader};
 use acknowledge::acknowledge;
-use flight::Places;
+use flight::Slots;
 use judge::{Asking, judge_all};
 use read::Reading;
 use rejections::RejectionLog;
@@ -104,7 +104,7 @@ impl Error {
 }
 
 /// The batches that a tenant has in flight at most.
-pub fn places(tenant: &Tenant) -> usize {
+pub fn slots(tenant: &Tenant) -> usize {
     tenant.commits_in_flight + BATCHES_BESIDE_COMMITS
 }
 
@@ -112,7 +112,7 @@ impl Pipeline {
     /// Runs until `shutdown` is called and everything read is acknowledged, or
     /// until trying again cannot help.
     pub async fn run(self, tenant: &Tenant, shutdown: CancellationToken) -> Result<(), Error> {
-        let permits = places(tenant);
+        let permits = slots(tenant);
         // The permits bound what the channels can hold.
         let (to_judge, read_batches) = mpsc::channel(permits);
         let (to_write, judged_batches) = mpsc::channel(permits);
@@ -123,7 +123,7 @@ impl Pipeline {
         let reading = Reading {
             reader: self.reader,
             records: self.store.records(),
-            places: Places::new(permits),
+            slots: Slots::new(permits),
             last_read: self.last_decided,
             set_back: Backoff::default(),
             has_fenced_all: false,

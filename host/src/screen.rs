@@ -1,4 +1,4 @@
-//! Checks what a guest returns: from hostile claims to rows that PostgreSQL can hold.
+//! Checks what a guest returns: from what may be hostile to rows that PostgreSQL can hold.
 //!
 //! Whatever passes here should be storable. What PostgreSQL refuses all the
 //! same costs its own entry only: see `pipeline`.
@@ -12,7 +12,7 @@ use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use uuid::Uuid;
 
-use crate::batch::{Claim, Event, Fate, Reason, Vec1, Verdict, Violation};
+use crate::batch::{UncheckedEvent, Event, Fate, Reason, Vec1, Verdict, Violation};
 
 /// The rows that one entry may expand to, at most.
 pub const EXPANSION_MAX: usize = 1_000;
@@ -66,11 +66,11 @@ pub fn week(event: &Event) -> i64 {
 /// Decides what becomes of an entry that got this verdict.
 pub fn screen(verdict: Verdict, bounds: &Bounds, now: DateTime<Utc>) -> Fate {
     match verdict {
-        Verdict::Accept(claim) => match event(claim, bounds, now) {
+        Verdict::Accept(unchecked) => match event(unchecked, bounds, now) {
             Ok(event) => Fate::Store(Vec1::One(event)),
             Err(violation) => Fate::DeadLetter(Reason::BadVerdict, vec![violation]),
         },
-        Verdict::Expand(claims) => expand(claims, bounds, now),
+        Verdict::Expand(events) => expand(events, bounds, now),
         Verdict::Reject(violations) if violations.is_empty() => bad_verdict(
             "",
             "no_violations",
@@ -86,8 +86,8 @@ pub fn screen(verdict: Verdict, bounds: &Bounds, now: DateTime<Utc>) -> Fate {
     }
 }
 
-fn expand(claims: Vec<Claim>, bounds: &Bounds, now: DateTime<Utc>) -> Fate {
-    let found = claims.len();
+fn expand(events: Vec<UncheckedEvent>, bounds: &Bounds, now: DateTime<Utc>) -> Fate {
+    let found = events.len();
     if found == 0 || found > EXPANSION_MAX {
         return bad_verdict(
             "",
@@ -95,11 +95,11 @@ fn expand(claims: Vec<Claim>, bounds: &Bounds, now: DateTime<Utc>) -> Fate {
             &format!("the guest expanded the entry to {found} events, wanted 1 to {EXPANSION_MAX}"),
         );
     }
-    let events: Result<Vec<Event>, Violation> = claims
+    let events: Result<Vec<Event>, Violation> = events
         .into_iter()
         .enumerate()
-        .map(|(i, claim)| {
-            event(claim, bounds, now)
+        .map(|(i, unchecked)| {
+            event(unchecked, bounds, now)
                 .map_err(|violation| Violation { path: format!("[{i}].{}", violation.path), ..violation })
         })
         .collect();
@@ -135,21 +135,21 @@ fn violation(path: &str, code: &str, message: String) -> Violation {
     Violation { path: path.to_owned(), code: code.to_owned(), message: cut(message) }
 }
 
-/// Makes a row of a claim, or says what PostgreSQL would not hold.
-fn event(claim: Claim, bounds: &Bounds, now: DateTime<Utc>) -> Result<Event, Violation> {
-    let event_id = Uuid::try_parse(&claim.event_id).map_err(|error| {
+/// Makes a row of an unchecked event, or says what PostgreSQL would not hold.
+fn event(unchecked: UncheckedEvent, bounds: &Bounds, now: DateTime<Utc>) -> Result<Event, Violation> {
+    let event_id = Uuid::try_parse(&unchecked.event_id).map_err(|error| {
         violation(
             "event_id",
             "invalid_uuid",
-            format!("found {}, wanted a UUID: {error}", quoted(&claim.event_id)),
+            format!("found {}, wanted a UUID: {error}", quoted(&unchecked.event_id)),
         )
     })?;
     Ok(Event {
         event_id,
-        time: time(claim.time, bounds, now)?,
-        event_type: text("event_type", claim.event_type, bounds)?,
-        user_id: text("user_id", claim.user_id, bounds)?,
-        properties: claim.properties.map(|json| properties(json, bounds)).transpose()?,
+        time: time(unchecked.time, bounds, now)?,
+        event_type: text("event_type", unchecked.event_type, bounds)?,
+        user_id: text("user_id", unchecked.user_id, bounds)?,
+        properties: unchecked.properties.map(|json| properties(json, bounds)).transpose()?,
     })
 }
 

@@ -12,25 +12,25 @@ use crate::pipeline::RulesInForce;
 use crate::sandbox::Sandboxes;
 use crate::store::Database;
 use crate::stream::Redis;
-use crate::tenant::{Error, Rules, Run, Shared};
+use crate::tenant::{Error, RulesSource, Run, ProcessWide};
 
 /// Runs the service until `shutdown` is called.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let redis = Redis::new(&config)?;
     let database = Database::new(&config).map_err(Error::StoreUrl)?;
     let sandboxes = Sandboxes::new(&config).map_err(Error::Sandbox)?;
-    let rules = Rules::Guests(sandboxes, Arc::default());
-    run_all(Shared { config, redis, database, rules }, shutdown).await
+    let rules = RulesSource::Guests(sandboxes, Arc::default());
+    run_all(ProcessWide { config, redis, database, rules }, shutdown).await
 }
 
 /// Runs the service with these rules for every tenant until `shutdown` is called.
 pub async fn run_with(config: Config, rules: RulesInForce, shutdown: CancellationToken) -> Result<(), Error> {
     let redis = Redis::new(&config)?;
     let database = Database::new(&config).map_err(Error::StoreUrl)?;
-    run_all(Shared { config, redis, database, rules: Rules::Given(rules) }, shutdown).await
+    run_all(ProcessWide { config, redis, database, rules: RulesSource::Given(rules) }, shutdown).await
 }
 
-async fn run_all(shared: Shared, shutdown: CancellationToken) -> Result<(), Error> {
+async fn run_all(shared: ProcessWide, shutdown: CancellationToken) -> Result<(), Error> {
     let shared = Arc::new(shared);
     let tenants = &shared.config.tenants;
     let run = |tenant: &Tenant| Run::new(Arc::clone(&shared), tenant.clone(), shutdown.clone());

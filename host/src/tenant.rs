@@ -11,7 +11,7 @@ use tracing::Instrument as _;
 use crate::batch::EntryId;
 use crate::config::{Config, Tenant, TenantName};
 use crate::guests::{self, Folders, Guests, Refused};
-use crate::metrics::{Counters, Reporter, Server};
+use crate::metrics::{Counters, Reporter, Dependency};
 use crate::outbox;
 use crate::pipeline::{self, Pipeline, RulesInForce};
 use crate::retry::Backoff;
@@ -76,15 +76,15 @@ impl Error {
 }
 
 /// What all tenants share.
-pub(crate) struct Shared {
+pub(crate) struct ProcessWide {
     pub(crate) config: Config,
     pub(crate) redis: Redis,
     pub(crate) database: Database,
-    pub(crate) rules: Rules,
+    pub(crate) rules: RulesSource,
 }
 
 /// Where rules come from.
-pub(crate) enum Rules {
+pub(crate) enum RulesSource {
     /// The components that the tenants' settings name.
     Guests(Sandboxes, Arc<Folders>),
     /// These, for every tenant.
@@ -93,7 +93,7 @@ pub(crate) enum Rules {
 
 /// A tenant's run, for as long as the process lives.
 pub(crate) struct Run {
-    shared: Arc<Shared>,
+    shared: Arc<ProcessWide>,
     tenant: Tenant,
     counters: Arc<Counters>,
     reporter: Reporter,
@@ -106,7 +106,7 @@ pub(crate) struct Run {
     shutdown: CancellationToken,
 }
 
-/// Rules in force, and the task that watches their file.
+/// RulesSource in force, and the task that watches their file.
 struct Watched {
     in_force: RulesInForce,
     _watching: Option<AbortOnDropHandle<()>>,
@@ -114,7 +114,7 @@ struct Watched {
 
 impl Run {
     /// Touches nothing yet.
-    pub(crate) fn new(shared: Arc<Shared>, tenant: Tenant, shutdown: CancellationToken) -> Self {
+    pub(crate) fn new(shared: Arc<ProcessWide>, tenant: Tenant, shutdown: CancellationToken) -> Self {
         let gauge = shared.redis.stream(&shared.config, &tenant).gauge();
         let reporter = Reporter::new(&shared.config, &tenant.name, gauge);
         Self {
@@ -217,7 +217,7 @@ impl Run {
     /// One run of the pipeline, until `shutdown` or an error.
     async fn serve_once(&mut self, shutdown: CancellationToken) -> Result<(), Error> {
         let Some(rules) = self.rules(&shutdown).await? else { return Ok(()) };
-        let Shared { config, redis, database, .. } = &*self.shared;
+        let ProcessWide { config, redis, database, .. } = &*self.shared;
         let (tenant, counters, reporter) = (&self.tenant, &self.counters, &mut self.reporter);
         let (stream, store) = (redis.stream(config, tenant), database.store(tenant));
         let last_decided = tokio::select! {
@@ -277,14 +277,14 @@ impl Run {
 
 /// Loads the tenant's rules, unless they are those that were refused lately, and watches their file until `shutdown`.
 async fn load_rules(
-    shared: &Shared,
+    shared: &ProcessWide,
     tenant: &Tenant,
     refused: &mut Option<Refused>,
     shutdown: &CancellationToken,
 ) -> Result<Watched, Error> {
     let (sandbox, folders) = match &shared.rules {
-        Rules::Given(in_force) => return Ok(Watched { in_force: in_force.clone(), _watching: None }),
-        Rules::Guests(sandboxes, folders) => {
+        RulesSource::Given(in_force) => return Ok(Watched { in_force: in_force.clone(), _watching: None }),
+        RulesSource::Guests(sandboxes, folders) => {
             (sandboxes.of(tenant).map_err(Error::Sandbox)?, Arc::clone(folders))
         }
     };
@@ -375,7 +375,7 @@ async fn tidy(stream: Stream, store: Store, tenant: Tenant) {
                 tracing::warn!(%error, "what a replay has published was not sent; trying again in an hour")
             }
         }
-        if let Err(error) = store.enlist(pipeline::places(&tenant)).await {
+        if let Err(error) = store.enlist(pipeline::slots(&tenant)).await {
             tracing::warn!(%error, "the rows of this run were not renewed; trying again in an hour");
         }
         if let Err(error) = forget(&stream, &store).await {
@@ -427,20 +427,20 @@ async fn prepare(
             if error.is_permanent() {
                 return Err(Error::Stream(error));
             }
-            counters.waits_for(Server::Redis, true);
+            counters.waits_for(Dependency::Redis, true);
             if backoff.is_news() {
                 tracing::warn!(%error, "waiting for redis");
             }
             backoff.wait().await;
         }
-        counters.waits_for(Server::Redis, false);
+        counters.waits_for(Dependency::Redis, false);
         Ok(())
     };
     let postgres = async {
         let mut backoff = Backoff::default();
         let prepare = async || {
             store.prepare().await?;
-            store.enlist(pipeline::places(tenant)).await?;
+            store.enlist(pipeline::slots(tenant)).await?;
             store.last_decided().await
         };
         let last_decided = loop {
@@ -451,13 +451,13 @@ async fn prepare(
             if !source.may_pass() {
                 return Err(Error::Store { address: store.database().address().to_owned(), source });
             }
-            counters.waits_for(Server::Postgres, true);
+            counters.waits_for(Dependency::Postgres, true);
             if backoff.is_news() {
                 tracing::warn!(error = %source, database = store.database().address(), "waiting for postgres");
             }
             backoff.wait().await;
         };
-        counters.waits_for(Server::Postgres, false);
+        counters.waits_for(Dependency::Postgres, false);
         // So that a replay knows of it at once. No reason to wait for long, nor not to start: see `note_swaps`.
         let component = rules.borrow().digest();
         let _ = tokio::time::timeout(NOTING, store.note_rules_in_force(component, tenant)).await;

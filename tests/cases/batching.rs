@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sluicegate_tests::{Event, Fields, Producer, Scene, until};
 
-use crate::claiming::{claiming, verdict};
+use crate::verdicts::{scripted, verdict};
 
 /// The transactions that stored the events.
 const TRANSACTIONS: &str = "SELECT count(DISTINCT xmin::text) FROM events";
@@ -93,7 +93,7 @@ fn what_rules_make_beyond_an_entry_each_is_committed_bit_by_bit() {
         verdict("expand", &[("count", "400"), ("event_id", &id)])
     };
     scene.stream.add_all(&(0..5).map(expansion).collect::<Vec<_>>());
-    let mut dying = claiming(&scene).with_failpoints("after_commit=kill/2").start_unready();
+    let mut dying = scripted(&scene).with_failpoints("after_commit=kill/2").start_unready();
     until("the service to die", || match dying.has_ended() {
         true => Ok(()),
         false => Err("it lives".to_owned()),
@@ -104,7 +104,7 @@ fn what_rules_make_beyond_an_entry_each_is_committed_bit_by_bit() {
 
     let pending = u64::try_from(scene.stream.pending().len()).unwrap();
     assert!((3..=5).contains(&pending), "{pending} pending: the second portion is not acknowledged");
-    let service = claiming(&scene).start();
+    let service = scripted(&scene).start();
     scene.stream.until_drained();
     assert_eq!(service.stop().metrics().tally(), [1, pending - 1, 0, 0, 0]);
     assert_eq!(scene.database.value::<i64>("SELECT count(*) FROM events"), 2_000);

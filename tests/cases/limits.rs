@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use sluicegate_tests::guests::{self, provoking};
 use sluicegate_tests::{Event, Fields, Scene};
 
-use crate::claiming::{claiming, verdict};
+use crate::verdicts::{scripted, verdict};
 use crate::handmade::refused;
 use crate::hostile::{hostile, letters_of, message, reasons};
 
@@ -31,7 +31,7 @@ fn output_is_limited_in_one_call_and_in_sum() {
     let mut entries: Vec<Fields> = (0..8).map(|i| expand(i, "1000", &user)).collect();
     entries.extend((0..5).map(|_| Event::new().data()));
     scene.stream.add_all(&entries);
-    let service = claiming(&scene).set("GUEST_OUTPUT_BYTES", 4 << 20).start();
+    let service = scripted(&scene).set("GUEST_OUTPUT_BYTES", 4 << 20).start();
     scene.stream.until_drained();
     let letters = scene.database.letters();
     assert!(reasons(&letters).iter().all(|reason| *reason == "too_much_output"), "{letters:?}");
@@ -46,7 +46,7 @@ fn rows_of_a_batch_are_limited_and_the_largest_entry_pays() {
     let scene = Scene::new();
     let [small, large, medium] = [(1, "400"), (2, "700"), (3, "500")].map(|(i, count)| expand(i, count, "x"));
     let ids = scene.stream.add_all(&[small, large, Event::new().data(), medium]);
-    let service = claiming(&scene).set("GUEST_ROWS", 1_000).start();
+    let service = scripted(&scene).set("GUEST_ROWS", 1_000).start();
     scene.until_stored(901);
     scene.stream.until_drained();
     let letters = scene.database.letters();
@@ -59,7 +59,7 @@ fn rows_of_a_batch_are_limited_and_the_largest_entry_pays() {
 #[test]
 fn strings_and_json_are_limited() {
     let scene = Scene::new();
-    let launch = claiming(&scene).set("GUEST_STRING_BYTES", 1_024).set("GUEST_JSON_DEPTH", 3);
+    let launch = scripted(&scene).set("GUEST_STRING_BYTES", 1_024).set("GUEST_JSON_DEPTH", 3);
     let long = "x".repeat(1_025);
     let properties = format!("{{\"a\":\"{long}\"}}");
     let bad = [
@@ -216,7 +216,7 @@ fn a_table_may_hold_as_many_functions_as_the_setting_says() {
 fn compiled_components_are_kept_where_only_the_service_writes() {
     let scene = Scene::new();
     let cache = scene.folder().join("cache");
-    let launch = || claiming(&scene).set("GUEST_CACHE", cache.display());
+    let launch = || scripted(&scene).set("GUEST_CACHE", cache.display());
     launch().start().stop();
     assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
     let files: Vec<_> = fs::read_dir(&cache).unwrap().map(|file| file.unwrap().path()).collect();

@@ -12,7 +12,7 @@ mod advisories;
 mod batching;
 mod blaming;
 mod claim;
-mod claiming;
+mod verdicts;
 mod delivering;
 mod failing;
 mod guest_files;

@@ -147,7 +147,7 @@ fn what_passes_the_screen_is_stored() {
     scene.stream.add_all(&entries);
     let launch =
         scene.service().set("EVENT_AGE_MAX_DAYS", 100_000_000).set("EVENT_AHEAD_MAX_DAYS", 100_000_000);
-    let service = launch.set("GUEST", guests::claims().display()).start();
+    let service = launch.set("GUEST", guests::scripted().display()).start();
     scene.stream.until_drained();
     let letters = scene.database.letters();
     assert!(letters.is_empty(), "{} letters, the first: {:#?}", letters.len(), letters[0]);

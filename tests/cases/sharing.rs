@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sluicegate_tests::{block_on, guests, until, until_within};
 
-use crate::claiming::verdict;
+use crate::verdicts::verdict;
 use crate::tenants::{Tenants, until_running};
 
 /// A transaction that locks a table, until it is dropped.
@@ -108,7 +108,7 @@ fn a_tenant_whose_table_is_locked_leaves_connections_to_the_others() {
 /// What rules make beyond an entry each is written over one connection, for one tenant at a time.
 #[test]
 fn a_locked_table_holds_up_no_other_surplus() {
-    let guest = format!("guest = {:?}", guests::claims().display().to_string());
+    let guest = format!("guest = {:?}", guests::scripted().display().to_string());
     let tenants = Tenants::new(&[("stuck", &guest), ("quick", &guest)]);
     let service = tenants.start(&["stuck", "quick"]);
     let _lock = locked(&tenants, "events_stuck", "SHARE");

@@ -23,9 +23,9 @@ pub fn built(file: &str) -> PathBuf {
     path
 }
 
-/// The guest that returns the verdict which an entry's field `verdict` names: see `tests/guests/claims`.
-pub fn claims() -> PathBuf {
-    built("guest_claims.wasm")
+/// The guest that returns the verdict which an entry's field `verdict` names: see `tests/guests/scripted`.
+pub fn scripted() -> PathBuf {
+    built("guest_scripted.wasm")
 }
 
 /// Calls a macro with the names of all hostile guests: those of `tests/guests/hostile/examples`.

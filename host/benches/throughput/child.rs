@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use sluicegate::batch::{Claim, Digest, Entry, EntryId, Judged, Readable, Verdict, Violation};
-use sluicegate::capabilities::{Lost, Powers};
+use sluicegate::batch::{UncheckedEvent, Digest, Entry, EntryId, Judged, Readable, Verdict, Violation};
+use sluicegate::capabilities::{Lost, HostContext};
 use sluicegate::config::Config;
 use sluicegate::judge::{Fault, Rules, judge};
 use sluicegate::sandbox::Limits;
@@ -40,7 +40,7 @@ impl Rules for Native {
         Limits::default().bounds
     }
 
-    fn process(&self, batch: &[Readable<'_>], _: Duration, _: &mut Powers) -> Result<Vec<Verdict>, Fault> {
+    fn process(&self, batch: &[Readable<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
         // The rules take what a guest takes: strings of their own.
         let entries: Vec<guest_rules::Entry> = batch
             .iter()
@@ -74,8 +74,8 @@ fn verdict(verdict: guest_rules::Verdict) -> Verdict {
     }
 }
 
-fn claim(event: guest_rules::Event) -> Claim {
-    Claim {
+fn claim(event: guest_rules::Event) -> UncheckedEvent {
+    UncheckedEvent {
         event_id: event.event_id,
         time: event.time,
         event_type: event.event_type,
@@ -118,7 +118,7 @@ pub(crate) fn database_alone() -> anyhow::Result<()> {
     let batches: Vec<Vec<Judged>> = entries
         .chunks(tenant.batch_size)
         .map(|batch| {
-            let judgement = judge(&Native, tenant.deliveries_max, batch.to_vec(), &mut Powers::default())?;
+            let judgement = judge(&Native, tenant.deliveries_max, batch.to_vec(), &mut HostContext::default())?;
             Ok(judgement.entries)
         })
         .collect::<Result<_, Lost>>()?;

@@ -288,7 +288,7 @@ mod tests {
                 .iter()
                 .map(|sample| Entry { id: EntryId::ZERO, fields: Some(sample.fields.clone()), deliveries: 1 })
                 .collect();
-            judge(&rules, 10, entries, &mut crate::capabilities::Powers::default())
+            judge(&rules, 10, entries, &mut crate::capabilities::HostContext::default())
                 .expect("no transaction")
                 .entries
                 .into_iter()

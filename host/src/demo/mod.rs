@@ -43,7 +43,7 @@ use crate::guests;
 use generator::Generator;
 use ledger::{Discrepancy, Ledger, Report};
 use observer::Observer;
-use place::Place;
+use place::Workdir;
 use producer::Producer;
 use service::{GROUP, Log, STOP_MAX, Service};
 use settings::Settings;
@@ -83,7 +83,7 @@ async fn on_servers(terminal: &mut Terminal) -> Result<u8, Error> {
     terminal.begin("  servers   starting … ").map_err(Error::Output)?;
     let begin = Instant::now();
     let place = match start_servers(&mut signals).await? {
-        Ok(servers) => Place::prepare(servers).await?,
+        Ok(servers) => Workdir::prepare(servers).await?,
         Err(caught) => return interrupted(terminal, caught),
     };
     let mut story = Story { settings, terminal, place, rules: rules(), service: None, guest: None };
@@ -109,7 +109,7 @@ fn interrupted(terminal: &mut Terminal, caught: Caught) -> Result<u8, Error> {
 struct Story<'a> {
     settings: Settings,
     terminal: &'a mut Terminal,
-    place: Place,
+    place: Workdir,
     rules: Rules,
     service: Option<Service>,
     /// The folder of the component's file.
@@ -191,9 +191,9 @@ impl Story<'_> {
         let ledger = Ledger::new(self.rules.default, Some(self.rules.strict));
         let generator = Generator::new(self.settings.seed);
         let producer = Producer::new(self.place.redis_url(), &self.place.stream, generator, ledger);
-        let mut progress = Progress::new(producer.counter(), self.rules);
+        let mut progress = DemoProgress::new(producer.counter(), self.rules);
         self.say("")?;
-        self.say(self.terminal.paint(Ink::Dim, Progress::HEADER))?;
+        self.say(self.terminal.paint(Ink::Dim, DemoProgress::HEADER))?;
 
         let duration = self.settings.duration;
         let mut swapped_at = None;
@@ -308,7 +308,7 @@ impl Story<'_> {
 }
 
 /// One line for each second or two.
-struct Progress {
+struct DemoProgress {
     sent: Arc<AtomicU64>,
     rules: Rules,
     begin: Instant,
@@ -316,7 +316,7 @@ struct Progress {
     last: (Instant, u64),
 }
 
-impl Progress {
+impl DemoProgress {
     const HEADER: &str = "   time   produced     stored dead letters   lag  events/s  rules in force";
 
     fn new(sent: Arc<AtomicU64>, rules: Rules) -> Self {

@@ -12,7 +12,7 @@ use sqlx::{PgConnection, Row as _};
 use super::Error;
 use super::error::within;
 use super::ledger::{Audit, Ledger, Letter, Report};
-use super::place::{PATIENCE, Place, connect};
+use super::place::{PATIENCE, Workdir, connect};
 use crate::batch::Event;
 use crate::config::{Config, Secret, Tenant};
 use crate::stream::{Gauge, Levels, Redis};
@@ -46,7 +46,7 @@ pub(super) struct Measured {
 }
 
 impl Observer {
-    pub(super) async fn connect(place: &Place, group: &str) -> Result<Self, Error> {
+    pub(super) async fn connect(place: &Workdir, group: &str) -> Result<Self, Error> {
         let config = Config { redis_url: Secret::from(place.redis_url().to_owned()), ..Config::default() };
         let tenant = Tenant {
             stream_name: place.stream.clone(),

@@ -20,7 +20,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Servers, a database and a stream.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Workdir {
     servers: Servers,
     /// The database for the service.
     pub(super) postgres_url: String,
@@ -30,7 +30,7 @@ pub(super) struct Place {
     database: Option<String>,
 }
 
-impl Place {
+impl Workdir {
     /// Makes a database on a given PostgreSQL. Must not be cancelled: PostgreSQL would go on making it.
     pub(super) async fn prepare(servers: Servers) -> Result<Self, Error> {
         let name = format!("sluicegate_demo_{}_{:08x}", std::process::id(), fastrand::u32(..));

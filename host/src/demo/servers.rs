@@ -123,7 +123,7 @@ pub struct Options {
 
 /// A private Redis, with an append-only file as in production.
 #[derive(Debug)]
-pub struct Redis(Server);
+pub struct Redis(ServerProcess);
 
 impl Redis {
     /// Starts a new, empty server, and waits until it serves.
@@ -146,7 +146,7 @@ impl Redis {
         options: &Options,
     ) -> Result<Self, Error> {
         let folder = Folder::create("redis")?;
-        Server::start(Kind::Redis, program, folder, options, given_up).map(Self)
+        ServerProcess::start(Kind::Redis, program, folder, options, given_up).map(Self)
     }
 
     /// `redis://127.0.0.1:PORT`, the same for the whole life of the value.
@@ -158,7 +158,7 @@ impl Redis {
 
 /// A private PostgreSQL with TimescaleDB preloaded. Whatever bears on durability and speed is at its default.
 #[derive(Debug)]
-pub struct Postgres(Server);
+pub struct Postgres(ServerProcess);
 
 impl Postgres {
     /// Makes a new cluster with an empty database `sluicegate`, starts it, and waits until it serves.
@@ -170,7 +170,7 @@ impl Postgres {
         let programs = programs::postgres()?;
         let folder = Folder::create("postgres")?;
         create_cluster(&programs, &folder, options, given_up)?;
-        Server::start(Kind::Postgres, programs.join("postgres"), folder, options, given_up).map(Self)
+        ServerProcess::start(Kind::Postgres, programs.join("postgres"), folder, options, given_up).map(Self)
     }
 
     /// The superuser's connection string to the database `sluicegate`, the same for the whole life of the value.
@@ -350,7 +350,7 @@ impl Kind {
 }
 
 #[derive(Debug)]
-struct Server {
+struct ServerProcess {
     kind: Kind,
     program: PathBuf,
     folder: Folder,
@@ -360,7 +360,7 @@ struct Server {
     child: Option<Child>,
 }
 
-impl Server {
+impl ServerProcess {
     /// The first start: on another port if someone takes the one chosen before the server does.
     fn start(
         kind: Kind,
@@ -479,7 +479,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.end(self.kind.discard_signal().0);
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Error;
-use super::place::Place;
+use super::place::Workdir;
 use super::servers::child::spawn;
 use super::settings::Settings;
 use crate::batch::Tally;
@@ -77,7 +77,7 @@ fn end_of(path: &Path) -> io::Result<String> {
 
 impl Service {
     /// Starts this very program as `sluicegate run`. It ends with us, however we end.
-    pub(super) fn start(log: Log, settings: &Settings, place: &Place, guest: &Path) -> Result<Self, Error> {
+    pub(super) fn start(log: Log, settings: &Settings, place: &Workdir, guest: &Path) -> Result<Self, Error> {
         let at = |source| Error::File { path: PathBuf::from("/proc/self/exe"), source };
         let program = std::env::current_exe().map_err(at)?;
         let at = |source| Error::File { path: log.path.clone(), source };

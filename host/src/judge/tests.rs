@@ -3,12 +3,12 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::batch::{Claim, EntryId, Vec1};
+use crate::batch::{UncheckedEvent, EntryId, Vec1};
 use crate::sandbox::Limits;
 
 /// Without a transaction, so there is none to lose.
 fn judged(rules: &dyn Rules, deliveries_max: u64, entries: Vec<Entry>) -> Judgement {
-    judge(rules, deliveries_max, entries, &mut Powers::default()).expect("no transaction")
+    judge(rules, deliveries_max, entries, &mut HostContext::default()).expect("no transaction")
 }
 
 fn value(entry: &Readable<'_>) -> String {
@@ -31,7 +31,7 @@ impl<F: Fn(&[Readable<'_>]) -> Option<Fault> + Send + Sync> Rules for Faulty<F> 
         Limits::default().bounds
     }
 
-    fn process(&self, batch: &[Readable<'_>], _: Duration, _: &mut Powers) -> Result<Vec<Verdict>, Fault> {
+    fn process(&self, batch: &[Readable<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
         match (self.0)(batch) {
             Some(fault) => Err(fault),
             None => Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect()),
@@ -70,7 +70,7 @@ impl Rules for Slow {
         Limits::default().bounds
     }
 
-    fn process(&self, batch: &[Readable<'_>], time: Duration, _: &mut Powers) -> Result<Vec<Verdict>, Fault> {
+    fn process(&self, batch: &[Readable<'_>], time: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
         self.0.lock().expect("no panic").push((batch.len(), time));
         if batch.iter().any(|entry| value(entry) == "loop") {
             std::thread::sleep(time); // what is simulated
@@ -160,7 +160,7 @@ impl Rules for Overstaying {
         Limits::default().bounds
     }
 
-    fn process(&self, _: &[Readable<'_>], _: Duration, _: &mut Powers) -> Result<Vec<Verdict>, Fault> {
+    fn process(&self, _: &[Readable<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
         *self.0.lock().expect("no panic") += 1;
         std::thread::sleep(self.time_limit()); // what is simulated
         Err(Fault::Trapped("late".into()))
@@ -213,13 +213,13 @@ impl Rules for Large {
         Bounds { rows: 1_000, output_bytes: 100_000, age_max_days: 100_000, ..Limits::default().bounds }
     }
 
-    fn process(&self, batch: &[Readable<'_>], _: Duration, _: &mut Powers) -> Result<Vec<Verdict>, Fault> {
+    fn process(&self, batch: &[Readable<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
         if batch.len() > 1 && batch.iter().any(|entry| value(entry).starts_with("bytes")) {
             return Err(Fault::TooMuchOutput { limit_bytes: 0 });
         }
         let verdict = |entry: &Readable<'_>| {
             let number = |text: &str| text.parse::<usize>().expect("a number");
-            let claim = Claim {
+            let event = UncheckedEvent {
                 event_id: uuid::Uuid::nil().to_string(),
                 time: 0,
                 event_type: String::new(),
@@ -228,11 +228,11 @@ impl Rules for Large {
             };
             match value(entry).split_once(' ') {
                 Some(("rows", count)) => {
-                    let row = |time| Claim { time, ..claim.clone() };
+                    let row = |time| UncheckedEvent { time, ..event.clone() };
                     Verdict::Expand((0..).map(row).take(number(count)).collect())
                 }
-                Some((_, length)) => Verdict::Accept(Claim { user_id: "x".repeat(number(length)), ..claim }),
-                None => Verdict::Accept(claim),
+                Some((_, length)) => Verdict::Accept(UncheckedEvent { user_id: "x".repeat(number(length)), ..event }),
+                None => Verdict::Accept(event),
             }
         };
         Ok(batch.iter().map(verdict).collect())

@@ -17,7 +17,7 @@ use clap::{Args, Subcommand};
 use crate::config::Config;
 use crate::store::{self, Archive, Database, Filter};
 use crate::{guests, outbox, stream};
-use progress::Progress;
+use progress::ProgressMeter;
 
 /// Letters deleted in one transaction.
 const CHUNK: u32 = 500;
@@ -297,7 +297,7 @@ fn digits(text: &str) -> Result<String, String> {
 }
 
 async fn purge(archive: &Archive, filter: &Filter, progress: &mut dyn Write) -> Result<u64, Error> {
-    let mut meter = Progress::new(archive.count(filter).await?, progress);
+    let mut meter = ProgressMeter::new(archive.count(filter).await?, progress);
     let mut after = 0;
     while let Some((purged, last)) = archive.purge(filter, after, CHUNK).await? {
         meter.advance(purged)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Tells now and then how far a long work is.
-pub(super) struct Progress<'a> {
+pub(super) struct ProgressMeter<'a> {
     pub(super) done: u64,
     in_total: u64,
     told: Instant,
@@ -16,7 +16,7 @@ pub(super) struct Progress<'a> {
     to: &'a mut dyn Write,
 }
 
-impl<'a> Progress<'a> {
+impl<'a> ProgressMeter<'a> {
     pub(super) fn new(in_total: u64, to: &'a mut dyn Write) -> Self {
         Self { done: 0, in_total, told: Instant::now(), is_waiting: false, to }
     }

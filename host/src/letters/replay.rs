@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use super::progress::Progress;
+use super::progress::ProgressMeter;
 use super::{Error, Which};
 use crate::batch::Digest;
-use crate::capabilities::Powers;
+use crate::capabilities::HostContext;
 use crate::config::{Config, Tenant};
 use crate::guests::{Folders, Guests};
 use crate::judge::{Rules, judge, pause_max};
 use crate::outbox;
 use crate::sandbox::Sandboxes;
-use crate::store::{Archive, Database, Filter, Judge, Part, Replay, Scope, Store};
+use crate::store::{Archive, Database, Filter, Judge, ReplayPage, Replay, Scope, Store};
 use crate::stream::{self, Redis, Stream};
 use crate::text::printable;
 
@@ -174,13 +174,13 @@ impl Replaying<'_> {
     /// as the server has noticed. It waits so long for something to do.
     async fn run(&mut self, rules: &dyn Rules, progress: &mut dyn Write) -> Result<(), Error> {
         // The rules run on this thread: nothing else waits for it.
-        let judge = |entries, powers: &mut Powers| {
+        let judge = |entries, powers: &mut HostContext| {
             let judge = || judge(rules, u64::MAX, entries, powers);
             tokio::task::block_in_place(judge).map(|judgement| judgement.entries)
         };
         let judging = Judging { judge: &judge, pause: pause_max(rules, self.limit) };
 
-        let mut meter = Progress::new(self.archive.left(&self.scope).await?, progress);
+        let mut meter = ProgressMeter::new(self.archive.left(&self.scope).await?, progress);
         let mut idle_since = Instant::now();
         loop {
             if self.pass(&judging, &mut meter).await? > 0 {
@@ -198,7 +198,7 @@ impl Replaying<'_> {
     }
 
     /// Once through the letters that nobody holds; gives how many they were.
-    async fn pass(&mut self, judging: &Judging<'_>, meter: &mut Progress<'_>) -> Result<u64, Error> {
+    async fn pass(&mut self, judging: &Judging<'_>, meter: &mut ProgressMeter<'_>) -> Result<u64, Error> {
         let (mut after, mut replayed) = (0, 0);
         // So many letters are to be taken one by one.
         let mut alone = 0_u32;
@@ -227,13 +227,13 @@ impl Replaying<'_> {
         after: i64,
         limit: u32,
         judging: &Judging<'_>,
-        meter: &mut Progress<'_>,
+        meter: &mut ProgressMeter<'_>,
     ) -> Result<Option<Replay>, Error> {
         let begun = Instant::now();
         let Judging { judge, pause } = *judging;
         loop {
             let Self { store, scope, dry_run: trial, .. } = self;
-            let part = Part { store, scope, after, limit, trial: *trial, judge, pause };
+            let part = ReplayPage { store, scope, after, limit, trial: *trial, judge, pause };
             match self.archive.replay(part).await {
                 Err(error) if !error.is_conflict() => return Err(error.into()),
                 Err(error) if begun.elapsed() >= self.wait => return Err(Error::Conflict(error)),

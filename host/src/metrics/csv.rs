@@ -10,7 +10,7 @@ const HEADER: [&str; 5] = ["timestamp", "events_processed", "lag", "batch_time_m
 
 /// One line.
 #[derive(Clone, Copy, Debug)]
-pub struct Record {
+pub struct MetricsRow {
     /// When it was taken.
     pub timestamp: DateTime<Utc>,
     /// Entries that ended, in total since the start.
@@ -42,7 +42,7 @@ impl CsvFile {
     }
 
     /// Adds a line.
-    pub fn append(&self, record: &Record) -> Result<(), csv::Error> {
+    pub fn append(&self, record: &MetricsRow) -> Result<(), csv::Error> {
         if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder)?;
         }
@@ -52,7 +52,7 @@ impl CsvFile {
     }
 }
 
-fn write(file: &mut File, with_header: bool, record: &Record) -> Result<(), csv::Error> {
+fn write(file: &mut File, with_header: bool, record: &MetricsRow) -> Result<(), csv::Error> {
     let mut writer = csv::Writer::from_writer(file);
     if with_header {
         writer.write_record(HEADER)?;
@@ -76,7 +76,7 @@ mod tests {
     fn the_file_has_its_exact_form() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = CsvFile::new(&folder.path().join("a/b/metrics.csv"));
-        let record = Record {
+        let record = MetricsRow {
             timestamp: DateTime::from_timestamp_millis(1_768_774_674_827).expect("a time"),
             events_processed: 137,
             lag: Some(2),
@@ -86,7 +86,7 @@ mod tests {
         file.append(&record).expect("written");
         // A second run appends, without a second header.
         CsvFile::new(file.path())
-            .append(&Record { lag: None, processing_rate: 0.0, ..record })
+            .append(&MetricsRow { lag: None, processing_rate: 0.0, ..record })
             .expect("written");
         assert_eq!(
             std::fs::read_to_string(file.path()).expect("read"),

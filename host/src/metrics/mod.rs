@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 
-pub use self::csv::{CsvFile, Record};
+pub use self::csv::{CsvFile, MetricsRow};
 use crate::batch::{Breaches, Judged, Tally};
 use crate::capabilities::{Sample, Series};
 use crate::config::{Config, TenantName};
@@ -48,7 +48,7 @@ struct Totals {
 
 /// A server that the pipeline depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Server {
+pub enum Dependency {
     /// The stream's.
     Redis,
     /// The tables'.
@@ -124,11 +124,11 @@ impl Counters {
     }
 
     /// Notes that a server is away, or that it is there again.
-    pub fn waits_for(&self, server: Server, waits: bool) {
+    pub fn waits_for(&self, server: Dependency, waits: bool) {
         let mut totals = self.totals();
         match server {
-            Server::Redis => totals.waiting.redis = waits,
-            Server::Postgres => totals.waiting.postgres = waits,
+            Dependency::Redis => totals.waiting.redis = waits,
+            Dependency::Postgres => totals.waiting.postgres = waits,
         }
     }
 
@@ -219,7 +219,7 @@ impl Reporter {
         let totals = *counters.totals();
         let tally = totals.tally;
         let rate = self.rate(tally.total());
-        let record = Record {
+        let record = MetricsRow {
             timestamp: Utc::now(),
             events_processed: tally.total(),
             lag: levels.and_then(|levels| levels.lag),

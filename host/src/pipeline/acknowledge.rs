@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use super::Error;
 use super::flight::{CommittedBatch, Flight};
-use crate::metrics::{Counters, Server};
+use crate::metrics::{Counters, Dependency};
 use crate::retry::Backoff;
 use crate::stream::{Acknowledger, Unacknowledged};
 
@@ -40,11 +40,11 @@ pub(super) async fn acknowledge(
         match outcome {
             Ok(()) => {
                 backoff = Backoff::default();
-                counters.waits_for(Server::Redis, false);
+                counters.waits_for(Dependency::Redis, false);
             }
             Err(error) if error.is_permanent() => return Err(error.into()),
             Err(error) => {
-                counters.waits_for(Server::Redis, true);
+                counters.waits_for(Dependency::Redis, true);
                 if backoff.is_news() {
                     tracing::warn!(%error, "acknowledging failed; trying again");
                 }

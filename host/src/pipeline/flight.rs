@@ -1,4 +1,4 @@
-//! A batch on its way from one stage to the next, and the places for so many of them.
+//! A batch on its way from one stage to the next, and the slots for so many of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,13 +19,13 @@ const QUIET_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A batch on its way, with what belongs to the whole of it.
 ///
-/// Shared, because a batch can commit in parts. The last of them gives the place back.
+/// Shared, because a batch can commit in parts. The last of them gives the slot back.
 ///
-/// Dropped before all of its entries are acknowledged, it ends the run, and only then gives the place back: a stage has
+/// Dropped before all of its entries are acknowledged, it ends the run, and only then gives the slot back: a stage has
 /// failed. What would be read after that would count as delivered once more and be judged by nobody.
 pub(super) struct Flight {
     pub(super) read_at: Instant,
-    pub(super) place: Place,
+    pub(super) slot: Slot,
     /// Entries that are not acknowledged yet.
     pending: AtomicUsize,
     run: CancellationToken,
@@ -35,10 +35,10 @@ pub(super) struct Flight {
 
 impl Flight {
     /// Of these entries, in a run that this token ends.
-    pub(super) fn new(place: Place, entries: &[Entry], run: CancellationToken) -> Self {
-        place.hold(entries);
+    pub(super) fn new(slot: Slot, entries: &[Entry], run: CancellationToken) -> Self {
+        slot.hold(entries);
         let (read_at, pending) = (Instant::now(), AtomicUsize::new(entries.len()));
-        Self { read_at, place, pending, run, effort: Mutex::default() }
+        Self { read_at, slot, pending, run, effort: Mutex::default() }
     }
 
     /// So many of its entries are acknowledged.
@@ -83,19 +83,19 @@ pub(super) struct ReadBatch {
 }
 
 pub(super) struct JudgedBatch {
-    pub(super) part: Part,
+    pub(super) part: Work,
     pub(super) flight: Arc<Flight>,
 }
 
 /// A batch, or what is left of it after it was split.
-pub(super) enum Part {
+pub(super) enum Work {
     /// What is to become of each entry is known.
     Judged(Vec<Judged>),
     /// The rules write too: they are asked within the transaction, by this version.
     Open(Vec<Entry>, Arc<dyn Rules>),
 }
 
-impl Part {
+impl Work {
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Judged(entries) => entries.len(),
@@ -135,23 +135,23 @@ pub(super) struct CommittedBatch {
     pub(super) flight: Arc<Flight>,
 }
 
-/// The places of batches in flight, so many and no more.
+/// The slots of batches in flight, so many and no more.
 #[derive(Clone)]
-pub(super) struct Places {
+pub(super) struct Slots {
     permits: Arc<Semaphore>,
     held: Arc<Mutex<Held>>,
     count: u32,
 }
 
 struct Held {
-    /// The numbers of the free places, at least as many as there are permits.
+    /// The numbers of the free slots, at least as many as there are permits.
     free: Vec<i32>,
-    /// By the number of its place, the IDs of each batch in flight, in their order.
+    /// By the number of its slot, the IDs of each batch in flight, in their order.
     ids: BTreeMap<i32, Vec<EntryId>>,
 }
 
-/// A place among those in flight, with a number that no other has at the same time.
-pub(super) struct Place {
+/// A slot among those in flight, with a number that no other has at the same time.
+pub(super) struct Slot {
     pub(super) number: i32,
     /// Whether no other batch was in flight when it was taken.
     pub(super) is_alone: bool,
@@ -160,14 +160,14 @@ pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
-impl Place {
+impl Slot {
     fn hold(&self, entries: &[Entry]) {
         let ids = entries.iter().map(|entry| entry.id).collect();
         self.held.lock().unwrap_or_else(PoisonError::into_inner).ids.insert(self.number, ids);
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.ids.remove(&self.number);
@@ -175,7 +175,7 @@ impl Drop for Place {
     }
 }
 
-impl Places {
+impl Slots {
     pub(super) fn new(count: usize) -> Self {
         // A setting of at most 64 and a few.
         let count = u32::try_from(count).unwrap_or(u32::MAX);
@@ -191,20 +191,20 @@ impl Places {
         held.ids.values().any(|ids| ids.binary_search(&id).is_ok())
     }
 
-    /// A place for a batch. `None` after the shutdown.
-    pub(super) async fn take(&self, quiet: Quiet, shutdown: &CancellationToken) -> Option<Place> {
+    /// A slot for a batch. `None` after the shutdown.
+    pub(super) async fn take(&self, quiet: Quiet, shutdown: &CancellationToken) -> Option<Slot> {
         let all = self.take_of(self.count, shutdown);
         match quiet {
             Quiet::Needed => all.await,
             Quiet::Wanted => match tokio::time::timeout(QUIET_PATIENCE, all).await {
-                Ok(place) => place,
+                Ok(slot) => slot,
                 Err(_) => self.take_of(1, shutdown).await,
             },
             Quiet::NotWanted => self.take_of(1, shutdown).await,
         }
     }
 
-    async fn take_of(&self, wanted: u32, shutdown: &CancellationToken) -> Option<Place> {
+    async fn take_of(&self, wanted: u32, shutdown: &CancellationToken) -> Option<Slot> {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => None,
@@ -214,7 +214,7 @@ impl Places {
                 let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
                 let (number, is_alone) = (held.free.pop()?, held.ids.is_empty());
                 drop(held);
-                Some(Place { number, is_alone, held: Arc::clone(&self.held), _permit: permit })
+                Some(Slot { number, is_alone, held: Arc::clone(&self.held), _permit: permit })
             }
         }
     }
@@ -235,37 +235,37 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_in_flight_is_known() {
-        let (places, run) = (Places::new(2), CancellationToken::new());
-        let first = places.take(Quiet::NotWanted, &run).await.expect("a place");
+        let (slots, run) = (Slots::new(2), CancellationToken::new());
+        let first = slots.take(Quiet::NotWanted, &run).await.expect("a slot");
         assert!(first.is_alone);
         let first = Flight::new(first, &entries(0..3), run.clone());
-        let second = places.take(Quiet::NotWanted, &run).await.expect("a place");
+        let second = slots.take(Quiet::NotWanted, &run).await.expect("a slot");
         assert!(!second.is_alone);
         let second = Flight::new(second, &entries(5..6), run.clone());
         assert_eq!(
-            [0, 2, 3, 5, 6].map(|sequence| places.hold(id(sequence))),
+            [0, 2, 3, 5, 6].map(|sequence| slots.hold(id(sequence))),
             [true, true, false, true, false]
         );
         drop(first);
-        assert_eq!([0, 5].map(|sequence| places.hold(id(sequence))), [false, true]);
+        assert_eq!([0, 5].map(|sequence| slots.hold(id(sequence))), [false, true]);
         drop(second);
     }
 
     #[tokio::test]
     async fn a_batch_that_is_lost_ends_the_run_before_its_place_is_free() {
-        let (places, run) = (Places::new(1), CancellationToken::new());
-        let place = places.take(Quiet::Needed, &run).await.expect("a place");
-        let flight = Flight::new(place, &entries(0..3), run.clone());
+        let (slots, run) = (Slots::new(1), CancellationToken::new());
+        let slot = slots.take(Quiet::Needed, &run).await.expect("a slot");
+        let flight = Flight::new(slot, &entries(0..3), run.clone());
         flight.acknowledged(2);
         flight.acknowledged(1);
         drop(flight);
         assert!(!run.is_cancelled(), "all of it was acknowledged");
 
-        let place = places.take(Quiet::Needed, &run).await.expect("the place again");
-        let flight = Flight::new(place, &entries(0..3), run.clone());
+        let slot = slots.take(Quiet::Needed, &run).await.expect("the slot again");
+        let flight = Flight::new(slot, &entries(0..3), run.clone());
         flight.acknowledged(2);
         drop(flight);
         assert!(run.is_cancelled());
-        assert!(places.take(Quiet::Needed, &run).await.is_none(), "nothing more is read");
+        assert!(slots.take(Quiet::Needed, &run).await.is_none(), "nothing more is read");
     }
 }

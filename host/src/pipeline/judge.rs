@@ -5,12 +5,12 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::Span;
 
-use super::flight::{JudgedBatch, Part, ReadBatch};
+use super::flight::{JudgedBatch, Work, ReadBatch};
 use super::rejections::RejectionLog;
 use super::slow_rules::SlowRulesLog;
 use super::{Error, RulesInForce};
 use crate::batch::{Breaches, Entry, Judged};
-use crate::capabilities::{Lost, Powers, Publication};
+use crate::capabilities::{Lost, HostContext, Publication};
 use crate::failpoint::failpoint;
 use crate::judge::{Judgement, Rules, judge};
 use crate::metrics::Counters;
@@ -41,9 +41,9 @@ pub(super) async fn judge_all(
             last = rules.digest();
         }
         let part = match rules.wants_transaction() {
-            true => Part::Open(entries, rules),
+            true => Work::Open(entries, rules),
             false => {
-                let (judgement, _) = asking.ask(Arc::clone(&rules), entries, Powers::default()).await?;
+                let (judgement, _) = asking.ask(Arc::clone(&rules), entries, HostContext::default()).await?;
                 // Without a transaction there is none to lose.
                 let Ok(judgement) = judgement else { break };
                 slow_rules.log(rules.as_ref(), &judgement);
@@ -53,7 +53,7 @@ pub(super) async fn judge_all(
                 if !is_effort(breaches, &entries, &[]) {
                     flight.end_effort();
                 }
-                Part::Judged(entries)
+                Work::Judged(entries)
             }
         };
         if to_write.send(JudgedBatch { part, flight }).await.is_err() {
@@ -81,8 +81,8 @@ impl Asking {
         &self,
         rules: Arc<dyn Rules>,
         entries: Vec<Entry>,
-        mut powers: Powers,
-    ) -> Result<(Result<Judgement, Lost>, Powers), Error> {
+        mut powers: HostContext,
+    ) -> Result<(Result<Judgement, Lost>, HostContext), Error> {
         let in_hand = self.attempts.begin(&entries).await;
         let (span, deliveries_max) = (Span::current(), self.deliveries_max);
         let asked = tokio::task::spawn_blocking(move || {

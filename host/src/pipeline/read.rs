@@ -8,9 +8,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::flight::{CommittedBatch, Flight, Place, Places, ReadBatch};
+use super::flight::{CommittedBatch, Flight, Slot, Slots, ReadBatch};
 use crate::batch::{Entry, EntryId};
-use crate::metrics::{Counters, Server};
+use crate::metrics::{Counters, Dependency};
 use crate::retry::Backoff;
 use crate::store::{self, Records};
 use crate::stream::{self, Pending, Read, Reader};
@@ -18,7 +18,7 @@ use crate::stream::{self, Pending, Read, Reader};
 pub(super) struct Reading {
     pub(super) reader: Reader,
     pub(super) records: Records,
-    pub(super) places: Places,
+    pub(super) slots: Slots,
     /// The greatest ID that is known to have been delivered.
     pub(super) last_read: Option<EntryId>,
     /// When it was told that the group was set back.
@@ -37,18 +37,18 @@ impl Reading {
     /// Reads until the shutdown; closing the channels then lets the other stages run empty.
     pub(super) async fn run(mut self) -> Result<(), Error> {
         let mut backoff = Backoff::default();
-        while let Some(place) = self.places.take(self.reader.quiet(), &self.shutdown).await {
-            match self.read(place).await? {
+        while let Some(slot) = self.slots.take(self.reader.quiet(), &self.shutdown).await {
+            match self.read(slot).await? {
                 Outcome::Read { is_partial } => {
                     backoff = Backoff::default();
-                    self.counters.waits_for(Server::Redis, false);
+                    self.counters.waits_for(Dependency::Redis, false);
                     if is_partial {
                         pause(self.partial_batch_delay, &self.shutdown).await;
                     }
                 }
                 Outcome::StageFailed => break,
                 Outcome::Failed(error) => {
-                    self.counters.waits_for(Server::Redis, true);
+                    self.counters.waits_for(Dependency::Redis, true);
                     if backoff.is_news() && !self.shutdown.is_cancelled() {
                         tracing::warn!(%error, "reading failed; trying again");
                     }
@@ -59,18 +59,18 @@ impl Reading {
         Ok(())
     }
 
-    /// Reads into this place, and passes on what nobody has decided yet.
-    async fn read(&mut self, place: Place) -> Result<Outcome, Error> {
-        // One decision: what is wanted now, and not what was wanted before the place was there.
-        let is_in_flight = |id| self.places.hold(id);
-        let read = self.reader.read(place.is_alone, &is_in_flight, &self.shutdown).await;
+    /// Reads into this slot, and passes on what nobody has decided yet.
+    async fn read(&mut self, slot: Slot) -> Result<Outcome, Error> {
+        // One decision: what is wanted now, and not what was wanted before the slot was there.
+        let is_in_flight = |id| self.slots.hold(id);
+        let read = self.reader.read(slot.is_alone, &is_in_flight, &self.shutdown).await;
         self.counters.lost(self.reader.take_lost());
         // By any replica.
         self.last_read = self.last_read.max(Some(self.reader.last_delivered()));
         let (entries, flight, is_partial) = match read {
             Ok(Read::Nothing) => return Ok(Outcome::Read { is_partial: false }),
             Ok(Read::New { entries, is_partial }) => {
-                let flight = self.flight(place, &entries);
+                let flight = self.flight(slot, &entries);
                 let (first, last) =
                     (entries.first().map(|entry| entry.id), entries.last().map(|entry| entry.id));
                 let entries = match first <= self.last_read {
@@ -96,7 +96,7 @@ impl Reading {
                     Err(error) if error.is_permanent() => return Err(error.into()),
                     Err(error) => return Ok(Outcome::Failed(error)),
                 };
-                let flight = self.flight(place, &entries);
+                let flight = self.flight(slot, &entries);
                 (self.recall(entries, &flight).await?, flight, false)
             }
             Err(error) if error.is_permanent() => return Err(error.into()),
@@ -108,9 +108,9 @@ impl Reading {
         Ok(Outcome::Read { is_partial })
     }
 
-    fn flight(&self, place: Place, entries: &[Entry]) -> Arc<Flight> {
+    fn flight(&self, slot: Slot, entries: &[Entry]) -> Arc<Flight> {
         self.counters.delivered(entries.len());
-        Arc::new(Flight::new(place, entries, self.shutdown.clone()))
+        Arc::new(Flight::new(slot, entries, self.shutdown.clone()))
     }
 
     /// Those of the entries that nobody has decided yet; the others were
@@ -130,7 +130,7 @@ impl Reading {
                 Err(error) => self.wait_for_postgres(error, &mut backoff).await?,
             }
         };
-        self.counters.waits_for(Server::Postgres, false);
+        self.counters.waits_for(Dependency::Postgres, false);
         if !committed.ids().is_empty() {
             tracing::info!(entries = committed.ids().len(), "committed before; acknowledging");
             let flight = Arc::clone(flight);
@@ -172,7 +172,7 @@ impl Reading {
         while !self.shutdown.is_cancelled() {
             match self.records.fence(owners).await {
                 Ok(()) => {
-                    self.counters.waits_for(Server::Postgres, false);
+                    self.counters.waits_for(Dependency::Postgres, false);
                     return Ok(true);
                 }
                 Err(error) => self.wait_for_postgres(error, &mut backoff).await?,
@@ -186,7 +186,7 @@ impl Reading {
         if !error.may_pass() {
             return Err(error.into());
         }
-        self.counters.waits_for(Server::Postgres, true);
+        self.counters.waits_for(Dependency::Postgres, true);
         if backoff.is_news() {
             tracing::warn!(%error, "recalling what was committed failed; trying again");
         }

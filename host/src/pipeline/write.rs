@@ -12,14 +12,14 @@ use tracing::Instrument as _;
 use super::Error;
 use super::chunks::KnownWeeks;
 use super::failure::{Failure, Shape, Step};
-use super::flight::{CommittedBatch, Flight, JudgedBatch, Part};
+use super::flight::{CommittedBatch, Flight, JudgedBatch, Work};
 use super::judge::{Asking, is_effort};
 use super::rejections::RejectionLog;
 use super::slow_rules::SlowRulesLog;
 use crate::batch::{Fate, Judged, Reason, Vec1, Violation};
-use crate::capabilities::{Effects, Powers, Spent};
+use crate::capabilities::{Effects, HostContext, Usage};
 use crate::judge::Judgement;
-use crate::metrics::{Counters, Server};
+use crate::metrics::{Counters, Dependency};
 use crate::retry::Backoff;
 use crate::screen::cut;
 use crate::store::{self, Begun, Committed, Number, Record, Remedy, Session, Writer};
@@ -56,7 +56,7 @@ impl Writing {
                 }
             };
             let Some(batch) = batch else { break };
-            let is_alone = matches!(batch.part, Part::Open(..));
+            let is_alone = matches!(batch.part, Work::Open(..));
             while is_alone && let Some(commit) = commits.join_next().await {
                 idle.push(commit??);
             }
@@ -77,7 +77,7 @@ impl Writing {
     /// the batch is halved until the row's entry is alone; it becomes a dead letter.
     async fn write_batch(self, mut writer: Writer, batch: JudgedBatch) -> Result<Writer, Error> {
         let JudgedBatch { part, flight } = batch;
-        let mut progress = Progress::new(&flight);
+        let mut progress = CommitProgress::new(&flight);
         let mut backoff = Backoff::default();
         // The next one is the last.
         let mut left: VecDeque<Left> = part.portions().into_iter().map(Left::new).collect();
@@ -87,7 +87,7 @@ impl Writing {
                 self.attempt(&mut writer, &next.part, &number, &flight, &mut progress).await?;
             let error = match outcome {
                 Ok(committed) => {
-                    self.counters.waits_for(Server::Postgres, false);
+                    self.counters.waits_for(Dependency::Postgres, false);
                     let committed = CommittedBatch { committed, flight: Arc::clone(&flight) };
                     // A closed channel: acknowledging failed for good. The entries stay pending.
                     let _ = self.to_acknowledge.send(committed).await;
@@ -98,8 +98,8 @@ impl Writing {
             };
             // What became of an only entry before the database refused it.
             let only = judged.or(match next.part {
-                Part::Judged(ref judged) => judged.first().cloned(),
-                Part::Open(..) => None,
+                Work::Judged(ref judged) => judged.first().cloned(),
+                Work::Open(..) => None,
             });
             let mut failure = next.failure(&error, only.as_ref(), self.row_retry);
             // Not past an entry with its key: the first of equal keys is stored.
@@ -123,18 +123,18 @@ impl Writing {
                 }
                 (Step::Refuse, Some(mut only)) if !matches!(only.fate, Fate::DeadLetter(..)) => {
                     self.refuse(&mut only, &error);
-                    left.push_back(Left::new(Part::Judged(vec![only])));
+                    left.push_back(Left::new(Work::Judged(vec![only])));
                 }
                 // It is a letter already, and what is refused is what its rules have written besides: without that.
-                (Step::Refuse, Some(only)) if matches!(next.part, Part::Open(..)) => {
-                    left.push_back(Left::new(Part::Judged(vec![only])));
+                (Step::Refuse, Some(only)) if matches!(next.part, Work::Open(..)) => {
+                    left.push_back(Left::new(Work::Judged(vec![only])));
                 }
                 (Step::Later, _) => {
                     next.was_put_off = true;
                     left.push_front(next);
                 }
                 (Step::Again | Step::Look, _) => {
-                    self.counters.waits_for(Server::Postgres, true);
+                    self.counters.waits_for(Dependency::Postgres, true);
                     if backoff.is_news() {
                         let entries = next.part.len();
                         tracing::warn!(%error, entries, "writing to postgres failed; trying again");
@@ -156,13 +156,13 @@ impl Writing {
     async fn attempt(
         &self,
         writer: &mut Writer,
-        part: &Part,
+        part: &Work,
         number: &Number,
         flight: &Flight,
-        Progress { record, spent }: &mut Progress,
+        CommitProgress { record, used }: &mut CommitProgress,
     ) -> Result<Attempt, Error> {
         let (entries, rules) = match part {
-            Part::Judged(judged) => {
+            Work::Judged(judged) => {
                 let outcome = writer.write(judged, record, number).await;
                 let mut pause = Duration::ZERO;
                 if outcome.is_ok() {
@@ -171,21 +171,21 @@ impl Writing {
                 }
                 return Ok(Attempt { outcome, judged: None, pause });
             }
-            Part::Open(entries, rules) => (entries, rules),
+            Work::Open(entries, rules) => (entries, rules),
         };
         let session = match writer.begin(entries, record).await {
             Ok(Begun::Open(session)) => session,
             Ok(Begun::Committed(committed)) => return Ok(Attempt::new(Ok(committed))),
             Err(error) => return Ok(Attempt::new(Err(error))),
         };
-        let powers = Powers {
+        let powers = HostContext {
             transaction: Some(session),
             lag: self.counters.lag(),
-            spent: *spent,
+            used: *used,
             effects: Effects::default(),
         };
         let (judgement, powers) = self.asking.ask(Arc::clone(rules), entries.clone(), powers).await?;
-        let Powers { transaction, effects, .. } = powers;
+        let HostContext { transaction, effects, .. } = powers;
         let session = transaction.and_then(|session| (session as Box<dyn Any>).downcast::<Session>().ok());
         let Some(mut session) = session else {
             return Ok(Attempt::new(Err(store::Error::SessionLost)));
@@ -200,11 +200,11 @@ impl Writing {
         if !is_effort(breaches, &judged, &effects.publications) {
             flight.end_effort();
         }
-        let spent_with_these = spent.and(&effects);
+        let used_with_these = used.and(&effects);
         let outcome = writer.commit(*session, &judged, effects.publications, record, number).await;
         let mut pause = Duration::ZERO;
         if outcome.is_ok() {
-            *spent = spent_with_these;
+            *used = used_with_these;
             self.rejections.log(&judged);
             self.counters.discarded(&judged);
             self.counters.sampled(effects.samples, effects.dropped_samples);
@@ -227,7 +227,7 @@ impl Writing {
 
 /// A part of a batch that is not committed yet.
 struct Left {
-    part: Part,
+    part: Work,
     /// What it is recorded under, since the first try.
     number: Option<Number>,
     /// How often it was tried in vain.
@@ -239,7 +239,7 @@ struct Left {
 }
 
 impl Left {
-    fn new(part: Part) -> Self {
+    fn new(part: Work) -> Self {
         Self { part, number: None, failures: 0, failing_since: None, was_put_off: false }
     }
 
@@ -266,15 +266,15 @@ impl Left {
 }
 
 /// How far a batch is that commits in parts.
-struct Progress {
+struct CommitProgress {
     record: Record,
     /// By the parts that are committed.
-    spent: Spent,
+    used: Usage,
 }
 
-impl Progress {
+impl CommitProgress {
     fn new(flight: &Flight) -> Self {
-        Self { record: Record::new(flight.place.number), spent: Spent::default() }
+        Self { record: Record::new(flight.slot.number), used: Usage::default() }
     }
 }
 

@@ -58,14 +58,14 @@ const FUNCTION_BYTES: usize = 48;
 
 /// What the guests of all tenants share: engines, their clock, and turns. Cheap to clone.
 #[derive(Clone)]
-pub struct Sandboxes(Arc<Shared>);
+pub struct Sandboxes(Arc<EngineInner>);
 
-struct Shared {
+struct EngineInner {
     /// Nearly always one: code that counts fuel, or has another stack, needs another engine.
     engines: BTreeMap<Code, Engine>,
     calls: Turns,
     compilers: Compilers,
-    compiled: Mutex<HashMap<(Code, Digest), Arc<Place>>>,
+    compiled: Mutex<HashMap<(Code, Digest), Arc<CachedComponent>>>,
     code_room: Arc<CodeRoom>,
     cache: Option<Cache>,
 }
@@ -78,7 +78,7 @@ struct Code {
 }
 
 /// Where a component is found while it is in force: tenants with the same rules share it.
-type Place = Mutex<Weak<Compiled>>;
+type CachedComponent = Mutex<Weak<Compiled>>;
 
 /// A component that can run, and the room that its native code takes.
 pub(super) struct Compiled {
@@ -123,7 +123,7 @@ impl Sandboxes {
         start_clock(engines.values().map(Engine::weak).collect())?;
         let compilers = Compilers::new(u32::try_from(processors).unwrap_or(u32::MAX));
         let (calls, compiled, code_room) = (Turns::new(calls), Mutex::default(), Arc::new(code_room));
-        Ok(Self(Arc::new(Shared { engines, calls, compilers, compiled, code_room, cache })))
+        Ok(Self(Arc::new(EngineInner { engines, calls, compilers, compiled, code_room, cache })))
     }
 
     /// The one for the guest of this tenant.
@@ -154,7 +154,7 @@ impl Sandboxes {
         self.0.calls.take()
     }
 
-    fn place_of(&self, code: Code, digest: Digest) -> Arc<Place> {
+    fn place_of(&self, code: Code, digest: Digest) -> Arc<CachedComponent> {
         let mut compiled = self.0.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         // What is nobody's any more, and is not being compiled.
         compiled.retain(|_, place| {
@@ -261,7 +261,7 @@ impl Sandbox {
 
     /// Takes the code from the cache, or compiles in a child process.
     fn compile(&self, source: Source<'_>) -> Result<Compiled, LoadError> {
-        let Shared { compilers, code_room, cache, .. } = &*self.sandboxes.0;
+        let EngineInner { compilers, code_room, cache, .. } = &*self.sandboxes.0;
         let (digest, limits) = (source.digest, &self.limits);
         if let Some(cache) = cache
             && let Some(compiled) = compilers.in_turn(|| self.cached(cache, source))?

@@ -12,10 +12,10 @@ use super::engine::{Compiled, Sandboxes, TICK};
 use super::limits::{Meter, OutOfMemory, TooManyElements};
 use super::load::{check_exports, check_imports, describe};
 use super::output::{Output, PrintLog};
-use super::powers::{self, Lent};
+use super::powers::{self, HostState};
 use super::{Limits, LoadError, wasi};
-use crate::batch::{Claim, Digest, EntryId, Readable, Verdict, Violation};
-use crate::capabilities::{Lost, Powers};
+use crate::batch::{UncheckedEvent, Digest, EntryId, Readable, Verdict, Violation};
+use crate::capabilities::{Lost, HostContext};
 use crate::config::Grants;
 use crate::judge::{Fault, Rules};
 use crate::screen::Bounds;
@@ -57,7 +57,7 @@ pub(super) struct State {
     meter: Meter,
     now_ms: u64,
     settings: Arc<BTreeMap<String, String>>,
-    pub(super) lent: Lent,
+    pub(super) lent: HostState,
 }
 
 impl State {
@@ -136,7 +136,7 @@ impl Guest {
             meter: Meter::new(self.limits),
             now_ms: first.milliseconds,
             settings: Arc::clone(&self.settings),
-            lent: Lent::default(),
+            lent: HostState::default(),
         };
         let mut store = Store::new(self.component.engine(), state);
         store.limiter(|state| &mut state.meter);
@@ -168,8 +168,8 @@ impl Guest {
         batch: &[Readable<'_>],
         output: &Output,
         time: Duration,
-        lent: Lent,
-    ) -> (wasmtime::Result<Vec<wit::Verdict>>, Lent) {
+        lent: HostState,
+    ) -> (wasmtime::Result<Vec<wit::Verdict>>, HostState) {
         let mut store = match self.store(first, output, time) {
             Ok(store) => store,
             Err(error) => return (Err(error), lent),
@@ -196,19 +196,19 @@ impl Guest {
         batch: &[Readable<'_>],
         output: &Output,
         time: Duration,
-        powers: &mut Powers,
+        powers: &mut HostContext,
     ) -> Result<wasmtime::Result<Vec<wit::Verdict>>, Lost> {
         if !self.has_powers {
-            return Ok(self.call(first, batch, output, time, Lent::default()).0);
+            return Ok(self.call(first, batch, output, time, HostState::default()).0);
         }
         let mut transaction = powers.transaction.take();
         let begun = transaction.as_mut().map_or(Ok(()), |transaction| transaction.begin_call());
-        let powers_of_call = Powers { transaction, lag: powers.lag, ..Powers::default() };
+        let powers_of_call = HostContext { transaction, lag: powers.lag, ..HostContext::default() };
         if let Err(lost) = begun {
             powers.transaction = powers_of_call.transaction;
             return Err(lost);
         }
-        let lent = Lent::new(&self.grants, batch, powers_of_call, powers.spent.and(&powers.effects));
+        let lent = HostState::new(&self.grants, batch, powers_of_call, powers.used.and(&powers.effects));
         let (verdicts, lent) = self.call(first, batch, output, time, lent);
         powers.transaction = lent.powers.transaction;
         match (&verdicts, &mut powers.transaction) {
@@ -278,7 +278,7 @@ impl Rules for Guest {
         &self,
         batch: &[Readable<'_>],
         time: Duration,
-        powers: &mut Powers,
+        powers: &mut HostContext,
     ) -> Result<Vec<Verdict>, Fault> {
         let Some(first) = batch.first() else { return Ok(Vec::new()) };
         let output = Output::new(self.limits.log_bytes);
@@ -296,7 +296,7 @@ impl From<wit::Verdict> for Verdict {
     fn from(verdict: wit::Verdict) -> Self {
         match verdict {
             wit::Verdict::Accept(event) => Self::Accept(event.into()),
-            wit::Verdict::Expand(events) => Self::Expand(events.into_iter().map(Claim::from).collect()),
+            wit::Verdict::Expand(events) => Self::Expand(events.into_iter().map(UncheckedEvent::from).collect()),
             wit::Verdict::Reject(violations) => {
                 Self::Reject(violations.into_iter().map(Violation::from).collect())
             }
@@ -305,7 +305,7 @@ impl From<wit::Verdict> for Verdict {
     }
 }
 
-impl From<wit::Event> for Claim {
+impl From<wit::Event> for UncheckedEvent {
     fn from(event: wit::Event) -> Self {
         Self {
             event_id: event.event_id,

@@ -110,7 +110,7 @@ pub enum LoadError {
          wasi:config/store: build it without the rest, or without the library that asks for it"
     )]
     Imports(String),
-    /// Powers that the operator has not granted.
+    /// HostContext that the operator has not granted.
     #[error("imports that are not granted: {0}")]
     NotGranted(String),
     /// It does not offer what the service calls.

@@ -15,8 +15,8 @@ use super::guest::State;
 use super::guest::bindings::sluicegate::guest::{metrics, store, stream, types};
 use crate::batch::{EntryId, Readable};
 use crate::capabilities::{
-    LABEL_MAX_BYTES, LABELS_MAX, Outcome, PUBLICATIONS_MAX, PUBLICATIONS_MAX_BYTES, Powers, Publication,
-    Refusal, SAMPLES_MAX, Sample, Series, Spent, Transaction, Value,
+    LABEL_MAX_BYTES, LABELS_MAX, Outcome, PUBLICATIONS_MAX, PUBLICATIONS_MAX_BYTES, HostContext, Publication,
+    Refusal, SAMPLES_MAX, Sample, Series, Usage, Transaction, Value,
 };
 use crate::config::Grants;
 
@@ -81,18 +81,18 @@ pub(super) fn link(linker: &mut Linker<State>, grants: &Grants) -> wasmtime::Res
 
 /// What one call has of it.
 #[derive(Default)]
-pub(super) struct Lent {
-    pub(super) powers: Powers,
+pub(super) struct HostState {
+    pub(super) powers: HostContext,
     grants: Arc<Grants>,
     /// How often each entry of the batch was delivered.
     deliveries: BTreeMap<EntryId, u64>,
     /// What the batch has left for its commit so far, in this call and in those before it.
-    left: Spent,
+    left: Usage,
 }
 
-impl Lent {
+impl HostState {
     /// For a call after which the batch does what these earlier calls have left, too.
-    pub(super) fn new(grants: &Arc<Grants>, batch: &[Readable<'_>], powers: Powers, earlier: Spent) -> Self {
+    pub(super) fn new(grants: &Arc<Grants>, batch: &[Readable<'_>], powers: HostContext, earlier: Usage) -> Self {
         let deliveries = match grants.stream {
             true => batch.iter().map(|entry| (entry.id, entry.deliveries)).collect(),
             false => BTreeMap::new(),
@@ -101,9 +101,9 @@ impl Lent {
     }
 }
 
-impl types::Host for Lent {}
+impl types::Host for HostState {}
 
-impl stream::Host for Lent {
+impl stream::Host for HostState {
     fn lag(&mut self) -> wasmtime::Result<Option<u64>> {
         Ok(self.powers.lag.filter(|_| self.grants.stream))
     }
@@ -142,7 +142,7 @@ impl stream::Host for Lent {
     }
 }
 
-impl Lent {
+impl HostState {
     fn run<T>(
         &mut self,
         run: impl FnOnce(&mut dyn Transaction) -> Outcome<T>,
@@ -155,7 +155,7 @@ impl Lent {
     }
 }
 
-impl store::Host for Lent {
+impl store::Host for HostState {
     fn query(
         &mut self,
         statement: String,
@@ -177,7 +177,7 @@ impl store::Host for Lent {
     }
 }
 
-impl metrics::Host for Lent {
+impl metrics::Host for HostState {
     fn add(&mut self, name: String, labels: Vec<(String, String)>, count: u64) -> wasmtime::Result<()> {
         self.sample(name, labels, Sample::Add(count));
         Ok(())
@@ -196,7 +196,7 @@ fn is_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-impl Lent {
+impl HostState {
     /// What is beyond the limits is dropped and counted.
     fn sample(&mut self, name: String, mut labels: Vec<(String, String)>, sample: Sample) {
         let is_fine = is_name(&name)

@@ -58,9 +58,9 @@ fn any_time() -> impl Strategy<Value = i64> {
     ]
 }
 
-fn any_claim() -> impl Strategy<Value = Claim> {
+fn any_event() -> impl Strategy<Value = UncheckedEvent> {
     (any_id(), any_time(), any_text(), any_text(), proptest::option::of(any_json())).prop_map(
-        |(event_id, time, event_type, user_id, properties)| Claim {
+        |(event_id, time, event_type, user_id, properties)| UncheckedEvent {
             event_id,
             time,
             event_type,
@@ -77,9 +77,9 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
         message,
     });
     prop_oneof![
-        4 => any_claim().prop_map(Verdict::Accept),
-        2 => vec(any_claim(), 0..4).prop_map(Verdict::Expand),
-        1 => (any_claim(), 990..1_010_usize).prop_map(|(claim, n)| Verdict::Expand(vec![claim; n])),
+        4 => any_event().prop_map(Verdict::Accept),
+        2 => vec(any_event(), 0..4).prop_map(Verdict::Expand),
+        1 => (any_event(), 990..1_010_usize).prop_map(|(event, n)| Verdict::Expand(vec![event; n])),
         2 => vec(violation, 0..4).prop_map(Verdict::Reject),
         1 => any_text().prop_map(Verdict::Discard),
     ]
@@ -149,7 +149,7 @@ proptest! {
 
 #[test]
 fn the_limits_are_exact() {
-    let claim = Claim {
+    let event = UncheckedEvent {
         event_id: Uuid::nil().to_string(),
         time: TIME_MIN_MICROS,
         event_type: String::new(),
@@ -157,22 +157,22 @@ fn the_limits_are_exact() {
         properties: None,
     };
     let (bounds, now) = (bounds(), Utc::now());
-    let passes = |claim: &Claim, bounds| {
-        matches!(screen(Verdict::Accept(claim.clone()), &bounds, now), Fate::Store(_))
+    let passes = |event: &UncheckedEvent, bounds| {
+        matches!(screen(Verdict::Accept(event.clone()), &bounds, now), Fate::Store(_))
     };
-    let is_stored = |claim: &Claim| passes(claim, bounds);
-    assert!(is_stored(&claim));
-    assert!(is_stored(&Claim { time: TIME_MAX_MICROS, ..claim.clone() }));
-    assert!(!is_stored(&Claim { time: TIME_MIN_MICROS - 1, ..claim.clone() }));
-    assert!(!is_stored(&Claim { time: TIME_MAX_MICROS + 1, ..claim.clone() }));
+    let is_stored = |event: &UncheckedEvent| passes(event, bounds);
+    assert!(is_stored(&event));
+    assert!(is_stored(&UncheckedEvent { time: TIME_MAX_MICROS, ..event.clone() }));
+    assert!(!is_stored(&UncheckedEvent { time: TIME_MIN_MICROS - 1, ..event.clone() }));
+    assert!(!is_stored(&UncheckedEvent { time: TIME_MAX_MICROS + 1, ..event.clone() }));
     let deep = |n: usize| Some(format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n)));
-    assert!(is_stored(&Claim { properties: deep(126), ..claim.clone() }), "127 levels");
-    assert!(!is_stored(&Claim { properties: deep(127), ..claim.clone() }), "128 levels");
-    let nth = |i: u128| Claim { event_id: Uuid::from_u128(i).to_string(), ..claim.clone() };
+    assert!(is_stored(&UncheckedEvent { properties: deep(126), ..event.clone() }), "127 levels");
+    assert!(!is_stored(&UncheckedEvent { properties: deep(127), ..event.clone() }), "128 levels");
+    let nth = |i: u128| UncheckedEvent { event_id: Uuid::from_u128(i).to_string(), ..event.clone() };
     let expanded =
         |n: u128| matches!(screen(Verdict::Expand((0..n).map(nth).collect()), &bounds, now), Fate::Store(_));
     assert_eq!([0, 1, 1_000, 1_001].map(expanded), [false, true, true, false]);
-    let other = Claim { user_id: "another".to_owned(), ..nth(3) };
+    let other = UncheckedEvent { user_id: "another".to_owned(), ..nth(3) };
     let Fate::DeadLetter(Reason::BadVerdict, violations) =
         screen(Verdict::Expand(vec![nth(3), nth(4), other]), &bounds, now)
     else {
@@ -183,12 +183,12 @@ fn the_limits_are_exact() {
     let bounds = Bounds { string_bytes: 10, json_depth: 3, ..bounds };
     let with = |event_type: &str, properties: &str| {
         let properties = Some(properties.to_owned());
-        passes(&Claim { event_type: event_type.to_owned(), properties, ..claim.clone() }, bounds)
+        passes(&UncheckedEvent { event_type: event_type.to_owned(), properties, ..event.clone() }, bounds)
     };
     assert!(with("1234567890", "{\"a\":[[]]}"), "at both limits");
     assert!(!with("12345678901", "{}") && !with("", "{\"a\":12345}"), "a byte more");
     let bounds = Bounds { string_bytes: 100, ..bounds };
-    let deeper = Claim { properties: deep(3), ..claim.clone() };
+    let deeper = UncheckedEvent { properties: deep(3), ..event.clone() };
     assert!(!passes(&deeper, bounds), "a level more");
 }
 #[test]
@@ -196,7 +196,7 @@ fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
     const DAY_MICROS: i64 = 86_400_000_000;
     let now = Utc::now();
     let bounds = Bounds { age_max_days: 10, ahead_max_days: 2, ..Limits::default().bounds };
-    let claim = |micros: i64| Claim {
+    let event = |micros: i64| UncheckedEvent {
         event_id: Uuid::nil().to_string(),
         time: now.timestamp_micros() + micros,
         event_type: String::new(),
@@ -211,13 +211,13 @@ fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
     };
     // To the microsecond; the clock has nanoseconds.
     for micros in [-10 * DAY_MICROS + 1, 0, 2 * DAY_MICROS] {
-        assert_eq!(code(Verdict::Accept(claim(micros)), &bounds), "", "{micros}");
+        assert_eq!(code(Verdict::Accept(event(micros)), &bounds), "", "{micros}");
     }
     for micros in [-10 * DAY_MICROS - 1, 2 * DAY_MICROS + 1] {
-        assert_eq!(code(Verdict::Accept(claim(micros)), &bounds), "time_out_of_window", "{micros}");
+        assert_eq!(code(Verdict::Accept(event(micros)), &bounds), "time_out_of_window", "{micros}");
     }
     let message = |micros: i64| match screen(
-        Verdict::Accept(Claim { time: micros, ..claim(0) }),
+        Verdict::Accept(UncheckedEvent { time: micros, ..event(0) }),
         &Limits::default().bounds,
         now,
     ) {
@@ -229,7 +229,7 @@ fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
     assert!(message(micros / 1_000_000).contains("looks like seconds"));
     assert!(message(micros * 1_000).contains("looks like nanoseconds"));
     assert!(!message(micros * 3).contains("looks like"));
-    let weeks = |count: i64| Verdict::Expand((0..count).map(|i| claim(-i * 7 * DAY_MICROS)).collect());
+    let weeks = |count: i64| Verdict::Expand((0..count).map(|i| event(-i * 7 * DAY_MICROS)).collect());
     let bounds = Limits::default().bounds;
     assert_eq!(code(weeks(64), &bounds), "");
     assert_eq!(code(weeks(65), &bounds), "expansion_weeks");

@@ -43,7 +43,7 @@ pub use error::{Error, Remedy};
 pub use in_force::RulesInForce;
 pub use outbox::Due;
 pub use record::{Leftover, Number, Record, Records};
-pub use replay::{Judge, Part, Replay};
+pub use replay::{Judge, ReplayPage, Replay};
 pub use session::{Session, Statements};
 pub use write::{Begun, Others, Writer};
 
@@ -131,10 +131,10 @@ impl Committed {
 
 /// The database, which all tenants share. Cheap to clone; connects to nothing by itself.
 #[derive(Clone)]
-pub struct Database(Arc<Shared>);
+pub struct Database(Arc<DatabaseInner>);
 
 /// What a [`Database`] is made of.
-pub struct Shared {
+pub struct DatabaseInner {
     url: UrlSource,
     /// Of the URL that was read last.
     options: Mutex<PgConnectOptions>,
@@ -151,9 +151,9 @@ pub struct Shared {
 }
 
 impl Deref for Database {
-    type Target = Shared;
+    type Target = DatabaseInner;
 
-    fn deref(&self) -> &Shared {
+    fn deref(&self) -> &DatabaseInner {
         &self.0
     }
 }
@@ -165,7 +165,7 @@ impl Database {
         let options = options(&url.read()?)?;
         let connections = config.connections_for_writing();
         let database = options.get_database().unwrap_or(options.get_username());
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(DatabaseInner {
             address: format!("{}:{}/{database}", options.get_host(), options.get_port()),
             url,
             options: Mutex::new(options),

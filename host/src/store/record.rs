@@ -50,7 +50,7 @@ impl Record {
     ) -> Result<Option<Arc<Vec<Publication>>>, Error> {
         let marks: HashSet<Mark> = entries.iter().map(Mark::of).collect();
         for (number, row) in rows {
-            for Part { marks: decided, publications } in decode(&row)? {
+            for CommitPart { marks: decided, publications } in decode(&row)? {
                 let decided: HashSet<Mark> = decided.into_iter().collect();
                 if marks.is_subset(&decided) {
                     let is_new = self.given.insert(number);
@@ -113,12 +113,12 @@ impl Drop for Held {
 
 /// What one transaction has decided, and what its rules have published, which is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Part {
+struct CommitPart {
     marks: Vec<Mark>,
     publications: Arc<Vec<Publication>>,
 }
 
-impl Part {
+impl CommitPart {
     fn of(batch: &[Judged], publications: Arc<Vec<Publication>>) -> Self {
         Self { marks: batch.iter().map(|judged| Mark::of(&judged.entry)).collect(), publications }
     }
@@ -140,7 +140,7 @@ impl Recorded {
         slot: i32,
         number: &Number,
     ) -> Result<Self, Error> {
-        let part = Part::of(batch, Arc::clone(publications));
+        let part = CommitPart::of(batch, Arc::clone(publications));
         let ids = || batch.iter().map(|judged| judged.entry.id);
         Ok(Self { slot, number: number.get(), ends: ends(ids), entries: encode([&part].into_iter())? })
     }
@@ -178,8 +178,8 @@ struct Step(u64, u64, [u8; 4]);
 #[derive(Serialize, Deserialize)]
 struct EncodedPart<'a>(Vec<Step>, Cow<'a, [Publication]>);
 
-fn encode<'a>(parts: impl Iterator<Item = &'a Part>) -> Result<Vec<u8>, Error> {
-    let encoded = |part: &'a Part| {
+fn encode<'a>(parts: impl Iterator<Item = &'a CommitPart>) -> Result<Vec<u8>, Error> {
+    let encoded = |part: &'a CommitPart| {
         let mut last = 0;
         let step = |Mark { id, checksum }: &Mark| {
             let step = id.milliseconds.wrapping_sub(last);
@@ -192,7 +192,7 @@ fn encode<'a>(parts: impl Iterator<Item = &'a Part>) -> Result<Vec<u8>, Error> {
     postcard::to_stdvec(&parts).map_err(Error::Record)
 }
 
-fn decode(bytes: &[u8]) -> Result<Vec<Part>, Error> {
+fn decode(bytes: &[u8]) -> Result<Vec<CommitPart>, Error> {
     let parts: Vec<EncodedPart<'_>> = postcard::from_bytes(bytes).map_err(Error::Record)?;
     let decoded = |EncodedPart(steps, publications): EncodedPart<'_>| {
         let mut milliseconds = 0_u64;
@@ -200,7 +200,7 @@ fn decode(bytes: &[u8]) -> Result<Vec<Part>, Error> {
             milliseconds = milliseconds.wrapping_add(step);
             Mark { id: EntryId { milliseconds, sequence }, checksum: u32::from_le_bytes(checksum) }
         };
-        Part {
+        CommitPart {
             marks: steps.into_iter().map(mark).collect(),
             publications: Arc::new(publications.into_owned()),
         }
@@ -326,7 +326,7 @@ async fn known(
     let mut known = Known::default();
     for row in rows {
         let (run, transaction) = (row.try_get("run")?, row.try_get("number")?);
-        for (number, Part { marks, publications }) in decode(row.try_get("entries")?)?.into_iter().enumerate()
+        for (number, CommitPart { marks, publications }) in decode(row.try_get("entries")?)?.into_iter().enumerate()
         {
             let key = (run, transaction, number);
             known.marks.extend(marks.into_iter().map(|Mark { id, checksum }| (id, (checksum, key))));
@@ -465,9 +465,9 @@ mod tests {
         fn what_is_written_is_read_back(parts: Vec<(Vec<(u64, u64, u32)>, String)>) {
             let mark = |(milliseconds, sequence, checksum)| Mark { id: EntryId { milliseconds, sequence }, checksum };
             let publication = |stream| Publication { stream, fields: vec![("a".into(), "b".into())] };
-            let parts: Vec<Part> = parts
+            let parts: Vec<CommitPart> = parts
                 .into_iter()
-                .map(|(marks, stream)| Part {
+                .map(|(marks, stream)| CommitPart {
                     marks: marks.into_iter().map(mark).collect(),
                     publications: Arc::new(vec![publication(stream)]),
                 })
@@ -494,7 +494,7 @@ mod tests {
             id: EntryId { milliseconds: 1_768_689_000_123 + i / 3, sequence: i % 3 },
             checksum: 7,
         };
-        let part = Part { marks: (0..100).map(mark).collect(), publications: Arc::default() };
+        let part = CommitPart { marks: (0..100).map(mark).collect(), publications: Arc::default() };
         let bytes = encode([&part].into_iter()).expect("plain data");
         assert_eq!(bytes.len(), 3 + 100 * 6 + 5, "six bytes an entry");
     }

@@ -16,15 +16,15 @@ use super::session::{self, Session};
 use super::write::{Keys, Others, Rows, look_at_others, take_new};
 use super::{Error, Remedy, Store, outbox, patient};
 use crate::batch::{Digest, Entry, Fate, Judged, Reason};
-use crate::capabilities::{Lost, Powers, Publication};
+use crate::capabilities::{Lost, HostContext, Publication};
 use crate::failpoint::failpoint;
 
 /// Judges entries by the rules to replay with. May block.
-pub type Judge<'a> = &'a (dyn Fn(Vec<Entry>, &mut Powers) -> Result<Vec<Judged>, Lost> + Sync);
+pub type Judge<'a> = &'a (dyn Fn(Vec<Entry>, &mut HostContext) -> Result<Vec<Judged>, Lost> + Sync);
 
 /// A part of a replay: what is done in one transaction.
 #[derive(Clone, Copy)]
-pub struct Part<'a> {
+pub struct ReplayPage<'a> {
     /// Where the rows go to.
     pub store: &'a Store,
     /// Of what.
@@ -74,12 +74,12 @@ impl Archive {
     ///
     /// `None`, with nothing done, when these letters are to be taken one by one: PostgreSQL refuses a
     /// row, or the rules did something for a letter that stays one. Never for a single letter.
-    pub async fn replay(&self, part: Part<'_>) -> Result<Option<Replay>, Error> {
+    pub async fn replay(&self, part: ReplayPage<'_>) -> Result<Option<Replay>, Error> {
         let replayed = self.try_replay(part).await;
         replayed.map_err(|error| self.database.failed(error))
     }
 
-    async fn try_replay(&self, part: Part<'_>) -> Result<Option<Replay>, Error> {
+    async fn try_replay(&self, part: ReplayPage<'_>) -> Result<Option<Replay>, Error> {
         let loan = self.database.borrow(Purpose::Guest).await?;
         let mut session = Session::begin(loan, part.store, part.pause).await?;
         let mut next = part.scope.next(part.after, part.limit, part.trial);
@@ -157,9 +157,9 @@ async fn ask(
 ) -> Result<(Session, Answer), Error> {
     session.begin_all().await?;
     // Nobody has looked at the lag, and there is no stream to have one.
-    let mut powers = Powers { transaction: Some(Box::new(session)), ..Powers::default() };
+    let mut powers = HostContext { transaction: Some(Box::new(session)), ..HostContext::default() };
     let judged = judge(entries, &mut powers);
-    let Powers { transaction, effects, .. } = powers;
+    let HostContext { transaction, effects, .. } = powers;
     let session = transaction.and_then(|session| (session as Box<dyn Any>).downcast::<Session>().ok());
     let mut session = session.ok_or(Error::SessionLost)?;
     let judged = judged.map_err(|Lost| session.take_lost().unwrap_or(Error::SessionLost))?;

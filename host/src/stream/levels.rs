@@ -4,7 +4,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Value};
 
 use super::reply::Attributes;
-use super::server::Shared;
+use super::server::SharedConnection;
 use super::{Error, PATIENCE, Stream, script};
 use crate::batch::EntryId;
 
@@ -49,7 +49,7 @@ impl Gauge {
         }
     }
 
-    async fn ask(&mut self, mut shared: Shared) -> Result<Levels, Error> {
+    async fn ask(&mut self, mut shared: SharedConnection) -> Result<Levels, Error> {
         match self.try_levels(&mut shared.connection).await {
             Ok(levels) => Ok(levels),
             Err(error) => Err(self.stream.redis.failed(&shared, error).await),

@@ -24,20 +24,20 @@ const CONNECTING: &str = "connecting";
 
 /// The server. Cheap to clone; connects to nothing by itself.
 #[derive(Clone)]
-pub struct Redis(Arc<Server>);
+pub struct Redis(Arc<RedisInner>);
 
-struct Server {
+struct RedisInner {
     url: UrlSource,
     tls: Option<TlsCertificates>,
     silence: Duration,
     /// Of the URL that was read last.
     client: std::sync::Mutex<redis::Client>,
-    shared: Mutex<Option<Shared>>,
+    shared: Mutex<Option<SharedConnection>>,
 }
 
 /// The shared connection, as somebody has it for a moment.
 #[derive(Clone)]
-pub(super) struct Shared {
+pub(super) struct SharedConnection {
     pub(super) connection: MultiplexedConnection,
     /// Whether it was made before: it may have broken since it was used last.
     pub(super) was_there: bool,
@@ -51,12 +51,12 @@ impl Redis {
         let (url, tls) = (config.redis_url(), tls(config)?);
         let silence = Duration::from_millis(config.redis_silence_ms);
         let client = std::sync::Mutex::new(client(&url.read()?, tls.as_ref(), silence)?);
-        Ok(Self(Arc::new(Server { url, tls, silence, client, shared: Mutex::new(None) })))
+        Ok(Self(Arc::new(RedisInner { url, tls, silence, client, shared: Mutex::new(None) })))
     }
 
     /// Of the URL as it is now, if it can have changed. A file that is being written is read the next time.
     fn client(&self) -> redis::Client {
-        let Server { url, tls, silence, client: last, .. } = &*self.0;
+        let RedisInner { url, tls, silence, client: last, .. } = &*self.0;
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         if url.is_file() {
             match url.read().map_err(Error::from).and_then(|url| client(&url, tls.as_ref(), *silence)) {
@@ -94,18 +94,18 @@ impl Redis {
         connected.map_err(|source| self.error(CONNECTING, source))
     }
 
-    pub(super) async fn shared(&self) -> Result<Shared, Error> {
+    pub(super) async fn shared(&self) -> Result<SharedConnection, Error> {
         let mut slot = self.0.shared.lock().await;
         if let Some(shared) = &*slot {
-            return Ok(Shared { was_there: true, ..shared.clone() });
+            return Ok(SharedConnection { was_there: true, ..shared.clone() });
         }
         let connection = self.connect(PATIENCE).await?;
-        Ok(slot.insert(Shared { connection, was_there: false, mark: Arc::new(()) }).clone())
+        Ok(slot.insert(SharedConnection { connection, was_there: false, mark: Arc::new(()) }).clone())
     }
 
     /// After an error: the next to ask gets a new one, unless it was the
     /// command that was wrong, or somebody has made a new one already.
-    pub(super) async fn failed(&self, shared: &Shared, error: Error) -> Error {
+    pub(super) async fn failed(&self, shared: &SharedConnection, error: Error) -> Error {
         if !error.is_of_command() {
             self.0.shared.lock().await.take_if(|other| Arc::ptr_eq(&other.mark, &shared.mark));
         }

@@ -1,6 +1,6 @@
-//! What a guest claims is checked, value by value: what cannot be stored costs its own entry.
+//! What a guest returns is checked, value by value: what cannot be stored costs its own entry.
 //!
-//! The guest returns the verdict that the entry's field `verdict` names: see `tests/guests/claims`.
+//! The guest returns the verdict that the entry's field `verdict` names: see `tests/guests/scripted`.
 
 use serde_json::Value;
 use sluicegate::demo::servers::{Options, Postgres};
@@ -21,8 +21,8 @@ pub(crate) fn verdict(name: &str, more: &[(&str, &str)]) -> Fields {
 }
 
 /// With time enough for whatever ends by itself, on a busy machine too.
-pub(crate) fn claiming(scene: &Scene) -> Launch {
-    let launch = scene.service().set("GUEST", guests::claims().display()).set("GUEST_TIME_LIMIT_MS", 20_000);
+pub(crate) fn scripted(scene: &Scene) -> Launch {
+    let launch = scene.service().set("GUEST", guests::scripted().display()).set("GUEST_TIME_LIMIT_MS", 20_000);
     launch.set("EVENT_AGE_MAX_DAYS", 800_000).set("EVENT_AHEAD_MAX_DAYS", 3_000_000)
 }
 
@@ -54,7 +54,7 @@ fn values_that_postgres_cannot_hold_cost_their_own_entry() {
         ("properties", &deep, "invalid_properties"),
     ];
     let bad: Vec<Fields> = cases.iter().map(|(name, value, _)| verdict("accept", &[(name, value)])).collect();
-    let (letters, _) = letters_of(&scene, claiming(&scene), &bad);
+    let (letters, _) = letters_of(&scene, scripted(&scene), &bad);
     for (letter, (name, value, code)) in letters.iter().zip(cases) {
         let value: String = value.chars().take(40).collect();
         assert_eq!(
@@ -78,7 +78,7 @@ fn verdicts_of_a_wrong_size_cost_their_own_entry() {
         verdict("reject", &[("count", "100000")]),
         verdict("reject", &[("message", &"long \0 ü ".repeat(100_000))]),
     ];
-    let (letters, _) = letters_of(&scene, claiming(&scene), &bad);
+    let (letters, _) = letters_of(&scene, scripted(&scene), &bad);
     let found: Vec<(&str, &str)> =
         letters.iter().map(|letter| (letter.reason.as_str(), letter.codes()[0])).collect();
     let wanted = [
@@ -111,7 +111,7 @@ fn an_entry_may_become_several_rows_or_none() {
         // One row of two is new.
         verdict("expand", &[("count", "2"), ("event_id", &at(999))]),
     ]);
-    let service = claiming(&scene).start();
+    let service = scripted(&scene).start();
     let rows = scene.until_stored(1_004);
     assert_eq!(rows.len(), 1_004);
     scene.stream.until_drained();
@@ -129,7 +129,7 @@ fn more_weeks_than_the_server_can_lock_cost_their_own_entry() {
     let week = 7 * 86_400_000_000_u64;
 
     // Nearly all locks that the server has are somebody's.
-    claiming(&scene).start().stop(); // there are tables now
+    scripted(&scene).start().stop(); // there are tables now
     let mut greedy = scene.database.connect();
     let mut run = |sql: &'static str| block_on(sqlx::raw_sql(sql).execute(&mut greedy)).unwrap();
     run("DO $$ BEGIN FOR i IN 1..1000000 LOOP PERFORM pg_advisory_lock(i); END LOOP;
@@ -137,7 +137,7 @@ fn more_weeks_than_the_server_can_lock_cost_their_own_entry() {
     run("SELECT pg_advisory_unlock(i) FROM generate_series(1, 150) AS i");
     let (letters, _) = letters_of(
         &scene,
-        claiming(&scene),
+        scripted(&scene),
         &[verdict("expand", &[("count", "64"), ("step", &week.to_string())])],
     );
     assert_eq!(reasons(&letters), ["refused"]);
@@ -147,7 +147,7 @@ fn more_weeks_than_the_server_can_lock_cost_their_own_entry() {
     let weeks: Vec<Fields> =
         (1..=200).map(|i| verdict("accept", &[("time", &(i * week).to_string())])).collect();
     scene.stream.add_all(&weeks);
-    let service = claiming(&scene).set("BATCH_SIZE", 1_000).set("COMMITS_IN_FLIGHT", 1).start();
+    let service = scripted(&scene).set("BATCH_SIZE", 1_000).set("COMMITS_IN_FLIGHT", 1).start();
     scene.stream.until_drained();
     let metrics = service.stop().metrics();
     assert_eq!(metrics.tally(), [200, 0, 0, 0, 0]);
@@ -162,7 +162,7 @@ fn large_values_pass() {
     scene
         .stream
         .add(&verdict("accept", &[("user_id", &text), ("event_type", &text), ("properties", &properties)]));
-    let service = claiming(&scene).start();
+    let service = scripted(&scene).start();
     let rows = scene.until_stored(1);
     assert_eq!((rows[0].user_id.len(), rows[0].event_type.len()), (1_000_000, 1_000_000));
     assert_eq!(rows[0].properties, Some(serde_json::from_str::<Value>(&properties).unwrap()));

@@ -3,7 +3,7 @@
 //! | `verdict` | what it is made of |
 //! |---|---|
 //! | `accept` | the fields `event_id`, `time` (microseconds), `event_type`, `user_id`, `properties` |
-//! | `expand` | so many claims as `count` says, their event IDs counted up from `event_id`, each `step` microseconds after the other |
+//! | `expand` | so many events as `count` says, their event IDs counted up from `event_id`, each `step` microseconds after the other |
 //! | `reject` | so many violations as `count` says, with the fields `path`, `code`, `message` |
 //! | `discard` | the field `reason` |
 //!
@@ -25,9 +25,9 @@ guest_rules::export!(Component);
 
 fn judge(entry: &Entry) -> Verdict {
     match field(entry, "verdict") {
-        Some("accept") => Verdict::Accept(claim(entry)),
+        Some("accept") => Verdict::Accept(event(entry)),
         Some("expand") => {
-            Verdict::Expand((0..number(entry, "count", 3)).map(|i| nth_claim(entry, i)).collect())
+            Verdict::Expand((0..number(entry, "count", 3)).map(|i| nth_event(entry, i)).collect())
         }
         Some("reject") => Verdict::Reject(vec![violation(entry); number(entry, "count", 1)]),
         Some("discard") => Verdict::Discard(text(entry, "reason", "unwanted")),
@@ -47,7 +47,7 @@ fn number<T: std::str::FromStr>(entry: &Entry, name: &str, default: T) -> T {
     field(entry, name).and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-fn claim(entry: &Entry) -> Event {
+fn event(entry: &Entry) -> Event {
     Event {
         event_id: text(entry, "event_id", "0c7b6b3e-5a0e-4b0f-9d6c-2f1f6a3c8e11"),
         time: number(entry, "time", 1_768_774_674_827_000),
@@ -57,13 +57,13 @@ fn claim(entry: &Entry) -> Event {
     }
 }
 
-/// The claim with `i` added to the last twelve digits of its event ID, and `i` steps to its time.
-fn nth_claim(entry: &Entry, i: u64) -> Event {
-    let claim = claim(entry);
-    let (start, end) = claim.event_id.split_at_checked(24).unwrap_or((&claim.event_id, ""));
+/// The event with `i` added to the last twelve digits of its event ID, and `i` steps to its time.
+fn nth_event(entry: &Entry, i: u64) -> Event {
+    let event = event(entry);
+    let (start, end) = event.event_id.split_at_checked(24).unwrap_or((&event.event_id, ""));
     let id = u64::from_str_radix(end, 16).unwrap_or(0).wrapping_add(i);
-    let time = claim.time.wrapping_add_unsigned(i.wrapping_mul(number(entry, "step", 0)));
-    Event { event_id: format!("{start}{id:012x}"), time, ..claim }
+    let time = event.time.wrapping_add_unsigned(i.wrapping_mul(number(entry, "step", 0)));
+    Event { event_id: format!("{start}{id:012x}"), time, ..event }
 }
 
 fn violation(entry: &Entry) -> Violation {
