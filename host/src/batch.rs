@@ -50,7 +50,7 @@ pub struct Entry {
 
 /// An entry whose fields are text, as a guest gets it.
 #[derive(Clone, Debug)]
-pub struct Readable<'a> {
+pub struct TextEntry<'a> {
     /// Its ID.
     pub id: EntryId,
     /// Field names and values in the order of the producer.
@@ -60,7 +60,7 @@ pub struct Readable<'a> {
     pub deliveries: u64,
 }
 
-impl Readable<'_> {
+impl TextEntry<'_> {
     /// The bytes of its fields.
     pub fn bytes(&self) -> usize {
         self.fields.iter().map(|(name, value)| name.len() + value.len()).sum()
@@ -185,7 +185,7 @@ impl Reason {
 
 /// The one way in which an entry ends (invariant 2).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Outcome {
     /// Its rows are stored, or are there already.
     Store(Vec1<Event>),
     /// It is kept with the reasons.
@@ -219,7 +219,7 @@ pub struct Judged {
     /// As it was delivered.
     pub entry: Entry,
     /// What is to be done.
-    pub fate: Fate,
+    pub outcome: Outcome,
     /// The version of the rules that decided.
     pub digest: Digest,
 }
@@ -227,9 +227,9 @@ pub struct Judged {
 impl Judged {
     /// The keys of its rows.
     pub fn keys(&self) -> impl Iterator<Item = (Uuid, DateTime<Utc>)> {
-        let events = match &self.fate {
-            Fate::Store(events) => events.as_slice(),
-            Fate::DeadLetter(..) | Fate::Discard(_) => &[],
+        let events = match &self.outcome {
+            Outcome::Store(events) => events.as_slice(),
+            Outcome::DeadLetter(..) | Outcome::Discard(_) => &[],
         };
         events.iter().map(Event::key)
     }

@@ -48,7 +48,7 @@ pub enum Value {
 
 /// Why a statement gave nothing. The transaction is as before, and goes on.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Refusal {
+pub enum StatementError {
     /// No grant for this name.
     NotGranted(String),
     /// Other parameters than were declared.
@@ -72,7 +72,7 @@ pub enum Refusal {
 pub struct Lost;
 
 /// What a statement gives, or why it gave nothing; or that there is no transaction any more.
-pub type Outcome<T> = Result<Result<T, Refusal>, Lost>;
+pub type StatementResult<T> = Result<Result<T, StatementError>, Lost>;
 
 /// The batch's own transaction, as far as its guest may use it. Blocks.
 pub trait Transaction: Any + Send {
@@ -80,10 +80,10 @@ pub trait Transaction: Any + Send {
     fn begin_call(&mut self) -> Result<(), Lost>;
 
     /// Runs a statement by its name and gives its rows, column by column.
-    fn query(&mut self, statement: &str, parameters: Vec<Value>) -> Outcome<Vec<Vec<Value>>>;
+    fn query(&mut self, statement: &str, parameters: Vec<Value>) -> StatementResult<Vec<Vec<Value>>>;
 
     /// Runs a statement by its name and gives how many rows it changed.
-    fn execute(&mut self, statement: &str, parameters: Vec<Value>) -> Outcome<u64>;
+    fn execute(&mut self, statement: &str, parameters: Vec<Value>) -> StatementResult<u64>;
 
     /// Takes back what was written since [`Transaction::begin_call`].
     fn undo_call(&mut self) -> Result<(), Lost>;

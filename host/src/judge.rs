@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 
-use crate::batch::{Breaches, Digest, Entry, Fate, Judged, Readable, Reason, Verdict, Violation};
+use crate::batch::{Breaches, Digest, Entry, Outcome, Judged, TextEntry, Reason, Verdict, Violation};
 use crate::capabilities::{Lost, HostContext};
-use crate::screen::{Bounds, cut, quoted, screen};
+use crate::screen::{OutputLimits, cut, quoted, screen};
 use crate::surplus;
 use crate::turns::Turn;
 
@@ -30,12 +30,12 @@ pub trait Rules: Send + Sync {
     fn time_limit(&self) -> Duration;
 
     /// What the verdicts may hold.
-    fn bounds(&self) -> Bounds;
+    fn bounds(&self) -> OutputLimits;
 
     /// One verdict for each entry, in the order of the batch. May block for so long, and hardly longer.
     fn process(
         &self,
-        batch: &[Readable<'_>],
+        batch: &[TextEntry<'_>],
         time: Duration,
         powers: &mut HostContext,
     ) -> Result<Vec<Verdict>, Fault>;
@@ -166,28 +166,28 @@ pub fn judge(
     entries: Vec<Entry>,
     powers: &mut HostContext,
 ) -> Result<Judgement, Lost> {
-    let mut readable = Vec::with_capacity(entries.len());
+    let mut text_entry = Vec::with_capacity(entries.len());
     // `None` for an entry that the rules are asked about.
-    let settled: Vec<Option<Fate>> = entries
+    let settled: Vec<Option<Outcome>> = entries
         .iter()
         .map(|entry| match read(entry, deliveries_max) {
             Ok(entry) => {
-                readable.push(entry);
+                text_entry.push(entry);
                 None
             }
-            Err(fate) => Some(fate),
+            Err(outcome) => Some(outcome),
         })
         .collect();
-    let mut asking = Asking::new(rules, readable.len(), powers);
-    asking.ask(&readable)?;
-    drop(readable);
+    let mut asking = Asking::new(rules, text_entry.len(), powers);
+    asking.ask(&text_entry)?;
+    drop(text_entry);
 
-    let Asking { fates, breaches, too_many_at_once, .. } = asking;
+    let Asking { outcomes, breaches, too_many_at_once, .. } = asking;
     let digest = rules.digest();
-    let mut fates = fates.into_iter();
-    let fates = settled.into_iter().map_while(|fate| fate.or_else(|| fates.next()));
+    let mut outcomes = outcomes.into_iter();
+    let outcomes = settled.into_iter().map_while(|outcome| outcome.or_else(|| outcomes.next()));
     let entries =
-        entries.into_iter().zip(fates).map(|(entry, fate)| Judged { entry, fate, digest }).collect();
+        entries.into_iter().zip(outcomes).map(|(entry, outcome)| Judged { entry, outcome, digest }).collect();
     Ok(Judgement { entries, breaches, too_many_at_once })
 }
 
@@ -195,7 +195,7 @@ pub fn judge(
 struct Asking<'a> {
     rules: &'a dyn Rules,
     powers: &'a mut HostContext,
-    bounds: Bounds,
+    bounds: OutputLimits,
     time_limit: Duration,
     /// The entries of the whole batch.
     entries: usize,
@@ -204,7 +204,7 @@ struct Asking<'a> {
     /// Whether a call gave no verdicts. One call alone is bounded by the sandbox; several must be summed here.
     was_split: bool,
     /// In the order of the batch.
-    fates: Vec<Fate>,
+    outcomes: Vec<Outcome>,
     /// The bytes of each fate beyond what its entry brought.
     surpluses: Vec<usize>,
     /// In sum.
@@ -225,7 +225,7 @@ impl<'a> Asking<'a> {
             entries,
             used: Duration::ZERO,
             was_split: false,
-            fates: Vec::with_capacity(entries),
+            outcomes: Vec::with_capacity(entries),
             surpluses: Vec::with_capacity(entries),
             surplus_bytes: 0,
             rows: 0,
@@ -236,7 +236,7 @@ impl<'a> Asking<'a> {
 
     /// Asks for a batch and, after a fault, for each half of it, until the entry
     /// at fault is alone: the others are judged as if it were not there.
-    fn ask(&mut self, batch: &[Readable<'_>]) -> Result<(), Lost> {
+    fn ask(&mut self, batch: &[TextEntry<'_>]) -> Result<(), Lost> {
         let [_, _, ..] = batch else { return batch.iter().try_for_each(|only| self.ask_alone(only)) };
         if self.used >= self.time_limit * PATIENCE {
             return batch.iter().try_for_each(|only| self.ask_alone(only));
@@ -260,7 +260,7 @@ impl<'a> Asking<'a> {
         Ok(())
     }
 
-    fn ask_alone(&mut self, only: &Readable<'_>) -> Result<(), Lost> {
+    fn ask_alone(&mut self, only: &TextEntry<'_>) -> Result<(), Lost> {
         if self.used >= self.time_limit * limits_max(u32::try_from(self.entries).unwrap_or(u32::MAX)) {
             let message =
                 "other entries of the batch had used up its time before this one was tried; replay it alone";
@@ -294,13 +294,13 @@ impl<'a> Asking<'a> {
             return self.time_limit;
         }
         let left = (self.time_limit * (2 * PATIENCE)).saturating_sub(self.used);
-        let entries = self.entries.saturating_sub(self.fates.len()).max(1);
+        let entries = self.entries.saturating_sub(self.outcomes.len()).max(1);
         let share = left / u32::try_from(entries).unwrap_or(u32::MAX);
         share.clamp(self.time_limit / SHARE_MIN, self.time_limit)
     }
 
     /// Asks once, and keeps the answer.
-    fn call(&mut self, batch: &[Readable<'_>], time: Duration) -> Result<(), Fault> {
+    fn call(&mut self, batch: &[TextEntry<'_>], time: Duration) -> Result<(), Fault> {
         let turn = self.rules.turn();
         // Who waits for others is not slow. But to look at an answer can take as long as to give it.
         let start = Instant::now();
@@ -314,26 +314,26 @@ impl<'a> Asking<'a> {
         kept
     }
 
-    fn keep(&mut self, batch: &[Readable<'_>], verdicts: Vec<Verdict>) {
+    fn keep(&mut self, batch: &[TextEntry<'_>], verdicts: Vec<Verdict>) {
         let (bounds, now) = (self.bounds, Utc::now());
         for (entry, verdict) in batch.iter().zip(verdicts) {
-            let fate = screen(verdict, &bounds, now);
-            if let Fate::DeadLetter(Reason::BadVerdict, _) = fate {
+            let outcome = screen(verdict, &bounds, now);
+            if let Outcome::DeadLetter(Reason::BadVerdict, _) = outcome {
                 self.breaches.count(Reason::BadVerdict);
             }
             let surplus = match self.was_split {
-                true => surplus::bytes(entry.bytes(), &fate),
+                true => surplus::bytes(entry.bytes(), &outcome),
                 false => 0,
             };
-            self.push(fate, surplus);
+            self.push(outcome, surplus);
         }
         self.shed();
     }
 
-    fn push(&mut self, fate: Fate, surplus: usize) {
-        self.rows += surplus::rows(&fate);
+    fn push(&mut self, outcome: Outcome, surplus: usize) {
+        self.rows += surplus::rows(&outcome);
         self.surplus_bytes = self.surplus_bytes.saturating_add(surplus);
-        self.fates.push(fate);
+        self.outcomes.push(outcome);
         self.surpluses.push(surplus);
     }
 
@@ -342,7 +342,7 @@ impl<'a> Asking<'a> {
     fn shed(&mut self) {
         if self.rows > self.bounds.rows {
             let limit = format!("{} rows (GUEST_ROWS)", self.bounds.rows);
-            let sizes = self.fates.iter().map(surplus::rows).collect();
+            let sizes = self.outcomes.iter().map(surplus::rows).collect();
             self.shed_by(sizes, self.rows - self.bounds.rows, &limit);
         }
         if self.surplus_bytes > self.bounds.output_bytes {
@@ -362,25 +362,25 @@ impl<'a> Asking<'a> {
             }
             excess = excess.saturating_sub(size);
             let message = format!("the batch became more than {limit}, and this entry the most of it");
-            if let (Some(fate), Some(surplus)) = (self.fates.get_mut(at), self.surpluses.get_mut(at)) {
-                self.rows -= surplus::rows(fate);
+            if let (Some(outcome), Some(surplus)) = (self.outcomes.get_mut(at), self.surpluses.get_mut(at)) {
+                self.rows -= surplus::rows(outcome);
                 self.surplus_bytes -= *surplus;
                 *surplus = 0;
-                *fate = dead_letter(Reason::TooMuchOutput, message);
+                *outcome = dead_letter(Reason::TooMuchOutput, message);
                 self.breaches.count(Reason::TooMuchOutput);
             }
         }
     }
 }
 
-fn dead_letter(reason: Reason, message: String) -> Fate {
+fn dead_letter(reason: Reason, message: String) -> Outcome {
     let violation =
         Violation { path: String::new(), code: reason.as_str().to_owned(), message: cut(message) };
-    Fate::DeadLetter(reason, vec![violation])
+    Outcome::DeadLetter(reason, vec![violation])
 }
 
 /// The entry as a guest can have it, or what becomes of it without being asked about.
-fn read(entry: &Entry, deliveries_max: u64) -> Result<Readable<'_>, Fate> {
+fn read(entry: &Entry, deliveries_max: u64) -> Result<TextEntry<'_>, Outcome> {
     let Some(fields) = &entry.fields else {
         let message = "the entry was deleted from the stream while it was pending; its content is lost";
         return Err(dead_letter(Reason::Deleted, message.to_owned()));
@@ -399,8 +399,8 @@ fn read(entry: &Entry, deliveries_max: u64) -> Result<Readable<'_>, Fate> {
         })
         .collect();
     match fields {
-        Ok(fields) => Ok(Readable { id: entry.id, fields, deliveries: entry.deliveries }),
-        Err(violation) => Err(Fate::DeadLetter(Reason::Undecodable, vec![violation])),
+        Ok(fields) => Ok(TextEntry { id: entry.id, fields, deliveries: entry.deliveries }),
+        Err(violation) => Err(Outcome::DeadLetter(Reason::Undecodable, vec![violation])),
     }
 }
 

@@ -5,7 +5,7 @@
 //! acknowledged: that bounds the memory, stops reading while the database is
 //! away, and tells when nothing is in flight.
 //!
-//! - `flight`: a batch on its way, and the slots for so many of them
+//! - `in_flight`: a batch on its way, and the slots for so many of them
 //! - `read`, `judge`, `write`, `acknowledge`: the stages
 //! - `chunks`: how fast a tenant may make new ones of its table
 //! - `failure`: what is done about what PostgreSQL did not take
@@ -14,7 +14,7 @@
 mod acknowledge;
 mod chunks;
 mod failure;
-mod flight;
+mod in_flight;
 mod judge;
 mod read;
 mod rejections;
@@ -36,7 +36,7 @@ use crate::retry::Backoff;
 use crate::store::{self, Store};
 use crate::stream::{self, Acknowledger, Attempts, Reader};
 use acknowledge::acknowledge;
-use flight::Slots;
+use in_flight::Slots;
 use judge::{Asking, judge_all};
 use read::Reading;
 use rejections::RejectionLog;

@@ -46,12 +46,12 @@ impl Backoff {
     }
 
     /// Whether this failure is worth a log line: the first is, and then one every 10 s.
-    pub(crate) fn is_news(&mut self) -> bool {
-        let is_news = self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY);
-        if is_news {
+    pub(crate) fn should_log(&mut self) -> bool {
+        let should_log = self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY);
+        if should_log {
             self.told = Some(Instant::now());
         }
-        is_news
+        should_log
     }
 
     /// Waits for the next delay.

@@ -12,7 +12,7 @@ use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use uuid::Uuid;
 
-use crate::batch::{UncheckedEvent, Event, Fate, Reason, Vec1, Verdict, Violation};
+use crate::batch::{UncheckedEvent, Event, Outcome, Reason, Vec1, Verdict, Violation};
 
 /// The rows that one entry may expand to, at most.
 pub const EXPANSION_MAX: usize = 1_000;
@@ -34,7 +34,7 @@ const TIME_MAX_MICROS: i64 = 8_210_266_790_400_000_000;
 
 /// What verdicts may hold, as the operator set it. The limits above are part of the contract.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct OutputLimits {
     /// `GUEST_OUTPUT_BYTES`: in one call, and for a batch beyond what its entries brought.
     pub output_bytes: usize,
     /// `GUEST_ROWS`: rows that a batch may become. Not less than [`EXPANSION_MAX`].
@@ -49,7 +49,7 @@ pub struct Bounds {
     pub ahead_max_days: u32,
 }
 
-impl Bounds {
+impl OutputLimits {
     /// Without such a window one could make millions of chunks, each a few files.
     fn is_in_window(&self, time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
         let age = now - time;
@@ -64,11 +64,11 @@ pub fn week(event: &Event) -> i64 {
 }
 
 /// Decides what becomes of an entry that got this verdict.
-pub fn screen(verdict: Verdict, bounds: &Bounds, now: DateTime<Utc>) -> Fate {
+pub fn screen(verdict: Verdict, bounds: &OutputLimits, now: DateTime<Utc>) -> Outcome {
     match verdict {
         Verdict::Accept(unchecked) => match event(unchecked, bounds, now) {
-            Ok(event) => Fate::Store(Vec1::One(event)),
-            Err(violation) => Fate::DeadLetter(Reason::BadVerdict, vec![violation]),
+            Ok(event) => Outcome::Store(Vec1::One(event)),
+            Err(violation) => Outcome::DeadLetter(Reason::BadVerdict, vec![violation]),
         },
         Verdict::Expand(events) => expand(events, bounds, now),
         Verdict::Reject(violations) if violations.is_empty() => bad_verdict(
@@ -80,13 +80,13 @@ pub fn screen(verdict: Verdict, bounds: &Bounds, now: DateTime<Utc>) -> Fate {
             // A list of its own: collected in place, it would keep the room of all that the guest has listed.
             let mut kept = Vec::with_capacity(violations.len().min(VIOLATIONS_MAX));
             kept.extend(violations.into_iter().take(VIOLATIONS_MAX).map(cut_violation));
-            Fate::DeadLetter(Reason::Rejected, kept)
+            Outcome::DeadLetter(Reason::Rejected, kept)
         }
-        Verdict::Discard(reason) => Fate::Discard(cut(reason)),
+        Verdict::Discard(reason) => Outcome::Discard(cut(reason)),
     }
 }
 
-fn expand(events: Vec<UncheckedEvent>, bounds: &Bounds, now: DateTime<Utc>) -> Fate {
+fn expand(events: Vec<UncheckedEvent>, bounds: &OutputLimits, now: DateTime<Utc>) -> Outcome {
     let found = events.len();
     if found == 0 || found > EXPANSION_MAX {
         return bad_verdict(
@@ -114,7 +114,7 @@ fn expand(events: Vec<UncheckedEvent>, bounds: &Bounds, now: DateTime<Utc>) -> F
             "the guest expanded the entry to two events of one ID and time, of which only one could be stored; wanted an ID for each",
         ),
         Ok(events) => match events.iter().map(week).collect::<BTreeSet<i64>>().len() {
-            ..=EXPANSION_WEEKS_MAX => Fate::Store(Vec1::Many(events)),
+            ..=EXPANSION_WEEKS_MAX => Outcome::Store(Vec1::Many(events)),
             weeks => bad_verdict(
                 "",
                 "expansion_weeks",
@@ -123,12 +123,12 @@ fn expand(events: Vec<UncheckedEvent>, bounds: &Bounds, now: DateTime<Utc>) -> F
                 ),
             ),
         },
-        Err(violation) => Fate::DeadLetter(Reason::BadVerdict, vec![violation]),
+        Err(violation) => Outcome::DeadLetter(Reason::BadVerdict, vec![violation]),
     }
 }
 
-fn bad_verdict(path: &str, code: &str, message: &str) -> Fate {
-    Fate::DeadLetter(Reason::BadVerdict, vec![violation(path, code, message.to_owned())])
+fn bad_verdict(path: &str, code: &str, message: &str) -> Outcome {
+    Outcome::DeadLetter(Reason::BadVerdict, vec![violation(path, code, message.to_owned())])
 }
 
 fn violation(path: &str, code: &str, message: String) -> Violation {
@@ -136,7 +136,7 @@ fn violation(path: &str, code: &str, message: String) -> Violation {
 }
 
 /// Makes a row of an unchecked event, or says what PostgreSQL would not hold.
-fn event(unchecked: UncheckedEvent, bounds: &Bounds, now: DateTime<Utc>) -> Result<Event, Violation> {
+fn event(unchecked: UncheckedEvent, bounds: &OutputLimits, now: DateTime<Utc>) -> Result<Event, Violation> {
     let event_id = Uuid::try_parse(&unchecked.event_id).map_err(|error| {
         violation(
             "event_id",
@@ -153,7 +153,7 @@ fn event(unchecked: UncheckedEvent, bounds: &Bounds, now: DateTime<Utc>) -> Resu
     })
 }
 
-fn time(micros: i64, bounds: &Bounds, now: DateTime<Utc>) -> Result<DateTime<Utc>, Violation> {
+fn time(micros: i64, bounds: &OutputLimits, now: DateTime<Utc>) -> Result<DateTime<Utc>, Violation> {
     let time = Some(micros)
         .filter(|micros| (TIME_MIN_MICROS..=TIME_MAX_MICROS).contains(micros))
         .and_then(DateTime::from_timestamp_micros)
@@ -184,7 +184,7 @@ fn time(micros: i64, bounds: &Bounds, now: DateTime<Utc>) -> Result<DateTime<Utc
 }
 
 /// What the number seems to count, if not microseconds: a time of these days in another unit.
-fn other_unit(number: i64, bounds: &Bounds, now: DateTime<Utc>) -> String {
+fn other_unit(number: i64, bounds: &OutputLimits, now: DateTime<Utc>) -> String {
     let micros = |(_, numerator, denominator): &(&str, i64, i64)| {
         Some(number.checked_mul(*numerator)? / denominator).and_then(DateTime::from_timestamp_micros)
     };
@@ -198,7 +198,7 @@ fn other_unit(number: i64, bounds: &Bounds, now: DateTime<Utc>) -> String {
     })
 }
 
-fn text(path: &str, text: String, bounds: &Bounds) -> Result<String, Violation> {
+fn text(path: &str, text: String, bounds: &OutputLimits) -> Result<String, Violation> {
     check_length(path, &text, bounds)?;
     if text.as_bytes().contains(&0) {
         let message = format!("found a NUL character in {}, which PostgreSQL cannot hold", quoted(&text));
@@ -207,7 +207,7 @@ fn text(path: &str, text: String, bounds: &Bounds) -> Result<String, Violation> 
     Ok(text)
 }
 
-fn check_length(path: &str, text: &str, bounds: &Bounds) -> Result<(), Violation> {
+fn check_length(path: &str, text: &str, bounds: &OutputLimits) -> Result<(), Violation> {
     if text.len() > bounds.string_bytes {
         let (found, most) = (text.len(), bounds.string_bytes);
         let message = format!("found {found} bytes, wanted at most {most} (GUEST_STRING_BYTES)");
@@ -216,7 +216,7 @@ fn check_length(path: &str, text: &str, bounds: &Bounds) -> Result<(), Violation
     Ok(())
 }
 
-fn properties(json: String, bounds: &Bounds) -> Result<String, Violation> {
+fn properties(json: String, bounds: &OutputLimits) -> Result<String, Violation> {
     check_length("properties", &json, bounds)?;
     let mut reader = serde_json::Deserializer::from_str(&json);
     match StorableObject(bounds.json_depth).deserialize(&mut reader).and_then(|()| reader.end()) {

@@ -9,7 +9,7 @@ use tracing::Instrument as _;
 
 use crate::config::{Config, TableName, Tenant, TenantName};
 use crate::pipeline::RulesInForce;
-use crate::sandbox::Sandboxes;
+use crate::sandbox::SandboxEngine;
 use crate::store::Database;
 use crate::stream::Redis;
 use crate::tenant::{Error, RulesSource, Run, ProcessWide};
@@ -18,8 +18,8 @@ use crate::tenant::{Error, RulesSource, Run, ProcessWide};
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let redis = Redis::new(&config)?;
     let database = Database::new(&config).map_err(Error::StoreUrl)?;
-    let sandboxes = Sandboxes::new(&config).map_err(Error::Sandbox)?;
-    let rules = RulesSource::Guests(sandboxes, Arc::default());
+    let engine = SandboxEngine::new(&config).map_err(Error::Sandbox)?;
+    let rules = RulesSource::RulesLoader(engine, Arc::default());
     run_all(ProcessWide { config, redis, database, rules }, shutdown).await
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::batch::{Event, Fate, Judged, Violation};
+use crate::batch::{Event, Outcome, Judged, Violation};
 use crate::capabilities::Publication;
 use crate::screen::{EXPANSION_WEEKS_MAX, week};
 
@@ -31,10 +31,10 @@ pub const WEEKS_AT_ONCE: usize = EXPANSION_WEEKS_MAX;
 const NEGLIGIBLE: usize = 5;
 
 /// Rows that the fate makes.
-pub fn rows(fate: &Fate) -> usize {
-    match fate {
-        Fate::Store(events) => events.as_slice().len(),
-        Fate::DeadLetter(..) | Fate::Discard(_) => 0,
+pub fn rows(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Store(events) => events.as_slice().len(),
+        Outcome::DeadLetter(..) | Outcome::Discard(_) => 0,
     }
 }
 
@@ -46,19 +46,19 @@ pub fn event_bytes(event: &Event) -> usize {
 
 /// The bytes that a fate takes beyond what can be expected of an entry that
 /// brought so many: what is as long as the entry is held in memory as the entry is.
-pub fn bytes(brought: usize, fate: &Fate) -> usize {
-    taken(fate).saturating_sub(2 * brought + FREE_BYTES)
+pub fn bytes(brought: usize, outcome: &Outcome) -> usize {
+    taken(outcome).saturating_sub(2 * brought + FREE_BYTES)
 }
 
 /// The bytes that a fate takes.
-fn taken(fate: &Fate) -> usize {
+fn taken(outcome: &Outcome) -> usize {
     let violation = |violation: &Violation| {
         size_of::<Violation>() + violation.path.len() + violation.code.len() + violation.message.len()
     };
-    match fate {
-        Fate::Store(events) => events.as_slice().iter().map(event_bytes).sum(),
-        Fate::DeadLetter(_, violations) => violations.iter().map(violation).sum(),
-        Fate::Discard(reason) => reason.len(),
+    match outcome {
+        Outcome::Store(events) => events.as_slice().iter().map(event_bytes).sum(),
+        Outcome::DeadLetter(_, violations) => violations.iter().map(violation).sum(),
+        Outcome::Discard(reason) => reason.len(),
     }
 }
 
@@ -86,8 +86,8 @@ struct Weeks {
 }
 
 impl Weeks {
-    fn add(&mut self, fate: &Fate) {
-        let Fate::Store(events) = fate else { return };
+    fn add(&mut self, outcome: &Outcome) {
+        let Outcome::Store(events) = outcome else { return };
         for week in events.as_slice().iter().map(week) {
             if self.last.replace(week) != Some(week) {
                 self.all.insert(week);
@@ -99,7 +99,7 @@ impl Weeks {
 /// The weeks that the rows of these lie in.
 pub fn weeks(batch: &[Judged]) -> BTreeSet<i64> {
     let mut weeks = Weeks::default();
-    batch.iter().for_each(|judged| weeks.add(&judged.fate));
+    batch.iter().for_each(|judged| weeks.add(&judged.outcome));
     weeks.all
 }
 
@@ -110,12 +110,12 @@ impl Surplus {
         surplus
     }
 
-    fn add(&mut self, judged @ Judged { fate, .. }: &Judged) {
-        self.rows += rows(fate).saturating_sub(1);
+    fn add(&mut self, judged @ Judged { outcome, .. }: &Judged) {
+        self.rows += rows(outcome).saturating_sub(1);
         let brought = brought(judged);
-        self.bytes = self.bytes.saturating_add(bytes(brought, fate));
-        self.all_bytes = self.all_bytes.saturating_add(brought).saturating_add(taken(fate));
-        self.weeks.add(fate);
+        self.bytes = self.bytes.saturating_add(bytes(brought, outcome));
+        self.all_bytes = self.all_bytes.saturating_add(brought).saturating_add(taken(outcome));
+        self.weeks.add(outcome);
     }
 
     /// As if what is published for a batch were rows.
@@ -171,9 +171,9 @@ mod tests {
     use super::*;
     use crate::batch::{Digest, Entry, EntryId, Reason, Vec1};
 
-    fn judged(sequence: u64, fate: Fate) -> Judged {
+    fn judged(sequence: u64, outcome: Outcome) -> Judged {
         let id = EntryId { milliseconds: 0, sequence };
-        Judged { entry: Entry { id, fields: Some(Vec::new()), deliveries: 1 }, fate, digest: Digest::of(b"") }
+        Judged { entry: Entry { id, fields: Some(Vec::new()), deliveries: 1 }, outcome, digest: Digest::of(b"") }
     }
 
     fn event(properties: usize) -> Event {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn of_rows(sequence: u64, rows: usize) -> Judged {
-        judged(sequence, Fate::Store(Vec1::Many(vec![event(0); rows])))
+        judged(sequence, Outcome::Store(Vec1::Many(vec![event(0); rows])))
     }
 
     /// The sequence numbers of the entries of each portion.
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_batch_without_a_surplus_is_written_at_once() {
-        let batch: Vec<_> = (0..10_000).map(|i| judged(i, Fate::Store(Vec1::One(event(900))))).collect();
+        let batch: Vec<_> = (0..10_000).map(|i| judged(i, Outcome::Store(Vec1::One(event(900))))).collect();
         assert!(!is_heavy(&batch, &[]));
         assert_eq!(cut(batch), vec![(0..10_000).collect::<Vec<_>>()]);
         assert_eq!(cut(Vec::new()), vec![Vec::<u64>::new()]);
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn many_rows_are_written_bit_by_bit() {
-        let letter = || Fate::DeadLetter(Reason::Rejected, Vec::new());
+        let letter = || Outcome::DeadLetter(Reason::Rejected, Vec::new());
         let batch =
             vec![of_rows(0, 501), of_rows(1, 501), judged(2, letter()), of_rows(3, 2), of_rows(4, 1_000)];
         assert!(is_heavy(&batch, &[]));
@@ -223,7 +223,7 @@ mod tests {
         let of_week = |i: u64| {
             let time =
                 chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::weeks(i64::try_from(i).expect("few"));
-            judged(i, Fate::Store(Vec1::One(Event { time, ..event(0) })))
+            judged(i, Outcome::Store(Vec1::One(Event { time, ..event(0) })))
         };
         assert!(!is_heavy(&(0..12).map(of_week).collect::<Vec<_>>(), &[]));
         let batch: Vec<_> = (0..150).map(of_week).collect();
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_is_published_counts_too() {
-        let batch: Vec<_> = (0..100).map(|i| judged(i, Fate::Discard(String::new()))).collect();
+        let batch: Vec<_> = (0..100).map(|i| judged(i, Outcome::Discard(String::new()))).collect();
         let of_bytes =
             |length| Publication { stream: String::new(), fields: vec![(String::new(), "x".repeat(length))] };
         assert!(!is_heavy(&batch, &vec![of_bytes(900); 100]), "one for each entry");
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn many_bytes_are_written_bit_by_bit() {
-        let batch = (0..4).map(|i| judged(i, Fate::Store(Vec1::One(event(500 << 10))))).collect();
+        let batch = (0..4).map(|i| judged(i, Outcome::Store(Vec1::One(event(500 << 10))))).collect();
         assert_eq!(cut(batch), [[0, 1], [2, 3]]);
     }
 }

@@ -10,19 +10,19 @@ use tracing::Instrument as _;
 
 use crate::batch::EntryId;
 use crate::config::{Config, Tenant, TenantName};
-use crate::guests::{self, Folders, Guests, Refused};
+use crate::guests::{self, Folders, RulesLoader, Refused};
 use crate::metrics::{Counters, Reporter, Dependency};
 use crate::outbox;
 use crate::pipeline::{self, Pipeline, RulesInForce};
 use crate::retry::Backoff;
-use crate::sandbox::Sandboxes;
+use crate::sandbox::SandboxEngine;
 use crate::store;
 use crate::store::{Archive, Database, Filter, Store};
 use crate::stream::{self, Redis, Stream};
 
 /// How long the batches in flight may take to be committed and acknowledged
 /// after the shutdown. What is not done by then stays pending, for the next start.
-const DRAIN: Duration = Duration::from_secs(3);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a start waits until it is noted which rules are in force.
 const NOTING: Duration = Duration::from_secs(2);
@@ -31,7 +31,7 @@ const NOTING: Duration = Duration::from_secs(2);
 const LEAVING: Duration = Duration::from_secs(1);
 
 /// A run that lasted so long before it failed went well: the delays begin anew.
-const WELL: Duration = Duration::from_secs(60);
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
 /// Why the service, or a tenant, ended on its own.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +86,7 @@ pub(crate) struct ProcessWide {
 /// Where rules come from.
 pub(crate) enum RulesSource {
     /// The components that the tenants' settings name.
-    Guests(Sandboxes, Arc<Folders>),
+    RulesLoader(SandboxEngine, Arc<Folders>),
     /// These, for every tenant.
     Given(RulesInForce),
 }
@@ -115,8 +115,8 @@ struct Watched {
 impl Run {
     /// Touches nothing yet.
     pub(crate) fn new(shared: Arc<ProcessWide>, tenant: Tenant, shutdown: CancellationToken) -> Self {
-        let gauge = shared.redis.stream(&shared.config, &tenant).gauge();
-        let reporter = Reporter::new(&shared.config, &tenant.name, gauge);
+        let monitor = shared.redis.stream(&shared.config, &tenant).monitor();
+        let reporter = Reporter::new(&shared.config, &tenant.name, monitor);
         Self {
             shared,
             tenant,
@@ -160,7 +160,7 @@ impl Run {
                 tracing::error!(%error, "failed during the shutdown");
                 return;
             }
-            if begun.elapsed() >= WELL {
+            if begun.elapsed() >= HEALTHY_AFTER {
                 backoff = Backoff::slow();
             }
             let delay = backoff.delay();
@@ -194,7 +194,7 @@ impl Run {
                 Err(Error::Pipeline(error)) if error.is_fenced() => error,
                 outcome => return outcome,
             };
-            if begun.elapsed() >= WELL {
+            if begun.elapsed() >= HEALTHY_AFTER {
                 backoff = Backoff::slow();
             }
             // With a pause: two of the same name would fence each other as fast as they can, and store nothing.
@@ -239,8 +239,8 @@ impl Run {
 
         let noting = note_swaps(store.clone(), tenant.clone(), rules.clone());
         let _noting = AbortOnDropHandle::new(tokio::spawn(noting.in_current_span()));
-        let tidying = tidy(stream.clone(), store.clone(), tenant.clone());
-        let _tidying = AbortOnDropHandle::new(tokio::spawn(tidying.in_current_span()));
+        let housekeeping = housekeep(stream.clone(), store.clone(), tenant.clone());
+        let _tidying = AbortOnDropHandle::new(tokio::spawn(housekeeping.in_current_span()));
         let forgetting = forget_decided(store.clone(), tenant.decided_kept());
         let _forgetting = AbortOnDropHandle::new(tokio::spawn(forgetting.in_current_span()));
         let pipeline = Pipeline {
@@ -284,8 +284,8 @@ async fn load_rules(
 ) -> Result<Watched, Error> {
     let (sandbox, folders) = match &shared.rules {
         RulesSource::Given(in_force) => return Ok(Watched { in_force: in_force.clone(), _watching: None }),
-        RulesSource::Guests(sandboxes, folders) => {
-            (sandboxes.of(tenant).map_err(Error::Sandbox)?, Arc::clone(folders))
+        RulesSource::RulesLoader(engine, folders) => {
+            (engine.of(tenant).map_err(Error::Sandbox)?, Arc::clone(folders))
         }
     };
     let file = tenant.guest.clone();
@@ -293,7 +293,7 @@ async fn load_rules(
     let refused_before = refused.take();
     let folders_to_read = Arc::clone(&folders);
     let load =
-        move || span.in_scope(|| Guests::load(sandbox, &folders_to_read, file.as_deref(), refused_before));
+        move || span.in_scope(|| RulesLoader::load(sandbox, &folders_to_read, file.as_deref(), refused_before));
     let guests = match tokio::task::spawn_blocking(load).await? {
         Ok(guests) => Arc::new(guests),
         Err(error) => {
@@ -315,7 +315,7 @@ async fn note_swaps(store: Store, tenant: Tenant, mut rules: RulesInForce) {
         loop {
             let component = rules.borrow_and_update().digest();
             let Err(error) = store.note_rules_in_force(component, &tenant).await else { break };
-            if backoff.is_news() {
+            if backoff.should_log() {
                 tracing::warn!(%error, "it was not noted which rules are in force, so a replay may be refused; trying again");
             }
             backoff.wait().await;
@@ -346,7 +346,7 @@ async fn forget_decided(store: Store, kept: Duration) {
         // One tenant after the other: many that started together would ask at the same moment.
         let Ok(_turn) = store.database().turn_to_tidy().await else { return };
         if let Err(error) = store.forget_decided(kept).await
-            && backoff.is_news()
+            && backoff.should_log()
         {
             tracing::warn!(%error, "what was decided long ago was not deleted; trying again");
         }
@@ -354,7 +354,7 @@ async fn forget_decided(store: Store, kept: Duration) {
 }
 
 /// Deletes every hour what nobody needs any more, and does what replays have left undone.
-async fn tidy(stream: Stream, store: Store, tenant: Tenant) {
+async fn housekeep(stream: Stream, store: Store, tenant: Tenant) {
     let days = tenant.dead_letter_retention_days;
     let mut hours = tokio::time::interval(Duration::from_secs(3_600));
     loop {
@@ -428,7 +428,7 @@ async fn prepare(
                 return Err(Error::Stream(error));
             }
             counters.waits_for(Dependency::Redis, true);
-            if backoff.is_news() {
+            if backoff.should_log() {
                 tracing::warn!(%error, "waiting for redis");
             }
             backoff.wait().await;
@@ -452,7 +452,7 @@ async fn prepare(
                 return Err(Error::Store { address: store.database().address().to_owned(), source });
             }
             counters.waits_for(Dependency::Postgres, true);
-            if backoff.is_news() {
+            if backoff.should_log() {
                 tracing::warn!(error = %source, database = store.database().address(), "waiting for postgres");
             }
             backoff.wait().await;
@@ -466,14 +466,14 @@ async fn prepare(
     tokio::try_join!(redis, postgres).map(|((), last_decided)| last_decided)
 }
 
-/// The pipeline's outcome; after the shutdown, not longer than [`DRAIN`].
+/// The pipeline's outcome; after the shutdown, not longer than [`DRAIN_TIMEOUT`].
 async fn drained(
     pipeline: impl Future<Output = Result<(), pipeline::Error>>,
     shutdown: &CancellationToken,
 ) -> Result<(), pipeline::Error> {
     let deadline = async {
         shutdown.cancelled().await;
-        tokio::time::sleep(DRAIN).await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
     };
     tokio::select! {
         outcome = pipeline => outcome,

@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use sluicegate::batch::{UncheckedEvent, Digest, Entry, EntryId, Judged, Readable, Verdict, Violation};
+use sluicegate::batch::{UncheckedEvent, Digest, Entry, EntryId, Judged, TextEntry, Verdict, Violation};
 use sluicegate::capabilities::{Lost, HostContext};
 use sluicegate::config::Config;
 use sluicegate::judge::{Fault, Rules, judge};
 use sluicegate::sandbox::Limits;
-use sluicegate::screen::Bounds;
+use sluicegate::screen::OutputLimits;
 use sluicegate::service;
 use sluicegate::store::{self, Database, Record};
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,15 +36,15 @@ impl Rules for Native {
         Limits::default().time
     }
 
-    fn bounds(&self) -> Bounds {
+    fn bounds(&self) -> OutputLimits {
         Limits::default().bounds
     }
 
-    fn process(&self, batch: &[Readable<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
+    fn process(&self, batch: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
         // The rules take what a guest takes: strings of their own.
         let entries: Vec<guest_rules::Entry> = batch
             .iter()
-            .map(|Readable { id, fields, .. }| guest_rules::Entry {
+            .map(|TextEntry { id, fields, .. }| guest_rules::Entry {
                 id: guest_rules::EntryId { milliseconds: id.milliseconds, sequence: id.sequence },
                 fields: fields
                     .iter()

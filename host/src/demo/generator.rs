@@ -32,7 +32,7 @@ pub enum Expected {
     /// In the table, unless the strict rules are in force and say otherwise.
     Row(Event, Strict),
     /// As a dead letter, whichever rules are in force.
-    DeadLetter(Refusal),
+    DeadLetter(StatementError),
 }
 
 /// What the strict rules do with an event that the default rules accept.
@@ -43,19 +43,19 @@ pub enum Strict {
     /// They discard it.
     Discard,
     /// They reject it.
-    Reject(Refusal),
+    Reject(StatementError),
 }
 
 /// What a dead letter must say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct StatementError {
     /// Why.
     pub reason: Reason,
     /// Path and code of each violation, in order.
     pub violations: Vec<(&'static str, &'static str)>,
 }
 
-impl Refusal {
+impl StatementError {
     fn rejected(violations: &[(&'static str, &'static str)]) -> Self {
         Self { reason: Reason::Rejected, violations: violations.to_vec() }
     }
@@ -156,7 +156,7 @@ impl Generator {
                 object = Map::new();
                 object.insert("payload".into(), "a producer that knows nothing of the contract".into());
                 let fields = flat(&object);
-                let refusal = Refusal::rejected(&[("", "missing")]);
+                let refusal = StatementError::rejected(&[("", "missing")]);
                 return Sample { fields, expected: Expected::DeadLetter(refusal) };
             }
             3 => {
@@ -182,7 +182,7 @@ impl Generator {
             }
         };
         let fields = if self.random.bool() { flat(&object) } else { data(&object) };
-        Sample { fields, expected: Expected::DeadLetter(Refusal::rejected(violations)) }
+        Sample { fields, expected: Expected::DeadLetter(StatementError::rejected(violations)) }
     }
 
     /// A byte that no guest can be given.
@@ -194,7 +194,7 @@ impl Generator {
         for (_, value) in fields.iter_mut().filter(|(name, _)| name == path.as_bytes()) {
             value.insert(value.len().saturating_sub(2), 0xff);
         }
-        let refusal = Refusal { reason: Reason::Undecodable, violations: vec![(path, "not_utf8")] };
+        let refusal = StatementError { reason: Reason::Undecodable, violations: vec![(path, "not_utf8")] };
         Sample { fields, expected: Expected::DeadLetter(refusal) }
     }
 }
@@ -217,7 +217,7 @@ fn flat(object: &Map<String, Value>) -> Fields {
 fn cut_json(object: &Map<String, Value>) -> Sample {
     let text = Value::Object(object.clone()).to_string();
     let cut: String = text.chars().take(text.chars().count() * 2 / 3).collect();
-    let refusal = Refusal::rejected(&[("data", "json_syntax")]);
+    let refusal = StatementError::rejected(&[("data", "json_syntax")]);
     Sample { fields: vec![(b"data".to_vec(), cut.into_bytes())], expected: Expected::DeadLetter(refusal) }
 }
 
@@ -226,7 +226,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::batch::{Entry, EntryId, Fate, Vec1};
+    use crate::batch::{Entry, EntryId, Outcome, Vec1};
     use crate::guests;
     use crate::judge::judge;
     use crate::sandbox::{Limits, Sandbox};
@@ -282,7 +282,7 @@ mod tests {
         let limits = Limits { time: std::time::Duration::from_secs(10), ..Limits::default() };
         let sandbox = Sandbox::new(limits).expect("a sandbox");
         let samples = samples(11, 5_000);
-        let fates = |component| {
+        let outcomes = |component| {
             let rules = sandbox.load_trusted(component).expect("a guest");
             let entries = samples
                 .iter()
@@ -292,27 +292,27 @@ mod tests {
                 .expect("no transaction")
                 .entries
                 .into_iter()
-                .map(|judged| judged.fate)
+                .map(|judged| judged.outcome)
         };
-        for (fate, Sample { expected, .. }) in fates(guests::DEFAULT).zip(&samples) {
+        for (outcome, Sample { expected, .. }) in outcomes(guests::DEFAULT).zip(&samples) {
             match expected {
-                Expected::Row(event, _) => assert_stored(&fate, event),
-                Expected::DeadLetter(refusal) => assert_refused(&fate, refusal),
+                Expected::Row(event, _) => assert_stored(&outcome, event),
+                Expected::DeadLetter(refusal) => assert_refused(&outcome, refusal),
             }
         }
-        for (fate, Sample { expected, .. }) in fates(guests::STRICT).zip(&samples) {
+        for (outcome, Sample { expected, .. }) in outcomes(guests::STRICT).zip(&samples) {
             match expected {
-                Expected::Row(event, Strict::Accept) => assert_stored(&fate, event),
-                Expected::Row(_, Strict::Discard) => assert!(matches!(fate, Fate::Discard(_)), "{fate:?}"),
+                Expected::Row(event, Strict::Accept) => assert_stored(&outcome, event),
+                Expected::Row(_, Strict::Discard) => assert!(matches!(outcome, Outcome::Discard(_)), "{outcome:?}"),
                 Expected::Row(_, Strict::Reject(refusal)) | Expected::DeadLetter(refusal) => {
-                    assert_refused(&fate, refusal);
+                    assert_refused(&outcome, refusal);
                 }
             }
         }
     }
 
-    fn assert_stored(fate: &Fate, wanted: &Event) {
-        let Fate::Store(Vec1::One(event)) = fate else { panic!("{fate:?}; wanted {wanted:?}") };
+    fn assert_stored(outcome: &Outcome, wanted: &Event) {
+        let Outcome::Store(Vec1::One(event)) = outcome else { panic!("{outcome:?}; wanted {wanted:?}") };
         let json = |event: &Event| -> Option<Value> {
             event.properties.as_deref().map(|json| serde_json::from_str(json).expect("JSON"))
         };
@@ -320,8 +320,8 @@ mod tests {
         assert_eq!(&Event { properties: wanted.properties.clone(), ..event.clone() }, wanted);
     }
 
-    fn assert_refused(fate: &Fate, wanted: &Refusal) {
-        let Fate::DeadLetter(reason, violations) = fate else { panic!("{fate:?}; wanted {wanted:?}") };
+    fn assert_refused(outcome: &Outcome, wanted: &StatementError) {
+        let Outcome::DeadLetter(reason, violations) = outcome else { panic!("{outcome:?}; wanted {wanted:?}") };
         let violations: Vec<(&str, &str)> =
             violations.iter().map(|violation| (violation.path.as_str(), violation.code.as_str())).collect();
         assert_eq!((*reason, violations), (wanted.reason, wanted.violations.clone()));

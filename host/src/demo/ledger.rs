@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::generator::{Expected, Fields, Refusal, Sample, Strict};
+use super::generator::{Expected, Fields, StatementError, Sample, Strict};
 use crate::batch::{Digest, EntryId, Event};
 
 mod audit;
@@ -46,7 +46,7 @@ struct Sent {
 #[derive(Debug)]
 enum Origin {
     Event(Uuid, Option<Fields>),
-    Invalid(Refusal, Fields),
+    Invalid(StatementError, Fields),
 }
 
 impl Ledger {

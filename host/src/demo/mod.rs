@@ -137,7 +137,7 @@ impl Story<'_> {
 
         let (mut report, measured) = observer.take_stock(&flow.ledger).await?;
         report.check_swap();
-        report.check_levels(observer.levels().await?);
+        report.check_levels(observer.group_stats().await?);
         if !status.success() || stop > STOP_MAX {
             let found = format!("it ended with {status}, {} after SIGTERM", short(stop));
             let wanted = format!("exit status: 0 within {} s", STOP_MAX.as_secs());
@@ -249,13 +249,13 @@ impl Story<'_> {
         let begin = Instant::now();
         loop {
             self.service()?.check()?;
-            let levels = observer.levels().await?;
-            if levels.lag == Some(0) && levels.pending == 0 {
+            let group_stats = observer.group_stats().await?;
+            if group_stats.lag == Some(0) && group_stats.pending == 0 {
                 return Ok(());
             }
             if begin.elapsed() > DRAIN_MAX {
-                let lag = levels.lag.map_or("unknown".to_owned(), grouped);
-                let what = format!("lag {lag} and pending {} did not become 0", grouped(levels.pending));
+                let lag = group_stats.lag.map_or("unknown".to_owned(), grouped);
+                let what = format!("lag {lag} and pending {} did not become 0", grouped(group_stats.pending));
                 return Err(self.service()?.stuck(what, DRAIN_MAX));
             }
             tokio::time::sleep(POLL).await;
@@ -333,8 +333,8 @@ impl DemoProgress {
     async fn line(&mut self, observer: &mut Observer) -> Result<String, Error> {
         let view = observer.view().await?;
         let now = Instant::now();
-        let levels = view.levels;
-        let ended = levels.length.saturating_sub(levels.lag.unwrap_or(0) + levels.pending);
+        let group_stats = view.group_stats;
+        let ended = group_stats.length.saturating_sub(group_stats.lag.unwrap_or(0) + group_stats.pending);
         let (last_at, last_ended) = std::mem::replace(&mut self.last, (now, ended));
         let millis = u64::try_from((now - last_at).as_millis()).unwrap_or(u64::MAX);
         // Over less time it would be noise.
@@ -346,7 +346,7 @@ impl DemoProgress {
             grouped(self.sent.load(Ordering::Relaxed)),
             grouped(view.rows),
             grouped(view.letters),
-            levels.lag.map_or("?".to_owned(), grouped),
+            group_stats.lag.map_or("?".to_owned(), grouped),
             rate.as_deref().unwrap_or("-"),
             view.component.map(|component| self.rules.name(&component)).unwrap_or_default(),
         ))

@@ -15,21 +15,21 @@ use super::ledger::{Audit, Ledger, Letter, Report};
 use super::place::{PATIENCE, Workdir, connect};
 use crate::batch::Event;
 use crate::config::{Config, Secret, Tenant};
-use crate::stream::{Gauge, Levels, Redis};
+use crate::stream::{GroupMonitor, GroupStats, Redis};
 
 /// How long taking stock may take.
 const AUDIT_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Connections of its own.
 pub(super) struct Observer {
-    gauge: Gauge,
+    monitor: GroupMonitor,
     postgres: PgConnection,
 }
 
 /// How things stand.
 #[derive(Debug)]
 pub(super) struct View {
-    pub(super) levels: Levels,
+    pub(super) group_stats: GroupStats,
     pub(super) rows: u64,
     pub(super) letters: u64,
     /// The rules that made the newest dead letter.
@@ -54,7 +54,7 @@ impl Observer {
             ..Tenant::default()
         };
         let postgres = connect(&place.postgres_url).await?;
-        Ok(Self { gauge: Redis::new(&config)?.stream(&config, &tenant).gauge(), postgres })
+        Ok(Self { monitor: Redis::new(&config)?.stream(&config, &tenant).monitor(), postgres })
     }
 
     /// Whether the service has made its group and its tables.
@@ -62,16 +62,16 @@ impl Observer {
         let ready = sqlx::query_scalar("SELECT to_regclass('dead_letters') IS NOT NULL");
         let has_tables: bool = self.ask("looking for the tables", ready).await?;
         // Redis has no levels of a stream that is not there.
-        let has_group = self.gauge.levels().await.is_ok_and(|levels| levels.lag.is_some());
+        let has_group = self.monitor.group_stats().await.is_ok_and(|group_stats| group_stats.lag.is_some());
         Ok(has_tables && has_group)
     }
 
-    pub(super) async fn levels(&mut self) -> Result<Levels, Error> {
-        within("asking redis for the levels", PATIENCE, self.gauge.levels()).await
+    pub(super) async fn group_stats(&mut self) -> Result<GroupStats, Error> {
+        within("asking redis for the levels", PATIENCE, self.monitor.group_stats()).await
     }
 
     pub(super) async fn view(&mut self) -> Result<View, Error> {
-        let levels = self.levels().await?;
+        let group_stats = self.group_stats().await?;
         let statement = "SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM dead_letters),
                                 (SELECT component FROM dead_letters ORDER BY id DESC LIMIT 1)";
         let what = "counting rows";
@@ -79,7 +79,7 @@ impl Observer {
         let (rows, letters, component): (i64, i64, _) =
             within(what, PATIENCE, async { row.await.map_err(|source| Error::Postgres { what, source }) })
                 .await?;
-        Ok(View { levels, rows: rows.unsigned_abs(), letters: letters.unsigned_abs(), component })
+        Ok(View { group_stats, rows: rows.unsigned_abs(), letters: letters.unsigned_abs(), component })
     }
 
     /// Holds every row and every dead letter against the ledger.

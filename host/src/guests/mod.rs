@@ -89,14 +89,14 @@ impl Refused {
 }
 
 /// The version in force, and the means to replace it.
-pub struct Guests {
+pub struct RulesLoader {
     sandbox: Sandbox,
     /// `None` for the default rules, which do not change.
     file: Option<PathBuf>,
     in_force: channel::Sender<Arc<dyn Rules>>,
 }
 
-impl Guests {
+impl RulesLoader {
     /// Loads the first version, unless it is one that was refused lately. Compiles: not for a thread that has batches to serve.
     pub fn load(
         sandbox: Sandbox,

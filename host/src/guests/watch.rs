@@ -11,7 +11,7 @@ use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
 use super::file::{self, Stamp};
-use super::{CHANGES_MAX, Guests, Refused, load_version};
+use super::{CHANGES_MAX, RulesLoader, Refused, load_version};
 use crate::batch::Digest;
 use crate::judge::Rules as _;
 use crate::sandbox::{Guest, LoadError};
@@ -57,7 +57,7 @@ enum Look {
     Refused(Stamp, Digest, LoadError),
 }
 
-impl Guests {
+impl RulesLoader {
     /// Watches the file and puts each new version into force, until `shutdown`.
     ///
     /// A version that is refused is logged once with the reason, and the old

@@ -11,14 +11,14 @@ fn judged(rules: &dyn Rules, deliveries_max: u64, entries: Vec<Entry>) -> Judgem
     judge(rules, deliveries_max, entries, &mut HostContext::default()).expect("no transaction")
 }
 
-fn value(entry: &Readable<'_>) -> String {
+fn value(entry: &TextEntry<'_>) -> String {
     entry.fields.first().map(|(_, value)| (*value).to_owned()).unwrap_or_default()
 }
 
 /// Discards what it is given, unless the batch has this fault. May take ten seconds.
 struct Faulty<F>(F);
 
-impl<F: Fn(&[Readable<'_>]) -> Option<Fault> + Send + Sync> Rules for Faulty<F> {
+impl<F: Fn(&[TextEntry<'_>]) -> Option<Fault> + Send + Sync> Rules for Faulty<F> {
     fn digest(&self) -> Digest {
         Digest::of(b"")
     }
@@ -27,11 +27,11 @@ impl<F: Fn(&[Readable<'_>]) -> Option<Fault> + Send + Sync> Rules for Faulty<F> 
         Duration::from_secs(10)
     }
 
-    fn bounds(&self) -> Bounds {
+    fn bounds(&self) -> OutputLimits {
         Limits::default().bounds
     }
 
-    fn process(&self, batch: &[Readable<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
+    fn process(&self, batch: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
         match (self.0)(batch) {
             Some(fault) => Err(fault),
             None => Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect()),
@@ -41,14 +41,14 @@ impl<F: Fn(&[Readable<'_>]) -> Option<Fault> + Send + Sync> Rules for Faulty<F> 
 
 /// Fails with a batch that holds the poison.
 fn poisoned(poison: &'static str) -> impl Rules {
-    Faulty(move |batch: &[Readable<'_>]| {
+    Faulty(move |batch: &[TextEntry<'_>]| {
         batch.iter().any(|entry| value(entry) == poison).then(|| Fault::Trapped("poison".into()))
     })
 }
 
 /// Takes longer than its limit for more entries than this.
 fn slow_for(entries: usize) -> impl Rules {
-    Faulty(move |batch: &[Readable<'_>]| {
+    Faulty(move |batch: &[TextEntry<'_>]| {
         (batch.len() > entries).then_some(Fault::TimedOut { limit_ms: 10_000 })
     })
 }
@@ -66,11 +66,11 @@ impl Rules for Slow {
         Duration::from_millis(20)
     }
 
-    fn bounds(&self) -> Bounds {
+    fn bounds(&self) -> OutputLimits {
         Limits::default().bounds
     }
 
-    fn process(&self, batch: &[Readable<'_>], time: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
+    fn process(&self, batch: &[TextEntry<'_>], time: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
         self.0.lock().expect("no panic").push((batch.len(), time));
         if batch.iter().any(|entry| value(entry) == "loop") {
             std::thread::sleep(time); // what is simulated
@@ -110,12 +110,12 @@ fn only_the_poison_becomes_a_dead_letter() {
             (0..7).map(|i| entry(i, if i == at { b"poison" } else { b"fine" })).collect();
         let judged = judged(&poisoned("poison"), 5, entries.clone()).entries;
         assert_eq!(judged.iter().map(|judged| judged.entry.clone()).collect::<Vec<_>>(), entries);
-        for Judged { entry, fate, .. } in judged {
-            match fate {
-                Fate::DeadLetter(reason, _) => {
+        for Judged { entry, outcome, .. } in judged {
+            match outcome {
+                Outcome::DeadLetter(reason, _) => {
                     assert_eq!((entry.id.sequence, reason), (at, Reason::Trapped))
                 }
-                fate => assert_eq!(fate, Fate::Discard("fine".into())),
+                outcome => assert_eq!(outcome, Outcome::Discard("fine".into())),
             }
         }
     }
@@ -127,10 +127,10 @@ fn a_batch_of_loops_takes_a_bounded_time() {
     let slow = Slow(Mutex::default());
     let entries = (0..200).map(|i| entry(i, if i % 10 == 9 { b"fine" } else { b"loop" })).collect();
     let judgement = judged(&slow, 5, entries);
-    for Judged { entry, fate, .. } in &judgement.entries {
+    for Judged { entry, outcome, .. } in &judgement.entries {
         match entry.id.sequence % 10 {
-            9 => assert_eq!(fate, &Fate::Discard("fine".into()), "{}", entry.id),
-            _ => assert!(matches!(fate, Fate::DeadLetter(Reason::TimedOut, _)), "{}", entry.id),
+            9 => assert_eq!(outcome, &Outcome::Discard("fine".into()), "{}", entry.id),
+            _ => assert!(matches!(outcome, Outcome::DeadLetter(Reason::TimedOut, _)), "{}", entry.id),
         }
     }
     let calls = slow.0.into_inner().expect("no panic");
@@ -156,11 +156,11 @@ impl Rules for Overstaying {
         Duration::from_millis(5)
     }
 
-    fn bounds(&self) -> Bounds {
+    fn bounds(&self) -> OutputLimits {
         Limits::default().bounds
     }
 
-    fn process(&self, _: &[Readable<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
+    fn process(&self, _: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
         *self.0.lock().expect("no panic") += 1;
         std::thread::sleep(self.time_limit()); // what is simulated
         Err(Fault::Trapped("late".into()))
@@ -175,7 +175,7 @@ fn a_batch_ends_though_its_rules_overstay() {
     // 48 limits, and two for 200 entries.
     assert!(calls <= 50, "{calls} calls");
     let untried = judgement.entries.iter().filter(|judged| {
-        matches!(&judged.fate, Fate::DeadLetter(Reason::TimedOut, violations)
+        matches!(&judged.outcome, Outcome::DeadLetter(Reason::TimedOut, violations)
             if violations.iter().any(|violation| violation.message.contains("before this one was tried")))
     });
     assert!(untried.count() > 100, "each has an end all the same");
@@ -187,7 +187,7 @@ fn one_poison_leaves_the_whole_limit_to_each_of_its_neighbours() {
     let slow = Slow(Mutex::default());
     let entries = (0..1_000).map(|i| entry(i, if i == 777 { b"loop" } else { b"fine" })).collect();
     let judgement = judged(&slow, 5, entries);
-    let letters = judgement.entries.iter().filter(|judged| matches!(judged.fate, Fate::DeadLetter(..)));
+    let letters = judgement.entries.iter().filter(|judged| matches!(judged.outcome, Outcome::DeadLetter(..)));
     assert_eq!(letters.map(|judged| judged.entry.id.sequence).collect::<Vec<_>>(), [777]);
     let calls = slow.0.into_inner().expect("no panic");
     assert!(calls.iter().all(|(_, time)| *time == slow_limit()), "{calls:?}");
@@ -209,15 +209,15 @@ impl Rules for Large {
         Duration::from_secs(10)
     }
 
-    fn bounds(&self) -> Bounds {
-        Bounds { rows: 1_000, output_bytes: 100_000, age_max_days: 100_000, ..Limits::default().bounds }
+    fn bounds(&self) -> OutputLimits {
+        OutputLimits { rows: 1_000, output_bytes: 100_000, age_max_days: 100_000, ..Limits::default().bounds }
     }
 
-    fn process(&self, batch: &[Readable<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
+    fn process(&self, batch: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
         if batch.len() > 1 && batch.iter().any(|entry| value(entry).starts_with("bytes")) {
             return Err(Fault::TooMuchOutput { limit_bytes: 0 });
         }
-        let verdict = |entry: &Readable<'_>| {
+        let verdict = |entry: &TextEntry<'_>| {
             let number = |text: &str| text.parse::<usize>().expect("a number");
             let event = UncheckedEvent {
                 event_id: uuid::Uuid::nil().to_string(),
@@ -242,10 +242,10 @@ impl Rules for Large {
 fn kept(values: &[&str]) -> Vec<bool> {
     let entries = values.iter().zip(0..).map(|(value, i)| entry(i, value.as_bytes())).collect();
     let judgement = judged(&Large, 5, entries);
-    let is_kept = |judged: &Judged| match &judged.fate {
-        Fate::Store(_) => true,
-        Fate::DeadLetter(Reason::TooMuchOutput, _) => false,
-        fate => panic!("{fate:?}"),
+    let is_kept = |judged: &Judged| match &judged.outcome {
+        Outcome::Store(_) => true,
+        Outcome::DeadLetter(Reason::TooMuchOutput, _) => false,
+        outcome => panic!("{outcome:?}"),
     };
     judgement.entries.iter().map(is_kept).collect()
 }
@@ -269,16 +269,16 @@ fn what_a_guest_cannot_have_is_kept_in_place() {
     killer.deliveries = 6;
     let entries = vec![entry(0, b"a"), deleted, entry(2, b"\xff"), entry(3, b"b"), killer];
     let judgement = judged(&poisoned("-"), 5, entries);
-    let fates: Vec<Fate> = judgement.entries.into_iter().map(|judged| judged.fate).collect();
+    let outcomes: Vec<Outcome> = judgement.entries.into_iter().map(|judged| judged.outcome).collect();
     assert!(matches!(
-        fates.as_slice(),
+        outcomes.as_slice(),
         [
-            Fate::Discard(a),
-            Fate::DeadLetter(Reason::Deleted, _),
-            Fate::DeadLetter(Reason::Undecodable, _),
-            Fate::Discard(b),
-            Fate::DeadLetter(Reason::DeliveredTooOften, _),
+            Outcome::Discard(a),
+            Outcome::DeadLetter(Reason::Deleted, _),
+            Outcome::DeadLetter(Reason::Undecodable, _),
+            Outcome::Discard(b),
+            Outcome::DeadLetter(Reason::DeliveredTooOften, _),
         ] if a == "a" && b == "b"
     ));
-    assert!(!fates.iter().any(|fate| matches!(fate, Fate::Store(Vec1::One(_)))));
+    assert!(!outcomes.iter().any(|outcome| matches!(outcome, Outcome::Store(Vec1::One(_)))));
 }

@@ -10,10 +10,10 @@ use super::{Error, Which};
 use crate::batch::Digest;
 use crate::capabilities::HostContext;
 use crate::config::{Config, Tenant};
-use crate::guests::{Folders, Guests};
+use crate::guests::{Folders, RulesLoader};
 use crate::judge::{Rules, judge, pause_max};
 use crate::outbox;
-use crate::sandbox::Sandboxes;
+use crate::sandbox::SandboxEngine;
 use crate::store::{Archive, Database, Filter, Judge, ReplayPage, Replay, Scope, Store};
 use crate::stream::{self, Redis, Stream};
 use crate::text::printable;
@@ -59,7 +59,7 @@ pub(super) async fn replay(
         let known: Vec<&str> = config.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
         return Err(Error::UnknownTenant { found, known: known.join(", ") });
     }
-    let sandboxes = Sandboxes::new(config).map_err(Error::Sandbox)?;
+    let engine = SandboxEngine::new(config).map_err(Error::Sandbox)?;
     // All are looked at before the first letter is touched: what is refused for one is to be refused as a whole.
     let mut replays = Vec::new();
     for tenant in config.tenants.iter().filter(|tenant| is_meant(tenant.name.as_str())) {
@@ -72,8 +72,8 @@ pub(super) async fn replay(
             continue;
         }
         store.prepare().await?;
-        let guests = Guests::load(
-            sandboxes.of(tenant).map_err(Error::Sandbox)?,
+        let guests = RulesLoader::load(
+            engine.of(tenant).map_err(Error::Sandbox)?,
             &Folders::default(),
             tenant.guest.as_deref(),
             None,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::batch::{Fate, Judged};
+use crate::batch::{Outcome, Judged};
 use crate::text::printable;
 
 /// Reasons of one tenant that have a count of their own; the others share one.
@@ -22,7 +22,7 @@ impl Discards {
     /// Counts the entries of a batch that is committed.
     pub(super) fn add(&mut self, batch: &[Judged]) {
         for judged in batch {
-            let Fate::Discard(reason) = &judged.fate else { continue };
+            let Outcome::Discard(reason) = &judged.outcome else { continue };
             let end = reason.char_indices().nth(REASON_MAX_CHARS).map_or(reason.len(), |(at, _)| at);
             let reason = reason.get(..end).unwrap_or_default();
             let has_room = self.counts.len() < REASONS_MAX;
@@ -65,7 +65,7 @@ mod tests {
 
     fn discarded(reason: &str) -> Judged {
         let entry = Entry { id: EntryId::ZERO, fields: None, deliveries: 1 };
-        Judged { entry, fate: Fate::Discard(reason.to_owned()), digest: Digest::of(b"") }
+        Judged { entry, outcome: Outcome::Discard(reason.to_owned()), digest: Digest::of(b"") }
     }
 
     #[test]

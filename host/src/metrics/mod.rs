@@ -14,7 +14,7 @@ pub use self::csv::{CsvFile, MetricsRow};
 use crate::batch::{Breaches, Judged, Tally};
 use crate::capabilities::{Sample, Series};
 use crate::config::{Config, TenantName};
-use crate::stream::{Gauge, Levels};
+use crate::stream::{GroupMonitor, GroupStats};
 use discards::Discards;
 use series::AllSeries;
 
@@ -154,7 +154,7 @@ impl Counters {
 
 /// Tells the metrics at each interval and once at the end.
 pub struct Reporter {
-    gauge: Gauge,
+    monitor: GroupMonitor,
     csv: CsvFile,
     interval: Duration,
     /// When the next line is due; not before the first [`Reporter::run`].
@@ -164,10 +164,10 @@ pub struct Reporter {
 
 impl Reporter {
     /// Nothing is written before the first interval has passed.
-    pub fn new(config: &Config, tenant: &TenantName, gauge: Gauge) -> Self {
+    pub fn new(config: &Config, tenant: &TenantName, monitor: GroupMonitor) -> Self {
         let interval = config.monitoring_interval();
         Self {
-            gauge,
+            monitor,
             csv: CsvFile::new(&config.metrics_csv_of(tenant)),
             interval,
             next: None,
@@ -191,14 +191,14 @@ impl Reporter {
 
     /// Tells of entries that were trimmed from the stream before they were read.
     pub async fn look_for_losses(&mut self, counters: &Counters) {
-        self.levels(counters).await;
+        self.group_stats(counters).await;
     }
 
     /// The stream's levels, if they can be had; losses are told at once.
-    async fn levels(&mut self, counters: &Counters) -> Option<Levels> {
+    async fn group_stats(&mut self, counters: &Counters) -> Option<GroupStats> {
         // Not longer than this: the last report comes while somebody waits for the exit.
-        let levels = match tokio::time::timeout(Duration::from_secs(1), self.gauge.levels()).await {
-            Ok(Ok(levels)) => levels,
+        let group_stats = match tokio::time::timeout(Duration::from_secs(1), self.monitor.group_stats()).await {
+            Ok(Ok(group_stats)) => group_stats,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the stream's levels are unknown");
                 return None;
@@ -208,21 +208,21 @@ impl Reporter {
                 return None;
             }
         };
-        counters.lost(levels.lost);
-        Some(levels)
+        counters.lost(group_stats.lost);
+        Some(group_stats)
     }
 
     /// One line of CSV and one of the log, of this moment.
     pub async fn report(&mut self, counters: &Counters) {
-        let levels = self.levels(counters).await;
-        *counters.lag.lock().unwrap_or_else(PoisonError::into_inner) = levels.and_then(|levels| levels.lag);
+        let group_stats = self.group_stats(counters).await;
+        *counters.lag.lock().unwrap_or_else(PoisonError::into_inner) = group_stats.and_then(|group_stats| group_stats.lag);
         let totals = *counters.totals();
         let tally = totals.tally;
         let rate = self.rate(tally.total());
         let record = MetricsRow {
             timestamp: Utc::now(),
             events_processed: tally.total(),
-            lag: levels.and_then(|levels| levels.lag),
+            lag: group_stats.and_then(|group_stats| group_stats.lag),
             batch_time_ms: u64::try_from(totals.last_batch.as_millis()).unwrap_or(u64::MAX),
             processing_rate: rate,
         };
@@ -241,8 +241,8 @@ impl Reporter {
             in_flight = totals.delivered.saturating_sub(tally.total()),
             lost = totals.lost,
             lag = record.lag,
-            pending = levels.map(|levels| levels.pending),
-            stream_length = levels.map(|levels| levels.length),
+            pending = group_stats.map(|group_stats| group_stats.pending),
+            stream_length = group_stats.map(|group_stats| group_stats.length),
             batches = totals.batches,
             batch_time_ms = record.batch_time_ms,
             trapped = some(breaches.trapped),

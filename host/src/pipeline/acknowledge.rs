@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::Error;
-use super::flight::{CommittedBatch, Flight};
+use super::in_flight::{CommittedBatch, InFlight};
 use crate::metrics::{Counters, Dependency};
 use crate::retry::Backoff;
 use crate::stream::{Acknowledger, Unacknowledged};
@@ -20,10 +20,10 @@ pub(super) async fn acknowledge(
     mut batches: mpsc::Receiver<CommittedBatch>,
 ) -> Result<(), Error> {
     let mut backoff = Backoff::default();
-    let mut due: Vec<(Unacknowledged, Arc<Flight>)> = Vec::new();
+    let mut due: Vec<(Unacknowledged, Arc<InFlight>)> = Vec::new();
     // Rules that make much of little send it bit by bit.
     let of =
-        |CommittedBatch { committed, flight }| (Unacknowledged::new(committed, flight.is_effort()), flight);
+        |CommittedBatch { committed, in_flight }| (Unacknowledged::new(committed, in_flight.is_effort()), in_flight);
     loop {
         if due.is_empty() {
             let Some(batch) = batches.recv().await else { return Ok(()) };
@@ -33,9 +33,9 @@ pub(super) async fn acknowledge(
             due.push(of(batch));
         }
         let outcome = acknowledger.acknowledge(due.iter_mut().map(|(batch, _)| batch)).await;
-        for (batch, flight) in due.extract_if(.., |(batch, _)| batch.is_acknowledged()) {
-            flight.acknowledged(batch.entries());
-            counters.ended(batch.tally(), flight.read_at.elapsed());
+        for (batch, in_flight) in due.extract_if(.., |(batch, _)| batch.is_acknowledged()) {
+            in_flight.acknowledged(batch.entries());
+            counters.ended(batch.tally(), in_flight.read_at.elapsed());
         }
         match outcome {
             Ok(()) => {
@@ -45,7 +45,7 @@ pub(super) async fn acknowledge(
             Err(error) if error.is_permanent() => return Err(error.into()),
             Err(error) => {
                 counters.waits_for(Dependency::Redis, true);
-                if backoff.is_news() {
+                if backoff.should_log() {
                     tracing::warn!(%error, "acknowledging failed; trying again");
                 }
                 tokio::select! {

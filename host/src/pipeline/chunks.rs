@@ -32,12 +32,12 @@ mod tests {
     use chrono::{DateTime, TimeDelta};
 
     use super::*;
-    use crate::batch::{Digest, Entry, EntryId, Event, Fate, Vec1};
+    use crate::batch::{Digest, Entry, EntryId, Event, Outcome, Vec1};
 
     fn of_weeks(weeks: std::ops::Range<i64>) -> Vec<Judged> {
         let judged = |week| Judged {
             entry: Entry { id: EntryId::ZERO, fields: None, deliveries: 1 },
-            fate: Fate::Store(Vec1::One(Event {
+            outcome: Outcome::Store(Vec1::One(Event {
                 event_id: uuid::Uuid::nil(),
                 time: DateTime::UNIX_EPOCH + TimeDelta::weeks(week),
                 event_type: String::new(),

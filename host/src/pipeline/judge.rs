@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::Span;
 
-use super::flight::{JudgedBatch, Work, ReadBatch};
+use super::in_flight::{JudgedBatch, Work, ReadBatch};
 use super::rejections::RejectionLog;
 use super::slow_rules::SlowRulesLog;
 use super::{Error, RulesInForce};
@@ -31,9 +31,9 @@ pub(super) async fn judge_all(
     // Rules that make much of little take one processor from the others, not a second one to write it,
     // and the disks bit by bit.
     let efforts = Arc::new(Semaphore::new(1));
-    while let Some(ReadBatch { entries, flight }) = batches.recv().await {
+    while let Some(ReadBatch { entries, in_flight }) = batches.recv().await {
         let Ok(effort) = Arc::clone(&efforts).acquire_owned().await else { break }; // never closed
-        flight.keep_effort(effort);
+        in_flight.keep_effort(effort);
         // After the wait: those of before it may not be in force any more.
         let rules = Arc::clone(&in_force.borrow_and_update());
         if rules.digest() != last {
@@ -51,12 +51,12 @@ pub(super) async fn judge_all(
                 counters.breached(breaches);
                 rejections.log(&entries);
                 if !is_effort(breaches, &entries, &[]) {
-                    flight.end_effort();
+                    in_flight.end_effort();
                 }
                 Work::Judged(entries)
             }
         };
-        if to_write.send(JudgedBatch { part, flight }).await.is_err() {
+        if to_write.send(JudgedBatch { part, in_flight }).await.is_err() {
             break; // a later stage failed
         }
     }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::flight::{CommittedBatch, Flight, Slot, Slots, ReadBatch};
+use super::in_flight::{CommittedBatch, InFlight, Slot, Slots, ReadBatch};
 use crate::batch::{Entry, EntryId};
 use crate::metrics::{Counters, Dependency};
 use crate::retry::Backoff;
@@ -39,17 +39,17 @@ impl Reading {
         let mut backoff = Backoff::default();
         while let Some(slot) = self.slots.take(self.reader.quiet(), &self.shutdown).await {
             match self.read(slot).await? {
-                Outcome::Read { is_partial } => {
+                ReadOutcome::Read { is_partial } => {
                     backoff = Backoff::default();
                     self.counters.waits_for(Dependency::Redis, false);
                     if is_partial {
                         pause(self.partial_batch_delay, &self.shutdown).await;
                     }
                 }
-                Outcome::StageFailed => break,
-                Outcome::Failed(error) => {
+                ReadOutcome::StageFailed => break,
+                ReadOutcome::Failed(error) => {
                     self.counters.waits_for(Dependency::Redis, true);
-                    if backoff.is_news() && !self.shutdown.is_cancelled() {
+                    if backoff.should_log() && !self.shutdown.is_cancelled() {
                         tracing::warn!(%error, "reading failed; trying again");
                     }
                     backoff.wait_unless(&self.shutdown).await;
@@ -60,21 +60,21 @@ impl Reading {
     }
 
     /// Reads into this slot, and passes on what nobody has decided yet.
-    async fn read(&mut self, slot: Slot) -> Result<Outcome, Error> {
+    async fn read(&mut self, slot: Slot) -> Result<ReadOutcome, Error> {
         // One decision: what is wanted now, and not what was wanted before the slot was there.
         let is_in_flight = |id| self.slots.hold(id);
         let read = self.reader.read(slot.is_alone, &is_in_flight, &self.shutdown).await;
         self.counters.lost(self.reader.take_lost());
         // By any replica.
         self.last_read = self.last_read.max(Some(self.reader.last_delivered()));
-        let (entries, flight, is_partial) = match read {
-            Ok(Read::Nothing) => return Ok(Outcome::Read { is_partial: false }),
+        let (entries, in_flight, is_partial) = match read {
+            Ok(Read::Nothing) => return Ok(ReadOutcome::Read { is_partial: false }),
             Ok(Read::New { entries, is_partial }) => {
-                let flight = self.flight(slot, &entries);
+                let in_flight = self.in_flight(slot, &entries);
                 let (first, last) =
                     (entries.first().map(|entry| entry.id), entries.last().map(|entry| entry.id));
                 let entries = match first <= self.last_read {
-                    true => self.recall_set_back(entries, &flight).await?,
+                    true => self.recall_set_back(entries, &in_flight).await?,
                     false => {
                         self.records.rest();
                         self.has_fenced_all = false;
@@ -82,41 +82,41 @@ impl Reading {
                     }
                 };
                 self.last_read = last.max(self.last_read);
-                (entries, flight, is_partial)
+                (entries, in_flight, is_partial)
             }
             Ok(Read::Pending(pending)) => {
                 // Fenced before they are taken. The other way round, a take of which the reply is lost would leave them
                 // with us, and nobody would know any more whose they were.
                 let owners = pending.iter().map(Pending::owner).collect();
                 if !self.fence(Some(&owners)).await? {
-                    return Ok(Outcome::Read { is_partial: false });
+                    return Ok(ReadOutcome::Read { is_partial: false });
                 }
                 let entries = match self.reader.take(&pending, &self.shutdown).await {
                     Ok(entries) => entries,
                     Err(error) if error.is_permanent() => return Err(error.into()),
-                    Err(error) => return Ok(Outcome::Failed(error)),
+                    Err(error) => return Ok(ReadOutcome::Failed(error)),
                 };
-                let flight = self.flight(slot, &entries);
-                (self.recall(entries, &flight).await?, flight, false)
+                let in_flight = self.in_flight(slot, &entries);
+                (self.recall(entries, &in_flight).await?, in_flight, false)
             }
             Err(error) if error.is_permanent() => return Err(error.into()),
-            Err(error) => return Ok(Outcome::Failed(error)),
+            Err(error) => return Ok(ReadOutcome::Failed(error)),
         };
-        if !entries.is_empty() && self.to_judge.send(ReadBatch { entries, flight }).await.is_err() {
-            return Ok(Outcome::StageFailed);
+        if !entries.is_empty() && self.to_judge.send(ReadBatch { entries, in_flight }).await.is_err() {
+            return Ok(ReadOutcome::StageFailed);
         }
-        Ok(Outcome::Read { is_partial })
+        Ok(ReadOutcome::Read { is_partial })
     }
 
-    fn flight(&self, slot: Slot, entries: &[Entry]) -> Arc<Flight> {
+    fn in_flight(&self, slot: Slot, entries: &[Entry]) -> Arc<InFlight> {
         self.counters.delivered(entries.len());
-        Arc::new(Flight::new(slot, entries, self.shutdown.clone()))
+        Arc::new(InFlight::new(slot, entries, self.shutdown.clone()))
     }
 
     /// Those of the entries that nobody has decided yet; the others were
     /// committed before, and are acknowledged. None of either when the shutdown
     /// comes first: they stay pending.
-    async fn recall(&mut self, entries: Vec<Entry>, flight: &Arc<Flight>) -> Result<Vec<Entry>, Error> {
+    async fn recall(&mut self, entries: Vec<Entry>, in_flight: &Arc<InFlight>) -> Result<Vec<Entry>, Error> {
         if entries.is_empty() {
             return Ok(entries);
         }
@@ -133,9 +133,9 @@ impl Reading {
         self.counters.waits_for(Dependency::Postgres, false);
         if !committed.ids().is_empty() {
             tracing::info!(entries = committed.ids().len(), "committed before; acknowledging");
-            let flight = Arc::clone(flight);
+            let in_flight = Arc::clone(in_flight);
             // A closed channel: acknowledging failed for good. The entries stay pending.
-            let _ = self.to_acknowledge.send(CommittedBatch { committed, flight }).await;
+            let _ = self.to_acknowledge.send(CommittedBatch { committed, in_flight }).await;
         }
         Ok(new)
     }
@@ -144,18 +144,18 @@ impl Reading {
     async fn recall_set_back(
         &mut self,
         entries: Vec<Entry>,
-        flight: &Arc<Flight>,
+        in_flight: &Arc<InFlight>,
     ) -> Result<Vec<Entry>, Error> {
         let found = entries.len();
-        let mut new = self.recall(entries, flight).await?;
+        let mut new = self.recall(entries, in_flight).await?;
         if !new.is_empty() && !std::mem::replace(&mut self.has_fenced_all, true) {
             // They may be in flight elsewhere, and nobody knows where: they were delivered before the group was set back.
             if !self.fence(None).await? {
                 return Ok(Vec::new());
             }
-            new = self.recall(new, flight).await?;
+            new = self.recall(new, in_flight).await?;
         }
-        if self.set_back.is_news() {
+        if self.set_back.should_log() {
             tracing::warn!(
                 entries = found,
                 known = found - new.len(),
@@ -187,7 +187,7 @@ impl Reading {
             return Err(error.into());
         }
         self.counters.waits_for(Dependency::Postgres, true);
-        if backoff.is_news() {
+        if backoff.should_log() {
             tracing::warn!(%error, "recalling what was committed failed; trying again");
         }
         backoff.wait_unless(&self.shutdown).await;
@@ -196,7 +196,7 @@ impl Reading {
 }
 
 /// What came of a read.
-enum Outcome {
+enum ReadOutcome {
     /// It was answered.
     Read {
         /// Whether a pause makes the next batch fuller.

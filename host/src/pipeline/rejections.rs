@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::batch::{Fate, Judged, Violation};
+use crate::batch::{Outcome, Judged, Violation};
 use crate::screen::cut;
 
 /// Lines about single entries; what goes beyond is counted in one more.
@@ -24,8 +24,8 @@ struct Lines {
 impl RejectionLog {
     pub(super) fn log(&self, batch: &[Judged]) {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for Judged { entry, fate, .. } in batch {
-            let Fate::DeadLetter(reason, violations) = fate else { continue };
+        for Judged { entry, outcome, .. } in batch {
+            let Outcome::DeadLetter(reason, violations) = outcome else { continue };
             if lines.have_room() {
                 tracing::warn!(
                     entry = %entry.id, reason = reason.as_str(), violations = summary(violations), "entry not stored"

@@ -12,11 +12,11 @@ use tracing::Instrument as _;
 use super::Error;
 use super::chunks::KnownWeeks;
 use super::failure::{Failure, Shape, Step};
-use super::flight::{CommittedBatch, Flight, JudgedBatch, Work};
+use super::in_flight::{CommittedBatch, InFlight, JudgedBatch, Work};
 use super::judge::{Asking, is_effort};
 use super::rejections::RejectionLog;
 use super::slow_rules::SlowRulesLog;
-use crate::batch::{Fate, Judged, Reason, Vec1, Violation};
+use crate::batch::{Outcome, Judged, Reason, Vec1, Violation};
 use crate::capabilities::{Effects, HostContext, Usage};
 use crate::judge::Judgement;
 use crate::metrics::{Counters, Dependency};
@@ -76,22 +76,22 @@ impl Writing {
     /// Writes a batch until its fate is committed. When PostgreSQL refuses a row,
     /// the batch is halved until the row's entry is alone; it becomes a dead letter.
     async fn write_batch(self, mut writer: Writer, batch: JudgedBatch) -> Result<Writer, Error> {
-        let JudgedBatch { part, flight } = batch;
-        let mut progress = CommitProgress::new(&flight);
+        let JudgedBatch { part, in_flight } = batch;
+        let mut progress = CommitProgress::new(&in_flight);
         let mut backoff = Backoff::default();
         // The next one is the last.
         let mut left: VecDeque<Left> = part.portions().into_iter().map(Left::new).collect();
         while let Some(mut next) = left.pop_back() {
             let number = next.number.get_or_insert_with(|| writer.number(&mut progress.record)).clone();
-            let Attempt { outcome, judged, pause } =
-                self.attempt(&mut writer, &next.part, &number, &flight, &mut progress).await?;
-            let error = match outcome {
+            let Attempt { committed, judged, pause } =
+                self.attempt(&mut writer, &next.part, &number, &in_flight, &mut progress).await?;
+            let error = match committed {
                 Ok(committed) => {
                     self.counters.waits_for(Dependency::Postgres, false);
-                    let committed = CommittedBatch { committed, flight: Arc::clone(&flight) };
+                    let committed = CommittedBatch { committed, in_flight: Arc::clone(&in_flight) };
                     // A closed channel: acknowledging failed for good. The entries stay pending.
                     let _ = self.to_acknowledge.send(committed).await;
-                    flight.pause(pause).await;
+                    in_flight.pause(pause).await;
                     continue;
                 }
                 Err(error) => error,
@@ -121,7 +121,7 @@ impl Writing {
                     let right = next.part.halve();
                     left.extend([Left::new(right), Left::new(next.part)]);
                 }
-                (Step::Refuse, Some(mut only)) if !matches!(only.fate, Fate::DeadLetter(..)) => {
+                (Step::Refuse, Some(mut only)) if !matches!(only.outcome, Outcome::DeadLetter(..)) => {
                     self.refuse(&mut only, &error);
                     left.push_back(Left::new(Work::Judged(vec![only])));
                 }
@@ -135,7 +135,7 @@ impl Writing {
                 }
                 (Step::Again | Step::Look, _) => {
                     self.counters.waits_for(Dependency::Postgres, true);
-                    if backoff.is_news() {
+                    if backoff.should_log() {
                         let entries = next.part.len();
                         tracing::warn!(%error, entries, "writing to postgres failed; trying again");
                     }
@@ -158,18 +158,18 @@ impl Writing {
         writer: &mut Writer,
         part: &Work,
         number: &Number,
-        flight: &Flight,
+        in_flight: &InFlight,
         CommitProgress { record, used }: &mut CommitProgress,
     ) -> Result<Attempt, Error> {
         let (entries, rules) = match part {
             Work::Judged(judged) => {
-                let outcome = writer.write(judged, record, number).await;
+                let committed = writer.write(judged, record, number).await;
                 let mut pause = Duration::ZERO;
-                if outcome.is_ok() {
+                if committed.is_ok() {
                     self.counters.discarded(judged);
                     pause = self.known_weeks.pause_after(judged);
                 }
-                return Ok(Attempt { outcome, judged: None, pause });
+                return Ok(Attempt { committed, judged: None, pause });
             }
             Work::Open(entries, rules) => (entries, rules),
         };
@@ -198,19 +198,19 @@ impl Writing {
         let Judgement { entries: judged, breaches, .. } = judgement;
         self.counters.breached(breaches);
         if !is_effort(breaches, &judged, &effects.publications) {
-            flight.end_effort();
+            in_flight.end_effort();
         }
         let used_with_these = used.and(&effects);
-        let outcome = writer.commit(*session, &judged, effects.publications, record, number).await;
+        let committed = writer.commit(*session, &judged, effects.publications, record, number).await;
         let mut pause = Duration::ZERO;
-        if outcome.is_ok() {
+        if committed.is_ok() {
             *used = used_with_these;
             self.rejections.log(&judged);
             self.counters.discarded(&judged);
             self.counters.sampled(effects.samples, effects.dropped_samples);
             pause = self.known_weeks.pause_after(&judged);
         }
-        Ok(Attempt { outcome, judged: judged.into_iter().next(), pause })
+        Ok(Attempt { committed, judged: judged.into_iter().next(), pause })
     }
 
     /// Makes a dead letter of an entry whose rows PostgreSQL refuses.
@@ -220,7 +220,7 @@ impl Writing {
             code: Reason::Refused.as_str().to_owned(),
             message: cut(error.to_string()),
         };
-        judged.fate = Fate::DeadLetter(Reason::Refused, vec![violation]);
+        judged.outcome = Outcome::DeadLetter(Reason::Refused, vec![violation]);
         self.rejections.log(std::slice::from_ref(judged));
     }
 }
@@ -247,11 +247,11 @@ impl Left {
     fn failure(&mut self, error: &store::Error, only: Option<&Judged>, patience: Duration) -> Failure {
         self.failures += 1;
         let failing_for = self.failing_since.get_or_insert_with(Instant::now).elapsed();
-        let part = match only.map(|only| &only.fate) {
+        let part = match only.map(|only| &only.outcome) {
             _ if self.part.len() > 1 => Shape::Several,
-            Some(Fate::DeadLetter(..)) => Shape::Letter,
-            Some(Fate::Store(Vec1::Many(_))) => Shape::Rows,
-            Some(Fate::Store(Vec1::One(_)) | Fate::Discard(_)) | None => Shape::Row,
+            Some(Outcome::DeadLetter(..)) => Shape::Letter,
+            Some(Outcome::Store(Vec1::Many(_))) => Shape::Rows,
+            Some(Outcome::Store(Vec1::One(_)) | Outcome::Discard(_)) | None => Shape::Row,
         };
         Failure {
             remedy: error.remedy(),
@@ -273,14 +273,14 @@ struct CommitProgress {
 }
 
 impl CommitProgress {
-    fn new(flight: &Flight) -> Self {
-        Self { record: Record::new(flight.slot.number), used: Usage::default() }
+    fn new(in_flight: &InFlight) -> Self {
+        Self { record: Record::new(in_flight.slot.number), used: Usage::default() }
     }
 }
 
 /// What came of an attempt.
 struct Attempt {
-    outcome: Result<Committed, store::Error>,
+    committed: Result<Committed, store::Error>,
     /// What the rules wanted of the first entry, if they were asked.
     judged: Option<Judged>,
     /// Before the next one.
@@ -289,7 +289,7 @@ struct Attempt {
 
 impl Attempt {
     /// Without a word of the rules.
-    fn new(outcome: Result<Committed, store::Error>) -> Self {
-        Self { outcome, judged: None, pause: Duration::ZERO }
+    fn new(committed: Result<Committed, store::Error>) -> Self {
+        Self { committed, judged: None, pause: Duration::ZERO }
     }
 }

@@ -58,7 +58,7 @@ const FUNCTION_BYTES: usize = 48;
 
 /// What the guests of all tenants share: engines, their clock, and turns. Cheap to clone.
 #[derive(Clone)]
-pub struct Sandboxes(Arc<EngineInner>);
+pub struct SandboxEngine(Arc<EngineInner>);
 
 struct EngineInner {
     /// Nearly always one: code that counts fuel, or has another stack, needs another engine.
@@ -93,7 +93,7 @@ impl Code {
     }
 }
 
-impl Sandboxes {
+impl SandboxEngine {
     /// For the guests of all tenants of the settings.
     pub fn new(config: &config::Config) -> wasmtime::Result<Self> {
         let limits: Vec<Limits> = config.tenants.iter().map(Limits::from).collect();
@@ -168,7 +168,7 @@ impl Sandboxes {
 /// Compiles a tenant's components, and holds what all of them share. Cheap to clone.
 #[derive(Clone)]
 pub struct Sandbox {
-    sandboxes: Sandboxes,
+    sandboxes: SandboxEngine,
     /// Whose turn it is when it compiles.
     tenant: TenantName,
     engine: Engine,
@@ -179,11 +179,11 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// With an engine of its own. Guests get no settings and no grants.
+    /// With an engine of its own. RulesLoader get no settings and no grants.
     pub fn new(limits: Limits) -> wasmtime::Result<Self> {
         let Tenant { name, grants, .. } = Tenant::default();
         let room = CodeRoom::new(config::Config::default().guest_code_bytes, 1);
-        Sandboxes::start(&[limits], room, None)?.sandbox(name, limits, BTreeMap::new(), grants)
+        SandboxEngine::start(&[limits], room, None)?.sandbox(name, limits, BTreeMap::new(), grants)
     }
 
     /// What guests may use.
@@ -499,6 +499,6 @@ mod tests {
     fn a_hundred_engines_start() {
         let limits: Vec<Limits> =
             (0..100).map(|i| Limits { stack_bytes: (256 + i) << 10, ..Limits::default() }).collect();
-        assert!(Sandboxes::start(&limits, CodeRoom::new(0, 1), None).is_ok());
+        assert!(SandboxEngine::start(&limits, CodeRoom::new(0, 1), None).is_ok());
     }
 }

@@ -8,17 +8,17 @@ use wasmtime::component::{Linker, ResourceTable, ResourceTableError};
 use wasmtime::{CallHook, Store, Trap};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::engine::{Compiled, Sandboxes, TICK};
+use super::engine::{Compiled, SandboxEngine, TICK};
 use super::limits::{Meter, OutOfMemory, TooManyElements};
 use super::load::{check_exports, check_imports, describe};
 use super::output::{Output, PrintLog};
 use super::powers::{self, HostState};
 use super::{Limits, LoadError, wasi};
-use crate::batch::{UncheckedEvent, Digest, EntryId, Readable, Verdict, Violation};
+use crate::batch::{UncheckedEvent, Digest, EntryId, TextEntry, Verdict, Violation};
 use crate::capabilities::{Lost, HostContext};
 use crate::config::Grants;
 use crate::judge::{Fault, Rules};
-use crate::screen::Bounds;
+use crate::screen::OutputLimits;
 use crate::text::printable;
 use crate::turns::Turn;
 
@@ -45,7 +45,7 @@ pub struct Guest {
     grants: Arc<Grants>,
     /// Whether it imports any of the world `pipeline`.
     has_powers: bool,
-    sandboxes: Sandboxes,
+    sandboxes: SandboxEngine,
     /// For as long as it lives, other tenants find it compiled.
     _compiled: Arc<Compiled>,
 }
@@ -86,7 +86,7 @@ impl Guest {
         limits: Limits,
         settings: Arc<BTreeMap<String, String>>,
         grants: Arc<Grants>,
-        sandboxes: Sandboxes,
+        sandboxes: SandboxEngine,
     ) -> Result<Self, LoadError> {
         let component = &compiled.component;
         let engine = component.engine();
@@ -165,7 +165,7 @@ impl Guest {
     fn call(
         &self,
         first: EntryId,
-        batch: &[Readable<'_>],
+        batch: &[TextEntry<'_>],
         output: &Output,
         time: Duration,
         lent: HostState,
@@ -177,7 +177,7 @@ impl Guest {
         store.data_mut().lent = lent;
         let entries: Vec<wit::Entry<'_>> = batch
             .iter()
-            .map(|Readable { id, fields, .. }| wit::Entry {
+            .map(|TextEntry { id, fields, .. }| wit::Entry {
                 id: wit::EntryId { milliseconds: id.milliseconds, sequence: id.sequence },
                 fields,
             })
@@ -193,7 +193,7 @@ impl Guest {
     fn call_undoing(
         &self,
         first: EntryId,
-        batch: &[Readable<'_>],
+        batch: &[TextEntry<'_>],
         output: &Output,
         time: Duration,
         powers: &mut HostContext,
@@ -261,7 +261,7 @@ impl Rules for Guest {
         self.limits.time
     }
 
-    fn bounds(&self) -> Bounds {
+    fn bounds(&self) -> OutputLimits {
         self.limits.bounds
     }
 
@@ -276,7 +276,7 @@ impl Rules for Guest {
     /// In a fresh instance.
     fn process(
         &self,
-        batch: &[Readable<'_>],
+        batch: &[TextEntry<'_>],
         time: Duration,
         powers: &mut HostContext,
     ) -> Result<Vec<Verdict>, Fault> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use wasmtime::{ResourceLimiter, Result};
 
 use crate::config::Tenant;
-use crate::screen::Bounds;
+use crate::screen::OutputLimits;
 
 /// All limits of a guest, each with its setting.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ pub struct Limits {
     /// `GUEST_COMPILE_MEMORY_BYTES`: address space of the process that compiles.
     pub compile_memory_bytes: u64,
     /// `GUEST_OUTPUT_BYTES` and others: what verdicts may hold.
-    pub bounds: Bounds,
+    pub bounds: OutputLimits,
 }
 
 /// Memories of one instance. A component made of several has one for each part.
@@ -55,7 +55,7 @@ impl From<&Tenant> for Limits {
             component_bytes: tenant.guest_component_bytes,
             compile_time: Duration::from_millis(tenant.guest_compile_ms),
             compile_memory_bytes: tenant.guest_compile_memory_bytes,
-            bounds: Bounds {
+            bounds: OutputLimits {
                 output_bytes: tenant.guest_output_bytes,
                 rows: tenant.guest_rows,
                 string_bytes: tenant.guest_string_bytes,

@@ -26,7 +26,7 @@ mod output;
 mod powers;
 mod wasi;
 
-pub use engine::{Sandbox, Sandboxes, Source};
+pub use engine::{Sandbox, SandboxEngine, Source};
 pub use guest::Guest;
 pub use limits::Limits;
 pub use load::LoadError;

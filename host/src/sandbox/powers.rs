@@ -13,10 +13,10 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use super::LoadError;
 use super::guest::State;
 use super::guest::bindings::sluicegate::guest::{metrics, store, stream, types};
-use crate::batch::{EntryId, Readable};
+use crate::batch::{EntryId, TextEntry};
 use crate::capabilities::{
-    LABEL_MAX_BYTES, LABELS_MAX, Outcome, PUBLICATIONS_MAX, PUBLICATIONS_MAX_BYTES, HostContext, Publication,
-    Refusal, SAMPLES_MAX, Sample, Series, Usage, Transaction, Value,
+    LABEL_MAX_BYTES, LABELS_MAX, StatementResult, PUBLICATIONS_MAX, PUBLICATIONS_MAX_BYTES, HostContext, Publication,
+    StatementError, SAMPLES_MAX, Sample, Series, Usage, Transaction, Value,
 };
 use crate::config::Grants;
 
@@ -92,7 +92,7 @@ pub(super) struct HostState {
 
 impl HostState {
     /// For a call after which the batch does what these earlier calls have left, too.
-    pub(super) fn new(grants: &Arc<Grants>, batch: &[Readable<'_>], powers: HostContext, earlier: Usage) -> Self {
+    pub(super) fn new(grants: &Arc<Grants>, batch: &[TextEntry<'_>], powers: HostContext, earlier: Usage) -> Self {
         let deliveries = match grants.stream {
             true => batch.iter().map(|entry| (entry.id, entry.deliveries)).collect(),
             false => BTreeMap::new(),
@@ -145,7 +145,7 @@ impl stream::Host for HostState {
 impl HostState {
     fn run<T>(
         &mut self,
-        run: impl FnOnce(&mut dyn Transaction) -> Outcome<T>,
+        run: impl FnOnce(&mut dyn Transaction) -> StatementResult<T>,
     ) -> wasmtime::Result<Result<T, store::Error>> {
         // None on trial, and while start-up code runs.
         let Some(transaction) = self.powers.transaction.as_deref_mut() else {
@@ -245,16 +245,16 @@ impl From<Value> for store::Value {
     }
 }
 
-impl From<Refusal> for store::Error {
-    fn from(refusal: Refusal) -> Self {
+impl From<StatementError> for store::Error {
+    fn from(refusal: StatementError) -> Self {
         match refusal {
-            Refusal::NotGranted(name) => Self::NotGranted(name),
-            Refusal::WrongParameters(wanted) => Self::WrongParameters(wanted),
-            Refusal::Refused(code, message) => Self::Refused(store::Refusal { code, message }),
-            Refusal::TimedOut(limit_ms) => Self::TimedOut(limit_ms),
-            Refusal::TooMuch(limit) => Self::TooMuch(limit),
-            Refusal::TooManyStatements(limit) => Self::TooManyStatements(limit),
-            Refusal::UnknownType(column) => Self::UnknownType(column),
+            StatementError::NotGranted(name) => Self::NotGranted(name),
+            StatementError::WrongParameters(wanted) => Self::WrongParameters(wanted),
+            StatementError::Refused(code, message) => Self::Refused(store::Refusal { code, message }),
+            StatementError::TimedOut(limit_ms) => Self::TimedOut(limit_ms),
+            StatementError::TooMuch(limit) => Self::TooMuch(limit),
+            StatementError::TooManyStatements(limit) => Self::TooManyStatements(limit),
+            StatementError::UnknownType(column) => Self::UnknownType(column),
         }
     }
 }

@@ -86,8 +86,8 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
 }
 
 /// Anything that PostgreSQL can hold.
-fn bounds() -> Bounds {
-    Bounds { age_max_days: 100_000_000, ahead_max_days: 100_000_000, ..Limits::default().bounds }
+fn bounds() -> OutputLimits {
+    OutputLimits { age_max_days: 100_000_000, ahead_max_days: 100_000_000, ..Limits::default().bounds }
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn nothing_is_kept_of_what_is_cut() {
     }
     let violation = || violation("", "code", String::new());
     let verdict = Verdict::Reject((0..100_000).map(|_| violation()).collect());
-    let Fate::DeadLetter(_, violations) = screen(verdict, &bounds(), Utc::now()) else { panic!("rejected") };
+    let Outcome::DeadLetter(_, violations) = screen(verdict, &bounds(), Utc::now()) else { panic!("rejected") };
     assert_eq!((violations.len(), violations.capacity()), (VIOLATIONS_MAX, VIOLATIONS_MAX));
 }
 
@@ -123,7 +123,7 @@ proptest! {
     #[test]
     fn any_verdict_has_a_fate_within_bounds(verdict in any_verdict()) {
         match screen(verdict.clone(), &bounds(), Utc::now()) {
-            Fate::Store(events) => {
+            Outcome::Store(events) => {
                 let claims = match verdict {
                     Verdict::Accept(_) => 1,
                     Verdict::Expand(claims) => claims.len(),
@@ -132,7 +132,7 @@ proptest! {
                 prop_assert_eq!(events.as_slice().len(), claims, "all or none");
                 prop_assert!(events.as_slice().iter().all(is_storable), "{events:?}");
             }
-            Fate::DeadLetter(reason, violations) => {
+            Outcome::DeadLetter(reason, violations) => {
                 prop_assert_eq!(
                     reason == Reason::Rejected,
                     matches!(&verdict, Verdict::Reject(violations) if !violations.is_empty())
@@ -142,7 +142,7 @@ proptest! {
                     prop_assert!(is_cut(path) && is_cut(code) && is_cut(message), "{violations:?}");
                 }
             }
-            Fate::Discard(reason) => prop_assert!(is_cut(&reason) && matches!(verdict, Verdict::Discard(_))),
+            Outcome::Discard(reason) => prop_assert!(is_cut(&reason) && matches!(verdict, Verdict::Discard(_))),
         }
     }
 }
@@ -158,7 +158,7 @@ fn the_limits_are_exact() {
     };
     let (bounds, now) = (bounds(), Utc::now());
     let passes = |event: &UncheckedEvent, bounds| {
-        matches!(screen(Verdict::Accept(event.clone()), &bounds, now), Fate::Store(_))
+        matches!(screen(Verdict::Accept(event.clone()), &bounds, now), Outcome::Store(_))
     };
     let is_stored = |event: &UncheckedEvent| passes(event, bounds);
     assert!(is_stored(&event));
@@ -170,24 +170,24 @@ fn the_limits_are_exact() {
     assert!(!is_stored(&UncheckedEvent { properties: deep(127), ..event.clone() }), "128 levels");
     let nth = |i: u128| UncheckedEvent { event_id: Uuid::from_u128(i).to_string(), ..event.clone() };
     let expanded =
-        |n: u128| matches!(screen(Verdict::Expand((0..n).map(nth).collect()), &bounds, now), Fate::Store(_));
+        |n: u128| matches!(screen(Verdict::Expand((0..n).map(nth).collect()), &bounds, now), Outcome::Store(_));
     assert_eq!([0, 1, 1_000, 1_001].map(expanded), [false, true, true, false]);
     let other = UncheckedEvent { user_id: "another".to_owned(), ..nth(3) };
-    let Fate::DeadLetter(Reason::BadVerdict, violations) =
+    let Outcome::DeadLetter(Reason::BadVerdict, violations) =
         screen(Verdict::Expand(vec![nth(3), nth(4), other]), &bounds, now)
     else {
         panic!("two rows of one key");
     };
     assert_eq!((violations[0].path.as_str(), violations[0].code.as_str()), ("[2].event-id", "repeated_key"));
 
-    let bounds = Bounds { string_bytes: 10, json_depth: 3, ..bounds };
+    let bounds = OutputLimits { string_bytes: 10, json_depth: 3, ..bounds };
     let with = |event_type: &str, properties: &str| {
         let properties = Some(properties.to_owned());
         passes(&UncheckedEvent { event_type: event_type.to_owned(), properties, ..event.clone() }, bounds)
     };
     assert!(with("1234567890", "{\"a\":[[]]}"), "at both limits");
     assert!(!with("12345678901", "{}") && !with("", "{\"a\":12345}"), "a byte more");
-    let bounds = Bounds { string_bytes: 100, ..bounds };
+    let bounds = OutputLimits { string_bytes: 100, ..bounds };
     let deeper = UncheckedEvent { properties: deep(3), ..event.clone() };
     assert!(!passes(&deeper, bounds), "a level more");
 }
@@ -195,7 +195,7 @@ fn the_limits_are_exact() {
 fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
     const DAY_MICROS: i64 = 86_400_000_000;
     let now = Utc::now();
-    let bounds = Bounds { age_max_days: 10, ahead_max_days: 2, ..Limits::default().bounds };
+    let bounds = OutputLimits { age_max_days: 10, ahead_max_days: 2, ..Limits::default().bounds };
     let event = |micros: i64| UncheckedEvent {
         event_id: Uuid::nil().to_string(),
         time: now.timestamp_micros() + micros,
@@ -203,8 +203,8 @@ fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
         user_id: String::new(),
         properties: None,
     };
-    let code = |verdict, bounds: &Bounds| match screen(verdict, bounds, now) {
-        Fate::DeadLetter(Reason::BadVerdict, violations) => {
+    let code = |verdict, bounds: &OutputLimits| match screen(verdict, bounds, now) {
+        Outcome::DeadLetter(Reason::BadVerdict, violations) => {
             violations.into_iter().map(|found| found.code).collect()
         }
         _ => String::new(),
@@ -221,7 +221,7 @@ fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
         &Limits::default().bounds,
         now,
     ) {
-        Fate::DeadLetter(_, violations) => violations.into_iter().map(|found| found.message).collect(),
+        Outcome::DeadLetter(_, violations) => violations.into_iter().map(|found| found.message).collect(),
         _ => String::new(),
     };
     let micros = now.timestamp_micros();

@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 
 use super::{Error, Store};
-use crate::batch::{Entry, Fate, Judged, Reason, Violation};
+use crate::batch::{Entry, Outcome, Judged, Reason, Violation};
 
 /// An array of arrays cannot be unnested by one level, so each letter's fields
 /// are a slice of one long array.
@@ -36,8 +36,8 @@ pub(super) struct Letters<'a> {
 impl<'a> Letters<'a> {
     pub(super) fn of(batch: &'a [Judged]) -> Result<Self, Error> {
         let mut letters = Self::default();
-        for Judged { entry, fate, digest } in batch {
-            if let Fate::DeadLetter(reason, violations) = fate {
+        for Judged { entry, outcome, digest } in batch {
+            if let Outcome::DeadLetter(reason, violations) = outcome {
                 letters.push(entry, *reason, violations, digest.as_bytes())?;
             }
         }

@@ -147,7 +147,7 @@ pub struct DatabaseInner {
     share: usize,
     preparing: Preparing,
     /// One tenant at a time deletes what nobody needs any more.
-    tidying: Semaphore,
+    housekeeping: Semaphore,
 }
 
 impl Deref for Database {
@@ -174,7 +174,7 @@ impl Database {
             lending: Lending::new(connections),
             share: if config.tenants.len() > 1 { connections.div_ceil(2) } else { connections },
             preparing: Preparing::new(),
-            tidying: Semaphore::new(1),
+            housekeeping: Semaphore::new(1),
         })))
     }
 
@@ -217,7 +217,7 @@ impl Database {
 
     /// Waits until no other tenant tidies up. For as long as the permit lives none begins.
     pub async fn turn_to_tidy(&self) -> Result<SemaphorePermit<'_>, Error> {
-        self.tidying.acquire().await.map_err(|_| Error::Closed)
+        self.housekeeping.acquire().await.map_err(|_| Error::Closed)
     }
 
     async fn connect(&self) -> Result<PgConnection, Error> {

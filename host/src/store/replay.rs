@@ -15,7 +15,7 @@ use super::lending::Purpose;
 use super::session::{self, Session};
 use super::write::{Keys, Others, Rows, look_at_others, take_new};
 use super::{Error, Remedy, Store, outbox, patient};
-use crate::batch::{Digest, Entry, Fate, Judged, Reason};
+use crate::batch::{Digest, Entry, Outcome, Judged, Reason};
 use crate::capabilities::{Lost, HostContext, Publication};
 use crate::failpoint::failpoint;
 
@@ -96,7 +96,7 @@ impl Archive {
         failpoint!("before_insert", failed());
 
         // What the rules did for a letter that stays one is taken back, or each replay would do it again.
-        let undoes = has_acted && judged.iter().any(|judged| matches!(judged.fate, Fate::DeadLetter(..)));
+        let undoes = has_acted && judged.iter().any(|judged| matches!(judged.outcome, Outcome::DeadLetter(..)));
         // A trial inserts too, to tell new rows from duplicates, and rolls back.
         let inserted = match undoes {
             true => None,
@@ -201,14 +201,14 @@ async fn insert(
 fn outcomes(judged: &[Judged], mut new: Option<Keys>) -> (BTreeMap<String, u64>, Vec<&'static str>) {
     let (mut outcomes, mut marks) = (BTreeMap::new(), Vec::with_capacity(judged.len()));
     for judged in judged {
-        let (outcome, detail) = match (&judged.fate, &mut new) {
-            (Fate::Store(events), Some(new)) => match take_new(events, new) {
+        let (outcome, detail) = match (&judged.outcome, &mut new) {
+            (Outcome::Store(events), Some(new)) => match take_new(events, new) {
                 true => ("stored", None),
                 false => ("duplicate", None),
             },
-            (Fate::Store(_), None) => (Reason::Refused.as_str(), None),
-            (Fate::Discard(_), _) => ("discarded", None),
-            (Fate::DeadLetter(reason, violations), _) => (reason.as_str(), violations.first()),
+            (Outcome::Store(_), None) => (Reason::Refused.as_str(), None),
+            (Outcome::Discard(_), _) => ("discarded", None),
+            (Outcome::DeadLetter(reason, violations), _) => (reason.as_str(), violations.first()),
         };
         marks.push(outcome);
         let name = detail.map_or(outcome.to_owned(), |violation| format!("{outcome} ({})", violation.code));

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::lending::Loan;
 use super::timestamp::{NoTimestamp, Timestamp};
 use super::{Database, Error, Number, STATEMENT_TIMEOUT_MS, Store, patient};
-use crate::capabilities::{Lost, Outcome, PARAMETERS_MAX_BYTES, Refusal, STATEMENTS_MAX, Transaction, Value};
+use crate::capabilities::{Lost, StatementResult, PARAMETERS_MAX_BYTES, StatementError, STATEMENTS_MAX, Transaction, Value};
 use crate::config::{Parameter, Statement};
 
 /// Beyond a statement's own limit: then the network is at fault.
@@ -142,14 +142,14 @@ impl Session {
         &mut self,
         name: &str,
         parameters: Vec<Value>,
-        get: impl AsyncFnOnce(Bound, &mut PgConnection, &Statement) -> Result<Result<T, Refusal>, Error>,
-    ) -> Outcome<T> {
+        get: impl AsyncFnOnce(Bound, &mut PgConnection, &Statement) -> Result<Result<T, StatementError>, Error>,
+    ) -> StatementResult<T> {
         let Some(statement) = self.statements.get(name).cloned() else {
-            return Ok(Err(Refusal::NotGranted(name.to_owned())));
+            return Ok(Err(StatementError::NotGranted(name.to_owned())));
         };
         self.count += 1;
         if self.count > STATEMENTS_MAX {
-            return Ok(Err(Refusal::TooManyStatements(STATEMENTS_MAX)));
+            return Ok(Err(StatementError::TooManyStatements(STATEMENTS_MAX)));
         }
         let bytes = self.bytes.saturating_add(parameters.iter().map(size).sum());
         if bytes > PARAMETERS_MAX_BYTES {
@@ -198,11 +198,11 @@ impl Transaction for Session {
         self.control("SAVEPOINT guest_call".to_owned())
     }
 
-    fn query(&mut self, name: &str, parameters: Vec<Value>) -> Outcome<Vec<Vec<Value>>> {
+    fn query(&mut self, name: &str, parameters: Vec<Value>) -> StatementResult<Vec<Vec<Value>>> {
         self.run(name, parameters, rows)
     }
 
-    fn execute(&mut self, name: &str, parameters: Vec<Value>) -> Outcome<u64> {
+    fn execute(&mut self, name: &str, parameters: Vec<Value>) -> StatementResult<u64> {
         self.run(name, parameters, async |query, connection, _| {
             Ok(Ok(query.execute(connection).await?.rows_affected()))
         })
@@ -228,27 +228,27 @@ pub(super) fn end_of_guest() -> String {
 const FORGET: &str = "SELECT pg_advisory_unlock_all(); DISCARD TEMP; UNLISTEN *; RESET ROLE; RESET search_path; RESET TimeZone";
 
 /// What the guest is told, unless the transaction is over, or the same may go well the next time.
-fn refused(error: &Error, timeout_ms: u64) -> Option<Refusal> {
+fn refused(error: &Error, timeout_ms: u64) -> Option<StatementError> {
     let Error::Statement(sqlx::Error::Database(database)) = error else { return None };
     let code = database.code()?;
     match code.as_ref() {
-        "57014" => Some(Refusal::TimedOut(timeout_ms)),
+        "57014" => Some(StatementError::TimedOut(timeout_ms)),
         // Somebody holds a lock, the server is read-only for now, or has waited too long for us.
         "55P03" | "25006" | "25P03" => None,
         // A plan of before the table was changed: sqlx keeps it as long as the connection.
         "0A000" if database.message().contains("cached plan") => None,
         // Connections, deadlocks, the end of the server.
         code if ["08", "40", "57"].iter().any(|class| code.starts_with(class)) => None,
-        _ => Some(Refusal::Refused(code.into_owned(), database.message().to_owned())),
+        _ => Some(StatementError::Refused(code.into_owned(), database.message().to_owned())),
     }
 }
 
 type Bound = Query<'static, Postgres, PgArguments>;
 
-fn bound(statement: &Statement, parameters: Vec<Value>) -> Result<Bound, Refusal> {
+fn bound(statement: &Statement, parameters: Vec<Value>) -> Result<Bound, StatementError> {
     let wrong = || {
         let kinds: Vec<&str> = statement.parameters.iter().map(|kind| kind.as_str()).collect();
-        Refusal::WrongParameters(format!("wanted ({})", kinds.join(", ")))
+        StatementError::WrongParameters(format!("wanted ({})", kinds.join(", ")))
     };
     if parameters.len() != statement.parameters.len() {
         return Err(wrong());
@@ -288,7 +288,7 @@ async fn rows(
     query: Bound,
     connection: &mut PgConnection,
     statement: &Statement,
-) -> Result<Result<Vec<Vec<Value>>, Refusal>, Error> {
+) -> Result<Result<Vec<Vec<Value>>, StatementError>, Error> {
     let (mut rows, mut bytes, mut refusal) = (Vec::new(), 0_usize, None);
     let mut found = query.fetch(connection);
     // To the end, even of what is too much: the connection is to be used again.
@@ -309,8 +309,8 @@ async fn rows(
     Ok(refusal.map_or(Ok(rows), Err))
 }
 
-fn too_much(limit: usize) -> Refusal {
-    Refusal::TooMuch(u64::try_from(limit).unwrap_or(u64::MAX))
+fn too_much(limit: usize) -> StatementError {
+    StatementError::TooMuch(u64::try_from(limit).unwrap_or(u64::MAX))
 }
 
 fn size(value: &Value) -> usize {
@@ -332,7 +332,7 @@ fn no_timestamp(error: &sqlx::Error) -> Option<&NoTimestamp> {
     }
 }
 
-fn values(row: &PgRow) -> Result<Vec<Value>, Refusal> {
+fn values(row: &PgRow) -> Result<Vec<Value>, StatementError> {
     let value = |column: &sqlx::postgres::PgColumn| {
         let at = column.ordinal();
         let name = column.type_info().name().to_owned();
@@ -352,11 +352,11 @@ fn values(row: &PgRow) -> Result<Vec<Value>, Refusal> {
                 row.try_get(at).map(|Json(value): Json<Box<RawValue>>| Value::Json(value.get().to_owned()))
             }
             "BYTEA" => row.try_get(at).map(Value::Bytes),
-            _ => return Err(Refusal::UnknownType(format!("{}: {name}", column.name()))),
+            _ => return Err(StatementError::UnknownType(format!("{}: {name}", column.name()))),
         };
         value.map_err(|error| match no_timestamp(&error) {
-            Some(why) => Refusal::Refused(OVERFLOW.to_owned(), format!("{}: {why}", column.name())),
-            None => Refusal::UnknownType(format!("{}: {name}", column.name())),
+            Some(why) => StatementError::Refused(OVERFLOW.to_owned(), format!("{}: {why}", column.name())),
+            None => StatementError::UnknownType(format!("{}: {name}", column.name())),
         })
     };
     row.columns().iter().map(value).collect()

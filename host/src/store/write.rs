@@ -15,7 +15,7 @@ use super::record::Recorded;
 use super::session::{self, Session};
 use super::timestamp::Timestamp;
 use super::{Committed, Error, Number, Record, Remedy, Store, WRITING, patient};
-use crate::batch::{Entry, EntryId, Event, Fate, Judged, Reason, Tally, Vec1};
+use crate::batch::{Entry, EntryId, Event, Outcome, Judged, Reason, Tally, Vec1};
 use crate::capabilities::Publication;
 use crate::config::TableName;
 use crate::failpoint::failpoint;
@@ -285,8 +285,8 @@ pub enum Others {
 }
 
 impl Others {
-    fn of(outcome: Result<u64, Error>) -> Self {
-        match outcome {
+    fn of(written: Result<u64, Error>) -> Self {
+        match written {
             Ok(0) => Self::Unknown,
             Ok(_) => Self::Written,
             Err(error) if error.is_of_keys() => Self::Written,
@@ -378,16 +378,16 @@ impl NewRows {
 /// Counts how the entries ended.
 fn tally(batch: &[Judged], mut new_rows: NewRows) -> Tally {
     let mut tally = Tally::default();
-    for Judged { fate, .. } in batch {
-        match (fate, &mut new_rows) {
-            (Fate::Store(_), NewRows::Count(_)) => tally.duplicate += 1,
-            (Fate::Store(events), NewRows::Keys(keys)) => match take_new(events, keys) {
+    for Judged { outcome, .. } in batch {
+        match (outcome, &mut new_rows) {
+            (Outcome::Store(_), NewRows::Count(_)) => tally.duplicate += 1,
+            (Outcome::Store(events), NewRows::Keys(keys)) => match take_new(events, keys) {
                 true => tally.stored += 1,
                 false => tally.duplicate += 1,
             },
-            (Fate::DeadLetter(Reason::Rejected, _), _) => tally.rejected += 1,
-            (Fate::DeadLetter(..), _) => tally.dead_lettered += 1,
-            (Fate::Discard(_), _) => tally.discarded += 1,
+            (Outcome::DeadLetter(Reason::Rejected, _), _) => tally.rejected += 1,
+            (Outcome::DeadLetter(..), _) => tally.dead_lettered += 1,
+            (Outcome::Discard(_), _) => tally.discarded += 1,
         }
     }
     if let NewRows::Count(count) = new_rows {
@@ -414,9 +414,9 @@ pub(super) struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     pub(super) fn of(batch: &'a [Judged]) -> Self {
-        let stored = batch.iter().filter_map(|judged| match &judged.fate {
-            Fate::Store(events) => Some(events),
-            Fate::DeadLetter(..) | Fate::Discard(_) => None,
+        let stored = batch.iter().filter_map(|judged| match &judged.outcome {
+            Outcome::Store(events) => Some(events),
+            Outcome::DeadLetter(..) | Outcome::Discard(_) => None,
         });
         let one_each = stored.clone().all(|events| matches!(events, Vec1::One(_)));
         let mut events: Vec<&Event> = stored.flat_map(Vec1::as_slice).collect();

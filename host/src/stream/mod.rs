@@ -4,13 +4,13 @@
 //! - `attempts`: how often the process died with an entry in hand
 //! - `acknowledge`: XACK, for what is committed
 //! - `publish`: XADD, for what rules have published
-//! - `levels`: how full the stream is, and what was trimmed before it was read
+//! - `group_stats`: how full the stream is, and what was trimmed before it was read
 //! - `server`: the server, and the connection that all tenants share
 //! - `reply`: from Redis' replies to entries
 
 mod acknowledge;
 mod attempts;
-mod levels;
+mod group_stats;
 mod publish;
 mod read;
 mod reply;
@@ -25,7 +25,7 @@ use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 pub use acknowledge::{Acknowledger, Unacknowledged};
 pub use attempts::Attempts;
-pub use levels::{Gauge, Levels};
+pub use group_stats::{GroupMonitor, GroupStats};
 pub use read::{Pending, Quiet, Read, Reader};
 pub use server::Redis;
 
@@ -201,8 +201,8 @@ impl Stream {
     }
 
     /// Watches the group's levels.
-    pub fn gauge(&self) -> Gauge {
-        Gauge::new(self.clone())
+    pub fn monitor(&self) -> GroupMonitor {
+        GroupMonitor::new(self.clone())
     }
 
     async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, Error> {
@@ -241,7 +241,7 @@ impl Stream {
     /// Whether the group is known to be there.
     async fn has_group(&self, connection: &mut MultiplexedConnection) -> bool {
         let groups = redis::cmd("XINFO").arg("GROUPS").arg(&self.name).query_async(connection).await;
-        groups.is_ok_and(|groups| levels::find_group(groups, &self.group).is_some())
+        groups.is_ok_and(|groups| group_stats::find_group(groups, &self.group).is_some())
     }
 
     /// Takes the consumer out of the group, if nothing is pending with it: after a clean stop nobody needs it any more.

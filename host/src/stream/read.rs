@@ -6,7 +6,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::levels::Losses;
+use super::group_stats::Losses;
 use super::reply;
 use super::{Error, PATIENCE, Stream, script};
 use crate::batch::{Entry, EntryId};

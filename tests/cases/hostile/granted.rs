@@ -1,4 +1,4 @@
-//! Guests that were granted powers, and misuse them.
+//! RulesLoader that were granted powers, and misuse them.
 
 use std::fs;
 

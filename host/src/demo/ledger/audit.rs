@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::report::{Discrepancy, Report};
 use super::{Ledger, Origin, Sent, count};
 use crate::batch::{Digest, EntryId, Event, Reason};
-use crate::demo::generator::{Expected, Fields, Refusal, Strict};
+use crate::demo::generator::{Expected, Fields, StatementError, Strict};
 
 /// A row of `dead_letters`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +126,7 @@ impl<'a> Audit<'a> {
         &self,
         origin: Option<&'a Origin>,
         letter: &Letter,
-    ) -> Option<(&'a Refusal, Option<&'a Fields>, bool)> {
+    ) -> Option<(&'a StatementError, Option<&'a Fields>, bool)> {
         let ledger = self.ledger;
         match origin {
             Some(Origin::Invalid(refusal, fields)) => Some((refusal, Some(fields), false)),
@@ -142,7 +142,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    fn compare_letter(&mut self, entry: EntryId, letter: &Letter, refusal: &Refusal, sent: Option<&Fields>) {
+    fn compare_letter(&mut self, entry: EntryId, letter: &Letter, refusal: &StatementError, sent: Option<&Fields>) {
         let (found, wanted) = (told(&letter.reason, &letter.violations), told_of(refusal));
         if found != wanted {
             let what = "the reasons";
@@ -248,7 +248,7 @@ fn readable(fields: &Fields) -> Vec<(String, String)> {
     fields.iter().map(|(name, value)| (text(name), text(value))).collect()
 }
 
-fn told_of(refusal: &Refusal) -> String {
+fn told_of(refusal: &StatementError) -> String {
     told(refusal.reason.as_str(), &refusal.violations)
 }
 

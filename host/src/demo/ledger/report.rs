@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::batch::{EntryId, Tally};
 use crate::demo::generator::Strict;
-use crate::stream::Levels;
+use crate::stream::GroupStats;
 
 /// Something that does not add up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -327,7 +327,7 @@ impl Report {
     }
 
     /// Nothing is left.
-    pub fn check_levels(&mut self, levels: Levels) {
+    pub fn check_levels(&mut self, levels: GroupStats) {
         let lag = levels.lag.map_or("unknown".to_owned(), |lag| lag.to_string());
         for (what, found) in [("the lag", lag), ("pending", levels.pending.to_string())] {
             if found != "0" {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::batch::{Reason, Tally};
 use crate::demo::generator::Generator;
-use crate::stream::Levels;
+use crate::stream::GroupStats;
 
 const SENT: u64 = 3_000;
 /// The entry from which on the strict rules are in force.
@@ -42,7 +42,7 @@ fn ledger() -> Ledger {
     ledger
 }
 
-fn letter(i: u64, fields: &Fields, refusal: &Refusal) -> Letter {
+fn letter(i: u64, fields: &Fields, refusal: &StatementError) -> Letter {
     Letter {
         entry: id(i).to_string(),
         reason: refusal.reason.as_str().to_owned(),
@@ -89,7 +89,7 @@ fn audit(ledger: &Ledger, world: &World) -> Report {
     let mut report = audit.finish();
     report.check_swap();
     report.check_counters(world.tally);
-    report.check_levels(Levels { length: SENT, pending: 0, lag: Some(0), lost: 0 });
+    report.check_levels(GroupStats { length: SENT, pending: 0, lag: Some(0), lost: 0 });
     report
 }
 
@@ -195,7 +195,7 @@ fn a_dead_letter_that_says_something_else_is_found() {
 
 #[test]
 fn a_dead_letter_of_a_valid_or_an_unknown_entry_is_found() {
-    let refusal = Refusal { reason: Reason::Rejected, violations: vec![("", "missing")] };
+    let refusal = StatementError { reason: Reason::Rejected, violations: vec![("", "missing")] };
     let valid =
         (0..).zip(samples()).find(|(_, sample)| matches!(sample.expected, Expected::Row(_, Strict::Accept)));
     let (valid, _) = valid.expect("a valid entry");
@@ -213,7 +213,7 @@ fn a_dead_letter_of_a_valid_or_an_unknown_entry_is_found() {
 /// Where that may be, and for no other reason than this one.
 #[test]
 fn an_entry_that_was_given_up_is_excused() {
-    let too_often = Refusal { reason: Reason::DeliveredTooOften, violations: Vec::new() };
+    let too_often = StatementError { reason: Reason::DeliveredTooOften, violations: Vec::new() };
     let mut world = world();
     let row = position(&world, |event_type| event_type == "page_view");
     let lost = world.rows.remove(row).event_id;
@@ -288,7 +288,7 @@ fn counters_that_disagree_are_found() {
 #[test]
 fn what_is_left_in_the_stream_is_found() {
     let mut report = Report::default();
-    report.check_levels(Levels { length: 9, pending: 1, lag: None, lost: 0 });
+    report.check_levels(GroupStats { length: 9, pending: 1, lag: None, lost: 0 });
     assert_eq!(report.discrepancies[&Check::Drained].count, 2);
 }
 

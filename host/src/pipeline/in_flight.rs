@@ -23,7 +23,7 @@ const QUIET_PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// Dropped before all of its entries are acknowledged, it ends the run, and only then gives the slot back: a stage has
 /// failed. What would be read after that would count as delivered once more and be judged by nobody.
-pub(super) struct Flight {
+pub(super) struct InFlight {
     pub(super) read_at: Instant,
     pub(super) slot: Slot,
     /// Entries that are not acknowledged yet.
@@ -33,7 +33,7 @@ pub(super) struct Flight {
     effort: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
-impl Flight {
+impl InFlight {
     /// Of these entries, in a run that this token ends.
     pub(super) fn new(slot: Slot, entries: &[Entry], run: CancellationToken) -> Self {
         slot.hold(entries);
@@ -69,7 +69,7 @@ impl Flight {
     }
 }
 
-impl Drop for Flight {
+impl Drop for InFlight {
     fn drop(&mut self) {
         if *self.pending.get_mut() > 0 {
             self.run.cancel();
@@ -79,12 +79,12 @@ impl Drop for Flight {
 
 pub(super) struct ReadBatch {
     pub(super) entries: Vec<Entry>,
-    pub(super) flight: Arc<Flight>,
+    pub(super) in_flight: Arc<InFlight>,
 }
 
 pub(super) struct JudgedBatch {
     pub(super) part: Work,
-    pub(super) flight: Arc<Flight>,
+    pub(super) in_flight: Arc<InFlight>,
 }
 
 /// A batch, or what is left of it after it was split.
@@ -132,7 +132,7 @@ impl Work {
 
 pub(super) struct CommittedBatch {
     pub(super) committed: Committed,
-    pub(super) flight: Arc<Flight>,
+    pub(super) in_flight: Arc<InFlight>,
 }
 
 /// The slots of batches in flight, so many and no more.
@@ -238,10 +238,10 @@ mod tests {
         let (slots, run) = (Slots::new(2), CancellationToken::new());
         let first = slots.take(Quiet::NotWanted, &run).await.expect("a slot");
         assert!(first.is_alone);
-        let first = Flight::new(first, &entries(0..3), run.clone());
+        let first = InFlight::new(first, &entries(0..3), run.clone());
         let second = slots.take(Quiet::NotWanted, &run).await.expect("a slot");
         assert!(!second.is_alone);
-        let second = Flight::new(second, &entries(5..6), run.clone());
+        let second = InFlight::new(second, &entries(5..6), run.clone());
         assert_eq!(
             [0, 2, 3, 5, 6].map(|sequence| slots.hold(id(sequence))),
             [true, true, false, true, false]
@@ -255,16 +255,16 @@ mod tests {
     async fn a_batch_that_is_lost_ends_the_run_before_its_place_is_free() {
         let (slots, run) = (Slots::new(1), CancellationToken::new());
         let slot = slots.take(Quiet::Needed, &run).await.expect("a slot");
-        let flight = Flight::new(slot, &entries(0..3), run.clone());
-        flight.acknowledged(2);
-        flight.acknowledged(1);
-        drop(flight);
+        let in_flight = InFlight::new(slot, &entries(0..3), run.clone());
+        in_flight.acknowledged(2);
+        in_flight.acknowledged(1);
+        drop(in_flight);
         assert!(!run.is_cancelled(), "all of it was acknowledged");
 
         let slot = slots.take(Quiet::Needed, &run).await.expect("the slot again");
-        let flight = Flight::new(slot, &entries(0..3), run.clone());
-        flight.acknowledged(2);
-        drop(flight);
+        let in_flight = InFlight::new(slot, &entries(0..3), run.clone());
+        in_flight.acknowledged(2);
+        drop(in_flight);
         assert!(run.is_cancelled());
         assert!(slots.take(Quiet::Needed, &run).await.is_none(), "nothing more is read");
     }

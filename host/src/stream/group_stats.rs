@@ -10,7 +10,7 @@ use crate::batch::EntryId;
 
 /// How full the stream is, seen from the group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Levels {
+pub struct GroupStats {
     /// Entries in the stream.
     pub length: u64,
     /// Entries delivered to the group and not acknowledged yet.
@@ -24,11 +24,11 @@ pub struct Levels {
 }
 
 /// Asks for the group's levels.
-pub struct Gauge {
+pub struct GroupMonitor {
     stream: Stream,
 }
 
-impl Gauge {
+impl GroupMonitor {
     pub(super) fn new(stream: Stream) -> Self {
         Self { stream }
     }
@@ -37,7 +37,7 @@ impl Gauge {
     ///
     /// The connection may have broken since it was used last, which shows only
     /// now: then a new one is asked, so that the report has its levels.
-    pub async fn levels(&mut self) -> Result<Levels, Error> {
+    pub async fn group_stats(&mut self) -> Result<GroupStats, Error> {
         let shared = self.stream.redis.shared().await?;
         let was_there = shared.was_there;
         match self.ask(shared).await {
@@ -49,14 +49,14 @@ impl Gauge {
         }
     }
 
-    async fn ask(&mut self, mut shared: SharedConnection) -> Result<Levels, Error> {
+    async fn ask(&mut self, mut shared: SharedConnection) -> Result<GroupStats, Error> {
         match self.try_levels(&mut shared.connection).await {
-            Ok(levels) => Ok(levels),
+            Ok(group_stats) => Ok(group_stats),
             Err(error) => Err(self.stream.redis.failed(&shared, error).await),
         }
     }
 
-    async fn try_levels(&mut self, connection: &mut MultiplexedConnection) -> Result<Levels, Error> {
+    async fn try_levels(&mut self, connection: &mut MultiplexedConnection) -> Result<GroupStats, Error> {
         let stream = &self.stream;
         // One transaction, so that the replies are of one moment.
         let reply: RedisResult<(Value, u64, Value)> = redis::pipe()
@@ -72,12 +72,12 @@ impl Gauge {
         let (losses, length, groups) = match reply {
             Ok(reply) => reply,
             // Nobody has added anything yet, and the group is made when the pipeline starts. Redis has no code for it.
-            Err(source) if source.to_string().contains("no such key") => return Ok(Levels::default()),
+            Err(source) if source.to_string().contains("no such key") => return Ok(GroupStats::default()),
             Err(source) => return Err(stream.error("XINFO", source)),
         };
         let Losses { lost, .. } = Losses::of(losses)?;
-        let Some(group) = find_group(groups, &stream.group) else { return Ok(Levels::default()) };
-        Ok(Levels {
+        let Some(group) = find_group(groups, &stream.group) else { return Ok(GroupStats::default()) };
+        Ok(GroupStats {
             length,
             pending: group.number("pending").unwrap_or(0),
             lost,
