@@ -1,4 +1,4 @@
-//! What flows through the pipeline: entries, verdicts and fates. Pure data, no I/O.
+//! What flows through the pipeline: entries, verdicts and outcomes. Pure data, no I/O.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! From entries to fates: the rules are asked, and whatever they do, every entry gets one.
+//! From entries to outcomes: the rules are asked, and whatever they do, every entry gets one.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use chrono::Utc;
 use crate::batch::{Breaches, Digest, Entry, Outcome, Judged, TextEntry, Reason, Verdict, Violation};
 use crate::capabilities::{Lost, HostContext};
 use crate::screen::{OutputLimits, cut, quoted, screen};
-use crate::surplus;
+use crate::batch_budget;
 use crate::turns::Turn;
 
 /// Once a batch has taken so many time limits, its rest is judged entry by
@@ -148,7 +148,7 @@ impl Fault {
 /// What came of a batch.
 #[derive(Debug)]
 pub struct Judgement {
-    /// Every entry with its one fate, in the order of the batch (invariant 2).
+    /// Every entry with its one outcome, in the order of the batch (invariant 2).
     pub entries: Vec<Judged>,
     /// What the rules did meanwhile that they must not.
     pub breaches: Breaches,
@@ -205,11 +205,11 @@ struct Asking<'a> {
     was_split: bool,
     /// In the order of the batch.
     outcomes: Vec<Outcome>,
-    /// The bytes of each fate beyond what its entry brought.
-    surpluses: Vec<usize>,
+    /// The bytes of each outcome beyond what its entry brought.
+    excesses: Vec<usize>,
     /// In sum.
-    surplus_bytes: usize,
-    /// The rows of all fates.
+    excess_bytes: usize,
+    /// The rows of all outcomes.
     rows: usize,
     breaches: Breaches,
     too_many_at_once: Option<usize>,
@@ -226,8 +226,8 @@ impl<'a> Asking<'a> {
             used: Duration::ZERO,
             was_split: false,
             outcomes: Vec::with_capacity(entries),
-            surpluses: Vec::with_capacity(entries),
-            surplus_bytes: 0,
+            excesses: Vec::with_capacity(entries),
+            excess_bytes: 0,
             rows: 0,
             breaches: Breaches::default(),
             too_many_at_once: None,
@@ -321,34 +321,34 @@ impl<'a> Asking<'a> {
             if let Outcome::DeadLetter(Reason::BadVerdict, _) = outcome {
                 self.breaches.count(Reason::BadVerdict);
             }
-            let surplus = match self.was_split {
-                true => surplus::bytes(entry.bytes(), &outcome),
+            let excess = match self.was_split {
+                true => batch_budget::bytes(entry.bytes(), &outcome),
                 false => 0,
             };
-            self.push(outcome, surplus);
+            self.push(outcome, excess);
         }
         self.shed();
     }
 
-    fn push(&mut self, outcome: Outcome, surplus: usize) {
-        self.rows += surplus::rows(&outcome);
-        self.surplus_bytes = self.surplus_bytes.saturating_add(surplus);
+    fn push(&mut self, outcome: Outcome, excess: usize) {
+        self.rows += batch_budget::rows(&outcome);
+        self.excess_bytes = self.excess_bytes.saturating_add(excess);
         self.outcomes.push(outcome);
-        self.surpluses.push(surplus);
+        self.excesses.push(excess);
     }
 
-    /// Makes dead letters of the largest fates until the batch keeps its limits:
+    /// Makes dead letters of the largest outcomes until the batch keeps its limits:
     /// the entries that are small are not to pay for those that are not.
     fn shed(&mut self) {
         if self.rows > self.bounds.rows {
             let limit = format!("{} rows (GUEST_ROWS)", self.bounds.rows);
-            let sizes = self.outcomes.iter().map(surplus::rows).collect();
+            let sizes = self.outcomes.iter().map(batch_budget::rows).collect();
             self.shed_by(sizes, self.rows - self.bounds.rows, &limit);
         }
-        if self.surplus_bytes > self.bounds.output_bytes {
+        if self.excess_bytes > self.bounds.output_bytes {
             let most = self.bounds.output_bytes;
             let limit = format!("{most} bytes beyond what the entries brought (GUEST_OUTPUT_BYTES)");
-            self.shed_by(self.surpluses.clone(), self.surplus_bytes - most, &limit);
+            self.shed_by(self.excesses.clone(), self.excess_bytes - most, &limit);
         }
     }
 
@@ -362,10 +362,10 @@ impl<'a> Asking<'a> {
             }
             excess = excess.saturating_sub(size);
             let message = format!("the batch became more than {limit}, and this entry the most of it");
-            if let (Some(outcome), Some(surplus)) = (self.outcomes.get_mut(at), self.surpluses.get_mut(at)) {
-                self.rows -= surplus::rows(outcome);
-                self.surplus_bytes -= *surplus;
-                *surplus = 0;
+            if let (Some(outcome), Some(excess)) = (self.outcomes.get_mut(at), self.excesses.get_mut(at)) {
+                self.rows -= batch_budget::rows(outcome);
+                self.excess_bytes -= *excess;
+                *excess = 0;
                 *outcome = dead_letter(Reason::TooMuchOutput, message);
                 self.breaches.count(Reason::TooMuchOutput);
             }

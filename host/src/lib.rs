@@ -2,8 +2,8 @@
 //!
 //! The modules in the order in which an entry meets them: [`stream`] reads it,
 //! [`judge`] asks the rules in their [`sandbox`] and lets [`screen`] check what
-//! they say, [`surplus`] cuts what is too much for one transaction, [`store`] commits
-//! its fate, [`stream`] acknowledges it.
+//! they say, [`batch_budget`] cuts what is too much for one transaction, [`store`] commits
+//! its outcome, [`stream`] acknowledges it.
 //! [`pipeline`] joins these steps, [`tenant`] starts and drains a pipeline,
 //! [`service`] runs all tenants,
 //! [`guests`] decides which version of the rules is in force, [`metrics`] tells
@@ -17,7 +17,7 @@ pub mod demo;
 mod failpoint;
 pub mod guests;
 pub mod judge;
-pub mod letters;
+pub mod dead_letters;
 pub mod metrics;
 pub mod outbox;
 pub mod pipeline;
@@ -27,7 +27,7 @@ pub mod screen;
 pub mod service;
 pub mod store;
 pub mod stream;
-pub mod surplus;
+pub mod batch_budget;
 pub mod tenant;
 mod text;
 pub mod turns;

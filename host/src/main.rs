@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use sluicegate::config::{Config, LogFormat, SETTINGS, Setting};
 use sluicegate::demo;
 use sluicegate::demo::command::{self, with_servers};
-use sluicegate::letters;
+use sluicegate::dead_letters;
 use sluicegate::sandbox::compile;
 use sluicegate::service;
 use tokio::runtime::Runtime;
@@ -47,7 +47,7 @@ enum Command {
         #[arg(long, value_name = "FILE", global = true)]
         config: Option<PathBuf>,
         #[command(subcommand)]
-        command: letters::Command,
+        command: dead_letters::Command,
     },
     /// Compile a component for the service that started this
     #[command(name = compile::COMMAND, hide = true)]
@@ -96,8 +96,8 @@ pub(crate) fn main() -> ExitCode {
                 let config = Config::load(config.as_deref())?;
                 config.misspelt.iter().for_each(|name| say(&format!("sluicegate: {name}")));
                 let (mut out, mut progress) = (std::io::stdout().lock(), std::io::stderr().lock());
-                letters::run(command, &config, &mut out, &mut progress).await?;
-                Ok::<u8, letters::Error>(0)
+                dead_letters::run(command, &config, &mut out, &mut progress).await?;
+                Ok::<u8, dead_letters::Error>(0)
             };
             tool(work, |_| 1)
         }

@@ -37,11 +37,11 @@ use crate::store::{self, Store};
 use crate::stream::{self, Acknowledger, Attempts, Reader};
 use acknowledge::acknowledge;
 use in_flight::Slots;
-use judge::{Asking, judge_all};
-use read::Reading;
+use judge::{BatchJudge, judge_all};
+use read::ReadStage;
 use rejections::RejectionLog;
 use slow_rules::SlowRulesLog;
-use write::Writing;
+use write::WriteStage;
 
 /// Batches beyond those that commit: one being read, one being judged, one
 /// waiting to be written, one being acknowledged.
@@ -120,9 +120,9 @@ impl Pipeline {
 
         let mut stages = JoinSet::new();
         let counters = self.counters;
-        let reading = Reading {
+        let reading = ReadStage {
             reader: self.reader,
-            records: self.store.records(),
+            commit_log: self.store.commit_log(),
             slots: Slots::new(permits),
             last_read: self.last_decided,
             set_back: Backoff::default(),
@@ -135,9 +135,9 @@ impl Pipeline {
         };
         stages.spawn(reading.run().in_current_span());
         let (rejections, slow_rules) = (Arc::new(RejectionLog::default()), Arc::new(SlowRulesLog::default()));
-        let asking = Asking { deliveries_max: tenant.deliveries_max, attempts: self.attempts };
-        let writing = Writing {
-            asking: asking.clone(),
+        let judge = BatchJudge { deliveries_max: tenant.deliveries_max, attempts: self.attempts };
+        let writing = WriteStage {
+            judge: judge.clone(),
             row_retry: tenant.row_retry(),
             known_weeks: Arc::default(),
             counters: Arc::clone(&counters),
@@ -147,7 +147,7 @@ impl Pipeline {
         };
         let judging = judge_all(
             self.rules,
-            asking,
+            judge,
             Arc::clone(&counters),
             rejections,
             slow_rules,

@@ -17,7 +17,7 @@ use crate::pipeline::{self, Pipeline, RulesInForce};
 use crate::retry::Backoff;
 use crate::sandbox::SandboxEngine;
 use crate::store;
-use crate::store::{Archive, Database, Filter, Store};
+use crate::store::{DeadLetterStore, Database, Filter, Store};
 use crate::stream::{self, Redis, Stream};
 
 /// How long the batches in flight may take to be committed and acknowledged
@@ -241,7 +241,7 @@ impl Run {
         let _noting = AbortOnDropHandle::new(tokio::spawn(noting.in_current_span()));
         let housekeeping = housekeep(stream.clone(), store.clone(), tenant.clone());
         let _tidying = AbortOnDropHandle::new(tokio::spawn(housekeeping.in_current_span()));
-        let forgetting = forget_decided(store.clone(), tenant.decided_kept());
+        let forgetting = prune_decided(store.clone(), tenant.decided_kept());
         let _forgetting = AbortOnDropHandle::new(tokio::spawn(forgetting.in_current_span()));
         let pipeline = Pipeline {
             reader: stream.reader(tenant),
@@ -330,7 +330,7 @@ async fn note_swaps(store: Store, tenant: Tenant, mut rules: RulesInForce) {
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 /// Deletes what was decided so long ago that it does not come again, until the run ends.
-async fn forget_decided(store: Store, kept: Duration) {
+async fn prune_decided(store: Store, kept: Duration) {
     let mut backoff = Backoff::default();
     // Before that nothing is old enough, and who has nothing to do asks PostgreSQL nothing.
     tokio::time::sleep(kept).await;
@@ -345,7 +345,7 @@ async fn forget_decided(store: Store, kept: Duration) {
         }
         // One tenant after the other: many that started together would ask at the same moment.
         let Ok(_turn) = store.database().turn_to_tidy().await else { return };
-        if let Err(error) = store.forget_decided(kept).await
+        if let Err(error) = store.prune_decided(kept).await
             && backoff.should_log()
         {
             tracing::warn!(%error, "what was decided long ago was not deleted; trying again");
@@ -375,10 +375,10 @@ async fn housekeep(stream: Stream, store: Store, tenant: Tenant) {
                 tracing::warn!(%error, "what a replay has published was not sent; trying again in an hour")
             }
         }
-        if let Err(error) = store.enlist(pipeline::slots(&tenant)).await {
+        if let Err(error) = store.register(pipeline::slots(&tenant)).await {
             tracing::warn!(%error, "the rows of this run were not renewed; trying again in an hour");
         }
-        if let Err(error) = forget(&stream, &store).await {
+        if let Err(error) = prune(&stream, &store).await {
             tracing::warn!(%error, "the record of old commits was not deleted; trying again in an hour");
         }
     }
@@ -393,9 +393,9 @@ async fn purge(store: &Store, tenant: &TenantName, days: u32) -> Result<u64, sto
     }
     let before = Some(chrono::Utc::now() - chrono::Duration::days(i64::from(days)));
     let filter = Filter { before, tenant: Some(tenant.to_string()), ..Filter::default() };
-    let archive = Archive::new(store.database());
+    let dead_letters = DeadLetterStore::new(store.database());
     let (mut purged, mut after) = (0, 0);
-    while let Some((part, last)) = archive.purge(&filter, after, CHUNK).await? {
+    while let Some((part, last)) = dead_letters.purge(&filter, after, CHUNK).await? {
         purged += part;
         after = last;
     }
@@ -403,11 +403,11 @@ async fn purge(store: &Store, tenant: &TenantName, days: u32) -> Result<u64, sto
 }
 
 /// Deletes the record of commits of which nothing is pending any more.
-async fn forget(stream: &Stream, store: &Store) -> Result<(), pipeline::Error> {
-    for leftover in store.leftovers().await? {
-        let end = EntryId { milliseconds: leftover.last, sequence: u64::MAX };
-        if !stream.is_pending(EntryId { milliseconds: leftover.first, sequence: 0 }, end).await? {
-            store.forget(&leftover).await?;
+async fn prune(stream: &Stream, store: &Store) -> Result<(), pipeline::Error> {
+    for stale in store.stale().await? {
+        let end = EntryId { milliseconds: stale.last, sequence: u64::MAX };
+        if !stream.is_pending(EntryId { milliseconds: stale.first, sequence: 0 }, end).await? {
+            store.prune(&stale).await?;
         }
     }
     Ok(())
@@ -440,7 +440,7 @@ async fn prepare(
         let mut backoff = Backoff::default();
         let prepare = async || {
             store.prepare().await?;
-            store.enlist(pipeline::slots(tenant)).await?;
+            store.register(pipeline::slots(tenant)).await?;
             store.last_decided().await
         };
         let last_decided = loop {

@@ -97,14 +97,14 @@ fn a_postgres_that_goes_silent() {
 }
 
 /// A service that waits in the server for a lock while it prepares the database.
-struct Preparing {
+struct Migrator {
     scene: Scene,
     proxy: Proxy,
     service: Service,
     lock: sqlx::PgConnection,
 }
 
-impl Preparing {
+impl Migrator {
     fn start() -> Self {
         let scene = Scene::new();
         let mut lock = scene.database.connect();
@@ -114,9 +114,9 @@ impl Preparing {
         let proxy = Proxy::start(&url);
         let service = scene.service().set("POSTGRES_URL", proxy.url(&url)).set("MONITORING_INTERVAL_MS", 200);
         let service = service.start_unready();
-        let preparing = Self { scene, proxy, service, lock };
-        preparing.until_session("wait_event_type = 'Lock'");
-        preparing
+        let migrator = Self { scene, proxy, service, lock };
+        migrator.until_session("wait_event_type = 'Lock'");
+        migrator
     }
 
     fn until_session(&self, condition: &str) {
@@ -159,33 +159,33 @@ impl Preparing {
 /// The server gives such a session up after 10 s, and the service sees it 3 s later.
 #[test]
 fn a_network_that_falls_silent_during_the_start() {
-    let mut preparing = Preparing::start();
-    preparing.fall_silent();
-    preparing.proxy.set(Fault::None);
-    let log = preparing.serves_within(Duration::from_secs(30));
+    let mut migrator = Migrator::start();
+    migrator.fall_silent();
+    migrator.proxy.set(Fault::None);
+    let log = migrator.serves_within(Duration::from_secs(30));
     assert!(log.contains("lost without a word"), "{log}");
 }
 
 /// For so long that it is told.
 #[test]
 fn a_network_that_stays_silent_during_the_start() {
-    let mut preparing = Preparing::start();
-    preparing.fall_silent();
-    preparing.service.until_logged(&["waiting for postgres", "no answer to connecting"]);
-    preparing.proxy.set(Fault::None);
-    preparing.serves_within(Duration::from_secs(30));
+    let mut migrator = Migrator::start();
+    migrator.fall_silent();
+    migrator.service.until_logged(&["waiting for postgres", "no answer to connecting"]);
+    migrator.proxy.set(Fault::None);
+    migrator.serves_within(Duration::from_secs(30));
 }
 
 /// Longer than a lost connection would be kept: a migration may take hours.
 #[test]
 fn a_start_that_takes_long_is_not_given_up() {
-    let mut preparing = Preparing::start();
+    let mut migrator = Migrator::start();
     std::thread::sleep(Duration::from_secs(15)); // the time that is the subject
-    let last = Metrics::last(&preparing.service.log());
+    let last = Metrics::last(&migrator.service.log());
     assert_eq!(last.as_ref().map(Metrics::state), Some("starting"), "{last:?}");
-    preparing.until_session("wait_event_type = 'Lock'");
-    preparing.release();
-    let log = preparing.serves_within(Duration::from_secs(30));
+    migrator.until_session("wait_event_type = 'Lock'");
+    migrator.release();
+    let log = migrator.serves_within(Duration::from_secs(30));
     assert!(!log.contains("waiting for postgres"), "{log}");
     let mut states: Vec<String> =
         Metrics::all(&log).iter().map(|metrics| metrics.state().to_owned()).collect();

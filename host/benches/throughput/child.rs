@@ -11,7 +11,7 @@ use sluicegate::judge::{Fault, Rules, judge};
 use sluicegate::sandbox::Limits;
 use sluicegate::screen::OutputLimits;
 use sluicegate::service;
-use sluicegate::store::{self, Database, Record};
+use sluicegate::store::{self, Database, BatchRecord};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -125,7 +125,7 @@ pub(crate) fn database_alone() -> anyhow::Result<()> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let store = Database::new(&config)?.store(tenant);
         store.prepare().await?;
-        store.enlist(tenant.commits_in_flight).await?;
+        store.register(tenant.commits_in_flight).await?;
         let begun = Instant::now();
         let batches = Arc::new(Mutex::new(batches));
         let mut writers = JoinSet::new();
@@ -135,7 +135,7 @@ pub(crate) fn database_alone() -> anyhow::Result<()> {
                 loop {
                     let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).pop();
                     let Some(batch) = batch else { return Ok(()) };
-                    let mut record = Record::new(slot);
+                    let mut record = BatchRecord::new(slot);
                     let number = writer.number(&mut record);
                     let _ = writer.write(&batch, &record, &number).await?; // there is nothing to acknowledge
                 }

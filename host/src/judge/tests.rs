@@ -1,4 +1,4 @@
-//! Of bad entries, slow ones and large ones, each with its fate.
+//! Of bad entries, slow ones and large ones, each with its outcome.
 
 use std::sync::Mutex;
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::batch::Judged;
-use crate::surplus;
+use crate::batch_budget;
 
 /// After a transaction, for each week that no transaction of this run had rows in before. Every new chunk makes every
 /// connection of the server forget what it knows about hypertables. Without the pause 300 of them were made in a second, and
@@ -22,7 +22,7 @@ impl KnownWeeks {
     /// The pause that is due after these are committed.
     pub(super) fn pause_after(&self, committed: &[Judged]) -> Duration {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = surplus::weeks(committed).into_iter().filter(|week| known.insert(*week)).count();
+        let new = batch_budget::weeks(committed).into_iter().filter(|week| known.insert(*week)).count();
         PAUSE * u32::try_from(new.saturating_sub(FREE)).unwrap_or(u32::MAX)
     }
 }

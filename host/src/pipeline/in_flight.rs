@@ -12,7 +12,7 @@ use crate::batch::{Entry, EntryId, Judged};
 use crate::judge::Rules;
 use crate::store::Committed;
 use crate::stream::Quiet;
-use crate::surplus;
+use crate::batch_budget;
 
 /// How long a batch that is to be alone waits for those in flight, unless it must be. One of them may wait for somebody's lock, for hours.
 const QUIET_PATIENCE: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ pub(super) struct InFlight {
     pending: AtomicUsize,
     run: CancellationToken,
     /// The tenant's only one, if it is [not much less](super::judge::is_effort): no other batch is judged meanwhile.
-    effort: Mutex<Option<OwnedSemaphorePermit>>,
+    heavy_permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl InFlight {
@@ -38,7 +38,7 @@ impl InFlight {
     pub(super) fn new(slot: Slot, entries: &[Entry], run: CancellationToken) -> Self {
         slot.hold(entries);
         let (read_at, pending) = (Instant::now(), AtomicUsize::new(entries.len()));
-        Self { read_at, slot, pending, run, effort: Mutex::default() }
+        Self { read_at, slot, pending, run, heavy_permit: Mutex::default() }
     }
 
     /// So many of its entries are acknowledged.
@@ -47,13 +47,13 @@ impl InFlight {
     }
 
     /// Keeps it until all of the batch is acknowledged.
-    pub(super) fn keep_effort(&self, effort: OwnedSemaphorePermit) {
-        *self.effort.lock().unwrap_or_else(PoisonError::into_inner) = Some(effort);
+    pub(super) fn keep_heavy_permit(&self, heavy_permit: OwnedSemaphorePermit) {
+        *self.heavy_permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(heavy_permit);
     }
 
     /// Whether it is kept.
-    pub(super) fn is_effort(&self) -> bool {
-        self.effort.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    pub(super) fn is_heavy(&self) -> bool {
+        self.heavy_permit.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Waits before the next part of it is written, unless the run comes to its end.
@@ -64,8 +64,8 @@ impl InFlight {
     }
 
     /// Lets the next batch be judged.
-    pub(super) fn end_effort(&self) {
-        self.effort.lock().unwrap_or_else(PoisonError::into_inner).take();
+    pub(super) fn release_heavy_permit(&self) {
+        self.heavy_permit.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -104,9 +104,9 @@ impl Work {
     }
 
     /// What is written at once, the first at the end.
-    pub(super) fn portions(self) -> Vec<Self> {
+    pub(super) fn split_to_budget(self) -> Vec<Self> {
         match self {
-            Self::Judged(entries) => surplus::portions(entries).into_iter().rev().map(Self::Judged).collect(),
+            Self::Judged(entries) => batch_budget::split_to_budget(entries).into_iter().rev().map(Self::Judged).collect(),
             Self::Open(..) => vec![self],
         }
     }

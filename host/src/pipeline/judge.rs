@@ -15,12 +15,12 @@ use crate::failpoint::failpoint;
 use crate::judge::{Judgement, Rules, judge};
 use crate::metrics::Counters;
 use crate::stream::Attempts;
-use crate::surplus;
+use crate::batch_budget;
 
 /// Judges batch by batch, each by the version that is in force when it begins (invariant 6).
 pub(super) async fn judge_all(
     mut in_force: RulesInForce,
-    asking: Asking,
+    judge: BatchJudge,
     counters: Arc<Counters>,
     rejections: Arc<RejectionLog>,
     slow_rules: Arc<SlowRulesLog>,
@@ -30,10 +30,10 @@ pub(super) async fn judge_all(
     let mut last = in_force.borrow_and_update().digest();
     // Rules that make much of little take one processor from the others, not a second one to write it,
     // and the disks bit by bit.
-    let efforts = Arc::new(Semaphore::new(1));
+    let heavy_permits = Arc::new(Semaphore::new(1));
     while let Some(ReadBatch { entries, in_flight }) = batches.recv().await {
-        let Ok(effort) = Arc::clone(&efforts).acquire_owned().await else { break }; // never closed
-        in_flight.keep_effort(effort);
+        let Ok(heavy_permit) = Arc::clone(&heavy_permits).acquire_owned().await else { break }; // never closed
+        in_flight.keep_heavy_permit(heavy_permit);
         // After the wait: those of before it may not be in force any more.
         let rules = Arc::clone(&in_force.borrow_and_update());
         if rules.digest() != last {
@@ -43,15 +43,15 @@ pub(super) async fn judge_all(
         let part = match rules.wants_transaction() {
             true => Work::Open(entries, rules),
             false => {
-                let (judgement, _) = asking.ask(Arc::clone(&rules), entries, HostContext::default()).await?;
+                let (judgement, _) = judge.ask(Arc::clone(&rules), entries, HostContext::default()).await?;
                 // Without a transaction there is none to lose.
                 let Ok(judgement) = judgement else { break };
                 slow_rules.log(rules.as_ref(), &judgement);
                 let Judgement { entries, breaches, .. } = judgement;
                 counters.breached(breaches);
                 rejections.log(&entries);
-                if !is_effort(breaches, &entries, &[]) {
-                    in_flight.end_effort();
+                if !is_heavy(breaches, &entries, &[]) {
+                    in_flight.release_heavy_permit();
                 }
                 Work::Judged(entries)
             }
@@ -64,18 +64,18 @@ pub(super) async fn judge_all(
 }
 
 /// Whether to write, to send or to tell what came of a batch is a good deal more work than its entries are.
-pub(super) fn is_effort(breaches: Breaches, batch: &[Judged], publications: &[Publication]) -> bool {
-    breaches != Breaches::default() || surplus::is_heavy(batch, publications)
+pub(super) fn is_heavy(breaches: Breaches, batch: &[Judged], publications: &[Publication]) -> bool {
+    breaches != Breaches::default() || batch_budget::is_heavy(batch, publications)
 }
 
 /// How rules are asked.
 #[derive(Clone)]
-pub(super) struct Asking {
+pub(super) struct BatchJudge {
     pub(super) deliveries_max: u64,
     pub(super) attempts: Attempts,
 }
 
-impl Asking {
+impl BatchJudge {
     /// On a thread that may block.
     pub(super) async fn ask(
         &self,

@@ -12,12 +12,12 @@ use super::in_flight::{CommittedBatch, InFlight, Slot, Slots, ReadBatch};
 use crate::batch::{Entry, EntryId};
 use crate::metrics::{Counters, Dependency};
 use crate::retry::Backoff;
-use crate::store::{self, Records};
+use crate::store::{self, CommitLog};
 use crate::stream::{self, Pending, Read, Reader};
 
-pub(super) struct Reading {
+pub(super) struct ReadStage {
     pub(super) reader: Reader,
-    pub(super) records: Records,
+    pub(super) commit_log: CommitLog,
     pub(super) slots: Slots,
     /// The greatest ID that is known to have been delivered.
     pub(super) last_read: Option<EntryId>,
@@ -33,7 +33,7 @@ pub(super) struct Reading {
     pub(super) shutdown: CancellationToken,
 }
 
-impl Reading {
+impl ReadStage {
     /// Reads until the shutdown; closing the channels then lets the other stages run empty.
     pub(super) async fn run(mut self) -> Result<(), Error> {
         let mut backoff = Backoff::default();
@@ -76,7 +76,7 @@ impl Reading {
                 let entries = match first <= self.last_read {
                     true => self.recall_set_back(entries, &in_flight).await?,
                     false => {
-                        self.records.rest();
+                        self.commit_log.rest();
                         self.has_fenced_all = false;
                         entries
                     }
@@ -97,7 +97,7 @@ impl Reading {
                     Err(error) => return Ok(ReadOutcome::Failed(error)),
                 };
                 let in_flight = self.in_flight(slot, &entries);
-                (self.recall(entries, &in_flight).await?, in_flight, false)
+                (self.lookup(entries, &in_flight).await?, in_flight, false)
             }
             Err(error) if error.is_permanent() => return Err(error.into()),
             Err(error) => return Ok(ReadOutcome::Failed(error)),
@@ -116,7 +116,7 @@ impl Reading {
     /// Those of the entries that nobody has decided yet; the others were
     /// committed before, and are acknowledged. None of either when the shutdown
     /// comes first: they stay pending.
-    async fn recall(&mut self, entries: Vec<Entry>, in_flight: &Arc<InFlight>) -> Result<Vec<Entry>, Error> {
+    async fn lookup(&mut self, entries: Vec<Entry>, in_flight: &Arc<InFlight>) -> Result<Vec<Entry>, Error> {
         if entries.is_empty() {
             return Ok(entries);
         }
@@ -125,7 +125,7 @@ impl Reading {
             if self.shutdown.is_cancelled() {
                 return Ok(Vec::new());
             }
-            match self.records.recall(&entries).await {
+            match self.commit_log.lookup(&entries).await {
                 Ok(recalled) => break recalled,
                 Err(error) => self.wait_for_postgres(error, &mut backoff).await?,
             }
@@ -147,13 +147,13 @@ impl Reading {
         in_flight: &Arc<InFlight>,
     ) -> Result<Vec<Entry>, Error> {
         let found = entries.len();
-        let mut new = self.recall(entries, in_flight).await?;
+        let mut new = self.lookup(entries, in_flight).await?;
         if !new.is_empty() && !std::mem::replace(&mut self.has_fenced_all, true) {
             // They may be in flight elsewhere, and nobody knows where: they were delivered before the group was set back.
             if !self.fence(None).await? {
                 return Ok(Vec::new());
             }
-            new = self.recall(new, in_flight).await?;
+            new = self.lookup(new, in_flight).await?;
         }
         if self.set_back.should_log() {
             tracing::warn!(
@@ -170,7 +170,7 @@ impl Reading {
     async fn fence(&mut self, owners: Option<&BTreeSet<String>>) -> Result<bool, Error> {
         let mut backoff = Backoff::default();
         while !self.shutdown.is_cancelled() {
-            match self.records.fence(owners).await {
+            match self.commit_log.fence(owners).await {
                 Ok(()) => {
                     self.counters.waits_for(Dependency::Postgres, false);
                     return Ok(true);

@@ -13,7 +13,7 @@ use super::Error;
 use super::chunks::KnownWeeks;
 use super::failure::{Failure, Shape, Step};
 use super::in_flight::{CommittedBatch, InFlight, JudgedBatch, Work};
-use super::judge::{Asking, is_effort};
+use super::judge::{BatchJudge, is_heavy};
 use super::rejections::RejectionLog;
 use super::slow_rules::SlowRulesLog;
 use crate::batch::{Outcome, Judged, Reason, Vec1, Violation};
@@ -22,11 +22,11 @@ use crate::judge::Judgement;
 use crate::metrics::{Counters, Dependency};
 use crate::retry::Backoff;
 use crate::screen::cut;
-use crate::store::{self, Begun, Committed, Number, Record, Remedy, Session, Writer};
+use crate::store::{self, Begun, Committed, Number, BatchRecord, Remedy, Session, Writer};
 
 #[derive(Clone)]
-pub(super) struct Writing {
-    pub(super) asking: Asking,
+pub(super) struct WriteStage {
+    pub(super) judge: BatchJudge,
     /// How long a single entry is tried again that may be at fault itself.
     pub(super) row_retry: Duration,
     pub(super) known_weeks: Arc<KnownWeeks>,
@@ -36,7 +36,7 @@ pub(super) struct Writing {
     pub(super) to_acknowledge: mpsc::Sender<CommittedBatch>,
 }
 
-impl Writing {
+impl WriteStage {
     /// Commits as many batches at the same time as there are writers, in no
     /// promised order; but one after the other when the rules write too: what
     /// they write can depend on what they wrote before, and they would wait for each other's locks.
@@ -73,14 +73,14 @@ impl Writing {
         Ok(())
     }
 
-    /// Writes a batch until its fate is committed. When PostgreSQL refuses a row,
+    /// Writes a batch until its outcome is committed. When PostgreSQL refuses a row,
     /// the batch is halved until the row's entry is alone; it becomes a dead letter.
     async fn write_batch(self, mut writer: Writer, batch: JudgedBatch) -> Result<Writer, Error> {
         let JudgedBatch { part, in_flight } = batch;
         let mut progress = CommitProgress::new(&in_flight);
         let mut backoff = Backoff::default();
         // The next one is the last.
-        let mut left: VecDeque<Left> = part.portions().into_iter().map(Left::new).collect();
+        let mut left: VecDeque<Left> = part.split_to_budget().into_iter().map(Left::new).collect();
         while let Some(mut next) = left.pop_back() {
             let number = next.number.get_or_insert_with(|| writer.number(&mut progress.record)).clone();
             let Attempt { committed, judged, pause } =
@@ -184,7 +184,7 @@ impl Writing {
             used: *used,
             effects: Effects::default(),
         };
-        let (judgement, powers) = self.asking.ask(Arc::clone(rules), entries.clone(), powers).await?;
+        let (judgement, powers) = self.judge.ask(Arc::clone(rules), entries.clone(), powers).await?;
         let HostContext { transaction, effects, .. } = powers;
         let session = transaction.and_then(|session| (session as Box<dyn Any>).downcast::<Session>().ok());
         let Some(mut session) = session else {
@@ -197,8 +197,8 @@ impl Writing {
         self.slow_rules.log(rules.as_ref(), &judgement);
         let Judgement { entries: judged, breaches, .. } = judgement;
         self.counters.breached(breaches);
-        if !is_effort(breaches, &judged, &effects.publications) {
-            in_flight.end_effort();
+        if !is_heavy(breaches, &judged, &effects.publications) {
+            in_flight.release_heavy_permit();
         }
         let used_with_these = used.and(&effects);
         let committed = writer.commit(*session, &judged, effects.publications, record, number).await;
@@ -267,14 +267,14 @@ impl Left {
 
 /// How far a batch is that commits in parts.
 struct CommitProgress {
-    record: Record,
+    record: BatchRecord,
     /// By the parts that are committed.
     used: Usage,
 }
 
 impl CommitProgress {
     fn new(in_flight: &InFlight) -> Self {
-        Self { record: Record::new(in_flight.slot.number), used: Usage::default() }
+        Self { record: BatchRecord::new(in_flight.slot.number), used: Usage::default() }
     }
 }
 

@@ -131,8 +131,8 @@ impl Cache {
             }
         }
         files.sort();
-        let surplus = files.len().saturating_sub(self.files_max);
-        files.iter().take(surplus).try_for_each(|(_, file)| fs::remove_file(file))
+        let excess = files.len().saturating_sub(self.files_max);
+        files.iter().take(excess).try_for_each(|(_, file)| fs::remove_file(file))
     }
 
     /// Whether nobody else can have put anything here.

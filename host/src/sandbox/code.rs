@@ -122,10 +122,10 @@ impl TakenRoom {
 
     /// Gives back what is not needed.
     pub(super) fn shrink(&mut self, bytes: u64) {
-        let surplus = self.bytes.saturating_sub(bytes);
-        self.bytes -= surplus;
+        let excess = self.bytes.saturating_sub(bytes);
+        self.bytes -= excess;
         let mut used = self.room.used.lock().unwrap_or_else(PoisonError::into_inner);
-        *used = used.saturating_sub(surplus);
+        *used = used.saturating_sub(excess);
     }
 
     /// Of a component that takes more than was reserved.

@@ -86,7 +86,7 @@ pub enum Error {
     Violations(serde_json::Error),
     /// A row of the record of commits that does not read, or cannot be written.
     #[error("the table decided, or commits, holds a row that is not ours: {0}; delete it")]
-    Record(postcard::Error),
+    BatchRecord(postcard::Error),
     /// The same of what replays have published.
     #[error("the table replay_outbox holds a row that is not ours: {0}; delete it")]
     Outbox(postcard::Error),

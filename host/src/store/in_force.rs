@@ -5,9 +5,9 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::archive::time;
-use super::lending::Purpose;
-use super::{Archive, Error, Store, patient};
+use super::dead_letter_store::time;
+use super::pool::Purpose;
+use super::{DeadLetterStore, Error, Store, patient};
 use crate::batch::{Digest, Digester};
 use crate::config::{Grants, Tenant, TenantName};
 
@@ -72,10 +72,10 @@ impl Store {
     /// whose rules changed last tells what is in force, not the one that was started last.
     pub async fn note_rules_in_force(&self, component: Digest, tenant: &Tenant) -> Result<(), Error> {
         let salt = Uuid::new_v4();
-        let mut loan = self.database.borrow(Purpose::Plain).await?;
+        let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let noted = async {
             let own = sqlx::query(OWN).bind(self.tenant.as_str()).bind(&self.database.consumer);
-            let own = own.fetch_optional(&mut loan.connection).await?;
+            let own = own.fetch_optional(&mut pooled.connection).await?;
             // One that does not read was written by somebody else, and is written anew.
             let known = own.as_ref().and_then(|row| RulesInForce::of(row).ok());
             if known
@@ -89,23 +89,23 @@ impl Store {
                 .bind(component.as_bytes())
                 .bind(&salt.as_bytes()[..])
                 .bind(hash(salt.as_bytes(), tenant).as_bytes())
-                .execute(&mut loan.connection)
+                .execute(&mut pooled.connection)
                 .await?;
-            sqlx::query(PRUNE).bind(self.tenant.as_str()).execute(&mut loan.connection).await?;
+            sqlx::query(PRUNE).bind(self.tenant.as_str()).execute(&mut pooled.connection).await?;
             Ok::<(), Error>(())
         };
         let noted = patient("noting which rules are in force", noted).await;
-        self.database.settle(loan, noted)
+        self.database.finish(pooled, noted)
     }
 }
 
-impl Archive {
+impl DeadLetterStore {
     /// What was told last for this tenant, by whichever replica.
     pub async fn rules_in_force(&self, tenant: &TenantName) -> Result<Option<RulesInForce>, Error> {
-        let mut loan = self.database.borrow(Purpose::Plain).await?;
-        let row = sqlx::query(NEWEST).bind(tenant.as_str()).fetch_optional(&mut loan.connection);
+        let mut pooled = self.database.acquire(Purpose::Plain).await?;
+        let row = sqlx::query(NEWEST).bind(tenant.as_str()).fetch_optional(&mut pooled.connection);
         let row = patient("looking which rules are in force", row).await;
-        let Some(row) = self.database.settle(loan, row)? else { return Ok(None) };
+        let Some(row) = self.database.finish(pooled, row)? else { return Ok(None) };
         Ok(Some(RulesInForce::of(&row)?))
     }
 }

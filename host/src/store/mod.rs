@@ -1,10 +1,10 @@
 //! PostgreSQL: prepare at start, write a batch in one transaction.
 //!
-//! - `lending`: the connections that the writers of all tenants share
-//! - `prepare`, `table`: version, extension, migrations; a tenant's table
-//! - `write`, `letters`, `record`: what a transaction consists of
+//! - `pool`: the connections that the writers of all tenants share
+//! - `migrator`, `table`: version, extension, migrations; a tenant's table
+//! - `write`, `dead_letters`, `commit_log`: what a transaction consists of
 //! - `session`: a transaction that is lent to a guest
-//! - `archive`, `replay`: dead letters as an operator handles them
+//! - `dead_letter_store`, `replay`: dead letters as an operator handles them
 //! - `timestamp`: times as PostgreSQL has them, which are more than ours
 //! - `in_force`: which rules each replica judges by
 //! - `outbox`: what a replay has published and not sent yet
@@ -13,14 +13,14 @@
 //! why there is none is told as it is, and a connection whose state is in doubt
 //! is never used again.
 
-mod archive;
+mod dead_letter_store;
 mod error;
 mod in_force;
-mod lending;
-mod letters;
+mod pool;
+mod dead_letters;
 mod outbox;
-mod prepare;
-mod record;
+mod migrator;
+mod commit_log;
 mod replay;
 mod session;
 mod table;
@@ -38,11 +38,11 @@ use sqlx::{ConnectOptions as _, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
-pub use archive::{Archive, Cause, Filter, Letter, Scope};
+pub use dead_letter_store::{DeadLetterStore, Cause, Filter, Letter, Scope};
 pub use error::{Error, Remedy};
 pub use in_force::RulesInForce;
 pub use outbox::Due;
-pub use record::{Leftover, Number, Record, Records};
+pub use commit_log::{StaleRun, Number, BatchRecord, CommitLog};
 pub use replay::{Judge, ReplayPage, Replay};
 pub use session::{Session, Statements};
 pub use write::{Begun, Others, Writer};
@@ -50,9 +50,9 @@ pub use write::{Begun, Others, Writer};
 use crate::batch::{EntryId, Tally};
 use crate::capabilities::Publication;
 use crate::config::{Config, TableName, Tenant, TenantName, UrlSource};
-use lending::Lending;
-use prepare::Preparing;
-use record::Numbers;
+use pool::Pool;
+use migrator::Migrator;
+use commit_log::Numbers;
 use write::Inserts;
 
 /// How long a connection may take to be had.
@@ -98,9 +98,9 @@ async fn patient<T, E: Into<Error>>(
     }
 }
 
-/// Entries whose fate is committed: the only thing that can be acknowledged (invariant 1).
+/// Entries whose outcome is committed: the only thing that can be acknowledged (invariant 1).
 ///
-/// Nothing but a successful [`Writer::write`], or the [record](Records) of one, makes it.
+/// Nothing but a successful [`Writer::write`], or the [record](CommitLog) of one, makes it.
 #[derive(Debug)]
 #[must_use = "committed entries must be acknowledged"]
 pub struct Committed {
@@ -142,10 +142,10 @@ pub struct DatabaseInner {
     /// The name of this replica in the consumer groups.
     consumer: String,
     allow_plain_table: bool,
-    lending: Lending,
+    pool: Pool,
     /// Of the connections, what one tenant may have.
-    share: usize,
-    preparing: Preparing,
+    tenant_permits: usize,
+    migrator: Migrator,
     /// One tenant at a time deletes what nobody needs any more.
     housekeeping: Semaphore,
 }
@@ -171,9 +171,9 @@ impl Database {
             options: Mutex::new(options),
             consumer: config.consumer_name.clone(),
             allow_plain_table: config.allow_plain_table,
-            lending: Lending::new(connections),
-            share: if config.tenants.len() > 1 { connections.div_ceil(2) } else { connections },
-            preparing: Preparing::new(),
+            pool: Pool::new(connections),
+            tenant_permits: if config.tenants.len() > 1 { connections.div_ceil(2) } else { connections },
+            migrator: Migrator::new(),
             housekeeping: Semaphore::new(1),
         })))
     }
@@ -207,7 +207,7 @@ impl Database {
             inserts: Inserts::of(&tenant.events_table),
             statements: Arc::new(tenant.statements.clone()),
             guest_time_limit_ms: tenant.guest_time_limit_ms,
-            share: Arc::new(Semaphore::new(self.share)),
+            tenant_permits: Arc::new(Semaphore::new(self.tenant_permits)),
             table: tenant.events_table.clone(),
             drops_rows: Arc::default(),
             run: Uuid::new_v4(),
@@ -257,7 +257,7 @@ pub struct Store {
     statements: Statements,
     guest_time_limit_ms: u64,
     /// The connections that it may have at the same time.
-    share: Arc<Semaphore>,
+    tenant_permits: Arc<Semaphore>,
     /// Tells the commits of this run from those of others.
     run: Uuid,
     numbers: Numbers,
@@ -280,7 +280,7 @@ impl Store {
     }
 
     /// Something that knows what was committed before.
-    pub fn records(&self) -> Records {
-        Records::new(self.clone())
+    pub fn commit_log(&self) -> CommitLog {
+        CommitLog::new(self.clone())
     }
 }

@@ -4,7 +4,7 @@
 
 use sqlx::{PgConnection, Row as _};
 
-use super::lending::{Loan, Purpose};
+use super::pool::{PooledConnection, Purpose};
 use super::{Error, Store, patient};
 use crate::capabilities::Publication;
 
@@ -33,40 +33,40 @@ pub struct Due {
     /// In this order.
     pub publications: Vec<Publication>,
     id: i64,
-    loan: Loan,
+    pooled: PooledConnection,
 }
 
 impl Store {
     /// The oldest that the tenant's replays have left to be sent.
     pub async fn due(&self) -> Result<Option<Due>, Error> {
-        let mut loan = self.database.borrow(Purpose::Plain).await?;
+        let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let taken = async {
-            sqlx::raw_sql("BEGIN").execute(&mut loan.connection).await?;
+            sqlx::raw_sql("BEGIN").execute(&mut pooled.connection).await?;
             let row =
-                sqlx::query(TAKE).bind(self.tenant.as_str()).fetch_optional(&mut loan.connection).await?;
+                sqlx::query(TAKE).bind(self.tenant.as_str()).fetch_optional(&mut pooled.connection).await?;
             if row.is_none() {
-                sqlx::raw_sql("COMMIT").execute(&mut loan.connection).await?;
+                sqlx::raw_sql("COMMIT").execute(&mut pooled.connection).await?;
             }
             Ok::<_, Error>(row)
         };
         let taken = patient("looking into the outbox", taken).await;
         let Some(row) = taken.map_err(|error| self.database.failed(error))? else {
-            loan.give_back(&self.database);
+            pooled.release(&self.database);
             return Ok(None);
         };
         let publications = postcard::from_bytes(row.try_get("publications")?).map_err(Error::Outbox)?;
-        Ok(Some(Due { publications, id: row.try_get("id")?, loan }))
+        Ok(Some(Due { publications, id: row.try_get("id")?, pooled }))
     }
 
     /// They are sent.
     pub async fn sent(&self, due: Due) -> Result<(), Error> {
-        let Due { mut loan, id, .. } = due;
+        let Due { mut pooled, id, .. } = due;
         let deleted = async {
-            sqlx::query(DELETE).bind(id).execute(&mut loan.connection).await?;
-            sqlx::raw_sql("COMMIT").execute(&mut loan.connection).await?;
+            sqlx::query(DELETE).bind(id).execute(&mut pooled.connection).await?;
+            sqlx::raw_sql("COMMIT").execute(&mut pooled.connection).await?;
             Ok::<(), Error>(())
         };
         let deleted = patient("writing to the outbox", deleted).await;
-        self.database.settle(loan, deleted)
+        self.database.finish(pooled, deleted)
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::archive::{Archive, Letter, Scope};
-use super::lending::Purpose;
+use super::dead_letter_store::{DeadLetterStore, Letter, Scope};
+use super::pool::Purpose;
 use super::session::{self, Session};
 use super::write::{Keys, Others, Rows, look_at_others, take_new};
 use super::{Error, Remedy, Store, outbox, patient};
@@ -65,7 +65,7 @@ const MARK: &str =
     "UPDATE dead_letters SET replay_outcome = outcome, replay_component = $3, replayed_at = now()
      FROM UNNEST($1::bigint[], $2::text[]) AS replayed (letter, outcome) WHERE id = letter";
 
-impl Archive {
+impl DeadLetterStore {
     /// Judges the next letters again and, unless it is a trial, stores what
     /// is now accepted and notes what came of each, in one transaction.
     ///
@@ -80,10 +80,10 @@ impl Archive {
     }
 
     async fn try_replay(&self, part: ReplayPage<'_>) -> Result<Option<Replay>, Error> {
-        let loan = self.database.borrow(Purpose::Guest).await?;
-        let mut session = Session::begin(loan, part.store, part.pause).await?;
+        let pooled = self.database.acquire(Purpose::Guest).await?;
+        let mut session = Session::begin(pooled, part.store, part.pause).await?;
         let mut next = part.scope.next(part.after, part.limit, part.trial);
-        let next = next.build().persistent(false).fetch_all(&mut session.loan.connection);
+        let next = next.build().persistent(false).fetch_all(&mut session.pooled.connection);
         let rows = patient("taking dead letters", next).await?;
         let letters = Letter::all(&rows)?;
         let Some(last) = letters.last().map(|letter| letter.id) else {
@@ -100,7 +100,7 @@ impl Archive {
         // A trial inserts too, to tell new rows from duplicates, and rolls back.
         let inserted = match undoes {
             true => None,
-            false => insert(part.store, &mut session.loan.connection, &judged).await?,
+            false => insert(part.store, &mut session.pooled.connection, &judged).await?,
         };
         if inserted.is_none() {
             if letters.len() > 1 {
@@ -134,7 +134,7 @@ impl Archive {
         marks: Marks,
         publications: Vec<Publication>,
     ) -> Result<(), Error> {
-        let connection = &mut session.loan.connection;
+        let connection = &mut session.pooled.connection;
         let committed = async {
             marks.write(connection).await?;
             outbox::put(store, &publications, connection).await?;
@@ -144,7 +144,7 @@ impl Archive {
         };
         patient("writing what was replayed", committed).await?;
         failpoint!("after_commit", failed());
-        session.give_back(&self.database).await;
+        session.release(&self.database).await;
         Ok(())
     }
 }

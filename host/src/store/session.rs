@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Column as _, PgConnection, Postgres, Row as _, TypeInf
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use super::lending::Loan;
+use super::pool::PooledConnection;
 use super::timestamp::{NoTimestamp, Timestamp};
 use super::{Database, Error, Number, STATEMENT_TIMEOUT_MS, Store, patient};
 use crate::capabilities::{Lost, StatementResult, PARAMETERS_MAX_BYTES, StatementError, STATEMENTS_MAX, Transaction, Value};
@@ -31,7 +31,7 @@ pub type Statements = Arc<BTreeMap<String, Statement>>;
 /// A transaction that has begun. Dropped without a commit, its connection is
 /// closed and it is rolled back.
 pub struct Session {
-    pub(super) loan: Loan,
+    pub(super) pooled: PooledConnection,
     statements: Statements,
     runtime: Handle,
     /// Statements so far, without those that were undone: who is asked again must not pay for them.
@@ -46,14 +46,14 @@ pub struct Session {
 
 impl Session {
     /// Must be called within a runtime. The guest may compute for so long between two statements.
-    pub(super) async fn begin(mut loan: Loan, store: &Store, pause: Duration) -> Result<Self, Error> {
+    pub(super) async fn begin(mut pooled: PooledConnection, store: &Store, pause: Duration) -> Result<Self, Error> {
         // The server must not end it meanwhile.
         let idle_ms = u128::from(STATEMENT_TIMEOUT_MS) + pause.as_millis();
         let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}");
-        let begin = sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut loan.connection);
+        let begin = sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut pooled.connection);
         patient("beginning a transaction", begin).await?;
         let (statements, runtime) = (Arc::clone(&store.statements), Handle::current());
-        Ok(Self { loan, statements, runtime, count: 0, bytes: 0, before_call: (0, 0), lost: None })
+        Ok(Self { pooled, statements, runtime, count: 0, bytes: 0, before_call: (0, 0), lost: None })
     }
 
     /// Takes the place of a batch: nobody else has it until the transaction ends. Waits for another transaction in this
@@ -64,7 +64,7 @@ impl Session {
         slot: i32,
         numbers: &[Number],
     ) -> Result<Vec<(i64, Vec<u8>)>, Error> {
-        let connection = &mut self.loan.connection;
+        let connection = &mut self.pooled.connection;
         let taken = async {
             sqlx::query("SELECT sluicegate_hold($1, $2)")
                 .bind(store.run)
@@ -87,29 +87,29 @@ impl Session {
 
     /// From here on all can be undone that the guest does.
     pub(super) async fn begin_all(&mut self) -> Result<(), Error> {
-        let begun = sqlx::raw_sql("SAVEPOINT guest").execute(&mut self.loan.connection);
+        let begun = sqlx::raw_sql("SAVEPOINT guest").execute(&mut self.pooled.connection);
         patient("beginning a transaction", begun).await.map(drop)
     }
 
     /// Takes back what was written since [`Session::begin_all`], after an error too.
     pub(super) async fn undo_all(&mut self) -> Result<(), Error> {
-        let undone = sqlx::raw_sql("ROLLBACK TO SAVEPOINT guest").execute(&mut self.loan.connection);
+        let undone = sqlx::raw_sql("ROLLBACK TO SAVEPOINT guest").execute(&mut self.pooled.connection);
         patient("rolling back", undone).await.map(drop)
     }
 
     /// Takes back the whole transaction.
     pub(super) async fn rollback(mut self, database: &Database) -> Result<(), Error> {
-        let undone = sqlx::raw_sql("ROLLBACK").execute(&mut self.loan.connection);
+        let undone = sqlx::raw_sql("ROLLBACK").execute(&mut self.pooled.connection);
         let undone = patient("rolling back", undone).await;
-        database.settle(self.loan, undone).map(drop)
+        database.finish(self.pooled, undone).map(drop)
     }
 
     /// After the commit. A connection on which something may be left is closed.
-    pub(super) async fn give_back(mut self, database: &Database) {
+    pub(super) async fn release(mut self, database: &Database) {
         let is_clean = !self.was_used()
-            || patient("tidying up", sqlx::raw_sql(FORGET).execute(&mut self.loan.connection)).await.is_ok();
+            || patient("tidying up", sqlx::raw_sql(FORGET).execute(&mut self.pooled.connection)).await.is_ok();
         if is_clean {
-            self.loan.give_back(database);
+            self.pooled.release(database);
         }
     }
 
@@ -123,7 +123,7 @@ impl Session {
             return Err(Lost);
         }
         let done = async {
-            let run = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.loan.connection);
+            let run = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.pooled.connection);
             match tokio::time::timeout(PATIENCE, run).await {
                 Ok(done) => done.map(drop).map_err(Error::from),
                 Err(_) => Err(Error::TimedOut { what: "a statement of the guest", after: PATIENCE }),
@@ -169,7 +169,7 @@ impl Session {
         ))?;
         let patience = Duration::from_millis(timeout_ms) + PATIENCE;
         let got = async {
-            tokio::time::timeout(patience, get(query, &mut self.loan.connection, &statement))
+            tokio::time::timeout(patience, get(query, &mut self.pooled.connection, &statement))
                 .await
                 .map_err(|_| Error::TimedOut { what: "a statement of the guest", after: patience })?
         };

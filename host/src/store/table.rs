@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use super::prepare::{OWN_TABLES, is_denied, is_there};
+use super::migrator::{OWN_TABLES, is_denied, is_there};
 use super::{Error, Store};
 use crate::config::TableName;
 

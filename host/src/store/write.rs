@@ -9,17 +9,17 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
-use super::lending::Purpose;
-use super::letters::Letters;
-use super::record::Recorded;
+use super::pool::Purpose;
+use super::dead_letters::Letters;
+use super::commit_log::Recorded;
 use super::session::{self, Session};
 use super::timestamp::Timestamp;
-use super::{Committed, Error, Number, Record, Remedy, Store, WRITING, patient};
+use super::{Committed, Error, Number, BatchRecord, Remedy, Store, WRITING, patient};
 use crate::batch::{Entry, EntryId, Event, Outcome, Judged, Reason, Tally, Vec1};
 use crate::capabilities::Publication;
 use crate::config::TableName;
 use crate::failpoint::failpoint;
-use crate::surplus;
+use crate::batch_budget;
 
 /// How a tenant's table is written.
 ///
@@ -89,7 +89,7 @@ impl Writer {
     pub async fn write(
         &mut self,
         batch: &[Judged],
-        record: &Record,
+        record: &BatchRecord,
         number: &Number,
     ) -> Result<Committed, Error> {
         let written = self.try_write(batch, record, number).await;
@@ -99,36 +99,36 @@ impl Writer {
     async fn try_write(
         &mut self,
         batch: &[Judged],
-        record: &Record,
+        record: &BatchRecord,
         number: &Number,
     ) -> Result<Committed, Error> {
         let rows = Rows::of(batch);
         let letters = Letters::of(batch)?;
         let recorded = Recorded::of(batch, &Arc::default(), record.slot, number)?;
-        let purpose = if surplus::is_heavy(batch, &[]) { Purpose::Surplus } else { Purpose::Plain };
-        let mut loan = self.store.borrow(purpose).await?;
-        if let Purpose::Surplus = purpose {
+        let purpose = if batch_budget::is_heavy(batch, &[]) { Purpose::Heavy } else { Purpose::Plain };
+        let mut pooled = self.store.acquire(purpose).await?;
+        if let Purpose::Heavy = purpose {
             // Others wait for the connection: not for somebody's lock on this tenant's table, too.
-            patient(WRITING, set_lock_timeout("1s", &mut loan.connection)).await?;
+            patient(WRITING, set_lock_timeout("1s", &mut pooled.connection)).await?;
         }
-        let new_rows = write(&mut loan.connection, &self.store, &rows, &letters, &recorded);
+        let new_rows = write(&mut pooled.connection, &self.store, &rows, &letters, &recorded);
         let new_rows = match patient(WRITING, new_rows).await {
             Ok(new_rows) => new_rows,
             Err(error) => {
                 if let (Remedy::BlameRow, Purpose::Plain) = (error.remedy(), purpose) {
                     // Nothing is wrong with the connection, and a flood of such rows would leave nobody a warm one.
-                    if patient("rolling back", loan.connection.ping()).await.is_ok() {
-                        loan.give_back(&self.store.database);
+                    if patient("rolling back", pooled.connection.ping()).await.is_ok() {
+                        pooled.release(&self.store.database);
                     }
                 }
                 return Err(error);
             }
         };
-        if let Purpose::Surplus = purpose {
-            patient(WRITING, set_lock_timeout("0", &mut loan.connection)).await?;
+        if let Purpose::Heavy = purpose {
+            patient(WRITING, set_lock_timeout("0", &mut pooled.connection)).await?;
         }
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
-        loan.give_back(&self.store.database);
+        pooled.release(&self.store.database);
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
         let publications = Arc::default();
         Ok(Committed { ids, tally: tally(batch, new_rows), publications, _number: Some(number.clone()) })
@@ -137,21 +137,21 @@ impl Writer {
     /// Whether other rows can be written to the tenant's table. Nothing is left of the try.
     pub async fn look_at_others(&self) -> Others {
         let looked = async {
-            let mut loan = self.store.borrow(Purpose::Plain).await?;
+            let mut pooled = self.store.acquire(Purpose::Plain).await?;
             let looked = async {
-                let mut transaction = loan.connection.begin().await?;
+                let mut transaction = pooled.connection.begin().await?;
                 let others = look_at_others(&self.store, &mut transaction).await?;
                 transaction.rollback().await?;
                 Ok::<Others, Error>(others)
             };
             let looked = looked.await;
-            self.store.database.settle(loan, looked)
+            self.store.database.finish(pooled, looked)
         };
         looked.await.unwrap_or_else(|error| Others::of(Err(error)))
     }
 
     /// A number for the transactions of one part of a batch, of which one at most will be committed.
-    pub fn number(&self, record: &mut Record) -> Number {
+    pub fn number(&self, record: &mut BatchRecord) -> Number {
         let number = self.store.numbers.take();
         record.numbers.push(number.clone());
         number
@@ -161,16 +161,16 @@ impl Writer {
     ///
     /// What it did would count twice if it were asked again after a COMMIT that
     /// had no answer but took place: then there is nothing left to begin.
-    pub async fn begin(&mut self, entries: &[Entry], record: &mut Record) -> Result<Begun, Error> {
+    pub async fn begin(&mut self, entries: &[Entry], record: &mut BatchRecord) -> Result<Begun, Error> {
         let begun = async {
-            let loan = self.store.borrow(Purpose::Guest).await?;
+            let pooled = self.store.acquire(Purpose::Guest).await?;
             // Each call of the guest begins with a statement.
-            let mut session = Session::begin(loan, &self.store, self.store.guest_time_limit()).await?;
+            let mut session = Session::begin(pooled, &self.store, self.store.guest_time_limit()).await?;
             let recorded = session.take_slot(&self.store, record.slot, &record.numbers).await?;
             Ok::<_, Error>((session, recorded))
         };
         let (session, recorded) = begun.await.map_err(|error| self.store.database.failed(error))?;
-        Ok(match record.recall(recorded, entries)? {
+        Ok(match record.lookup(recorded, entries)? {
             None => Begun::Open(Box::new(session)),
             Some(publications) => {
                 let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
@@ -192,7 +192,7 @@ impl Writer {
         session: Session,
         batch: &[Judged],
         publications: Vec<Publication>,
-        record: &Record,
+        record: &BatchRecord,
         number: &Number,
     ) -> Result<Committed, Error> {
         let committed = self.try_commit(session, batch, Arc::new(publications), record, number).await;
@@ -204,13 +204,13 @@ impl Writer {
         mut session: Session,
         batch: &[Judged],
         publications: Arc<Vec<Publication>>,
-        record: &Record,
+        record: &BatchRecord,
         number: &Number,
     ) -> Result<Committed, Error> {
         if let Some(error) = session.take_lost() {
             return Err(error);
         }
-        if surplus::is_too_much_at_once(batch) {
+        if batch_budget::is_too_much_at_once(batch) {
             return Err(Error::TooMuchAtOnce);
         }
         let mut rows = Rows::of(batch);
@@ -218,7 +218,7 @@ impl Writer {
         let recorded = Recorded::of(batch, &publications, record.slot, number)?;
         let store = &self.store;
         let written = async {
-            let connection = &mut session.loan.connection;
+            let connection = &mut session.pooled.connection;
             failpoint!("before_insert", sqlx::Error::from(std::io::Error::other("failpoint")).into());
             sqlx::raw_sql(AssertSqlSafe(session::end_of_guest())).execute(&mut *connection).await?;
             if !letters.is_empty() {
@@ -227,7 +227,7 @@ impl Writer {
             // What the guest did with the transaction is for all of them: they cannot commit in
             // portions. But a statement of all of them would hold up a thread for others.
             let mut earlier = Keys::new();
-            for portion in rows.split_surplus() {
+            for portion in rows.split_excess() {
                 earlier.extend(portion.insert_returning(store, connection).await?);
             }
             let new_rows = rows.insert(store, &recorded, connection).await?.and(earlier);
@@ -237,7 +237,7 @@ impl Writer {
         };
         let new_rows = patient(WRITING, written).await?;
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
-        session.give_back(&self.store.database).await;
+        session.release(&self.store.database).await;
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
         Ok(Committed { ids, tally: tally(batch, new_rows), publications, _number: Some(number.clone()) })
     }
@@ -427,7 +427,7 @@ impl<'a> Rows<'a> {
 
     /// Takes portions away until as much is left as one statement should have.
     /// None, if each entry has one row: then there are no more than the entries of a batch.
-    fn split_surplus(&mut self) -> Vec<Self> {
+    fn split_excess(&mut self) -> Vec<Self> {
         let mut portions = Vec::new();
         if self.one_each {
             return portions;
@@ -435,11 +435,11 @@ impl<'a> Rows<'a> {
         let (mut rows, mut bytes) = (0, 0);
         let events = std::mem::take(&mut self.events);
         for event in events {
-            (rows, bytes) = (rows + 1, bytes + surplus::event_bytes(event));
-            let is_full = rows > surplus::ROWS_AT_ONCE || bytes > surplus::BYTES_AT_ONCE;
+            (rows, bytes) = (rows + 1, bytes + batch_budget::event_bytes(event));
+            let is_full = rows > batch_budget::ROWS_AT_ONCE || bytes > batch_budget::BYTES_AT_ONCE;
             if is_full && !self.events.is_empty() {
                 portions.push(Self { events: std::mem::take(&mut self.events), one_each: false });
-                (rows, bytes) = (1, surplus::event_bytes(event));
+                (rows, bytes) = (1, batch_budget::event_bytes(event));
             }
             self.events.push(event);
         }

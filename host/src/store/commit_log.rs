@@ -21,13 +21,13 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
-use super::lending::Purpose;
+use super::pool::Purpose;
 use super::{Committed, Error, Store, patient};
 use crate::batch::{Entry, EntryId, Judged, Tally};
 use crate::capabilities::Publication;
 
 /// What the transactions of one batch are recorded under: one, unless the batch is split.
-pub struct Record {
+pub struct BatchRecord {
     /// Which row of the table `commits`, among those of this run.
     pub(super) slot: i32,
     /// Those of which it may be unknown whether they are committed.
@@ -36,22 +36,22 @@ pub struct Record {
     given: HashSet<i64>,
 }
 
-impl Record {
+impl BatchRecord {
     /// For a new batch. No two batches in flight may have the same slot.
     pub fn new(slot: i32) -> Self {
         Self { slot, numbers: Vec::new(), given: HashSet::new() }
     }
 
     /// What was published for these entries, if these rows say that they are committed.
-    pub(super) fn recall(
+    pub(super) fn lookup(
         &mut self,
         rows: Vec<(i64, Vec<u8>)>,
         entries: &[Entry],
     ) -> Result<Option<Arc<Vec<Publication>>>, Error> {
-        let marks: HashSet<Mark> = entries.iter().map(Mark::of).collect();
+        let marks: HashSet<EntryKey> = entries.iter().map(EntryKey::of).collect();
         for (number, row) in rows {
             for CommitPart { marks: decided, publications } in decode(&row)? {
-                let decided: HashSet<Mark> = decided.into_iter().collect();
+                let decided: HashSet<EntryKey> = decided.into_iter().collect();
                 if marks.is_subset(&decided) {
                     let is_new = self.given.insert(number);
                     return Ok(Some(if is_new { publications } else { Arc::default() }));
@@ -114,13 +114,13 @@ impl Drop for Held {
 /// What one transaction has decided, and what its rules have published, which is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct CommitPart {
-    marks: Vec<Mark>,
+    marks: Vec<EntryKey>,
     publications: Arc<Vec<Publication>>,
 }
 
 impl CommitPart {
     fn of(batch: &[Judged], publications: Arc<Vec<Publication>>) -> Self {
-        Self { marks: batch.iter().map(|judged| Mark::of(&judged.entry)).collect(), publications }
+        Self { marks: batch.iter().map(|judged| EntryKey::of(&judged.entry)).collect(), publications }
     }
 }
 
@@ -154,12 +154,12 @@ fn ends<I: Iterator<Item = EntryId>>(ids: impl Fn() -> I) -> [i64; 2] {
 /// An entry, by its ID and by its fields: a stream that was deleted and made
 /// again can use an ID a second time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Mark {
+struct EntryKey {
     id: EntryId,
     checksum: u32,
 }
 
-impl Mark {
+impl EntryKey {
     fn of(entry: &Entry) -> Self {
         let mut checksum = crc32fast::Hasher::new();
         for part in entry.fields.iter().flatten().flat_map(|(name, value)| [name, value]) {
@@ -181,7 +181,7 @@ struct EncodedPart<'a>(Vec<Step>, Cow<'a, [Publication]>);
 fn encode<'a>(parts: impl Iterator<Item = &'a CommitPart>) -> Result<Vec<u8>, Error> {
     let encoded = |part: &'a CommitPart| {
         let mut last = 0;
-        let step = |Mark { id, checksum }: &Mark| {
+        let step = |EntryKey { id, checksum }: &EntryKey| {
             let step = id.milliseconds.wrapping_sub(last);
             last = id.milliseconds;
             Step(step, id.sequence, checksum.to_le_bytes())
@@ -189,19 +189,19 @@ fn encode<'a>(parts: impl Iterator<Item = &'a CommitPart>) -> Result<Vec<u8>, Er
         EncodedPart(part.marks.iter().map(step).collect(), Cow::Borrowed(&part.publications))
     };
     let parts: Vec<EncodedPart<'_>> = parts.map(encoded).collect();
-    postcard::to_stdvec(&parts).map_err(Error::Record)
+    postcard::to_stdvec(&parts).map_err(Error::BatchRecord)
 }
 
 fn decode(bytes: &[u8]) -> Result<Vec<CommitPart>, Error> {
-    let parts: Vec<EncodedPart<'_>> = postcard::from_bytes(bytes).map_err(Error::Record)?;
+    let parts: Vec<EncodedPart<'_>> = postcard::from_bytes(bytes).map_err(Error::BatchRecord)?;
     let decoded = |EncodedPart(steps, publications): EncodedPart<'_>| {
         let mut milliseconds = 0_u64;
-        let mark = |Step(step, sequence, checksum)| {
+        let key = |Step(step, sequence, checksum)| {
             milliseconds = milliseconds.wrapping_add(step);
-            Mark { id: EntryId { milliseconds, sequence }, checksum: u32::from_le_bytes(checksum) }
+            EntryKey { id: EntryId { milliseconds, sequence }, checksum: u32::from_le_bytes(checksum) }
         };
         CommitPart {
-            marks: steps.into_iter().map(mark).collect(),
+            marks: steps.into_iter().map(key).collect(),
             publications: Arc::new(publications.into_owned()),
         }
     };
@@ -209,7 +209,7 @@ fn decode(bytes: &[u8]) -> Result<Vec<CommitPart>, Error> {
 }
 
 /// What earlier runs, and other replicas, have committed.
-pub struct Records {
+pub struct CommitLog {
     store: Store,
     /// The parts whose publications were passed on meanwhile.
     published: HashSet<Key>,
@@ -218,7 +218,7 @@ pub struct Records {
 /// Run, number, number of the part.
 type Key = (Uuid, i64, usize);
 
-impl Records {
+impl CommitLog {
     pub(super) fn new(store: Store) -> Self {
         Self { store, published: HashSet::new() }
     }
@@ -227,26 +227,26 @@ impl Records {
     /// commit just now.
     pub async fn fence(&self, owners: Option<&BTreeSet<String>>) -> Result<(), Error> {
         let store = &self.store;
-        let mut loan = store.borrow(Purpose::Plain).await.map_err(|error| store.database.failed(error))?;
-        let fenced = patient("fencing earlier runs", fence(store, owners, &mut loan.connection)).await;
-        store.database.settle(loan, fenced)
+        let mut pooled = store.acquire(Purpose::Plain).await.map_err(|error| store.database.failed(error))?;
+        let fenced = patient("fencing earlier runs", fence(store, owners, &mut pooled.connection)).await;
+        store.database.finish(pooled, fenced)
     }
 
-    /// Of entries that are delivered again, those whose fate is committed, and
+    /// Of entries that are delivered again, those whose outcome is committed, and
     /// the others, in their order.
     ///
     /// Whoever had them before is to be [fenced](Self::fence) first, so that what it committed is seen.
-    pub async fn recall(&mut self, entries: &[Entry]) -> Result<(Committed, Vec<Entry>), Error> {
+    pub async fn lookup(&mut self, entries: &[Entry]) -> Result<(Committed, Vec<Entry>), Error> {
         let store = &self.store;
-        let mut loan = store.borrow(Purpose::Plain).await.map_err(|error| store.database.failed(error))?;
+        let mut pooled = store.acquire(Purpose::Plain).await.map_err(|error| store.database.failed(error))?;
         let ends = ends(|| entries.iter().map(|entry| entry.id));
-        let known = patient("recalling commits", known(store, ends, &mut loan.connection)).await;
-        let mut known = store.database.settle(loan, known)?;
+        let known = patient("recalling commits", known(store, ends, &mut pooled.connection)).await;
+        let mut known = store.database.finish(pooled, known)?;
         let of = |entry: &Entry| match (known.marks.get(&entry.id), &entry.fields) {
             (None, _) => None,
             // Deleted since: there is nothing left to compare.
             (Some((_, key)), None) => Some(*key),
-            (Some((checksum, key)), Some(_)) => (*checksum == Mark::of(entry).checksum).then_some(*key),
+            (Some((checksum, key)), Some(_)) => (*checksum == EntryKey::of(entry).checksum).then_some(*key),
         };
         let (mut ids, mut new, mut keys) = (Vec::new(), Vec::new(), BTreeSet::new());
         for entry in entries {
@@ -329,7 +329,7 @@ async fn known(
         for (number, CommitPart { marks, publications }) in decode(row.try_get("entries")?)?.into_iter().enumerate()
         {
             let key = (run, transaction, number);
-            known.marks.extend(marks.into_iter().map(|Mark { id, checksum }| (id, (checksum, key))));
+            known.marks.extend(marks.into_iter().map(|EntryKey { id, checksum }| (id, (checksum, key))));
             known.publications.insert(key, publications);
         }
     }
@@ -338,7 +338,7 @@ async fn known(
 
 /// What a run left behind that has not been there for two hours.
 #[derive(Debug)]
-pub struct Leftover {
+pub struct StaleRun {
     run: Uuid,
     /// The milliseconds of the smallest ID in it.
     pub first: u64,
@@ -349,8 +349,8 @@ pub struct Leftover {
 impl Store {
     /// Makes the rows of this run, for so many batches in flight, before it reads: what is not there cannot
     /// be fenced. Then, every hour, renews them, so that nobody takes what it has written for [leftovers](Self::leftovers).
-    pub async fn enlist(&self, slots: usize) -> Result<(), Error> {
-        let mut loan = self.database.borrow(Purpose::Plain).await?;
+    pub async fn register(&self, slots: usize) -> Result<(), Error> {
+        let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let enlisted = sqlx::query(
             "INSERT INTO commits (run, slot, stream, consumer_group, consumer, entries)
              SELECT $1, slot, $2, $3, $4, '\\x00' FROM generate_series(0, $5 - 1) AS slot
@@ -361,21 +361,21 @@ impl Store {
         .bind(&self.group)
         .bind(&self.database.consumer)
         .bind(i32::try_from(slots).unwrap_or(i32::MAX))
-        .execute(&mut loan.connection);
+        .execute(&mut pooled.connection);
         let enlisted = patient("making the rows of a run", enlisted).await;
-        self.database.settle(loan, enlisted).map(drop)
+        self.database.finish(pooled, enlisted).map(drop)
     }
 
     /// About the greatest ID of which it is known that it was decided.
     pub async fn last_decided(&self) -> Result<Option<EntryId>, Error> {
-        let mut loan = self.database.borrow(Purpose::Plain).await?;
+        let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let last =
             sqlx::query_scalar("SELECT max(last) FROM decided WHERE stream = $1 AND consumer_group = $2")
                 .bind(&self.stream)
                 .bind(&self.group)
-                .fetch_one(&mut loan.connection);
+                .fetch_one(&mut pooled.connection);
         let last = patient("looking for the last commit", last).await;
-        let last: Option<i64> = self.database.settle(loan, last)?;
+        let last: Option<i64> = self.database.finish(pooled, last)?;
         let milliseconds = last.and_then(|last| u64::try_from(last).ok());
         // At least this one; others of the same millisecond may be new.
         Ok(milliseconds.map(|milliseconds| EntryId { milliseconds, sequence: 0 }))
@@ -387,24 +387,24 @@ impl Store {
     }
 
     /// Deletes what this run has decided before, of which nothing is in flight any more.
-    pub async fn forget_decided(&self, before: Duration) -> Result<(), Error> {
-        let mut loan = self.database.borrow(Purpose::Plain).await?;
+    pub async fn prune_decided(&self, before: Duration) -> Result<(), Error> {
+        let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let deleted = sqlx::query(
             "DELETE FROM decided WHERE run = $1 AND number < $2 AND committed_at < now() - make_interval(secs => $3)",
         )
         .bind(self.run)
         .bind(self.numbers.oldest())
         .bind(before.as_secs_f64())
-        .execute(&mut loan.connection);
+        .execute(&mut pooled.connection);
         let deleted = patient("deleting what was decided", deleted).await;
-        self.database.settle(loan, deleted).map(drop)
+        self.database.finish(pooled, deleted).map(drop)
     }
 
     /// What runs have decided that are not there any more, and deletes their rows by which they could be fenced: those
     /// that were not renewed for two hours, twice as long as a run that lives lets pass, and, for a day, those that keep a
     /// run from going on that was fenced.
-    pub async fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
-        let mut loan = self.database.borrow(Purpose::Plain).await?;
+    pub async fn stale(&self) -> Result<Vec<StaleRun>, Error> {
+        let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let found = async {
             sqlx::query(
                 "DELETE FROM commits
@@ -414,7 +414,7 @@ impl Store {
             .bind(&self.stream)
             .bind(&self.group)
             .bind(self.run)
-            .execute(&mut loan.connection)
+            .execute(&mut pooled.connection)
             .await?;
             sqlx::query(
                 "SELECT run, min(first) AS first, max(last) AS last FROM decided
@@ -428,15 +428,15 @@ impl Store {
             .bind(&self.stream)
             .bind(&self.group)
             .bind(self.run)
-            .fetch_all(&mut loan.connection)
+            .fetch_all(&mut pooled.connection)
             .await
         };
         let rows = patient("looking for old commits", found).await;
-        let rows = self.database.settle(loan, rows)?;
+        let rows = self.database.finish(pooled, rows)?;
         let leftover = |row: &sqlx::postgres::PgRow| {
             let milliseconds =
                 |name| row.try_get::<i64, _>(name).map(|found| u64::try_from(found).unwrap_or(0));
-            Ok(Leftover {
+            Ok(StaleRun {
                 run: row.try_get("run")?,
                 first: milliseconds("first")?,
                 last: milliseconds("last")?,
@@ -446,13 +446,13 @@ impl Store {
     }
 
     /// Deletes what a run has left behind.
-    pub async fn forget(&self, leftover: &Leftover) -> Result<(), Error> {
-        let mut loan = self.database.borrow(Purpose::Plain).await?;
+    pub async fn prune(&self, leftover: &StaleRun) -> Result<(), Error> {
+        let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let deleted = sqlx::query("DELETE FROM decided WHERE run = $1")
             .bind(leftover.run)
-            .execute(&mut loan.connection);
+            .execute(&mut pooled.connection);
         let deleted = patient("deleting old commits", deleted).await;
-        self.database.settle(loan, deleted).map(drop)
+        self.database.finish(pooled, deleted).map(drop)
     }
 }
 
@@ -463,12 +463,12 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn what_is_written_is_read_back(parts: Vec<(Vec<(u64, u64, u32)>, String)>) {
-            let mark = |(milliseconds, sequence, checksum)| Mark { id: EntryId { milliseconds, sequence }, checksum };
+            let key = |(milliseconds, sequence, checksum)| EntryKey { id: EntryId { milliseconds, sequence }, checksum };
             let publication = |stream| Publication { stream, fields: vec![("a".into(), "b".into())] };
             let parts: Vec<CommitPart> = parts
                 .into_iter()
                 .map(|(marks, stream)| CommitPart {
-                    marks: marks.into_iter().map(mark).collect(),
+                    marks: marks.into_iter().map(key).collect(),
                     publications: Arc::new(vec![publication(stream)]),
                 })
                 .collect();
@@ -490,11 +490,11 @@ mod tests {
 
     #[test]
     fn a_batch_in_a_row_is_small() {
-        let mark = |i: u64| Mark {
+        let key = |i: u64| EntryKey {
             id: EntryId { milliseconds: 1_768_689_000_123 + i / 3, sequence: i % 3 },
             checksum: 7,
         };
-        let part = CommitPart { marks: (0..100).map(mark).collect(), publications: Arc::default() };
+        let part = CommitPart { marks: (0..100).map(key).collect(), publications: Arc::default() };
         let bytes = encode([&part].into_iter()).expect("plain data");
         assert_eq!(bytes.len(), 3 + 100 * 6 + 5, "six bytes an entry");
     }
@@ -503,7 +503,7 @@ mod tests {
     fn the_same_bytes_in_other_fields_are_another_entry() {
         let entry = |name: &str, value: &str| {
             let fields = Some(vec![(name.into(), value.into())]);
-            Mark::of(&Entry { id: EntryId::ZERO, fields, deliveries: 1 })
+            EntryKey::of(&Entry { id: EntryId::ZERO, fields, deliveries: 1 })
         };
         assert_ne!(entry("ab", "c"), entry("a", "bc"));
         assert_eq!(entry("ab", "c"), entry("ab", "c"));

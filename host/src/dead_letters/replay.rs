@@ -14,7 +14,7 @@ use crate::guests::{Folders, RulesLoader};
 use crate::judge::{Rules, judge, pause_max};
 use crate::outbox;
 use crate::sandbox::SandboxEngine;
-use crate::store::{Archive, Database, Filter, Judge, ReplayPage, Replay, Scope, Store};
+use crate::store::{DeadLetterStore, Database, Filter, Judge, ReplayPage, Replay, Scope, Store};
 use crate::stream::{self, Redis, Stream};
 use crate::text::printable;
 
@@ -45,7 +45,7 @@ pub(super) struct How {
 
 /// Replays the letters of each tenant by its own rules, into its own table.
 pub(super) async fn replay(
-    archive: &Archive,
+    dead_letters: &DeadLetterStore,
     database: &Database,
     config: &Config,
     which: &Which,
@@ -64,10 +64,10 @@ pub(super) async fn replay(
     let mut replays = Vec::new();
     for tenant in config.tenants.iter().filter(|tenant| is_meant(tenant.name.as_str())) {
         let filter = Filter { tenant: Some(tenant.name.to_string()), ..which.filter(true) };
-        let scope = archive.scope(filter).await?;
+        let scope = dead_letters.scope(filter).await?;
         let store = database.store(tenant);
         let outbox = Outbox { config, tenant, stream: OnceCell::new() };
-        if archive.left(&scope).await? == 0 {
+        if dead_letters.left(&scope).await? == 0 {
             replays.push((store, outbox, scope, None));
             continue;
         }
@@ -82,7 +82,7 @@ pub(super) async fn replay(
         let from =
             tenant.guest.as_deref().map_or("inside the program".into(), |file| file.display().to_string());
         writeln!(progress, "tenant {}: judged by the rules {} ({from})", tenant.name, rules.digest())?;
-        match difference(archive, tenant, rules.digest()).await? {
+        match difference(dead_letters, tenant, rules.digest()).await? {
             Some(differs) if !force => {
                 return Err(Error::OtherRules { tenant: tenant.name.clone(), differs });
             }
@@ -103,15 +103,15 @@ pub(super) async fn replay(
         let replayed = &mut replayed;
         // The rules' limits are made for so many.
         let limit = u32::try_from(outbox.tenant.batch_size.min(PART_MAX)).unwrap_or(u32::MAX);
-        let mut replaying = Replaying { archive, store, outbox, scope, limit, dry_run, wait, replayed };
+        let mut replaying = ReplayRun { dead_letters, store, outbox, scope, limit, dry_run, wait, replayed };
         replaying.run(rules.as_ref(), progress).await?;
     }
     Ok(replayed)
 }
 
 /// How these rules differ from those that the service has in force.
-async fn difference(archive: &Archive, tenant: &Tenant, component: Digest) -> Result<Option<String>, Error> {
-    let Some(in_force) = archive.rules_in_force(&tenant.name).await? else {
+async fn difference(dead_letters: &DeadLetterStore, tenant: &Tenant, component: Digest) -> Result<Option<String>, Error> {
+    let Some(in_force) = dead_letters.rules_in_force(&tenant.name).await? else {
         return Ok(Some("the service has never told which rules are in force".to_owned()));
     };
     let (consumer, since) = (printable(&in_force.consumer), in_force.since.format("%FT%TZ"));
@@ -155,8 +155,8 @@ struct Judging<'a> {
 }
 
 /// The replay of a tenant's letters.
-struct Replaying<'a> {
-    archive: &'a Archive,
+struct ReplayRun<'a> {
+    dead_letters: &'a DeadLetterStore,
     store: Store,
     outbox: Outbox<'a>,
     scope: Scope,
@@ -168,7 +168,7 @@ struct Replaying<'a> {
     replayed: &'a mut Replayed,
 }
 
-impl Replaying<'_> {
+impl ReplayRun<'_> {
     /// Goes through the letters and, while another replay holds some, through
     /// what is left: the other may have died, and its letters are free as soon
     /// as the server has noticed. It waits so long for something to do.
@@ -180,14 +180,14 @@ impl Replaying<'_> {
         };
         let judging = Judging { judge: &judge, pause: pause_max(rules, self.limit) };
 
-        let mut meter = ProgressMeter::new(self.archive.left(&self.scope).await?, progress);
+        let mut meter = ProgressMeter::new(self.dead_letters.left(&self.scope).await?, progress);
         let mut idle_since = Instant::now();
         loop {
             if self.pass(&judging, &mut meter).await? > 0 {
                 idle_since = Instant::now();
             }
             // A dry run locks nothing, and passes over nothing.
-            let held = if self.dry_run { 0 } else { self.archive.left(&self.scope).await? };
+            let held = if self.dry_run { 0 } else { self.dead_letters.left(&self.scope).await? };
             if held == 0 || idle_since.elapsed() >= self.wait {
                 self.replayed.held += held;
                 return Ok(());
@@ -234,7 +234,7 @@ impl Replaying<'_> {
         loop {
             let Self { store, scope, dry_run: trial, .. } = self;
             let part = ReplayPage { store, scope, after, limit, trial: *trial, judge, pause };
-            match self.archive.replay(part).await {
+            match self.dead_letters.replay(part).await {
                 Err(error) if !error.is_conflict() => return Err(error.into()),
                 Err(error) if begun.elapsed() >= self.wait => return Err(Error::Conflict(error)),
                 Err(_) => {

@@ -35,14 +35,14 @@ const LOOKS_IN_VAIN_MAX: u32 = 3;
 const TABLES_AT_A_TIME: usize = 8;
 
 /// How far the database is prepared, and who may prepare.
-pub(super) struct Preparing {
+pub(super) struct Migrator {
     /// Set when the extension and the migrations are in place.
     shared: OnceCell<()>,
     /// Not the permits of those who write: a table that is large or locked may take hours.
     tables: Semaphore,
 }
 
-impl Preparing {
+impl Migrator {
     pub(super) fn new() -> Self {
         Self { shared: OnceCell::new(), tables: Semaphore::new(TABLES_AT_A_TIME) }
     }
@@ -54,7 +54,7 @@ impl Database {
     /// when several replicas start together: sqlx takes an advisory lock, and
     /// what the extension's making races on is tried again.
     pub async fn prepare(&self) -> Result<(), Error> {
-        self.preparing.shared.get_or_try_init(|| self.prepare_now()).await.copied()
+        self.migrator.shared.get_or_try_init(|| self.prepare_now()).await.copied()
     }
 
     async fn prepare_now(&self) -> Result<(), Error> {
@@ -189,7 +189,7 @@ impl Store {
     /// Makes and checks what the tenant's pipeline needs.
     pub async fn prepare(&self) -> Result<(), Error> {
         self.database.prepare().await?;
-        let _permit = self.database.preparing.tables.acquire().await.map_err(|_| Error::Closed)?;
+        let _permit = self.database.migrator.tables.acquire().await.map_err(|_| Error::Closed)?;
         let (mut connection, session) = self.database.session().await?;
         let prepare = async {
             make_lost_tables(&mut connection).await?;

@@ -15,28 +15,28 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{CONNECT_PATIENCE, Database, Error, STATEMENT_TIMEOUT_MS, Store};
 
-/// How many connections write a [`Purpose::Surplus`] at the same time.
-const SURPLUS_CONNECTIONS: usize = 1;
+/// How many connections write a [`Purpose::Heavy`] at the same time.
+const HEAVY_CONNECTIONS: usize = 1;
 
 /// Lends connections, so many at a time and no more.
-pub(super) struct Lending {
+pub(super) struct Pool {
     /// Hands out in the order of asking.
     permits: Arc<Semaphore>,
     /// Which of them guests may hold; the same.
     guest_permits: Arc<Semaphore>,
-    /// The same for what is written for a [`Purpose::Surplus`].
-    surplus_permits: Arc<Semaphore>,
+    /// The same for what is written for a [`Purpose::Heavy`].
+    heavy_permits: Arc<Semaphore>,
     /// Those that nobody has, the one used last at the end.
     idle: Mutex<Vec<PgConnection>>,
 }
 
 /// A connection that is lent. Unless it is [given back](Self::give_back) it is
 /// closed: after an error, a time-out or a cancelled write its state is in doubt.
-pub(super) struct Loan {
+pub(super) struct PooledConnection {
     pub(super) connection: PgConnection,
     _permits: Permits,
     /// Of the tenant's share, if it is for one.
-    _share: Option<OwnedSemaphorePermit>,
+    _tenant_permit: Option<OwnedSemaphorePermit>,
 }
 
 /// What a connection is for.
@@ -45,7 +45,7 @@ pub(super) enum Purpose {
     /// To write a batch, or to look something up.
     Plain,
     /// To write one of which the rules made much more than it brought.
-    Surplus,
+    Heavy,
     /// A transaction that a guest uses while it judges.
     Guest,
 }
@@ -56,12 +56,12 @@ pub(super) struct Permits {
     _of_purpose: Option<OwnedSemaphorePermit>,
 }
 
-impl Lending {
+impl Pool {
     pub(super) fn new(connections: usize) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(connections)),
             guest_permits: Arc::new(Semaphore::new(connections.div_ceil(2))),
-            surplus_permits: Arc::new(Semaphore::new(SURPLUS_CONNECTIONS)),
+            heavy_permits: Arc::new(Semaphore::new(HEAVY_CONNECTIONS)),
             idle: Mutex::default(),
         }
     }
@@ -73,7 +73,7 @@ impl Lending {
         // In this order: who waits for others of the same purpose has no place in the line of all.
         let of_purpose = match purpose {
             Purpose::Plain => None,
-            Purpose::Surplus => Some(take(&self.surplus_permits).await?),
+            Purpose::Heavy => Some(take(&self.heavy_permits).await?),
             Purpose::Guest => Some(take(&self.guest_permits).await?),
         };
         Ok(Permits { _any: take(&self.permits).await?, _of_purpose: of_purpose })
@@ -86,10 +86,10 @@ impl Lending {
 
 impl Database {
     /// A connection to write with.
-    pub(super) async fn borrow(&self, purpose: Purpose) -> Result<Loan, Error> {
-        let permits = self.lending.permits(purpose).await?;
-        if let Some(connection) = self.lending.take_idle() {
-            return Ok(Loan { connection, _permits: permits, _share: None });
+    pub(super) async fn acquire(&self, purpose: Purpose) -> Result<PooledConnection, Error> {
+        let permits = self.pool.permits(purpose).await?;
+        if let Some(connection) = self.pool.take_idle() {
+            return Ok(PooledConnection { connection, _permits: permits, _tenant_permit: None });
         }
         let mut connection = self.connect().await?;
         // Whatever the role or the database has set otherwise: a commit that the server can forget must not be
@@ -114,14 +114,14 @@ impl Database {
         tokio::time::timeout(CONNECT_PATIENCE, set)
             .await
             .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE })??;
-        Ok(Loan { connection, _permits: permits, _share: None })
+        Ok(PooledConnection { connection, _permits: permits, _tenant_permit: None })
     }
 
     /// After work on a connection that is in no transaction any more: gives it back, unless the work failed.
-    pub(super) fn settle<T>(&self, loan: Loan, outcome: Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn finish<T>(&self, pooled: PooledConnection, outcome: Result<T, Error>) -> Result<T, Error> {
         match outcome {
             Ok(done) => {
-                loan.give_back(self);
+                pooled.release(self);
                 Ok(done)
             }
             Err(error) => Err(self.failed(error)),
@@ -132,7 +132,7 @@ impl Database {
     /// connections are as dead: whoever took one would only find that out.
     pub(super) fn failed(&self, error: Error) -> Error {
         if error.is_of_connection() {
-            self.lending.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
         error
     }
@@ -140,17 +140,17 @@ impl Database {
 
 impl Store {
     /// A connection for a batch, of the tenant's share. Who waits for it has no place in the line of all.
-    pub(super) async fn borrow(&self, purpose: Purpose) -> Result<Loan, Error> {
-        let share = Arc::clone(&self.share).acquire_owned().await.map_err(|_| Error::Closed)?;
-        let loan = self.database.borrow(purpose).await?;
-        Ok(Loan { _share: Some(share), ..loan })
+    pub(super) async fn acquire(&self, purpose: Purpose) -> Result<PooledConnection, Error> {
+        let tenant_permits = Arc::clone(&self.tenant_permits).acquire_owned().await.map_err(|_| Error::Closed)?;
+        let pooled = self.database.acquire(purpose).await?;
+        Ok(PooledConnection { _tenant_permit: Some(tenant_permits), ..pooled })
     }
 }
 
-impl Loan {
+impl PooledConnection {
     /// After a success: nothing is open on it.
-    pub(super) fn give_back(self, database: &Database) {
-        let Self { connection, _permits, _share } = self;
-        database.lending.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    pub(super) fn release(self, database: &Database) {
+        let Self { connection, _permits, _tenant_permit } = self;
+        database.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
     }
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Postgres, QueryBuilder, Row as _};
 
-use super::lending::Purpose;
+use super::pool::Purpose;
 use super::timestamp::{NoTimestamp, Timestamp};
 use super::{Database, Error, patient};
 use crate::batch::{Entry, EntryId, Field, Violation};
@@ -139,11 +139,11 @@ const CAUSES: &str =
 const LOOK_PATIENCE: Duration = Duration::from_secs(600);
 
 /// The dead letters of a database. Each of its statements has a time limit of its own.
-pub struct Archive {
+pub struct DeadLetterStore {
     pub(super) database: Database,
 }
 
-impl Archive {
+impl DeadLetterStore {
     /// Of a database that was prepared.
     pub fn new(database: &Database) -> Self {
         Self { database: database.clone() }
@@ -192,10 +192,10 @@ impl Archive {
             filter.of("WITH purged AS (DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters");
         query.push(" AND id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(i64::from(limit));
         query.push(") RETURNING id) SELECT count(*), max(id) FROM purged");
-        let mut loan = self.database.borrow(Purpose::Plain).await?;
-        let row = query.build().persistent(false).fetch_one(&mut loan.connection);
+        let mut pooled = self.database.acquire(Purpose::Plain).await?;
+        let row = query.build().persistent(false).fetch_one(&mut pooled.connection);
         let row = patient("deleting dead letters", row).await;
-        let row = self.database.settle(loan, row)?;
+        let row = self.database.finish(pooled, row)?;
         let (count, last): (i64, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
         Ok(last.map(|last| (u64::try_from(count).unwrap_or(0), last)))
     }
@@ -208,16 +208,16 @@ impl Archive {
 
     /// Reads, for as long as it takes to go through all letters.
     async fn look(&self, what: &'static str, mut query: QueryBuilder<Postgres>) -> Result<Vec<PgRow>, Error> {
-        let mut loan = self.database.borrow(Purpose::Plain).await?;
+        let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let begin = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {}", LOOK_PATIENCE.as_millis());
         let looked = async {
-            sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut loan.connection).await?;
-            let rows = query.build().persistent(false).fetch_all(&mut loan.connection).await?;
-            sqlx::raw_sql("COMMIT").execute(&mut loan.connection).await?;
+            sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut pooled.connection).await?;
+            let rows = query.build().persistent(false).fetch_all(&mut pooled.connection).await?;
+            sqlx::raw_sql("COMMIT").execute(&mut pooled.connection).await?;
             Ok::<_, Error>(rows)
         };
         let looked = tokio::time::timeout(LOOK_PATIENCE, looked).await;
-        self.database.settle(loan, looked.unwrap_or(Err(Error::TimedOut { what, after: LOOK_PATIENCE })))
+        self.database.finish(pooled, looked.unwrap_or(Err(Error::TimedOut { what, after: LOOK_PATIENCE })))
     }
 }
 
@@ -271,7 +271,7 @@ impl Scope {
     }
 
     /// The letters after this number. Unless it is a trial, they are locked: what another replay holds is its affair,
-    /// unless it dies (see [`Archive::left`]).
+    /// unless it dies (see [`DeadLetterStore::left`]).
     pub(super) fn next(&self, after: i64, limit: u32, is_trial: bool) -> QueryBuilder<Postgres> {
         let mut query = self.of(LETTERS);
         query.push(" AND id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(i64::from(limit));

@@ -10,7 +10,7 @@ use crate::batch::{Event, Outcome, Judged, Violation};
 use crate::capabilities::Publication;
 use crate::screen::{EXPANSION_WEEKS_MAX, week};
 
-/// What a row or a letter may take beyond twice its entry, and not count as surplus.
+/// What a row or a letter may take beyond twice its entry, and not count as excess.
 const FREE_BYTES: usize = 1 << 10;
 
 /// Rows beyond one an entry that a transaction has, unless they are of a single
@@ -27,10 +27,10 @@ const ALL_BYTES_AT_ONCE: usize = 64 << 20;
 /// most. Each may be a new chunk, for which the server does a good deal more than for a row.
 pub const WEEKS_AT_ONCE: usize = EXPANSION_WEEKS_MAX;
 
-/// Up to this part of them a batch passes for one without a surplus.
+/// Up to this part of them a batch passes for one without an excess.
 const NEGLIGIBLE: usize = 5;
 
-/// Rows that the fate makes.
+/// Rows that the outcome makes.
 pub fn rows(outcome: &Outcome) -> usize {
     match outcome {
         Outcome::Store(events) => events.as_slice().len(),
@@ -44,13 +44,13 @@ pub fn event_bytes(event: &Event) -> usize {
     size_of::<Event>() + event.event_type.len() + event.user_id.len() + properties
 }
 
-/// The bytes that a fate takes beyond what can be expected of an entry that
+/// The bytes that a outcome takes beyond what can be expected of an entry that
 /// brought so many: what is as long as the entry is held in memory as the entry is.
 pub fn bytes(brought: usize, outcome: &Outcome) -> usize {
     taken(outcome).saturating_sub(2 * brought + FREE_BYTES)
 }
 
-/// The bytes that a fate takes.
+/// The bytes that a outcome takes.
 fn taken(outcome: &Outcome) -> usize {
     let violation = |violation: &Violation| {
         size_of::<Violation>() + violation.path.len() + violation.code.len() + violation.message.len()
@@ -67,12 +67,12 @@ fn brought(judged: &Judged) -> usize {
     judged.entry.fields.iter().flatten().map(|(name, value)| name.len() + value.len()).sum()
 }
 
-/// The surplus of entries, in sum.
+/// The excess of entries, in sum.
 #[derive(Default)]
-struct Surplus {
+struct Excess {
     rows: usize,
     bytes: usize,
-    /// Not the surplus alone.
+    /// Not the excess alone.
     all_bytes: usize,
     weeks: Weeks,
 }
@@ -103,11 +103,11 @@ pub fn weeks(batch: &[Judged]) -> BTreeSet<i64> {
     weeks.all
 }
 
-impl Surplus {
+impl Excess {
     fn of(batch: &[Judged]) -> Self {
-        let mut surplus = Self::default();
-        batch.iter().for_each(|judged| surplus.add(judged));
-        surplus
+        let mut excess = Self::default();
+        batch.iter().for_each(|judged| excess.add(judged));
+        excess
     }
 
     fn add(&mut self, judged @ Judged { outcome, .. }: &Judged) {
@@ -135,26 +135,26 @@ impl Surplus {
     }
 }
 
-/// Cuts a batch between its entries into what is written at once: one portion, unless there is a surplus.
-pub fn portions(mut batch: Vec<Judged>) -> Vec<Vec<Judged>> {
+/// Cuts a batch between its entries into what is written at once: one portion, unless there is an excess.
+pub fn split_to_budget(mut batch: Vec<Judged>) -> Vec<Vec<Judged>> {
     let mut cuts = Vec::new();
-    let mut sum = Surplus::default();
+    let mut sum = Excess::default();
     for (at, judged) in batch.iter().enumerate() {
         sum.add(judged);
         if sum.exceeds(1) && at > 0 {
             cuts.push(at);
-            sum = Surplus::of(std::slice::from_ref(judged));
+            sum = Excess::of(std::slice::from_ref(judged));
         }
     }
-    let mut portions: Vec<Vec<Judged>> = cuts.into_iter().rev().map(|at| batch.split_off(at)).collect();
-    portions.push(batch);
-    portions.reverse();
-    portions
+    let mut parts: Vec<Vec<Judged>> = cuts.into_iter().rev().map(|at| batch.split_off(at)).collect();
+    parts.push(batch);
+    parts.reverse();
+    parts
 }
 
 /// Whether writing these, and sending what was published for them, is a good deal more work than their entries are.
 pub fn is_heavy(batch: &[Judged], publications: &[Publication]) -> bool {
-    let mut sum = Surplus::of(batch);
+    let mut sum = Excess::of(batch);
     sum.add_publications(batch, publications);
     sum.exceeds(NEGLIGIBLE)
 }
@@ -162,7 +162,7 @@ pub fn is_heavy(batch: &[Judged], publications: &[Publication]) -> bool {
 /// Whether one transaction would be too large for the server, or make more chunks than its locks are good for, and less
 /// of the batch would not.
 pub fn is_too_much_at_once(batch: &[Judged]) -> bool {
-    let sum = Surplus::of(batch);
+    let sum = Excess::of(batch);
     batch.len() > 1 && (sum.weeks.all.len() > WEEKS_AT_ONCE || sum.all_bytes > ALL_BYTES_AT_ONCE)
 }
 
@@ -194,11 +194,11 @@ mod tests {
     fn cut(batch: Vec<Judged>) -> Vec<Vec<u64>> {
         let sequences =
             |portion: Vec<Judged>| portion.iter().map(|judged| judged.entry.id.sequence).collect();
-        portions(batch).into_iter().map(sequences).collect()
+        split_to_budget(batch).into_iter().map(sequences).collect()
     }
 
     #[test]
-    fn a_batch_without_a_surplus_is_written_at_once() {
+    fn a_batch_without_an_excess_is_written_at_once() {
         let batch: Vec<_> = (0..10_000).map(|i| judged(i, Outcome::Store(Vec1::One(event(900))))).collect();
         assert!(!is_heavy(&batch, &[]));
         assert_eq!(cut(batch), vec![(0..10_000).collect::<Vec<_>>()]);

@@ -15,7 +15,7 @@ use chrono::Utc;
 use clap::{Args, Subcommand};
 
 use crate::config::Config;
-use crate::store::{self, Archive, Database, Filter};
+use crate::store::{self, DeadLetterStore, Database, Filter};
 use crate::{guests, outbox, stream};
 use progress::ProgressMeter;
 
@@ -196,20 +196,20 @@ pub async fn run(
 ) -> Result<(), Error> {
     let database = Database::new(config)?;
     database.prepare().await?;
-    let archive = Archive::new(&database);
+    let dead_letters = DeadLetterStore::new(&database);
     match command {
         Command::List { which, settled, limit, json } => {
             let filter = which.filter(!settled);
-            let letters = archive.newest(&filter, limit).await?;
+            let letters = dead_letters.newest(&filter, limit).await?;
             match json {
                 true => {
                     letters.iter().try_for_each(|letter| writeln!(out, "{}", listing::as_json(letter)))?
                 }
-                false => listing::table(&letters, archive.count(&filter).await?, out)?,
+                false => listing::table(&letters, dead_letters.count(&filter).await?, out)?,
             }
         }
         Command::Summary { which, settled, limit, json } => {
-            let causes = archive.causes(&which.filter(!settled), limit).await?;
+            let causes = dead_letters.causes(&which.filter(!settled), limit).await?;
             match json {
                 true => {
                     causes.iter().try_for_each(|cause| writeln!(out, "{}", listing::cause_as_json(cause)))?
@@ -219,12 +219,12 @@ pub async fn run(
         }
         Command::Show { id } => {
             let filter = Filter { id: Some(id), ..Filter::default() };
-            let letter = archive.newest(&filter, 1).await?.pop().ok_or(Error::Unknown(id))?;
+            let letter = dead_letters.newest(&filter, 1).await?.pop().ok_or(Error::Unknown(id))?;
             listing::show(&letter, out)?;
         }
         Command::Replay { which, dry_run, wait, force } => {
             let how = replay::How { dry_run, wait, force };
-            let replayed = replay::replay(&archive, &database, config, &which, how, progress).await?;
+            let replayed = replay::replay(&dead_letters, &database, config, &which, how, progress).await?;
             listing::summary(&replayed.outcomes, if dry_run { "would be" } else { "are" }, out)?;
             if replayed.held > 0 {
                 out.flush()?;
@@ -237,8 +237,8 @@ pub async fn run(
             }
             let filter = which.filter(false);
             let purged = match dry_run {
-                true => archive.count(&filter).await?,
-                false => purge(&archive, &filter, progress).await?,
+                true => dead_letters.count(&filter).await?,
+                false => purge(&dead_letters, &filter, progress).await?,
             };
             writeln!(out, "{purged} dead letters {} deleted", if dry_run { "would be" } else { "are" })?;
         }
@@ -296,10 +296,10 @@ fn digits(text: &str) -> Result<String, String> {
     }
 }
 
-async fn purge(archive: &Archive, filter: &Filter, progress: &mut dyn Write) -> Result<u64, Error> {
-    let mut meter = ProgressMeter::new(archive.count(filter).await?, progress);
+async fn purge(dead_letters: &DeadLetterStore, filter: &Filter, progress: &mut dyn Write) -> Result<u64, Error> {
+    let mut meter = ProgressMeter::new(dead_letters.count(filter).await?, progress);
     let mut after = 0;
-    while let Some((purged, last)) = archive.purge(filter, after, CHUNK).await? {
+    while let Some((purged, last)) = dead_letters.purge(filter, after, CHUNK).await? {
         meter.advance(purged)?;
         after = last;
     }
