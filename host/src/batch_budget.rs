@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::batch::{Event, Outcome, Judged, Violation};
+use crate::batch::{Event, Judged, Outcome, Violation};
 use crate::capabilities::Publication;
 use crate::screen::{EXPANSION_WEEKS_MAX, week};
 
@@ -173,7 +173,11 @@ mod tests {
 
     fn judged(sequence: u64, outcome: Outcome) -> Judged {
         let id = EntryId { milliseconds: 0, sequence };
-        Judged { entry: Entry { id, fields: Some(Vec::new()), deliveries: 1 }, outcome, digest: Digest::of(b"") }
+        Judged {
+            entry: Entry { id, fields: Some(Vec::new()), deliveries: 1 },
+            outcome,
+            digest: Digest::of(b""),
+        }
     }
 
     fn event(properties: usize) -> Event {

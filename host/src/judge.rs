@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 
-use crate::batch::{Breaches, Digest, Entry, Outcome, Judged, TextEntry, Reason, Verdict, Violation};
-use crate::capabilities::{Lost, HostContext};
-use crate::screen::{OutputLimits, cut, quoted, screen};
+use crate::batch::{Breaches, Digest, Entry, Judged, Outcome, Reason, TextEntry, Verdict, Violation};
 use crate::batch_budget;
+use crate::capabilities::{HostContext, Lost};
+use crate::screen::{OutputLimits, cut, quoted, screen};
 use crate::turns::Turn;
 
 /// Once a batch has taken so many time limits, its rest is judged entry by

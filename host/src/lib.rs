@@ -11,13 +11,14 @@
 //! ARCHITECTURE.md has the invariants.
 
 pub mod batch;
+pub mod batch_budget;
 pub mod capabilities;
 pub mod config;
+pub mod dead_letters;
 pub mod demo;
 mod failpoint;
 pub mod guests;
 pub mod judge;
-pub mod dead_letters;
 pub mod metrics;
 pub mod outbox;
 pub mod pipeline;
@@ -27,7 +28,6 @@ pub mod screen;
 pub mod service;
 pub mod store;
 pub mod stream;
-pub mod batch_budget;
 pub mod tenant;
 mod text;
 pub mod turns;

@@ -12,7 +12,7 @@ use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use uuid::Uuid;
 
-use crate::batch::{UncheckedEvent, Event, Outcome, Reason, Vec1, Verdict, Violation};
+use crate::batch::{Event, Outcome, Reason, UncheckedEvent, Vec1, Verdict, Violation};
 
 /// The rows that one entry may expand to, at most.
 pub const EXPANSION_MAX: usize = 1_000;

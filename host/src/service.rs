@@ -12,7 +12,7 @@ use crate::pipeline::RulesInForce;
 use crate::sandbox::SandboxEngine;
 use crate::store::Database;
 use crate::stream::Redis;
-use crate::tenant::{Error, RulesSource, Run, ProcessWide};
+use crate::tenant::{Error, ProcessWide, RulesSource, Run};
 
 /// Runs the service until `shutdown` is called.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {

@@ -10,14 +10,14 @@ use tracing::Instrument as _;
 
 use crate::batch::EntryId;
 use crate::config::{Config, Tenant, TenantName};
-use crate::guests::{self, Folders, RulesLoader, Refused};
-use crate::metrics::{Counters, Reporter, Dependency};
+use crate::guests::{self, Folders, Refused, RulesLoader};
+use crate::metrics::{Counters, Dependency, Reporter};
 use crate::outbox;
 use crate::pipeline::{self, Pipeline, RulesInForce};
 use crate::retry::Backoff;
 use crate::sandbox::SandboxEngine;
 use crate::store;
-use crate::store::{DeadLetterStore, Database, Filter, Store};
+use crate::store::{Database, DeadLetterStore, Filter, Store};
 use crate::stream::{self, Redis, Stream};
 
 /// How long the batches in flight may take to be committed and acknowledged
@@ -292,8 +292,9 @@ async fn load_rules(
     let span = tracing::Span::current();
     let refused_before = refused.take();
     let folders_to_read = Arc::clone(&folders);
-    let load =
-        move || span.in_scope(|| RulesLoader::load(sandbox, &folders_to_read, file.as_deref(), refused_before));
+    let load = move || {
+        span.in_scope(|| RulesLoader::load(sandbox, &folders_to_read, file.as_deref(), refused_before))
+    };
     let guests = match tokio::task::spawn_blocking(load).await? {
         Ok(guests) => Arc::new(guests),
         Err(error) => {

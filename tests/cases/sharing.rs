@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use sluicegate_tests::{block_on, guests, until, until_within};
 
-use crate::verdicts::verdict;
 use crate::tenants::{Tenants, until_running};
+use crate::verdicts::verdict;
 
 /// A transaction that locks a table, until it is dropped.
 fn locked(tenants: &Tenants, table: &str, mode: &str) -> sqlx::PgConnection {

@@ -22,7 +22,8 @@ pub(crate) fn verdict(name: &str, more: &[(&str, &str)]) -> Fields {
 
 /// With time enough for whatever ends by itself, on a busy machine too.
 pub(crate) fn scripted(scene: &Scene) -> Launch {
-    let launch = scene.service().set("GUEST", guests::scripted().display()).set("GUEST_TIME_LIMIT_MS", 20_000);
+    let launch =
+        scene.service().set("GUEST", guests::scripted().display()).set("GUEST_TIME_LIMIT_MS", 20_000);
     launch.set("EVENT_AGE_MAX_DAYS", 800_000).set("EVENT_AHEAD_MAX_DAYS", 3_000_000)
 }
 

@@ -45,6 +45,7 @@ const COUNTING: &str = "counting";
 /// What its rules need, and a trigger that fails as somebody says, about purchases only.
 const COUNTED: &str = "CREATE TABLE users (user_id TEXT PRIMARY KEY, plan TEXT NOT NULL);
     CREATE TABLE user_activity (user_id TEXT PRIMARY KEY, events BIGINT NOT NULL, last_seen TIMESTAMPTZ NOT NULL);
+    CREATE TABLE counted (user_id TEXT, time TIMESTAMPTZ, at TIMESTAMPTZ DEFAULT clock_timestamp(), by INT DEFAULT pg_backend_pid());
     CREATE TABLE events_counting (time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL, event_type TEXT NOT NULL,
         user_id TEXT NOT NULL, properties JSONB, PRIMARY KEY (event_id, time));
     CREATE TABLE raising (code TEXT);
@@ -55,6 +56,27 @@ const COUNTED: &str = "CREATE TABLE users (user_id TEXT PRIMARY KEY, plan TEXT N
     CREATE TRIGGER raise BEFORE INSERT ON events_counting FOR EACH ROW EXECUTE FUNCTION raise();";
 /// Errors whose fault only time tells.
 const CODES: [&str; 6] = ["58030", "40001", "XX000", "0A000", "42501", "P0001"];
+/// The names of the faults, by their numbers.
+const FAULTS: [&str; 18] = [
+    "crash",
+    "crash",
+    "crash",
+    "stop",
+    "pause",
+    "redis killed",
+    "postgres killed",
+    "redis paused",
+    "postgres paused",
+    "network",
+    "network",
+    "network",
+    "network",
+    "swap",
+    "chunk locked",
+    "set back",
+    "raise",
+    "raise",
+];
 /// Entries of the hostile tenant that wait to be read.
 const PROVOCATIONS: u64 = 20;
 /// How long its guest may take. Short, so that the end of a round is not waited for long.
@@ -191,9 +213,9 @@ impl Soak {
         );
         self.check_counts(counted);
         self.memory.push(self.replicas[0].memory_bytes());
-        self.scene
-            .database
-            .execute("TRUNCATE events, events_hostile, events_counting, user_activity, notes, dead_letters");
+        self.scene.database.execute(
+            "TRUNCATE events, events_hostile, events_counting, user_activity, counted, notes, dead_letters",
+        );
         let trim =
             |stream: &Stream| -> u64 { stream.run(cmd("XTRIM").arg(&stream.name).arg("MAXLEN").arg(0)) };
         let trimmed = trim(&self.scene.stream);
@@ -236,7 +258,17 @@ impl Soak {
         let counted = count("SELECT coalesce(sum(events), 0)::bigint FROM user_activity");
         let letters = count("SELECT count(*) FROM dead_letters WHERE tenant = 'counting'");
         let [sure, perhaps] = sent;
-        assert_eq!(rows, counted, "SOAK_SEED={}: rows and what was counted for them", self.seed);
+        let twice =
+            "SELECT coalesce(string_agg(format('%s of %s: %s', user_id, time, whens), E'\n'), '') FROM (
+            SELECT user_id, time, string_agg(format('%s by %s', at, by), ', ' ORDER BY at) AS whens
+            FROM counted GROUP BY user_id, time HAVING count(*) > 1) AS twice";
+        assert_eq!(
+            rows,
+            counted,
+            "SOAK_SEED={}: rows and what was counted for them; counted twice:\n{}",
+            self.seed,
+            self.scene.database.value::<String>(twice)
+        );
         assert!(
             (sure..=sure + perhaps).contains(&(rows + letters)),
             "SOAK_SEED={}: {rows} rows and {letters} letters of {sure} entries and {perhaps} without an answer",
@@ -326,7 +358,10 @@ impl Soak {
 
     fn fault(&mut self) {
         self.faults += 1;
-        match self.random.u32(..18) {
+        let fault = self.random.u32(..18);
+        let since = self.started.elapsed().as_secs_f64();
+        eprintln!("[{since:7.1}s] {}: {}", chrono::Utc::now().format("%T%.3f"), FAULTS[fault as usize]);
+        match fault {
             0..=2 => self.crash_replica(),
             3 => self.stop_replica(),
             4 => self.pause_replica(),
@@ -495,7 +530,8 @@ sql = "SELECT plan FROM users WHERE user_id = $1"
 parameters = ["text"]
 
 [statements.touch_user]
-sql = """INSERT INTO user_activity (user_id, events, last_seen) VALUES ($1, 1, $2)
+sql = """WITH journal AS (INSERT INTO counted VALUES ($1, $2))
+         INSERT INTO user_activity (user_id, events, last_seen) VALUES ($1, 1, $2)
          ON CONFLICT (user_id) DO UPDATE SET events = user_activity.events + 1"""
 parameters = ["text", "timestamp"]
 "#,

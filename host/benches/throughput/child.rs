@@ -4,14 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use sluicegate::batch::{UncheckedEvent, Digest, Entry, EntryId, Judged, TextEntry, Verdict, Violation};
-use sluicegate::capabilities::{Lost, HostContext};
+use sluicegate::batch::{Digest, Entry, EntryId, Judged, TextEntry, UncheckedEvent, Verdict, Violation};
+use sluicegate::capabilities::{HostContext, Lost};
 use sluicegate::config::Config;
 use sluicegate::judge::{Fault, Rules, judge};
 use sluicegate::sandbox::Limits;
 use sluicegate::screen::OutputLimits;
 use sluicegate::service;
-use sluicegate::store::{self, Database, BatchRecord};
+use sluicegate::store::{self, BatchRecord, Database};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -40,7 +40,12 @@ impl Rules for Native {
         Limits::default().bounds
     }
 
-    fn process(&self, batch: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
+    fn process(
+        &self,
+        batch: &[TextEntry<'_>],
+        _: Duration,
+        _: &mut HostContext,
+    ) -> Result<Vec<Verdict>, Fault> {
         // The rules take what a guest takes: strings of their own.
         let entries: Vec<guest_rules::Entry> = batch
             .iter()
@@ -118,7 +123,8 @@ pub(crate) fn database_alone() -> anyhow::Result<()> {
     let batches: Vec<Vec<Judged>> = entries
         .chunks(tenant.batch_size)
         .map(|batch| {
-            let judgement = judge(&Native, tenant.deliveries_max, batch.to_vec(), &mut HostContext::default())?;
+            let judgement =
+                judge(&Native, tenant.deliveries_max, batch.to_vec(), &mut HostContext::default())?;
             Ok(judgement.entries)
         })
         .collect::<Result<_, Lost>>()?;

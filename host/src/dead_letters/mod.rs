@@ -15,7 +15,7 @@ use chrono::Utc;
 use clap::{Args, Subcommand};
 
 use crate::config::Config;
-use crate::store::{self, DeadLetterStore, Database, Filter};
+use crate::store::{self, Database, DeadLetterStore, Filter};
 use crate::{guests, outbox, stream};
 use progress::ProgressMeter;
 
@@ -296,7 +296,11 @@ fn digits(text: &str) -> Result<String, String> {
     }
 }
 
-async fn purge(dead_letters: &DeadLetterStore, filter: &Filter, progress: &mut dyn Write) -> Result<u64, Error> {
+async fn purge(
+    dead_letters: &DeadLetterStore,
+    filter: &Filter,
+    progress: &mut dyn Write,
+) -> Result<u64, Error> {
     let mut meter = ProgressMeter::new(dead_letters.count(filter).await?, progress);
     let mut after = 0;
     while let Some((purged, last)) = dead_letters.purge(filter, after, CHUNK).await? {

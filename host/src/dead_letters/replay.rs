@@ -14,7 +14,7 @@ use crate::guests::{Folders, RulesLoader};
 use crate::judge::{Rules, judge, pause_max};
 use crate::outbox;
 use crate::sandbox::SandboxEngine;
-use crate::store::{DeadLetterStore, Database, Filter, Judge, ReplayPage, Replay, Scope, Store};
+use crate::store::{Database, DeadLetterStore, Filter, Judge, Replay, ReplayPage, Scope, Store};
 use crate::stream::{self, Redis, Stream};
 use crate::text::printable;
 
@@ -110,7 +110,11 @@ pub(super) async fn replay(
 }
 
 /// How these rules differ from those that the service has in force.
-async fn difference(dead_letters: &DeadLetterStore, tenant: &Tenant, component: Digest) -> Result<Option<String>, Error> {
+async fn difference(
+    dead_letters: &DeadLetterStore,
+    tenant: &Tenant,
+    component: Digest,
+) -> Result<Option<String>, Error> {
     let Some(in_force) = dead_letters.rules_in_force(&tenant.name).await? else {
         return Ok(Some("the service has never told which rules are in force".to_owned()));
     };

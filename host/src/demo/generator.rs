@@ -303,7 +303,9 @@ mod tests {
         for (outcome, Sample { expected, .. }) in outcomes(guests::STRICT).zip(&samples) {
             match expected {
                 Expected::Row(event, Strict::Accept) => assert_stored(&outcome, event),
-                Expected::Row(_, Strict::Discard) => assert!(matches!(outcome, Outcome::Discard(_)), "{outcome:?}"),
+                Expected::Row(_, Strict::Discard) => {
+                    assert!(matches!(outcome, Outcome::Discard(_)), "{outcome:?}")
+                }
                 Expected::Row(_, Strict::Reject(refusal)) | Expected::DeadLetter(refusal) => {
                     assert_refused(&outcome, refusal);
                 }
@@ -321,7 +323,9 @@ mod tests {
     }
 
     fn assert_refused(outcome: &Outcome, wanted: &StatementError) {
-        let Outcome::DeadLetter(reason, violations) = outcome else { panic!("{outcome:?}; wanted {wanted:?}") };
+        let Outcome::DeadLetter(reason, violations) = outcome else {
+            panic!("{outcome:?}; wanted {wanted:?}")
+        };
         let violations: Vec<(&str, &str)> =
             violations.iter().map(|violation| (violation.path.as_str(), violation.code.as_str())).collect();
         assert_eq!((*reason, violations), (wanted.reason, wanted.violations.clone()));

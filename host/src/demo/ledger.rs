@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::generator::{Expected, Fields, StatementError, Sample, Strict};
+use super::generator::{Expected, Fields, Sample, StatementError, Strict};
 use crate::batch::{Digest, EntryId, Event};
 
 mod audit;

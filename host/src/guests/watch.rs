@@ -11,7 +11,7 @@ use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
 use super::file::{self, Stamp};
-use super::{CHANGES_MAX, RulesLoader, Refused, load_version};
+use super::{CHANGES_MAX, Refused, RulesLoader, load_version};
 use crate::batch::Digest;
 use crate::judge::Rules as _;
 use crate::sandbox::{Guest, LoadError};

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::batch::{UncheckedEvent, EntryId, Vec1};
+use crate::batch::{EntryId, UncheckedEvent, Vec1};
 use crate::sandbox::Limits;
 
 /// Without a transaction, so there is none to lose.
@@ -31,7 +31,12 @@ impl<F: Fn(&[TextEntry<'_>]) -> Option<Fault> + Send + Sync> Rules for Faulty<F>
         Limits::default().bounds
     }
 
-    fn process(&self, batch: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
+    fn process(
+        &self,
+        batch: &[TextEntry<'_>],
+        _: Duration,
+        _: &mut HostContext,
+    ) -> Result<Vec<Verdict>, Fault> {
         match (self.0)(batch) {
             Some(fault) => Err(fault),
             None => Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect()),
@@ -70,7 +75,12 @@ impl Rules for Slow {
         Limits::default().bounds
     }
 
-    fn process(&self, batch: &[TextEntry<'_>], time: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
+    fn process(
+        &self,
+        batch: &[TextEntry<'_>],
+        time: Duration,
+        _: &mut HostContext,
+    ) -> Result<Vec<Verdict>, Fault> {
         self.0.lock().expect("no panic").push((batch.len(), time));
         if batch.iter().any(|entry| value(entry) == "loop") {
             std::thread::sleep(time); // what is simulated
@@ -213,7 +223,12 @@ impl Rules for Large {
         OutputLimits { rows: 1_000, output_bytes: 100_000, age_max_days: 100_000, ..Limits::default().bounds }
     }
 
-    fn process(&self, batch: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
+    fn process(
+        &self,
+        batch: &[TextEntry<'_>],
+        _: Duration,
+        _: &mut HostContext,
+    ) -> Result<Vec<Verdict>, Fault> {
         if batch.len() > 1 && batch.iter().any(|entry| value(entry).starts_with("bytes")) {
             return Err(Fault::TooMuchOutput { limit_bytes: 0 });
         }
@@ -231,7 +246,9 @@ impl Rules for Large {
                     let row = |time| UncheckedEvent { time, ..event.clone() };
                     Verdict::Expand((0..).map(row).take(number(count)).collect())
                 }
-                Some((_, length)) => Verdict::Accept(UncheckedEvent { user_id: "x".repeat(number(length)), ..event }),
+                Some((_, length)) => {
+                    Verdict::Accept(UncheckedEvent { user_id: "x".repeat(number(length)), ..event })
+                }
                 None => Verdict::Accept(event),
             }
         };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::batch::{Outcome, Judged};
+use crate::batch::{Judged, Outcome};
 use crate::text::printable;
 
 /// Reasons of one tenant that have a count of their own; the others share one.

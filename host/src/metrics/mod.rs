@@ -197,7 +197,8 @@ impl Reporter {
     /// The stream's levels, if they can be had; losses are told at once.
     async fn group_stats(&mut self, counters: &Counters) -> Option<GroupStats> {
         // Not longer than this: the last report comes while somebody waits for the exit.
-        let group_stats = match tokio::time::timeout(Duration::from_secs(1), self.monitor.group_stats()).await {
+        let group_stats = match tokio::time::timeout(Duration::from_secs(1), self.monitor.group_stats()).await
+        {
             Ok(Ok(group_stats)) => group_stats,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the stream's levels are unknown");
@@ -215,7 +216,8 @@ impl Reporter {
     /// One line of CSV and one of the log, of this moment.
     pub async fn report(&mut self, counters: &Counters) {
         let group_stats = self.group_stats(counters).await;
-        *counters.lag.lock().unwrap_or_else(PoisonError::into_inner) = group_stats.and_then(|group_stats| group_stats.lag);
+        *counters.lag.lock().unwrap_or_else(PoisonError::into_inner) =
+            group_stats.and_then(|group_stats| group_stats.lag);
         let totals = *counters.totals();
         let tally = totals.tally;
         let rate = self.rate(tally.total());

@@ -22,8 +22,9 @@ pub(super) async fn acknowledge(
     let mut backoff = Backoff::default();
     let mut due: Vec<(Unacknowledged, Arc<InFlight>)> = Vec::new();
     // Rules that make much of little send it bit by bit.
-    let of =
-        |CommittedBatch { committed, in_flight }| (Unacknowledged::new(committed, in_flight.is_heavy()), in_flight);
+    let of = |CommittedBatch { committed, in_flight }| {
+        (Unacknowledged::new(committed, in_flight.is_heavy()), in_flight)
+    };
     loop {
         if due.is_empty() {
             let Some(batch) = batches.recv().await else { return Ok(()) };

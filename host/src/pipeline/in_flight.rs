@@ -9,10 +9,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Entry, EntryId, Judged};
+use crate::batch_budget;
 use crate::judge::Rules;
 use crate::store::Committed;
 use crate::stream::Quiet;
-use crate::batch_budget;
 
 /// How long a batch that is to be alone waits for those in flight, unless it must be. One of them may wait for somebody's lock, for hours.
 const QUIET_PATIENCE: Duration = Duration::from_secs(10);
@@ -106,7 +106,9 @@ impl Work {
     /// What is written at once, the first at the end.
     pub(super) fn split_to_budget(self) -> Vec<Self> {
         match self {
-            Self::Judged(entries) => batch_budget::split_to_budget(entries).into_iter().rev().map(Self::Judged).collect(),
+            Self::Judged(entries) => {
+                batch_budget::split_to_budget(entries).into_iter().rev().map(Self::Judged).collect()
+            }
             Self::Open(..) => vec![self],
         }
     }

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::Span;
 
-use super::in_flight::{JudgedBatch, Work, ReadBatch};
+use super::in_flight::{JudgedBatch, ReadBatch, Work};
 use super::rejections::RejectionLog;
 use super::slow_rules::SlowRulesLog;
 use super::{Error, RulesInForce};
 use crate::batch::{Breaches, Entry, Judged};
-use crate::capabilities::{Lost, HostContext, Publication};
+use crate::batch_budget;
+use crate::capabilities::{HostContext, Lost, Publication};
 use crate::failpoint::failpoint;
 use crate::judge::{Judgement, Rules, judge};
 use crate::metrics::Counters;
 use crate::stream::Attempts;
-use crate::batch_budget;
 
 /// Judges batch by batch, each by the version that is in force when it begins (invariant 6).
 pub(super) async fn judge_all(

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::in_flight::{CommittedBatch, InFlight, Slot, Slots, ReadBatch};
+use super::in_flight::{CommittedBatch, InFlight, ReadBatch, Slot, Slots};
 use crate::batch::{Entry, EntryId};
 use crate::metrics::{Counters, Dependency};
 use crate::retry::Backoff;

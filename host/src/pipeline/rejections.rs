@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::batch::{Outcome, Judged, Violation};
+use crate::batch::{Judged, Outcome, Violation};
 use crate::screen::cut;
 
 /// Lines about single entries; what goes beyond is counted in one more.

@@ -16,13 +16,13 @@ use super::in_flight::{CommittedBatch, InFlight, JudgedBatch, Work};
 use super::judge::{BatchJudge, is_heavy};
 use super::rejections::RejectionLog;
 use super::slow_rules::SlowRulesLog;
-use crate::batch::{Outcome, Judged, Reason, Vec1, Violation};
+use crate::batch::{Judged, Outcome, Reason, Vec1, Violation};
 use crate::capabilities::{Effects, HostContext, Usage};
 use crate::judge::Judgement;
 use crate::metrics::{Counters, Dependency};
 use crate::retry::Backoff;
 use crate::screen::cut;
-use crate::store::{self, Begun, Committed, Number, BatchRecord, Remedy, Session, Writer};
+use crate::store::{self, BatchRecord, Begun, Committed, Number, Remedy, Session, Writer};
 
 #[derive(Clone)]
 pub(super) struct WriteStage {

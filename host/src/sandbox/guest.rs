@@ -14,8 +14,8 @@ use super::load::{check_exports, check_imports, describe};
 use super::output::{Output, PrintLog};
 use super::powers::{self, HostState};
 use super::{Limits, LoadError, wasi};
-use crate::batch::{UncheckedEvent, Digest, EntryId, TextEntry, Verdict, Violation};
-use crate::capabilities::{Lost, HostContext};
+use crate::batch::{Digest, EntryId, TextEntry, UncheckedEvent, Verdict, Violation};
+use crate::capabilities::{HostContext, Lost};
 use crate::config::Grants;
 use crate::judge::{Fault, Rules};
 use crate::screen::OutputLimits;
@@ -296,7 +296,9 @@ impl From<wit::Verdict> for Verdict {
     fn from(verdict: wit::Verdict) -> Self {
         match verdict {
             wit::Verdict::Accept(event) => Self::Accept(event.into()),
-            wit::Verdict::Expand(events) => Self::Expand(events.into_iter().map(UncheckedEvent::from).collect()),
+            wit::Verdict::Expand(events) => {
+                Self::Expand(events.into_iter().map(UncheckedEvent::from).collect())
+            }
             wit::Verdict::Reject(violations) => {
                 Self::Reject(violations.into_iter().map(Violation::from).collect())
             }

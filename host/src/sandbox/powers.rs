@@ -15,8 +15,8 @@ use super::guest::State;
 use super::guest::bindings::sluicegate::guest::{metrics, store, stream, types};
 use crate::batch::{EntryId, TextEntry};
 use crate::capabilities::{
-    LABEL_MAX_BYTES, LABELS_MAX, StatementResult, PUBLICATIONS_MAX, PUBLICATIONS_MAX_BYTES, HostContext, Publication,
-    StatementError, SAMPLES_MAX, Sample, Series, Usage, Transaction, Value,
+    HostContext, LABEL_MAX_BYTES, LABELS_MAX, PUBLICATIONS_MAX, PUBLICATIONS_MAX_BYTES, Publication,
+    SAMPLES_MAX, Sample, Series, StatementError, StatementResult, Transaction, Usage, Value,
 };
 use crate::config::Grants;
 
@@ -92,7 +92,12 @@ pub(super) struct HostState {
 
 impl HostState {
     /// For a call after which the batch does what these earlier calls have left, too.
-    pub(super) fn new(grants: &Arc<Grants>, batch: &[TextEntry<'_>], powers: HostContext, earlier: Usage) -> Self {
+    pub(super) fn new(
+        grants: &Arc<Grants>,
+        batch: &[TextEntry<'_>],
+        powers: HostContext,
+        earlier: Usage,
+    ) -> Self {
         let deliveries = match grants.stream {
             true => batch.iter().map(|entry| (entry.id, entry.deliveries)).collect(),
             false => BTreeMap::new(),

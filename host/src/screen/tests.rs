@@ -100,7 +100,9 @@ fn nothing_is_kept_of_what_is_cut() {
     }
     let violation = || violation("", "code", String::new());
     let verdict = Verdict::Reject((0..100_000).map(|_| violation()).collect());
-    let Outcome::DeadLetter(_, violations) = screen(verdict, &bounds(), Utc::now()) else { panic!("rejected") };
+    let Outcome::DeadLetter(_, violations) = screen(verdict, &bounds(), Utc::now()) else {
+        panic!("rejected")
+    };
     assert_eq!((violations.len(), violations.capacity()), (VIOLATIONS_MAX, VIOLATIONS_MAX));
 }
 
@@ -169,8 +171,9 @@ fn the_limits_are_exact() {
     assert!(is_stored(&UncheckedEvent { properties: deep(126), ..event.clone() }), "127 levels");
     assert!(!is_stored(&UncheckedEvent { properties: deep(127), ..event.clone() }), "128 levels");
     let nth = |i: u128| UncheckedEvent { event_id: Uuid::from_u128(i).to_string(), ..event.clone() };
-    let expanded =
-        |n: u128| matches!(screen(Verdict::Expand((0..n).map(nth).collect()), &bounds, now), Outcome::Store(_));
+    let expanded = |n: u128| {
+        matches!(screen(Verdict::Expand((0..n).map(nth).collect()), &bounds, now), Outcome::Store(_))
+    };
     assert_eq!([0, 1, 1_000, 1_001].map(expanded), [false, true, true, false]);
     let other = UncheckedEvent { user_id: "another".to_owned(), ..nth(3) };
     let Outcome::DeadLetter(Reason::BadVerdict, violations) =

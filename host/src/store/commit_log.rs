@@ -326,7 +326,8 @@ async fn known(
     let mut known = Known::default();
     for row in rows {
         let (run, transaction) = (row.try_get("run")?, row.try_get("number")?);
-        for (number, CommitPart { marks, publications }) in decode(row.try_get("entries")?)?.into_iter().enumerate()
+        for (number, CommitPart { marks, publications }) in
+            decode(row.try_get("entries")?)?.into_iter().enumerate()
         {
             let key = (run, transaction, number);
             known.marks.extend(marks.into_iter().map(|EntryKey { id, checksum }| (id, (checksum, key))));

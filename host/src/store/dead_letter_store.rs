@@ -1,10 +1,8 @@
 //! Dead letters as an operator handles them: look, purge; `replay` judges them again.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Postgres, QueryBuilder, Row as _};
+use sqlx::{Postgres, QueryBuilder, Row as _};
 
 use super::pool::Purpose;
 use super::timestamp::{NoTimestamp, Timestamp};
@@ -135,9 +133,6 @@ const CAUSES: &str =
          FROM jsonb_array_elements(CASE jsonb_typeof(violations) WHEN 'array' THEN violations ELSE '[]' END) AS violation
      ) AS violation ON true";
 
-/// How long a look at all letters may take. Nobody else waits for it, and whoever asked can stop it.
-const LOOK_PATIENCE: Duration = Duration::from_secs(600);
-
 /// The dead letters of a database. Each of its statements has a time limit of its own.
 pub struct DeadLetterStore {
     pub(super) database: Database,
@@ -158,7 +153,7 @@ impl DeadLetterStore {
     pub async fn newest(&self, filter: &Filter, limit: u32) -> Result<Vec<Letter>, Error> {
         let mut query = filter.of(LETTERS);
         query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit));
-        Letter::all(&self.look("listing dead letters", query).await?)
+        Letter::all(&self.look(query).await?)
     }
 
     /// Why there are letters: the most frequent causes first. A letter counts for each of its violations.
@@ -168,14 +163,14 @@ impl DeadLetterStore {
             " GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY letters DESC, tenant, stream, reason, path, code LIMIT ",
         );
         query.push_bind(i64::from(limit));
-        let rows = self.look("counting dead letters", query).await?;
+        let rows = self.look(query).await?;
         Ok(rows.iter().map(Cause::of).collect::<Result<_, _>>()?)
     }
 
     /// What a replay of these letters is about.
     pub async fn scope(&self, filter: Filter) -> Result<Scope, Error> {
         let query = QueryBuilder::new("SELECT now(), coalesce(max(id), 0) FROM dead_letters");
-        let rows = self.look("looking for dead letters", query).await?;
+        let rows = self.look(query).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         Ok(Scope { filter, began: row.try_get(0)?, newest: row.try_get(1)? })
     }
@@ -201,23 +196,16 @@ impl DeadLetterStore {
     }
 
     async fn number(&self, query: QueryBuilder<Postgres>) -> Result<u64, Error> {
-        let rows = self.look("counting dead letters", query).await?;
+        let rows = self.look(query).await?;
         let number: i64 = rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
         Ok(u64::try_from(number).unwrap_or(0))
     }
 
-    /// Reads, for as long as it takes to go through all letters.
-    async fn look(&self, what: &'static str, mut query: QueryBuilder<Postgres>) -> Result<Vec<PgRow>, Error> {
-        let mut pooled = self.database.acquire(Purpose::Plain).await?;
-        let begin = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {}", LOOK_PATIENCE.as_millis());
-        let looked = async {
-            sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut pooled.connection).await?;
-            let rows = query.build().persistent(false).fetch_all(&mut pooled.connection).await?;
-            sqlx::raw_sql("COMMIT").execute(&mut pooled.connection).await?;
-            Ok::<_, Error>(rows)
-        };
-        let looked = tokio::time::timeout(LOOK_PATIENCE, looked).await;
-        self.database.finish(pooled, looked.unwrap_or(Err(Error::TimedOut { what, after: LOOK_PATIENCE })))
+    /// Reads, for as long as the server works on it: to go through all letters may take minutes.
+    async fn look(&self, mut query: QueryBuilder<Postgres>) -> Result<Vec<PgRow>, Error> {
+        let (mut connection, session) = self.database.session().await?;
+        let rows = query.build().persistent(false).fetch_all(&mut connection);
+        self.database.watched(session, async { Ok(rows.await?) }).await
     }
 }
 

@@ -4,7 +4,7 @@ use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 
 use super::{Error, Store};
-use crate::batch::{Entry, Outcome, Judged, Reason, Violation};
+use crate::batch::{Entry, Judged, Outcome, Reason, Violation};
 
 /// An array of arrays cannot be unnested by one level, so each letter's fields
 /// are a slice of one long array.

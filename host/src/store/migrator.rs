@@ -88,7 +88,7 @@ impl Database {
     }
 
     /// A connection of its own, and the server's process for it.
-    async fn session(&self) -> Result<(PgConnection, i32), Error> {
+    pub(super) async fn session(&self) -> Result<(PgConnection, i32), Error> {
         let mut connection = self.connect().await?;
         let begin = async {
             check_server(&mut connection).await?;
@@ -103,7 +103,7 @@ impl Database {
     }
 
     /// Does this in a session, for as long as the server works on it.
-    async fn watched<T>(
+    pub(super) async fn watched<T>(
         &self,
         backend: i32,
         work: impl Future<Output = Result<T, Error>>,

@@ -13,14 +13,14 @@
 //! why there is none is told as it is, and a connection whose state is in doubt
 //! is never used again.
 
+mod commit_log;
 mod dead_letter_store;
+mod dead_letters;
 mod error;
 mod in_force;
-mod pool;
-mod dead_letters;
-mod outbox;
 mod migrator;
-mod commit_log;
+mod outbox;
+mod pool;
 mod replay;
 mod session;
 mod table;
@@ -38,21 +38,21 @@ use sqlx::{ConnectOptions as _, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
-pub use dead_letter_store::{DeadLetterStore, Cause, Filter, Letter, Scope};
+pub use commit_log::{BatchRecord, CommitLog, Number, StaleRun};
+pub use dead_letter_store::{Cause, DeadLetterStore, Filter, Letter, Scope};
 pub use error::{Error, Remedy};
 pub use in_force::RulesInForce;
 pub use outbox::Due;
-pub use commit_log::{StaleRun, Number, BatchRecord, CommitLog};
-pub use replay::{Judge, ReplayPage, Replay};
+pub use replay::{Judge, Replay, ReplayPage};
 pub use session::{Session, Statements};
 pub use write::{Begun, Others, Writer};
 
 use crate::batch::{EntryId, Tally};
 use crate::capabilities::Publication;
 use crate::config::{Config, TableName, Tenant, TenantName, UrlSource};
-use pool::Pool;
-use migrator::Migrator;
 use commit_log::Numbers;
+use migrator::Migrator;
+use pool::Pool;
 use write::Inserts;
 
 /// How long a connection may take to be had.

@@ -141,7 +141,8 @@ impl Database {
 impl Store {
     /// A connection for a batch, of the tenant's share. Who waits for it has no place in the line of all.
     pub(super) async fn acquire(&self, purpose: Purpose) -> Result<PooledConnection, Error> {
-        let tenant_permits = Arc::clone(&self.tenant_permits).acquire_owned().await.map_err(|_| Error::Closed)?;
+        let tenant_permits =
+            Arc::clone(&self.tenant_permits).acquire_owned().await.map_err(|_| Error::Closed)?;
         let pooled = self.database.acquire(purpose).await?;
         Ok(PooledConnection { _tenant_permit: Some(tenant_permits), ..pooled })
     }

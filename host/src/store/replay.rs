@@ -15,8 +15,8 @@ use super::pool::Purpose;
 use super::session::{self, Session};
 use super::write::{Keys, Others, Rows, look_at_others, take_new};
 use super::{Error, Remedy, Store, outbox, patient};
-use crate::batch::{Digest, Entry, Outcome, Judged, Reason};
-use crate::capabilities::{Lost, HostContext, Publication};
+use crate::batch::{Digest, Entry, Judged, Outcome, Reason};
+use crate::capabilities::{HostContext, Lost, Publication};
 use crate::failpoint::failpoint;
 
 /// Judges entries by the rules to replay with. May block.
@@ -96,7 +96,8 @@ impl DeadLetterStore {
         failpoint!("before_insert", failed());
 
         // What the rules did for a letter that stays one is taken back, or each replay would do it again.
-        let undoes = has_acted && judged.iter().any(|judged| matches!(judged.outcome, Outcome::DeadLetter(..)));
+        let undoes =
+            has_acted && judged.iter().any(|judged| matches!(judged.outcome, Outcome::DeadLetter(..)));
         // A trial inserts too, to tell new rows from duplicates, and rolls back.
         let inserted = match undoes {
             true => None,

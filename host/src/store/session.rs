@@ -17,7 +17,9 @@ use uuid::Uuid;
 use super::pool::PooledConnection;
 use super::timestamp::{NoTimestamp, Timestamp};
 use super::{Database, Error, Number, STATEMENT_TIMEOUT_MS, Store, patient};
-use crate::capabilities::{Lost, StatementResult, PARAMETERS_MAX_BYTES, StatementError, STATEMENTS_MAX, Transaction, Value};
+use crate::capabilities::{
+    Lost, PARAMETERS_MAX_BYTES, STATEMENTS_MAX, StatementError, StatementResult, Transaction, Value,
+};
 use crate::config::{Parameter, Statement};
 
 /// Beyond a statement's own limit: then the network is at fault.
@@ -46,7 +48,11 @@ pub struct Session {
 
 impl Session {
     /// Must be called within a runtime. The guest may compute for so long between two statements.
-    pub(super) async fn begin(mut pooled: PooledConnection, store: &Store, pause: Duration) -> Result<Self, Error> {
+    pub(super) async fn begin(
+        mut pooled: PooledConnection,
+        store: &Store,
+        pause: Duration,
+    ) -> Result<Self, Error> {
         // The server must not end it meanwhile.
         let idle_ms = u128::from(STATEMENT_TIMEOUT_MS) + pause.as_millis();
         let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}");
@@ -107,7 +113,9 @@ impl Session {
     /// After the commit. A connection on which something may be left is closed.
     pub(super) async fn release(mut self, database: &Database) {
         let is_clean = !self.was_used()
-            || patient("tidying up", sqlx::raw_sql(FORGET).execute(&mut self.pooled.connection)).await.is_ok();
+            || patient("tidying up", sqlx::raw_sql(FORGET).execute(&mut self.pooled.connection))
+                .await
+                .is_ok();
         if is_clean {
             self.pooled.release(database);
         }

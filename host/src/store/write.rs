@@ -9,17 +9,17 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
-use super::pool::Purpose;
-use super::dead_letters::Letters;
 use super::commit_log::Recorded;
+use super::dead_letters::Letters;
+use super::pool::Purpose;
 use super::session::{self, Session};
 use super::timestamp::Timestamp;
-use super::{Committed, Error, Number, BatchRecord, Remedy, Store, WRITING, patient};
-use crate::batch::{Entry, EntryId, Event, Outcome, Judged, Reason, Tally, Vec1};
+use super::{BatchRecord, Committed, Error, Number, Remedy, Store, WRITING, patient};
+use crate::batch::{Entry, EntryId, Event, Judged, Outcome, Reason, Tally, Vec1};
+use crate::batch_budget;
 use crate::capabilities::Publication;
 use crate::config::TableName;
 use crate::failpoint::failpoint;
-use crate::batch_budget;
 
 /// How a tenant's table is written.
 ///

@@ -142,7 +142,13 @@ impl<'a> Audit<'a> {
         }
     }
 
-    fn compare_letter(&mut self, entry: EntryId, letter: &Letter, refusal: &StatementError, sent: Option<&Fields>) {
+    fn compare_letter(
+        &mut self,
+        entry: EntryId,
+        letter: &Letter,
+        refusal: &StatementError,
+        sent: Option<&Fields>,
+    ) {
         let (found, wanted) = (told(&letter.reason, &letter.violations), told_of(refusal));
         if found != wanted {
             let what = "the reasons";
