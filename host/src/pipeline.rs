@@ -127,6 +127,7 @@ impl Pipeline {
             last_read: self.last_decided,
             set_back: Backoff::default(),
             has_fenced_all: false,
+            delivered: EntryId::ZERO,
             partial_batch_delay: tenant.partial_batch_delay(),
             counters: Arc::clone(&counters),
             to_judge,

@@ -23,6 +23,8 @@ pub(super) struct ReadStage {
     pub(super) last_read: Option<EntryId>,
     /// When it was told that the group was set back.
     pub(super) set_back: Backoff,
+    /// What the group had been given last, when it was looked at before: by whichever consumer.
+    pub(super) delivered: EntryId,
     /// Whether all others were fenced since it was.
     pub(super) has_fenced_all: bool,
     pub(super) partial_batch_delay: Duration,
@@ -66,15 +68,20 @@ impl ReadStage {
         let read = self.reader.read(slot.is_alone, &is_in_flight, &self.shutdown).await;
         self.counters.lost(self.reader.take_lost());
         // By any replica.
-        self.last_read = self.last_read.max(Some(self.reader.last_delivered()));
+        let delivered = self.reader.last_delivered();
+        self.last_read = self.last_read.max(Some(delivered));
+        if delivered < std::mem::replace(&mut self.delivered, delivered) {
+            self.has_fenced_all = false; // set back, once more perhaps
+        }
         let (entries, in_flight, is_partial) = match read {
             Ok(Read::Nothing) => return Ok(ReadOutcome::Read { is_partial: false }),
-            Ok(Read::New { entries, is_partial }) => {
+            Ok(Read::GroupIsGone) => return self.make_group_again().await,
+            Ok(Read::New { entries, is_partial, owners }) => {
                 let in_flight = self.in_flight(slot, &entries);
                 let (first, last) =
                     (entries.first().map(|entry| entry.id), entries.last().map(|entry| entry.id));
-                let entries = match first <= self.last_read {
-                    true => self.recall_set_back(entries, &in_flight).await?,
+                let entries = match first <= self.last_read || !owners.is_empty() {
+                    true => self.lookup_set_back(entries, &owners, &in_flight).await?,
                     false => {
                         self.commit_log.rest();
                         self.has_fenced_all = false;
@@ -82,6 +89,7 @@ impl ReadStage {
                     }
                 };
                 self.last_read = last.max(self.last_read);
+                self.delivered = last.map_or(self.delivered, |last| last.max(self.delivered));
                 (entries, in_flight, is_partial)
             }
             Ok(Read::Pending(pending)) => {
@@ -140,13 +148,31 @@ impl ReadStage {
         Ok(new)
     }
 
+    /// Nobody may be at work on what a new group delivers again.
+    async fn make_group_again(&mut self) -> Result<ReadOutcome, Error> {
+        if !self.fence(None).await? {
+            return Ok(ReadOutcome::Read { is_partial: false });
+        }
+        (self.has_fenced_all, self.delivered) = (true, EntryId::ZERO);
+        match self.reader.make_group_again().await {
+            Ok(()) => Ok(ReadOutcome::Read { is_partial: false }),
+            Err(error) if error.is_permanent() => Err(error.into()),
+            Err(error) => Ok(ReadOutcome::Failed(error)),
+        }
+    }
+
     /// Entries that the group was given before, as new ones: somebody has set it back, or Redis has gone back in time.
-    async fn recall_set_back(
+    /// Redis told who had them pending, if it still knew.
+    async fn lookup_set_back(
         &mut self,
         entries: Vec<Entry>,
+        owners: &BTreeSet<String>,
         in_flight: &Arc<InFlight>,
     ) -> Result<Vec<Entry>, Error> {
         let found = entries.len();
+        if !owners.is_empty() && !self.fence(Some(owners)).await? {
+            return Ok(Vec::new());
+        }
         let mut new = self.lookup(entries, in_flight).await?;
         if !new.is_empty() && !std::mem::replace(&mut self.has_fenced_all, true) {
             // They may be in flight elsewhere, and nobody knows where: they were delivered before the group was set back.

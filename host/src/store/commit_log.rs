@@ -378,8 +378,8 @@ impl Store {
         let last = patient("looking for the last commit", last).await;
         let last: Option<i64> = self.database.finish(pooled, last)?;
         let milliseconds = last.and_then(|last| u64::try_from(last).ok());
-        // At least this one; others of the same millisecond may be new.
-        Ok(milliseconds.map(|milliseconds| EntryId { milliseconds, sequence: 0 }))
+        // Of those of the same millisecond nobody knows which they were: each is to be looked up.
+        Ok(milliseconds.map(|milliseconds| EntryId { milliseconds, sequence: u64::MAX }))
     }
 
     /// How many transactions have been given a number.

@@ -1,5 +1,7 @@
 //! How full the stream is, and what was trimmed before it was read.
 
+use std::collections::BTreeSet;
+
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Value};
 
@@ -61,7 +63,7 @@ impl GroupMonitor {
         // One transaction, so that the replies are of one moment.
         let reply: RedisResult<(Value, u64, Value)> = redis::pipe()
             .atomic()
-            .add_command(Losses::command(stream))
+            .add_command(Look::command(stream, 0))
             .cmd("XLEN")
             .arg(&stream.name)
             .cmd("XINFO")
@@ -69,13 +71,13 @@ impl GroupMonitor {
             .arg(&stream.name)
             .query_async(connection)
             .await;
-        let (losses, length, groups) = match reply {
+        let (look, length, groups) = match reply {
             Ok(reply) => reply,
             // Nobody has added anything yet, and the group is made when the pipeline starts. Redis has no code for it.
             Err(source) if source.to_string().contains("no such key") => return Ok(GroupStats::default()),
             Err(source) => return Err(stream.error("XINFO", source)),
         };
-        let Losses { lost, .. } = Losses::of(losses)?;
+        let Look { lost, .. } = Look::from_reply(look)?;
         let Some(group) = find_group(groups, &stream.group) else { return Ok(GroupStats::default()) };
         Ok(GroupStats {
             length,
@@ -87,9 +89,9 @@ impl GroupMonitor {
     }
 }
 
-/// What a look at the group found. The look counts what was lost as read: see `losses.lua`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Losses {
+/// What a look at the group found. The look counts what was lost as read: see `look.lua`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Look {
     /// Entries that the group can never be given, newly found.
     pub(super) lost: u64,
     /// What was delivered last, to any consumer.
@@ -98,32 +100,45 @@ pub(super) struct Losses {
     pub(super) added: u64,
     /// Those of them that the group was not given yet. `None` when Redis does not know.
     pub(super) unread: Option<u64>,
+    /// The consumers that have some of the next entries pending, since the group was set back.
+    pub(super) owners: BTreeSet<String>,
 }
 
-impl Losses {
-    pub(super) fn command(stream: &Stream) -> Cmd {
-        let mut command = script(include_str!("losses.lua"), &stream.name);
-        command.arg(&stream.group);
+impl Look {
+    /// Before a read of so many entries.
+    pub(super) fn command(stream: &Stream, wanted: usize) -> Cmd {
+        let mut command = script(include_str!("look.lua"), &stream.name);
+        command.arg(&stream.group).arg(wanted);
         command
     }
 
-    pub(super) fn of(reply: Value) -> Result<Self, Error> {
+    pub(super) fn from_reply(reply: Value) -> Result<Self, Error> {
         let Value::Array(parts) = &reply else { return Err(Self::unexpected(&reply)) };
-        let [Value::Int(lost), Value::BulkString(last), Value::Int(added), Value::Int(unread)] =
-            parts.as_slice()
+        let [
+            Value::Int(lost),
+            Value::BulkString(last),
+            Value::Int(added),
+            Value::Int(unread),
+            Value::Array(owners),
+        ] = parts.as_slice()
         else {
             return Err(Self::unexpected(&reply));
+        };
+        let owner = |owner: &Value| match owner {
+            Value::BulkString(name) => Ok(String::from_utf8_lossy(name).into_owned()),
+            _ => Err(Self::unexpected(&reply)),
         };
         Ok(Self {
             lost: u64::try_from(*lost).unwrap_or(0),
             last_delivered: EntryId::parse(last).ok_or_else(|| Self::unexpected(&reply))?,
             added: u64::try_from(*added).unwrap_or(0),
             unread: u64::try_from(*unread).ok(),
+            owners: owners.iter().map(owner).collect::<Result<_, _>>()?,
         })
     }
 
     fn unexpected(found: &Value) -> Error {
-        super::reply::unexpected("XINFO", found, "losses, last ID, entries added, unread")
+        super::reply::unexpected("XINFO", found, "losses, last ID, entries added, unread, consumers")
     }
 }
 

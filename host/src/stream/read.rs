@@ -1,12 +1,13 @@
 //! XREADGROUP and XCLAIM: new entries, and those that are pending.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::group_stats::Losses;
+use super::group_stats::Look;
 use super::reply;
 use super::{Error, PATIENCE, Stream, script};
 use crate::batch::{Entry, EntryId};
@@ -71,7 +72,7 @@ pub struct Reader {
     /// Where the stream ended at the last read, if that gave fewer entries than were wanted.
     end: Option<EntryId>,
     /// What the last look at the group found.
-    seen: Losses,
+    seen: Look,
     /// Losses that were not told yet.
     lost: u64,
 }
@@ -87,7 +88,11 @@ pub enum Read {
         entries: Vec<Entry>,
         /// Whether fewer came than were asked for, so that a pause makes the next batch fuller.
         is_partial: bool,
+        /// The consumers that had some of them pending: the group was set back.
+        owners: BTreeSet<String>,
     },
+    /// The stream or the group was deleted, and nothing is in flight: it is to be [made again](Reader::make_group_again).
+    GroupIsGone,
     /// Entries that were delivered before, to be [taken](Reader::take) when nobody else can commit them any more.
     Pending(Vec<Pending>),
 }
@@ -107,7 +112,7 @@ impl Reader {
             quiet: Quiet::NotWanted,
             has_passed_over: false,
             end: None,
-            seen: Losses::default(),
+            seen: Look::default(),
             lost: 0,
         }
     }
@@ -154,11 +159,7 @@ impl Reader {
                         "the consumer group is gone"
                     );
                 }
-                if is_alone {
-                    self.make_group_again().await?;
-                    self.quiet = Quiet::NotWanted;
-                }
-                Ok(Read::Nothing)
+                Ok(if is_alone { Read::GroupIsGone } else { Read::Nothing })
             }
             read => self.recover(read),
         }
@@ -212,16 +213,19 @@ impl Reader {
         outcome
     }
 
-    async fn make_group_again(&mut self) -> Result<(), Error> {
+    /// Makes the group at the beginning of the stream, unless somebody else has made it meanwhile. What is left is then
+    /// delivered again: nobody may be at work on any of it any more.
+    pub async fn make_group_again(&mut self) -> Result<(), Error> {
         let mut connection = self.stream.connect(PATIENCE).await?;
         let is_made = self.stream.make_group(&mut connection).await?;
-        let look = Losses::command(&self.stream).query_async(&mut connection).await;
-        let now = Losses::of(look.map_err(|source| self.stream.error("XINFO", source))?)?;
+        let look = Look::command(&self.stream, 0).query_async(&mut connection).await;
+        let now = Look::from_reply(look.map_err(|source| self.stream.error("XINFO", source))?)?;
         // A stream that was given fewer entries is another one. One replica makes the group, and tells it.
         if is_made && now.added < self.seen.added {
             self.lost += self.seen.unread.unwrap_or(0);
         }
         self.seen = now;
+        self.quiet = Quiet::NotWanted;
         Ok(())
     }
 
@@ -288,7 +292,7 @@ impl Reader {
         self.note_size(&entries);
         Ok(match entries.is_empty() {
             true => Read::Nothing,
-            false => Read::New { entries, is_partial },
+            false => Read::New { entries, is_partial, owners: std::mem::take(&mut self.seen.owners) },
         })
     }
 
@@ -303,12 +307,12 @@ impl Reader {
         read.arg("GROUP").arg(&stream.group).arg(&stream.consumer).arg("COUNT").arg(wanted);
         read.arg("STREAMS").arg(&stream.name).arg(">");
         let mut pipeline = redis::pipe();
-        pipeline.atomic().add_command(Losses::command(stream)).add_command(read);
+        pipeline.atomic().add_command(Look::command(stream, wanted)).add_command(read);
         let ask = async move |connection: &mut MultiplexedConnection| {
             pipeline.query_async::<(Value, Value)>(connection).await
         };
-        let (losses, entries) = self.wait_for("XREADGROUP", ask, shutdown).await?;
-        self.seen = Losses::of(losses)?;
+        let (look, entries) = self.wait_for("XREADGROUP", ask, shutdown).await?;
+        self.seen = Look::from_reply(look)?;
         self.lost += self.seen.lost;
         let entries = reply::entries(entries)?;
         let read = u64::try_from(entries.len()).unwrap_or(u64::MAX);

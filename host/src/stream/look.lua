@@ -1,11 +1,15 @@
--- Finds what the group can never be given: entries that were trimmed or deleted before their turn.
+-- Looks at a group. Finds what it can never be given: entries that were trimmed or deleted before their turn.
 --
 -- They are counted as read, in the group itself. So they are found once, by whichever replica looks first, and
 -- Redis 7.0, which otherwise leaves them out of `entries-read` for good, counts on from the right place.
 --
--- KEYS[1]: the stream; ARGV[1]: the group.
--- Returns how many are newly found, the ID that was delivered last, how many entries were ever added, and how many of
--- those are unread, or -1 if Redis cannot tell, as after a deletion from the middle.
+-- And finds who already has what comes next: if the group was set back, entries after the ID that was delivered last are
+-- pending, and the next read takes them from the consumers that may be at work on them.
+--
+-- KEYS[1]: the stream; ARGV[1]: the group; ARGV[2]: how many entries are to be read next.
+-- Returns how many are newly found, the ID that was delivered last, how many entries were ever added, how many of
+-- those are unread, or -1 if Redis cannot tell, as after a deletion from the middle, and the consumers that have what
+-- comes next.
 
 local function map(flat)
     local fields = {}
@@ -27,7 +31,7 @@ local function is_after(id, other)
 end
 
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
-if info.err then return {0, '0-0', 0, 0} end
+if info.err then return {0, '0-0', 0, 0, {}} end
 info = map(info)
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     local group = map(flat)
@@ -47,7 +51,17 @@ for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
         if right ~= read then
             redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], last, 'ENTRIESREAD', right)
         end
-        return {lost, last, added, right and math.max(added - right, 0) or -1}
+        local owners, known = {}, {}
+        -- A few more: those that were deleted from the stream are not read.
+        local wanted = tonumber(ARGV[2])
+        local after = wanted > 0 and redis.call('XPENDING', KEYS[1], ARGV[1], '(' .. last, '+', wanted + 1000) or {}
+        for _, pending in ipairs(after) do
+            if not known[pending[2]] then
+                known[pending[2]] = true
+                owners[#owners + 1] = pending[2]
+            end
+        end
+        return {lost, last, added, right and math.max(added - right, 0) or -1, owners}
     end
 end
-return {0, '0-0', info['entries-added'], -1}
+return {0, '0-0', info['entries-added'], -1, {}}
