@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::batch::{Event, Judged, Outcome, Violation};
 use crate::capabilities::Publication;
-use crate::screen::{EXPANSION_WEEKS_MAX, week};
+use crate::screen::{MAX_EXPANSION_WEEKS, week};
 
 /// What a row or a letter may take beyond twice its entry, and not count as excess.
 const FREE_BYTES: usize = 1 << 10;
@@ -25,7 +25,7 @@ const ALL_BYTES_AT_ONCE: usize = 64 << 20;
 
 /// Weeks that the rows of a transaction lie in: those of a single entry at
 /// most. Each may be a new chunk, for which the server does a good deal more than for a row.
-pub const WEEKS_AT_ONCE: usize = EXPANSION_WEEKS_MAX;
+pub const WEEKS_AT_ONCE: usize = MAX_EXPANSION_WEEKS;
 
 /// Up to this part of them a batch passes for one without an excess.
 const NEGLIGIBLE: usize = 5;

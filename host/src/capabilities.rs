@@ -9,19 +9,19 @@ use std::any::Any;
 use serde::{Deserialize, Serialize};
 
 /// Statements that one batch may run; those of calls that were undone do not count, but take their time.
-pub const STATEMENTS_MAX: u64 = 10_000;
+pub const MAX_STATEMENTS: u64 = 10_000;
 /// The bytes of all parameters of the statements that one batch runs; likewise.
-pub const PARAMETERS_MAX_BYTES: usize = 4 << 20;
+pub const MAX_PARAMETERS_BYTES: usize = 4 << 20;
 /// Entries that one batch may publish.
-pub const PUBLICATIONS_MAX: usize = 10_000;
+pub const MAX_PUBLICATIONS: usize = 10_000;
 /// The bytes of all that one batch publishes.
-pub const PUBLICATIONS_MAX_BYTES: usize = 4 << 20;
+pub const MAX_PUBLICATIONS_BYTES: usize = 4 << 20;
 /// Samples that one batch may take for metrics. What is beyond is dropped.
-pub const SAMPLES_MAX: usize = 10_000;
+pub const MAX_SAMPLES: usize = 10_000;
 /// The bytes of a metric's name, of a label's name, of its value.
-pub const LABEL_MAX_BYTES: usize = 64;
+pub const MAX_LABEL_BYTES: usize = 64;
 /// The labels of one series.
-pub const LABELS_MAX: usize = 8;
+pub const MAX_LABELS: usize = 8;
 
 /// A value that PostgreSQL and a guest exchange.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,7 +59,7 @@ pub enum StatementError {
     TimedOut(u64),
     /// The statement's limit of rows, or of bytes.
     TooMuch(u64),
-    /// [`STATEMENTS_MAX`]
+    /// [`MAX_STATEMENTS`]
     TooManyStatements(u64),
     /// A column's type that [`Value`] does not have.
     UnknownType(String),
@@ -99,7 +99,7 @@ pub struct Publication {
 }
 
 impl Publication {
-    /// What it counts for [`PUBLICATIONS_MAX_BYTES`].
+    /// What it counts for [`MAX_PUBLICATIONS_BYTES`].
     pub fn bytes(&self) -> usize {
         let fields: usize = self.fields.iter().map(|(name, value)| name.len() + value.len() + 16).sum();
         self.stream.len() + fields
@@ -147,11 +147,11 @@ impl Effects {
 /// What counts for the limits of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// For [`PUBLICATIONS_MAX`].
+    /// For [`MAX_PUBLICATIONS`].
     pub publications: usize,
-    /// For [`PUBLICATIONS_MAX_BYTES`].
+    /// For [`MAX_PUBLICATIONS_BYTES`].
     pub published_bytes: usize,
-    /// For [`SAMPLES_MAX`].
+    /// For [`MAX_SAMPLES`].
     pub samples: usize,
 }
 

@@ -137,7 +137,7 @@ impl UrlSource {
                 let mut url = String::new();
                 let opened = std::fs::File::open(file).map_err(unreadable)?;
                 // No URL is longer, and no device or log file is to fill the memory.
-                opened.take(URL_MAX_BYTES).read_to_string(&mut url).map_err(unreadable)?;
+                opened.take(MAX_URL_BYTES).read_to_string(&mut url).map_err(unreadable)?;
                 match url.trim() {
                     "" => Err(Problem::EmptyUrlFile(file.clone()).into()),
                     url => Ok(url.to_owned()),
@@ -148,7 +148,7 @@ impl UrlSource {
 }
 
 /// The bytes that are read of a file with a URL.
-const URL_MAX_BYTES: u64 = 64 << 10;
+const MAX_URL_BYTES: u64 = 64 << 10;
 
 impl From<String> for Secret {
     fn from(value: String) -> Self {

@@ -14,11 +14,11 @@ use crate::turns::Turn;
 /// Once a batch has taken so many time limits, its rest is judged entry by
 /// entry, and shares as many again. Enough to find one poison entry by halves
 /// in the largest batch, and two in one of 100.
-const PATIENCE: u32 = 16;
+const LIMITS_PER_BATCH: u32 = 16;
 /// The least share of the time limit that an entry gets: a hundredth.
-const SHARE_MIN: u32 = 100;
-/// The time limits that a batch takes at most, besides [`SHARE_MIN`] of one for each entry: then it ends, whatever is left.
-const LIMITS_MAX: u32 = 3 * PATIENCE;
+const MIN_SHARE: u32 = 100;
+/// The time limits that a batch takes at most, besides [`MIN_SHARE`] of one for each entry: then it ends, whatever is left.
+const MAX_LIMITS_PER_BATCH: u32 = 3 * LIMITS_PER_BATCH;
 
 /// A version of the rules: a component in its sandbox; in the benchmark, also
 /// the same rules as native code.
@@ -53,17 +53,17 @@ pub trait Rules: Send + Sync {
 
 /// How long the rules may take for a batch of so many entries without a word
 /// to the database: with a transaction of theirs, each call begins with one.
-pub fn pause_max(rules: &dyn Rules, entries: u32) -> Duration {
+pub fn max_pause(rules: &dyn Rules, entries: u32) -> Duration {
     let limits = match rules.wants_transaction() {
         true => 1,
         // The last call, and what is not counted.
-        false => limits_max(entries) + 2,
+        false => max_limits(entries) + 2,
     };
     rules.time_limit() * limits
 }
 
-fn limits_max(entries: u32) -> u32 {
-    LIMITS_MAX + entries / SHARE_MIN
+fn max_limits(entries: u32) -> u32 {
+    MAX_LIMITS_PER_BATCH + entries / MIN_SHARE
 }
 
 /// How a call ended that gave no verdicts. The entries are unharmed.
@@ -162,7 +162,7 @@ pub struct Judgement {
 /// Fails only when the rules used a transaction and it was lost: then nothing is decided.
 pub fn judge(
     rules: &dyn Rules,
-    deliveries_max: u64,
+    max_deliveries: u64,
     entries: Vec<Entry>,
     powers: &mut HostContext,
 ) -> Result<Judgement, Lost> {
@@ -170,7 +170,7 @@ pub fn judge(
     // `None` for an entry that the rules are asked about.
     let settled: Vec<Option<Outcome>> = entries
         .iter()
-        .map(|entry| match read(entry, deliveries_max) {
+        .map(|entry| match read(entry, max_deliveries) {
             Ok(entry) => {
                 text_entry.push(entry);
                 None
@@ -238,7 +238,7 @@ impl<'a> Asking<'a> {
     /// at fault is alone: the others are judged as if it were not there.
     fn ask(&mut self, batch: &[TextEntry<'_>]) -> Result<(), Lost> {
         let [_, _, ..] = batch else { return batch.iter().try_for_each(|only| self.ask_alone(only)) };
-        if self.used >= self.time_limit * PATIENCE {
+        if self.used >= self.time_limit * LIMITS_PER_BATCH {
             return batch.iter().try_for_each(|only| self.ask_alone(only));
         }
         match self.call(batch, self.time_limit) {
@@ -261,7 +261,7 @@ impl<'a> Asking<'a> {
     }
 
     fn ask_alone(&mut self, only: &TextEntry<'_>) -> Result<(), Lost> {
-        if self.used >= self.time_limit * limits_max(u32::try_from(self.entries).unwrap_or(u32::MAX)) {
+        if self.used >= self.time_limit * max_limits(u32::try_from(self.entries).unwrap_or(u32::MAX)) {
             let message =
                 "other entries of the batch had used up its time before this one was tried; replay it alone";
             self.push(dead_letter(Reason::TimedOut, message.to_owned()), 0);
@@ -290,13 +290,13 @@ impl<'a> Asking<'a> {
     /// two for each; and an entry has always more time than the limit foresees
     /// for it among its neighbours.
     fn share(&self) -> Duration {
-        if self.used < self.time_limit * PATIENCE {
+        if self.used < self.time_limit * LIMITS_PER_BATCH {
             return self.time_limit;
         }
-        let left = (self.time_limit * (2 * PATIENCE)).saturating_sub(self.used);
+        let left = (self.time_limit * (2 * LIMITS_PER_BATCH)).saturating_sub(self.used);
         let entries = self.entries.saturating_sub(self.outcomes.len()).max(1);
         let share = left / u32::try_from(entries).unwrap_or(u32::MAX);
-        share.clamp(self.time_limit / SHARE_MIN, self.time_limit)
+        share.clamp(self.time_limit / MIN_SHARE, self.time_limit)
     }
 
     /// Asks once, and keeps the answer.
@@ -380,14 +380,14 @@ fn dead_letter(reason: Reason, message: String) -> Outcome {
 }
 
 /// The entry as a guest can have it, or what becomes of it without being asked about.
-fn read(entry: &Entry, deliveries_max: u64) -> Result<TextEntry<'_>, Outcome> {
+fn read(entry: &Entry, max_deliveries: u64) -> Result<TextEntry<'_>, Outcome> {
     let Some(fields) = &entry.fields else {
         let message = "the entry was deleted from the stream while it was pending; its content is lost";
         return Err(dead_letter(Reason::Deleted, message.to_owned()));
     };
-    if entry.deliveries > deliveries_max {
+    if entry.deliveries > max_deliveries {
         let message =
-            format!("delivered {} times without an end, wanted at most {deliveries_max}", entry.deliveries);
+            format!("delivered {} times without an end, wanted at most {max_deliveries}", entry.deliveries);
         return Err(dead_letter(Reason::DeliveredTooOften, message));
     }
     let fields: Result<Vec<(&str, &str)>, Violation> = fields

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// The longest delay of a slow one.
-const DELAY_MAX: Duration = Duration::from_secs(30);
+const MAX_DELAY: Duration = Duration::from_secs(30);
 
 /// Delays that grow from 50 ms to between 1 and 2 s, with jitter, so that
 /// replicas do not come back all at once. A new value begins anew.
@@ -34,7 +34,7 @@ impl Backoff {
     pub(crate) fn slow() -> Self {
         let delays = ExponentialBuilder::new()
             .with_min_delay(Duration::from_secs(1))
-            .with_max_delay(DELAY_MAX)
+            .with_max_delay(MAX_DELAY)
             .without_max_times()
             .with_jitter();
         Self { delays: delays.build(), told: None }
@@ -42,7 +42,7 @@ impl Backoff {
 
     /// The next delay.
     pub(crate) fn delay(&mut self) -> Duration {
-        self.delays.next().unwrap_or(DELAY_MAX)
+        self.delays.next().unwrap_or(MAX_DELAY)
     }
 
     /// Whether this failure is worth a log line: the first is, and then one every 10 s.

@@ -15,46 +15,46 @@ use uuid::Uuid;
 use crate::batch::{Event, Outcome, Reason, UncheckedEvent, Vec1, Verdict, Violation};
 
 /// The rows that one entry may expand to, at most.
-pub const EXPANSION_MAX: usize = 1_000;
+pub const MAX_EXPANSION: usize = 1_000;
 /// The weeks in which the rows of one entry may lie, at most. A new chunk of
 /// the hypertable takes a dozen locks of the 6,400 that a server has by
 /// default, for all tenants.
-pub const EXPANSION_WEEKS_MAX: usize = 64;
+pub const MAX_EXPANSION_WEEKS: usize = 64;
 /// The violations kept of one entry, at most.
-pub const VIOLATIONS_MAX: usize = 100;
+pub const MAX_VIOLATIONS: usize = 100;
 /// The bytes kept of a violation's path, code and message, each, and of a
 /// reason to discard, at most.
-pub const TEXT_MAX_BYTES: usize = 1_024;
+pub const MAX_TEXT_BYTES: usize = 1_024;
 
 /// 4713-01-01 BC, in microseconds since the Unix epoch. PostgreSQL begins
 /// eleven months earlier, but TimescaleDB must still find room for the chunk.
-const TIME_MIN_MICROS: i64 = -210_863_520_000_000_000;
+const MIN_TIME_MICROS: i64 = -210_863_520_000_000_000;
 /// AD 262142-12-31, where chrono ends; PostgreSQL goes on to AD 294276.
-const TIME_MAX_MICROS: i64 = 8_210_266_790_400_000_000;
+const MAX_TIME_MICROS: i64 = 8_210_266_790_400_000_000;
 
 /// What verdicts may hold, as the operator set it. The limits above are part of the contract.
 #[derive(Clone, Copy, Debug)]
 pub struct OutputLimits {
     /// `GUEST_OUTPUT_BYTES`: in one call, and for a batch beyond what its entries brought.
     pub output_bytes: usize,
-    /// `GUEST_ROWS`: rows that a batch may become. Not less than [`EXPANSION_MAX`].
+    /// `GUEST_ROWS`: rows that a batch may become. Not less than [`MAX_EXPANSION`].
     pub rows: usize,
     /// `GUEST_STRING_BYTES`: a string of a row.
     pub string_bytes: usize,
     /// `GUEST_JSON_DEPTH`: levels of properties, at most 127, where `serde_json` ends.
     pub json_depth: usize,
-    /// `EVENT_AGE_MAX_DAYS`: how long ago an event may have happened.
-    pub age_max_days: u32,
-    /// `EVENT_AHEAD_MAX_DAYS`: how far ahead of the clock an event may be.
-    pub ahead_max_days: u32,
+    /// `MAX_EVENT_AGE_DAYS`: how long ago an event may have happened.
+    pub max_age_days: u32,
+    /// `MAX_EVENT_AHEAD_DAYS`: how far ahead of the clock an event may be.
+    pub max_ahead_days: u32,
 }
 
 impl OutputLimits {
     /// Without such a window one could make millions of chunks, each a few files.
     fn is_in_window(&self, time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
         let age = now - time;
-        -TimeDelta::days(self.ahead_max_days.into()) <= age
-            && age <= TimeDelta::days(self.age_max_days.into())
+        -TimeDelta::days(self.max_ahead_days.into()) <= age
+            && age <= TimeDelta::days(self.max_age_days.into())
     }
 }
 
@@ -78,8 +78,8 @@ pub fn screen(verdict: Verdict, bounds: &OutputLimits, now: DateTime<Utc>) -> Ou
         ),
         Verdict::Reject(violations) => {
             // A list of its own: collected in place, it would keep the room of all that the guest has listed.
-            let mut kept = Vec::with_capacity(violations.len().min(VIOLATIONS_MAX));
-            kept.extend(violations.into_iter().take(VIOLATIONS_MAX).map(cut_violation));
+            let mut kept = Vec::with_capacity(violations.len().min(MAX_VIOLATIONS));
+            kept.extend(violations.into_iter().take(MAX_VIOLATIONS).map(cut_violation));
             Outcome::DeadLetter(Reason::Rejected, kept)
         }
         Verdict::Discard(reason) => Outcome::Discard(cut(reason)),
@@ -88,11 +88,11 @@ pub fn screen(verdict: Verdict, bounds: &OutputLimits, now: DateTime<Utc>) -> Ou
 
 fn expand(events: Vec<UncheckedEvent>, bounds: &OutputLimits, now: DateTime<Utc>) -> Outcome {
     let found = events.len();
-    if found == 0 || found > EXPANSION_MAX {
+    if found == 0 || found > MAX_EXPANSION {
         return bad_verdict(
             "",
             "expansion_size",
-            &format!("the guest expanded the entry to {found} events, wanted 1 to {EXPANSION_MAX}"),
+            &format!("the guest expanded the entry to {found} events, wanted 1 to {MAX_EXPANSION}"),
         );
     }
     let events: Result<Vec<Event>, Violation> = events
@@ -114,12 +114,12 @@ fn expand(events: Vec<UncheckedEvent>, bounds: &OutputLimits, now: DateTime<Utc>
             "the guest expanded the entry to two events of one ID and time, of which only one could be stored; wanted an ID for each",
         ),
         Ok(events) => match events.iter().map(week).collect::<BTreeSet<i64>>().len() {
-            ..=EXPANSION_WEEKS_MAX => Outcome::Store(Vec1::Many(events)),
+            ..=MAX_EXPANSION_WEEKS => Outcome::Store(Vec1::Many(events)),
             weeks => bad_verdict(
                 "",
                 "expansion_weeks",
                 &format!(
-                    "the guest expanded the entry to events of {weeks} weeks, wanted at most {EXPANSION_WEEKS_MAX}"
+                    "the guest expanded the entry to events of {weeks} weeks, wanted at most {MAX_EXPANSION_WEEKS}"
                 ),
             ),
         },
@@ -155,7 +155,7 @@ fn event(unchecked: UncheckedEvent, bounds: &OutputLimits, now: DateTime<Utc>) -
 
 fn time(micros: i64, bounds: &OutputLimits, now: DateTime<Utc>) -> Result<DateTime<Utc>, Violation> {
     let time = Some(micros)
-        .filter(|micros| (TIME_MIN_MICROS..=TIME_MAX_MICROS).contains(micros))
+        .filter(|micros| (MIN_TIME_MICROS..=MAX_TIME_MICROS).contains(micros))
         .and_then(DateTime::from_timestamp_micros)
         .ok_or_else(|| {
             violation(
@@ -173,10 +173,10 @@ fn time(micros: i64, bounds: &OutputLimits, now: DateTime<Utc>) -> Result<DateTi
             "time",
             "time_out_of_window",
             format!(
-                "found {}, wanted at most {} days ago (EVENT_AGE_MAX_DAYS) and {} days ahead (EVENT_AHEAD_MAX_DAYS){}",
+                "found {}, wanted at most {} days ago (MAX_EVENT_AGE_DAYS) and {} days ahead (MAX_EVENT_AHEAD_DAYS){}",
                 time.to_rfc3339(),
-                bounds.age_max_days,
-                bounds.ahead_max_days,
+                bounds.max_age_days,
+                bounds.max_ahead_days,
                 other_unit(micros, bounds, now)
             ),
         )),
@@ -228,7 +228,7 @@ fn properties(json: String, bounds: &OutputLimits) -> Result<String, Violation> 
                 format!(
                     "found the number {}, wanted one that PostgreSQL's numeric holds, of at most {} digits after the point",
                     quoted(number),
-                    number::SCALE_MAX
+                    number::MAX_SCALE
                 ),
             )),
         },
@@ -256,16 +256,16 @@ fn cut_violation(violation: Violation) -> Violation {
     Violation { path: cut(violation.path), code: cut(violation.code), message: cut(violation.message) }
 }
 
-/// At most `TEXT_MAX_BYTES` of the text, without NUL, which neither `text`
+/// At most `MAX_TEXT_BYTES` of the text, without NUL, which neither `text`
 /// nor `jsonb` can hold.
 ///
 /// Keeps nothing of a text that was longer: it may be all that a guest could hand over, for each entry of a batch.
 pub fn cut(text: String) -> String {
-    if text.len() <= TEXT_MAX_BYTES && text.capacity() <= 2 * TEXT_MAX_BYTES && !text.contains('\0') {
+    if text.len() <= MAX_TEXT_BYTES && text.capacity() <= 2 * MAX_TEXT_BYTES && !text.contains('\0') {
         return text;
     }
-    let start = start_of(&text, TEXT_MAX_BYTES).replace('\0', "\u{fffd}");
-    start_of(&start, TEXT_MAX_BYTES).to_owned()
+    let start = start_of(&text, MAX_TEXT_BYTES).replace('\0', "\u{fffd}");
+    start_of(&start, MAX_TEXT_BYTES).to_owned()
 }
 
 /// As many whole characters as fit.

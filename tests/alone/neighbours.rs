@@ -93,7 +93,7 @@ impl House {
         let guest = self.guest();
         let mut file = format!(
             "partial_batch_delay_ms = 0\n\
-             [tenants.hostile]\nstream_name = \"{}\"\nguest = {:?}\nevent_age_max_days = 36500\n",
+             [tenants.hostile]\nstream_name = \"{}\"\nguest = {:?}\nmax_event_age_days = 36500\n",
             hostile.name,
             guest.display().to_string()
         );

@@ -154,7 +154,7 @@ fn an_entry_that_was_delivered_too_often_costs_only_itself() {
         scene.stream.read_as(consumer, 20);
         scene.stream.claim_as(consumer, &ids[6..9], 3); // suspects
         scene.stream.claim_as(consumer, &ids[7..8], 5); // delivered five times before
-        let service = scene.service().set("DELIVERIES_MAX", 5).set("CLAIM_MIN_IDLE_MS", 100).start();
+        let service = scene.service().set("MAX_DELIVERIES", 5).set("CLAIM_MIN_IDLE_MS", 100).start();
         let letters = until_letters(&scene, 1);
         assert_eq!(letters, [(ids[7].clone(), "delivered_too_often".to_owned())].into());
         let poison = events.remove(7);
@@ -175,7 +175,7 @@ fn crashes_alone_cost_no_entry() {
     let (events, _) = send(&scene, 30);
     let lock = LockedTable::lock(&scene);
     for crash in 0..8 {
-        let service = scene.service().set("BATCH_SIZE", 100).set("DELIVERIES_MAX", 4).start();
+        let service = scene.service().set("BATCH_SIZE", 100).set("MAX_DELIVERIES", 4).start();
         let read_again = || -> usize {
             let log = service.log();
             let lines =
@@ -194,7 +194,7 @@ fn crashes_alone_cost_no_entry() {
         }
     }
     lock.release();
-    let service = scene.service().set("DELIVERIES_MAX", 4).start();
+    let service = scene.service().set("MAX_DELIVERIES", 4).start();
     assert_eq!(scene.until_stored(30), events);
     scene.stream.until_drained();
     assert_eq!(scene.database.letters(), []);
@@ -208,7 +208,7 @@ fn an_entry_that_the_process_dies_of_is_given_up() {
     scene.start().stop(); // makes the table
     let launch = || {
         let guest = guests::hostile("endless_loop").display().to_string();
-        scene.service().set("DELIVERIES_MAX", 4).set("GUEST", guest).set("GUEST_TIME_LIMIT_MS", 60_000)
+        scene.service().set("MAX_DELIVERIES", 4).set("GUEST", guest).set("GUEST_TIME_LIMIT_MS", 60_000)
     };
     let poison = scene.stream.add(&guests::provoking(&Event::new(), None));
     for crash in 1..=4 {

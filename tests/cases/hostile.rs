@@ -301,12 +301,12 @@ fn many_rows() {
 #[test]
 fn scattered_times() {
     let scene = Scene::new();
-    let launch = hostile(&scene, "scattered_times").set("EVENT_AGE_MAX_DAYS", 700);
+    let launch = hostile(&scene, "scattered_times").set("MAX_EVENT_AGE_DAYS", 700);
     let (letters, ended) =
         letters_of(&scene, launch, &[110, 5_000].map(|weeks| provoking(&Event::new(), Some(weeks))));
     assert_eq!(reasons(&letters), ["bad_verdict", "bad_verdict"]);
     assert!(
-        message(&letters[0]).contains("at most 700 days ago (EVENT_AGE_MAX_DAYS)"),
+        message(&letters[0]).contains("at most 700 days ago (MAX_EVENT_AGE_DAYS)"),
         "{}",
         message(&letters[0])
     );
@@ -319,7 +319,7 @@ fn scattered_rows() {
     let scene = Scene::new();
     let entries: Vec<Fields> = [Some(65), None, None].map(|weeks| provoking(&Event::new(), weeks)).to_vec();
     scene.stream.add_all(&entries);
-    let service = hostile(&scene, "scattered_rows").set("EVENT_AGE_MAX_DAYS", 36_500).start();
+    let service = hostile(&scene, "scattered_rows").set("MAX_EVENT_AGE_DAYS", 36_500).start();
     scene.until_stored(2 * 64);
     scene.stream.until_drained();
     let metrics = service.stop().metrics();

@@ -200,7 +200,7 @@ fn replies_that_never_arrive_are_not_blamed_on_the_entries() {
     let scene = Scene::new();
     let proxy = Proxy::start(scene.stream.url());
     let service =
-        scene.service().set("REDIS_URL", proxy.url(scene.stream.url())).set("DELIVERIES_MAX", 4).start();
+        scene.service().set("REDIS_URL", proxy.url(scene.stream.url())).set("MAX_DELIVERIES", 4).start();
     let event = Event { user_id: "x".repeat(10_000), ..Event::new() };
     proxy.set(Fault::ResetAfter(6_000));
     scene.stream.add(&event.data());

@@ -146,7 +146,7 @@ fn what_passes_the_screen_is_stored() {
         .collect();
     scene.stream.add_all(&entries);
     let launch =
-        scene.service().set("EVENT_AGE_MAX_DAYS", 100_000_000).set("EVENT_AHEAD_MAX_DAYS", 100_000_000);
+        scene.service().set("MAX_EVENT_AGE_DAYS", 100_000_000).set("MAX_EVENT_AHEAD_DAYS", 100_000_000);
     let service = launch.set("GUEST", guests::scripted().display()).start();
     scene.stream.until_drained();
     let letters = scene.database.letters();

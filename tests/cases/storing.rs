@@ -23,7 +23,7 @@ fn varied_events(count: usize) -> Vec<Event> {
 fn events_of_both_forms_are_stored_exactly() {
     let scene = Scene::new();
     let service =
-        scene.service().set("EVENT_AGE_MAX_DAYS", 30_000).set("EVENT_AHEAD_MAX_DAYS", 3_000_000).start();
+        scene.service().set("MAX_EVENT_AGE_DAYS", 30_000).set("MAX_EVENT_AHEAD_DAYS", 3_000_000).start();
     let mut events = varied_events(250);
     let entries: Vec<_> = events
         .iter()

@@ -24,7 +24,7 @@ pub(crate) fn verdict(name: &str, more: &[(&str, &str)]) -> Fields {
 pub(crate) fn scripted(scene: &Scene) -> Launch {
     let launch =
         scene.service().set("GUEST", guests::scripted().display()).set("GUEST_TIME_LIMIT_MS", 20_000);
-    launch.set("EVENT_AGE_MAX_DAYS", 800_000).set("EVENT_AHEAD_MAX_DAYS", 3_000_000)
+    launch.set("MAX_EVENT_AGE_DAYS", 800_000).set("MAX_EVENT_AHEAD_DAYS", 3_000_000)
 }
 
 #[test]

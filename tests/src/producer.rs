@@ -11,7 +11,7 @@ use crate::events::Event;
 use crate::stream::Stream;
 use crate::wait::until;
 
-const CATCH_UP_MAX: Duration = Duration::from_millis(500);
+const MAX_CATCH_UP: Duration = Duration::from_millis(500);
 
 /// Adds events in small portions from a thread of its own until it is told to
 /// stop. While Redis is away it tries again and again.
@@ -61,7 +61,7 @@ impl Producer {
                 }
                 counted.store(sent.len(), Ordering::Relaxed);
                 // After an outage it does not make up for what was missed.
-                next = (next + interval).max(Instant::now().checked_sub(CATCH_UP_MAX).unwrap_or(next));
+                next = (next + interval).max(Instant::now().checked_sub(MAX_CATCH_UP).unwrap_or(next));
                 sleep(next.saturating_duration_since(Instant::now()));
             }
             sent

@@ -37,7 +37,7 @@ const BOUND: Duration = Duration::from_secs(120);
 const REPLICAS: usize = 3;
 /// Faults come a hundred times as often as in life, and each may cost an entry a delivery. So an entry may be given up
 /// that is not to blame; but one in so many at most.
-const GIVEN_UP_MAX_IN: u64 = 1_000;
+const ONE_GIVEN_UP_IN: u64 = 1_000;
 /// The tenant that is watched. Its table is `events`.
 const WATCHED: &str = "default";
 /// The tenant whose rules count.
@@ -205,7 +205,7 @@ impl Soak {
             self.replicas.iter().map(Service::log_tail).collect::<String>()
         );
         assert!(
-            report.given_up <= 1 + report.produced / GIVEN_UP_MAX_IN,
+            report.given_up <= 1 + report.produced / ONE_GIVEN_UP_IN,
             "SOAK_SEED={}: {} entries of {} were given up",
             self.seed,
             report.given_up,

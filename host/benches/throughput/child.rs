@@ -124,7 +124,7 @@ pub(crate) fn database_alone() -> anyhow::Result<()> {
         .chunks(tenant.batch_size)
         .map(|batch| {
             let judgement =
-                judge(&Native, tenant.deliveries_max, batch.to_vec(), &mut HostContext::default())?;
+                judge(&Native, tenant.max_deliveries, batch.to_vec(), &mut HostContext::default())?;
             Ok(judgement.entries)
         })
         .collect::<Result<_, Lost>>()?;

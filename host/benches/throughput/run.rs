@@ -214,15 +214,15 @@ impl Bench {
 
     /// Transactions an event at 27 events a second, arriving evenly.
     pub(crate) fn trickle(&self) -> anyhow::Result<String> {
-        const EVENTS_A_SECOND: u32 = 27;
+        const EVENTS_PER_SECOND: u32 = 27;
         const SECONDS: u32 = 20;
         let process = self.runtime.block_on(async {
             self.fresh_database().await?;
             let mut redis = self.redis.clone();
             redis::cmd("DEL").arg(STREAM).query_async::<()>(&mut redis).await?;
             let process = self.process(Contender::Service, 100)?;
-            let mut ticks = tokio::time::interval(Duration::from_secs(1) / EVENTS_A_SECOND);
-            for event in Events::new(2).take(usize::try_from(EVENTS_A_SECOND * SECONDS)?) {
+            let mut ticks = tokio::time::interval(Duration::from_secs(1) / EVENTS_PER_SECOND);
+            for event in Events::new(2).take(usize::try_from(EVENTS_PER_SECOND * SECONDS)?) {
                 ticks.tick().await;
                 redis::cmd("XADD")
                     .arg(STREAM)
@@ -243,7 +243,7 @@ impl Bench {
         })?;
         let ratio = count(usize::try_from(transactions)?) / count(usize::try_from(events)?);
         Ok(format!(
-            "{EVENTS_A_SECOND} events/s evenly for {SECONDS} s: {transactions} transactions for {events} events, {ratio:.2} an event\n"
+            "{EVENTS_PER_SECOND} events/s evenly for {SECONDS} s: {transactions} transactions for {events} events, {ratio:.2} an event\n"
         ))
     }
 }

@@ -123,11 +123,11 @@ pub const SETTINGS: [Setting; 47] = [
     value("GUEST_STRING_BYTES", "16777216", "a string of a row, its properties included; 1 KiB to 256 MiB"),
     value("GUEST_JSON_DEPTH", "127", "levels of properties; 1 to 127"),
     value(
-        "EVENT_AGE_MAX_DAYS",
+        "MAX_EVENT_AGE_DAYS",
         "18262",
         "an event that happened longer ago, 50 years by default, becomes a dead letter: each week of events is a chunk of the table; 1 to 100000000",
     ),
-    value("EVENT_AHEAD_MAX_DAYS", "366", "the same of an event that is so far ahead of the clock; 1 to 100000000"),
+    value("MAX_EVENT_AHEAD_DAYS", "366", "the same of an event that is so far ahead of the clock; 1 to 100000000"),
     value("GUEST_LOG_BYTES", "4096", "what is logged of what the guest prints in one call; 0 to 1 MiB"),
     value("GUEST_COMPONENT_BYTES", "67108864", "a component file; 1 KiB to 1 GiB"),
     value("GUEST_COMPILE_MS", "60000", "processor time that a component may take to compile; 100 to 600000"),
@@ -154,7 +154,7 @@ pub const SETTINGS: [Setting; 47] = [
         "entries that another consumer has held for so long are taken over; longer than any batch takes; 100 to 86400000",
     ),
     value(
-        "DELIVERIES_MAX",
+        "MAX_DELIVERIES",
         "10",
         "an entry that the rules were asked about so often when the process died becomes a dead letter; 4 to 1000",
     ),

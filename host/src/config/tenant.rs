@@ -57,10 +57,10 @@ pub struct Tenant {
     pub guest_string_bytes: usize,
     /// `GUEST_JSON_DEPTH`.
     pub guest_json_depth: usize,
-    /// `EVENT_AGE_MAX_DAYS`.
-    pub event_age_max_days: u32,
-    /// `EVENT_AHEAD_MAX_DAYS`.
-    pub event_ahead_max_days: u32,
+    /// `MAX_EVENT_AGE_DAYS`.
+    pub max_event_age_days: u32,
+    /// `MAX_EVENT_AHEAD_DAYS`.
+    pub max_event_ahead_days: u32,
     /// `GUEST_LOG_BYTES`.
     pub guest_log_bytes: usize,
     /// `GUEST_COMPONENT_BYTES`.
@@ -71,8 +71,8 @@ pub struct Tenant {
     pub guest_compile_memory_bytes: u64,
     /// `CLAIM_MIN_IDLE_MS`.
     pub claim_min_idle_ms: u64,
-    /// `DELIVERIES_MAX`.
-    pub deliveries_max: u64,
+    /// `MAX_DELIVERIES`.
+    pub max_deliveries: u64,
     /// `ROW_RETRY_MS`.
     pub row_retry_ms: u64,
     /// `DECIDED_KEPT_S`.
@@ -112,14 +112,14 @@ impl Default for Tenant {
             guest_string_bytes: 16 << 20,
             guest_json_depth: 127,
             // 50 years and one: a clock that is wrong could make a chunk of each week that there is.
-            event_age_max_days: 18_262,
-            event_ahead_max_days: 366,
+            max_event_age_days: 18_262,
+            max_event_ahead_days: 366,
             guest_log_bytes: 4 << 10,
             guest_component_bytes: 64 << 20,
             guest_compile_ms: 60_000,
             guest_compile_memory_bytes: 2 << 30,
             claim_min_idle_ms: 60_000,
-            deliveries_max: 10,
+            max_deliveries: 10,
             row_retry_ms: 30_000,
             decided_kept_s: 600,
             dead_letter_retention_days: 0,
@@ -163,7 +163,7 @@ impl Tenant {
         within("COMMITS_IN_FLIGHT", self.commits_in_flight, 1..=64)?;
         self.check_guest()?;
         within("CLAIM_MIN_IDLE_MS", self.claim_min_idle_ms, 100..=86_400_000)?;
-        within("DELIVERIES_MAX", self.deliveries_max, 4..=1_000)?;
+        within("MAX_DELIVERIES", self.max_deliveries, 4..=1_000)?;
         within("DECIDED_KEPT_S", self.decided_kept_s, 10..=604_800)?;
         within("ROW_RETRY_MS", self.row_retry_ms, 0..=3_600_000)?;
         within("DEAD_LETTER_RETENTION_DAYS", self.dead_letter_retention_days, 0..=36_500)
@@ -198,8 +198,8 @@ impl Tenant {
         within("GUEST_ROWS", self.guest_rows, 1_000..=10_000_000)?;
         within("GUEST_STRING_BYTES", self.guest_string_bytes, 1 << 10..=256 << 20)?;
         within("GUEST_JSON_DEPTH", self.guest_json_depth, 1..=127)?;
-        within("EVENT_AGE_MAX_DAYS", self.event_age_max_days, 1..=100_000_000)?;
-        within("EVENT_AHEAD_MAX_DAYS", self.event_ahead_max_days, 1..=100_000_000)?;
+        within("MAX_EVENT_AGE_DAYS", self.max_event_age_days, 1..=100_000_000)?;
+        within("MAX_EVENT_AHEAD_DAYS", self.max_event_ahead_days, 1..=100_000_000)?;
         within("GUEST_LOG_BYTES", self.guest_log_bytes, 0..=1 << 20)?;
         within("GUEST_COMPONENT_BYTES", self.guest_component_bytes, 1 << 10..=1 << 30)?;
         within("GUEST_COMPILE_MS", self.guest_compile_ms, 100..=600_000)?;

@@ -11,7 +11,7 @@ use crate::batch::Digest;
 use crate::capabilities::HostContext;
 use crate::config::{Config, Tenant};
 use crate::guests::{Folders, RulesLoader};
-use crate::judge::{Rules, judge, pause_max};
+use crate::judge::{Rules, judge, max_pause};
 use crate::outbox;
 use crate::sandbox::SandboxEngine;
 use crate::store::{Database, DeadLetterStore, Filter, Judge, Replay, ReplayPage, Scope, Store};
@@ -19,7 +19,7 @@ use crate::stream::{self, Redis, Stream};
 use crate::text::printable;
 
 /// Letters replayed in one transaction, at most.
-const PART_MAX: usize = 500;
+const MAX_PART: usize = 500;
 /// Between two looks at what somebody else holds.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -102,7 +102,7 @@ pub(super) async fn replay(
         let Some(rules) = rules else { continue };
         let replayed = &mut replayed;
         // The rules' limits are made for so many.
-        let limit = u32::try_from(outbox.tenant.batch_size.min(PART_MAX)).unwrap_or(u32::MAX);
+        let limit = u32::try_from(outbox.tenant.batch_size.min(MAX_PART)).unwrap_or(u32::MAX);
         let mut replaying = ReplayRun { dead_letters, store, outbox, scope, limit, dry_run, wait, replayed };
         replaying.run(rules.as_ref(), progress).await?;
     }
@@ -182,7 +182,7 @@ impl ReplayRun<'_> {
             let judge = || judge(rules, u64::MAX, entries, powers);
             tokio::task::block_in_place(judge).map(|judgement| judgement.entries)
         };
-        let judging = Judging { judge: &judge, pause: pause_max(rules, self.limit) };
+        let judging = Judging { judge: &judge, pause: max_pause(rules, self.limit) };
 
         let mut meter = ProgressMeter::new(self.dead_letters.left(&self.scope).await?, progress);
         let mut idle_since = Instant::now();

@@ -15,7 +15,7 @@ use super::servers::{self, Servers};
 use super::signals::{Caught, Signals, start_servers, stop_servers};
 
 /// How long the command may take to end after a signal, before it is ended.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the command was not run.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +97,7 @@ async fn until_ended(mut child: Child, signals: &mut Signals) -> io::Result<Exit
         send(&child, caught.signal());
     }
     for stronger in [Signal::TERM, Signal::KILL] {
-        if let Ok(status) = timeout(PATIENCE, child.wait()).await {
+        if let Ok(status) = timeout(STEP_TIMEOUT, child.wait()).await {
             return status;
         }
         send(&child, stronger);

@@ -45,7 +45,7 @@ use ledger::{Discrepancy, Ledger, Report};
 use observer::Observer;
 use place::Workdir;
 use producer::Producer;
-use service::{GROUP, Log, STOP_MAX, Service};
+use service::{GROUP, Log, MAX_STOP, Service};
 use settings::Settings;
 use signals::{Caught, Signals, start_servers};
 use summary::{Rules, Summary};
@@ -54,9 +54,9 @@ use terminal::{Ink, Terminal, grouped, short};
 /// Entries a second. A laptop takes it easily.
 const RATE: u64 = 2_000;
 /// How long the service may take to make its tables.
-const READY_MAX: Duration = Duration::from_secs(60);
+const MAX_READY: Duration = Duration::from_secs(60);
 /// How long it may take to empty the stream when nothing is added any more.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
+const MAX_DRAIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 /// The exit code of a program whose output nobody reads any more, as a shell reports SIGPIPE.
 const BROKEN_PIPE: u8 = 141;
@@ -138,9 +138,9 @@ impl Story<'_> {
         let (mut report, measured) = observer.take_stock(&flow.ledger).await?;
         report.check_swap();
         report.check_levels(observer.group_stats().await?);
-        if !status.success() || stop > STOP_MAX {
+        if !status.success() || stop > MAX_STOP {
             let found = format!("it ended with {status}, {} after SIGTERM", short(stop));
-            let wanted = format!("exit status: 0 within {} s", STOP_MAX.as_secs());
+            let wanted = format!("exit status: 0 within {} s", MAX_STOP.as_secs());
             report.add(Discrepancy::Ending { found, wanted });
         }
         let tally = self.check_numbers(&mut report)?;
@@ -175,10 +175,10 @@ impl Story<'_> {
         self.service = Some(Service::start(log, &self.settings, &self.place, &guest)?);
         while !observer.is_ready().await? {
             self.service()?.check()?;
-            if begin.elapsed() > READY_MAX {
+            if begin.elapsed() > MAX_READY {
                 return Err(self
                     .service()?
-                    .stuck("the service did not make its tables and its group", READY_MAX));
+                    .stuck("the service did not make its tables and its group", MAX_READY));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -253,10 +253,10 @@ impl Story<'_> {
             if group_stats.lag == Some(0) && group_stats.pending == 0 {
                 return Ok(());
             }
-            if begin.elapsed() > DRAIN_MAX {
+            if begin.elapsed() > MAX_DRAIN {
                 let lag = group_stats.lag.map_or("unknown".to_owned(), grouped);
                 let what = format!("lag {lag} and pending {} did not become 0", grouped(group_stats.pending));
-                return Err(self.service()?.stuck(what, DRAIN_MAX));
+                return Err(self.service()?.stuck(what, MAX_DRAIN));
             }
             tokio::time::sleep(POLL).await;
         }

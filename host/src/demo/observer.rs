@@ -12,13 +12,13 @@ use sqlx::{PgConnection, Row as _};
 use super::Error;
 use super::error::within;
 use super::ledger::{Audit, Ledger, Letter, Report};
-use super::place::{PATIENCE, Workdir, connect};
+use super::place::{STEP_TIMEOUT, Workdir, connect};
 use crate::batch::Event;
 use crate::config::{Config, Secret, Tenant};
 use crate::stream::{GroupMonitor, GroupStats, Redis};
 
 /// How long taking stock may take.
-const AUDIT_PATIENCE: Duration = Duration::from_secs(120);
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Connections of its own.
 pub(super) struct Observer {
@@ -67,7 +67,7 @@ impl Observer {
     }
 
     pub(super) async fn group_stats(&mut self) -> Result<GroupStats, Error> {
-        within("asking redis for the levels", PATIENCE, self.monitor.group_stats()).await
+        within("asking redis for the levels", STEP_TIMEOUT, self.monitor.group_stats()).await
     }
 
     pub(super) async fn view(&mut self) -> Result<View, Error> {
@@ -76,15 +76,16 @@ impl Observer {
                                 (SELECT component FROM dead_letters ORDER BY id DESC LIMIT 1)";
         let what = "counting rows";
         let row = sqlx::query_as(statement).fetch_one(&mut self.postgres);
-        let (rows, letters, component): (i64, i64, _) =
-            within(what, PATIENCE, async { row.await.map_err(|source| Error::Postgres { what, source }) })
-                .await?;
+        let (rows, letters, component): (i64, i64, _) = within(what, STEP_TIMEOUT, async {
+            row.await.map_err(|source| Error::Postgres { what, source })
+        })
+        .await?;
         Ok(View { group_stats, rows: rows.unsigned_abs(), letters: letters.unsigned_abs(), component })
     }
 
     /// Holds every row and every dead letter against the ledger.
     pub(super) async fn take_stock(&mut self, ledger: &Ledger) -> Result<(Report, Measured), Error> {
-        within("reading the tables", AUDIT_PATIENCE, self.read_tables(ledger)).await
+        within("reading the tables", AUDIT_TIMEOUT, self.read_tables(ledger)).await
     }
 
     async fn read_tables(&mut self, ledger: &Ledger) -> Result<(Report, Measured), Error> {
@@ -127,7 +128,7 @@ impl Observer {
         question: sqlx::query::QueryScalar<'_, sqlx::Postgres, bool, sqlx::postgres::PgArguments>,
     ) -> Result<bool, Error> {
         let answer = question.fetch_one(&mut self.postgres);
-        within(what, PATIENCE, async { answer.await.map_err(|source| Error::Postgres { what, source }) })
+        within(what, STEP_TIMEOUT, async { answer.await.map_err(|source| Error::Postgres { what, source }) })
             .await
     }
 }

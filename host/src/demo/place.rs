@@ -16,7 +16,7 @@ use super::servers::Servers;
 use super::signals::stop_servers;
 
 /// How long a server may take to answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Servers, a database and a stream.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Workdir {
 
 async fn statement(what: &'static str, url: &str, statement: String) -> Result<(), Error> {
     let at = |source| Error::Postgres { what, source };
-    within(what, PATIENCE, async {
+    within(what, STEP_TIMEOUT, async {
         let mut connection = connect(url).await?;
         // Only a name of our own making is in it.
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.map_err(at)?;
@@ -112,7 +112,7 @@ pub(super) async fn connect(url: &str) -> Result<PgConnection, Error> {
     let options = PgConnectOptions::from_str(url).map_err(|_| Error::Url("POSTGRES_URL"))?;
     let options = options.application_name("sluicegate demo").disable_statement_logging();
     let what = "connecting";
-    within("connecting to postgres", PATIENCE, async {
+    within("connecting to postgres", STEP_TIMEOUT, async {
         options.connect().await.map_err(|source| Error::Postgres { what, source })
     })
     .await
@@ -122,8 +122,8 @@ pub(super) async fn connect(url: &str) -> Result<PgConnection, Error> {
 pub(super) async fn connect_redis(url: &str) -> Result<MultiplexedConnection, Error> {
     let client = redis::Client::open(url).map_err(|_| Error::Url("REDIS_URL"))?;
     let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(PATIENCE))
-        .set_response_timeout(Some(PATIENCE));
+        .set_connection_timeout(Some(STEP_TIMEOUT))
+        .set_response_timeout(Some(STEP_TIMEOUT));
     let connection = client.get_multiplexed_async_connection_with_config(&config).await;
     connection.map_err(|source| Error::Redis { what: "connecting", source })
 }

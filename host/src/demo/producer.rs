@@ -19,7 +19,7 @@ const TICK: Duration = Duration::from_millis(10);
 /// Entries sent at once, at most: after an outage there is much to catch up with.
 const AT_ONCE: u64 = 1_000;
 /// How long Redis may be away.
-const OUTAGE_MAX: Duration = Duration::from_secs(30);
+const MAX_OUTAGE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A producer that knows what it has sent.
@@ -81,7 +81,7 @@ impl Producer {
         if samples.is_empty() {
             return Ok(());
         }
-        let deadline = Instant::now() + OUTAGE_MAX;
+        let deadline = Instant::now() + MAX_OUTAGE;
         loop {
             match self.try_send(&samples).await {
                 Ok(ids) => {

@@ -18,7 +18,7 @@ use crate::batch::Tally;
 /// The group that the service reads as.
 pub(super) const GROUP: &str = "analytics-consumers";
 /// How long the service may take from SIGTERM to its end.
-pub(super) const STOP_MAX: Duration = Duration::from_secs(5);
+pub(super) const MAX_STOP: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 const TAIL_LINES: usize = 12;
 const TAIL_BYTES: u64 = 64 << 10;
@@ -132,7 +132,7 @@ impl Service {
                 return Ok((status, begin.elapsed()));
             }
             // A little beyond, so as to tell slow from stuck.
-            if begin.elapsed() > STOP_MAX + Duration::from_secs(1) {
+            if begin.elapsed() > MAX_STOP + Duration::from_secs(1) {
                 self.child.kill().map_err(Error::Watching)?;
             }
             tokio::time::sleep(POLL).await;

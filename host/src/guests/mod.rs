@@ -51,12 +51,12 @@ pub enum Error {
 }
 
 /// A version that was refused for a reason that may pass is tried again after so long, and after twice as long each time
-/// until [`RETRY_MAX`]. To compile is work, and a hostile component could keep the compiler busy.
-const RETRY_MIN: Duration = Duration::from_secs(60);
-/// See [`RETRY_MIN`].
-const RETRY_MAX: Duration = Duration::from_secs(3_600);
+/// until [`MAX_RETRY`]. To compile is work, and a hostile component could keep the compiler busy.
+const MIN_RETRY: Duration = Duration::from_secs(60);
+/// See [`MIN_RETRY`].
+const MAX_RETRY: Duration = Duration::from_secs(3_600);
 /// A file that changes for longer is not waited for any more.
-const CHANGES_MAX: Duration = Duration::from_secs(30);
+const MAX_CHANGES: Duration = Duration::from_secs(30);
 
 /// A version that cannot be used.
 #[derive(Clone, Debug)]
@@ -78,8 +78,8 @@ impl Refused {
 
     /// How long it stands; without end, if only another file can help.
     fn stands_for(&self) -> Option<Duration> {
-        let delay = RETRY_MIN.saturating_mul(1 << (self.tries - 1).min(10));
-        self.reason.may_pass().then_some(delay.min(RETRY_MAX))
+        let delay = MIN_RETRY.saturating_mul(1 << (self.tries - 1).min(10));
+        self.reason.may_pass().then_some(delay.min(MAX_RETRY))
     }
 
     /// Whether the file of this stamp need not be looked at.
@@ -154,7 +154,7 @@ fn load_first(
         };
         std::thread::sleep(stamp.until_rest());
         let is_at_rest = Stamp::of(file).is_ok_and(|now| now == stamp);
-        if is_at_rest || begun.elapsed() > CHANGES_MAX {
+        if is_at_rest || begun.elapsed() > MAX_CHANGES {
             let version = Box::new(Refused::new(stamp, reason, refused.as_ref()));
             return Err(Error::Refused { file: file.to_owned(), version });
         }

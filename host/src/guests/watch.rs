@@ -11,7 +11,7 @@ use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 
 use super::file::{self, Stamp};
-use super::{CHANGES_MAX, Refused, RulesLoader, load_version};
+use super::{MAX_CHANGES, Refused, RulesLoader, load_version};
 use crate::batch::Digest;
 use crate::judge::Rules as _;
 use crate::sandbox::{Guest, LoadError};
@@ -19,7 +19,7 @@ use crate::sandbox::{Guest, LoadError};
 /// How long the folder must be quiet before the file is looked at: copying a file makes several changes.
 const SETTLE: Duration = Duration::from_millis(200);
 /// After so long it is looked at all the same: another tenant's file in the folder may never come to rest.
-const SETTLE_MAX: Duration = Duration::from_secs(2);
+const MAX_SETTLE: Duration = Duration::from_secs(2);
 /// How often the file is looked at in any case: network mounts tell of no changes.
 const POLL: Duration = Duration::from_secs(5);
 /// A file that is gone for no longer is being replaced.
@@ -122,7 +122,7 @@ impl RulesLoader {
                 // Half of a file is no component. It is told when nobody writes any more.
                 let since = *seen.changing_since.get_or_insert_with(Instant::now);
                 let rest = stamp.until_rest();
-                if !rest.is_zero() && since.elapsed() < CHANGES_MAX {
+                if !rest.is_zero() && since.elapsed() < MAX_CHANGES {
                     seen.pending = Some((stamp, digest, error));
                     return rest;
                 }
@@ -205,7 +205,7 @@ async fn until_changed(changes: &mut channel::Receiver<()>) {
 /// Waits until nothing has changed for a while, but not for ever.
 async fn settle(changes: &mut channel::Receiver<()>) {
     let quiet = async { while tokio::time::timeout(SETTLE, until_changed(changes)).await.is_ok() {} };
-    let _ = tokio::time::timeout(SETTLE_MAX, quiet).await;
+    let _ = tokio::time::timeout(MAX_SETTLE, quiet).await;
 }
 
 /// Watches the folders of all tenants' files: the system has few watchers to give.

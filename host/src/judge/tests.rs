@@ -7,8 +7,8 @@ use crate::batch::{EntryId, UncheckedEvent, Vec1};
 use crate::sandbox::Limits;
 
 /// Without a transaction, so there is none to lose.
-fn judged(rules: &dyn Rules, deliveries_max: u64, entries: Vec<Entry>) -> Judgement {
-    judge(rules, deliveries_max, entries, &mut HostContext::default()).expect("no transaction")
+fn judged(rules: &dyn Rules, max_deliveries: u64, entries: Vec<Entry>) -> Judgement {
+    judge(rules, max_deliveries, entries, &mut HostContext::default()).expect("no transaction")
 }
 
 fn value(entry: &TextEntry<'_>) -> String {
@@ -148,7 +148,7 @@ fn a_batch_of_loops_takes_a_bounded_time() {
     let given: Duration = calls.iter().map(|(_, time)| *time).sum();
     // The entries that are in order give back what they were given.
     assert!(given <= limit * 40, "{given:?} for {} calls", calls.len());
-    assert!(calls.iter().all(|(_, time)| *time >= limit / SHARE_MIN), "{calls:?}");
+    assert!(calls.iter().all(|(_, time)| *time >= limit / MIN_SHARE), "{calls:?}");
     let timed_out = u64::try_from(calls.len()).expect("few") - 20;
     assert_eq!(judgement.breaches, Breaches { timed_out, ..Breaches::default() });
 }
@@ -220,7 +220,7 @@ impl Rules for Large {
     }
 
     fn bounds(&self) -> OutputLimits {
-        OutputLimits { rows: 1_000, output_bytes: 100_000, age_max_days: 100_000, ..Limits::default().bounds }
+        OutputLimits { rows: 1_000, output_bytes: 100_000, max_age_days: 100_000, ..Limits::default().bounds }
     }
 
     fn process(

@@ -7,9 +7,9 @@ use crate::batch::{Judged, Outcome};
 use crate::text::printable;
 
 /// Reasons of one tenant that have a count of their own; the others share one.
-const REASONS_MAX: usize = 20;
+const MAX_REASONS: usize = 20;
 /// Kept of a reason.
-const REASON_MAX_CHARS: usize = 64;
+const MAX_REASON_CHARS: usize = 64;
 
 /// The counts since the start.
 #[derive(Clone, Debug, Default)]
@@ -23,9 +23,9 @@ impl Discards {
     pub(super) fn add(&mut self, batch: &[Judged]) {
         for judged in batch {
             let Outcome::Discard(reason) = &judged.outcome else { continue };
-            let end = reason.char_indices().nth(REASON_MAX_CHARS).map_or(reason.len(), |(at, _)| at);
+            let end = reason.char_indices().nth(MAX_REASON_CHARS).map_or(reason.len(), |(at, _)| at);
             let reason = reason.get(..end).unwrap_or_default();
-            let has_room = self.counts.len() < REASONS_MAX;
+            let has_room = self.counts.len() < MAX_REASONS;
             match self.counts.get_mut(reason) {
                 Some(count) => *count += 1,
                 None if has_room => {
@@ -81,7 +81,7 @@ mod tests {
         for i in 0..10_000 {
             discards.add(&[discarded(&format!("{i}{}", "x".repeat(1_000)))]);
         }
-        assert_eq!((discards.counts.len(), discards.others), (REASONS_MAX, 9_980));
+        assert_eq!((discards.counts.len(), discards.others), (MAX_REASONS, 9_980));
         assert!(discards.to_string().len() < 2_000);
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use crate::capabilities::{Sample, Series};
 
 /// The series of one tenant. What would be more is counted as dropped.
-const SERIES_MAX: usize = 100;
+const MAX_SERIES: usize = 100;
 
 /// All series, with their values since the start.
 #[derive(Clone, Debug, Default)]
@@ -26,7 +26,7 @@ impl AllSeries {
     pub(super) fn add(&mut self, samples: Vec<(Series, Sample)>, dropped: u64) {
         self.dropped = self.dropped.saturating_add(dropped);
         for (series, sample) in samples {
-            if self.values.len() >= SERIES_MAX && !self.values.contains_key(&series) {
+            if self.values.len() >= MAX_SERIES && !self.values.contains_key(&series) {
                 self.dropped += 1;
                 continue;
             }
@@ -110,6 +110,6 @@ mod tests {
     fn there_is_a_bound() {
         let mut all = AllSeries::default();
         all.add((0..1_000).map(|i| (series(&i.to_string()), Sample::Add(1))).collect(), 0);
-        assert_eq!((all.values.len(), all.dropped()), (SERIES_MAX, 900));
+        assert_eq!((all.values.len(), all.dropped()), (MAX_SERIES, 900));
     }
 }

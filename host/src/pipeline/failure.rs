@@ -8,9 +8,9 @@
 use crate::store::{Others, Remedy};
 
 /// So often the server may be short of what a single entry needs before the entry is refused: for about ten seconds.
-const SHORTAGES_MAX: u32 = 10;
+const MAX_SHORTAGES: u32 = 10;
 /// So often a single entry is tried, whatever the time, before it is refused with an error that may pass.
-const TRIES_MIN: u32 = 3;
+const MIN_TRIES: u32 = 3;
 
 /// A failure to write a part, as far as it decides what comes next.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +69,7 @@ impl Failure {
             Remedy::Split | Remedy::BlameRow if is_several => Step::Halve,
             // An entry of many rows is at fault itself, if the server is short again and again; one of a single row came
             // at a bad time, most likely.
-            Remedy::Split if self.part == Shape::Rows && self.failures >= SHORTAGES_MAX => Step::Refuse,
+            Remedy::Split if self.part == Shape::Rows && self.failures >= MAX_SHORTAGES => Step::Refuse,
             Remedy::Split if self.part == Shape::Rows => Step::Again,
             Remedy::Split => self.unless_row(Step::Again),
             Remedy::BlameRow => Step::Refuse,
@@ -93,7 +93,7 @@ impl Failure {
             (Some(Others::Unknown), _) if self.is_ahead => Step::Later,
             (Some(Others::Unknown), _) => else_,
             (Some(Others::Written), _)
-                if may_pass && !(self.is_out_of_patience && self.failures >= TRIES_MIN) =>
+                if may_pass && !(self.is_out_of_patience && self.failures >= MIN_TRIES) =>
             {
                 if self.is_ahead {
                     Step::Later
@@ -134,8 +134,8 @@ mod tests {
             ((Split, Row, 3, false, Some(Written)), Step::Again),
             ((Split, Row, 3, true, Some(Written)), Step::Refuse),
             ((Split, Row, 1_000, true, Some(Refused)), Step::Again),
-            ((Split, Rows, SHORTAGES_MAX - 1, true, None), Step::Again),
-            ((Split, Rows, SHORTAGES_MAX, false, None), Step::Refuse),
+            ((Split, Rows, MAX_SHORTAGES - 1, true, None), Step::Again),
+            ((Split, Rows, MAX_SHORTAGES, false, None), Step::Refuse),
             // A value that it cannot hold, say.
             ((BlameRow, Several, 1, false, None), Step::Halve),
             ((BlameRow, Row, 1, false, None), Step::Refuse),

@@ -15,7 +15,7 @@ use crate::store::Committed;
 use crate::stream::Quiet;
 
 /// How long a batch that is to be alone waits for those in flight, unless it must be. One of them may wait for somebody's lock, for hours.
-const QUIET_PATIENCE: Duration = Duration::from_secs(10);
+const QUIET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A batch on its way, with what belongs to the whole of it.
 ///
@@ -198,7 +198,7 @@ impl Slots {
         let all = self.take_of(self.count, shutdown);
         match quiet {
             Quiet::Needed => all.await,
-            Quiet::Wanted => match tokio::time::timeout(QUIET_PATIENCE, all).await {
+            Quiet::Wanted => match tokio::time::timeout(QUIET_TIMEOUT, all).await {
                 Ok(slot) => slot,
                 Err(_) => self.take_of(1, shutdown).await,
             },

@@ -71,7 +71,7 @@ pub(super) fn is_heavy(breaches: Breaches, batch: &[Judged], publications: &[Pub
 /// How rules are asked.
 #[derive(Clone)]
 pub(super) struct BatchJudge {
-    pub(super) deliveries_max: u64,
+    pub(super) max_deliveries: u64,
     pub(super) attempts: Attempts,
 }
 
@@ -84,10 +84,10 @@ impl BatchJudge {
         mut powers: HostContext,
     ) -> Result<(Result<Judgement, Lost>, HostContext), Error> {
         let in_hand = self.attempts.begin(&entries).await;
-        let (span, deliveries_max) = (Span::current(), self.deliveries_max);
+        let (span, max_deliveries) = (Span::current(), self.max_deliveries);
         let asked = tokio::task::spawn_blocking(move || {
             let _entered = span.enter();
-            let judgement = judge(rules.as_ref(), deliveries_max, entries, &mut powers);
+            let judgement = judge(rules.as_ref(), max_deliveries, entries, &mut powers);
             (judgement, powers)
         });
         let asked = asked.await?;

@@ -7,7 +7,7 @@ use crate::batch::{Judged, Outcome, Violation};
 use crate::screen::cut;
 
 /// Lines about single entries; what goes beyond is counted in one more.
-const LINES_A_SECOND_MAX: u32 = 100;
+const MAX_LINES_PER_SECOND: u32 = 100;
 
 /// Logs what was not stored, with a bound: a flood of bad entries must not become a flood of lines.
 #[derive(Default)]
@@ -42,7 +42,7 @@ impl Lines {
             self.tell_silenced();
             (self.second, self.count, self.silenced) = (Some(Instant::now()), 0, 0);
         }
-        let has_room = self.count < LINES_A_SECOND_MAX;
+        let has_room = self.count < MAX_LINES_PER_SECOND;
         match has_room {
             true => self.count += 1,
             false => self.silenced += 1,

@@ -19,7 +19,7 @@ use super::code::{self, NativeCode};
 use crate::batch::{Digest, Digester};
 
 /// Files kept at least; those that nobody has used for the longest time go first.
-const FILES_MIN: usize = 32;
+const MIN_FILES: usize = 32;
 /// The same for each tenant: the version in force, and the one before, to go back to.
 const FILES_A_TENANT: usize = 2;
 /// Ours, of a component.
@@ -49,14 +49,14 @@ impl<W: Write> Write for Both<'_, W> {
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
     folder: PathBuf,
-    files_max: usize,
+    max_files: usize,
 }
 
 impl Cache {
     /// For the components of so many tenants.
     pub(super) fn new(folder: &Path, tenants: usize) -> Self {
-        let files_max = FILES_MIN.max(tenants.saturating_mul(FILES_A_TENANT));
-        Self { folder: folder.to_owned(), files_max }
+        let max_files = MIN_FILES.max(tenants.saturating_mul(FILES_A_TENANT));
+        Self { folder: folder.to_owned(), max_files }
     }
 
     /// How much code there is of this component; 0 for none.
@@ -131,7 +131,7 @@ impl Cache {
             }
         }
         files.sort();
-        let excess = files.len().saturating_sub(self.files_max);
+        let excess = files.len().saturating_sub(self.max_files);
         files.iter().take(excess).try_for_each(|(_, file)| fs::remove_file(file))
     }
 
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn what_was_not_used_for_long_goes_when_there_are_many() {
         let (_scratch, cache, engine, _) = set();
-        assert_eq!((cache.files_max, Cache::new(&cache.folder, 100).files_max), (FILES_MIN, 200));
+        assert_eq!((cache.max_files, Cache::new(&cache.folder, 100).max_files), (MIN_FILES, 200));
         let digests: Vec<Digest> = (0..40_u8).map(|i| Digest::of(&[i])).collect();
         let is_there = |digest: &Digest| cache.file(&engine, *digest).exists();
         for (digest, age) in digests.iter().zip((0..40).rev()) {
@@ -268,7 +268,7 @@ mod tests {
             // The first is used again and again.
             assert!(get(&cache, &engine, digests[0]).is_some(), "in use");
         }
-        assert_eq!(digests.iter().filter(|digest| is_there(digest)).count(), FILES_MIN);
+        assert_eq!(digests.iter().filter(|digest| is_there(digest)).count(), MIN_FILES);
         assert!(
             is_there(&digests[39]) && !is_there(&digests[1]),
             "the newest, and the oldest that is not used"

@@ -31,18 +31,18 @@ use crate::turns::{Turn, Turns};
 const PROGRAM: &str = "/proc/self/exe";
 /// The hidden command.
 pub const COMMAND: &str = "compile";
-/// Native code for a byte of a component, at most, besides [`CODE_MIN_BYTES`]. About 5 are usual.
-const EXPANSION_MAX: u64 = 32;
+/// Native code for a byte of a component, at most, besides [`MIN_CODE_BYTES`]. About 5 are usual.
+const MAX_EXPANSION: u64 = 32;
 /// Native code that any component may have.
-const CODE_MIN_BYTES: u64 = 1 << 20;
+const MIN_CODE_BYTES: u64 = 1 << 20;
 /// Kept of what the child says is wrong.
-const ERROR_MAX_BYTES: u64 = 4 << 10;
+const MAX_ERROR_BYTES: u64 = 4 << 10;
 /// Batches come first.
 const NICENESS: i32 = 19;
 /// On a busy machine a child that takes no more than its time may wait for a processor so many times as long.
 const WALL_TIMES: u32 = 10;
 /// And so long in any case: other processes may have the processors for a second or two.
-const WALL_MIN: Duration = Duration::from_secs(10);
+const MIN_WALL: Duration = Duration::from_secs(10);
 /// Between two looks at how long it has taken.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -60,7 +60,7 @@ pub(super) struct Compilers {
 /// A component in the first line has so much of a processor.
 const SHORT: Duration = Duration::from_secs(5);
 /// A larger component is not tried in the first line: a language's runtime takes longer.
-const SHORT_MAX_BYTES: u64 = 4 << 20;
+const MAX_SHORT_BYTES: u64 = 4 << 20;
 /// Who waits longer for its turn is told.
 const LONG_WAIT: Duration = Duration::from_secs(5);
 
@@ -80,7 +80,7 @@ impl Compilers {
         room: &Arc<CodeRoom>,
         read: impl FnOnce() -> Result<Vec<u8>, LoadError>,
     ) -> Result<(NativeCode, TakenRoom), LoadError> {
-        if limits.compile_time > SHORT && (about_bytes > SHORT_MAX_BYTES || self.slow().contains(tenant)) {
+        if limits.compile_time > SHORT && (about_bytes > MAX_SHORT_BYTES || self.slow().contains(tenant)) {
             return self.compile_long(tenant, limits, room, read);
         }
         let turn = turn(&self.short);
@@ -136,7 +136,7 @@ fn turn(turns: &Turns) -> Turn<'_> {
 
 /// The native code that a component of this size may have at most, whatever room there is.
 pub(super) fn max_code_bytes(component_bytes: u64) -> u64 {
-    component_bytes.saturating_mul(EXPANSION_MAX).saturating_add(CODE_MIN_BYTES)
+    component_bytes.saturating_mul(MAX_EXPANSION).saturating_add(MIN_CODE_BYTES)
 }
 
 /// The native code of a component, by the child.
@@ -172,12 +172,12 @@ fn run(limits: &Limits, room: &Arc<CodeRoom>, bytes: &[u8]) -> Result<(NativeCod
         let (Some(stdin), Some(stderr)) = streams else {
             return Err(failed("talking to", std::io::ErrorKind::BrokenPipe.into()));
         };
-        let said = reading(stderr, ERROR_MAX_BYTES).map_err(|error| failed("reading from", error))?;
+        let said = reading(stderr, MAX_ERROR_BYTES).map_err(|error| failed("reading from", error))?;
         // A child that has ended does not read to the end: that shows in its status.
         let writing = move || drop({ stdin }.write_all(bytes));
         thread::Builder::new().spawn_scoped(scope, writing).map_err(|error| failed("writing to", error))?;
 
-        let deadline = begun + (limits.compile_time * WALL_TIMES).max(WALL_MIN);
+        let deadline = begun + (limits.compile_time * WALL_TIMES).max(MIN_WALL);
         let mut is_in_time = || child.used() < limits.compile_time && Instant::now() < deadline;
         let Some(said) = until(&said, &mut is_in_time) else { return Err(too_slow(limits, &child, begun)) };
         match child.until_ended(deadline).map_err(|error| failed("waiting for", error))? {
@@ -189,7 +189,7 @@ fn run(limits: &Limits, room: &Arc<CodeRoom>, bytes: &[u8]) -> Result<(NativeCod
             }
             (Some(status), _) if is_of_size(status) => Err(match most < expansion {
                 true => room.too_small(),
-                false => LoadError::CodeTooLarge { limit_bytes: most, factor: EXPANSION_MAX },
+                false => LoadError::CodeTooLarge { limit_bytes: most, factor: MAX_EXPANSION },
             }),
             (Some(status), _) => Err(refusal(status, &said, limits)),
             (None, child) => Err(too_slow(limits, &child, begun)),

@@ -15,7 +15,7 @@ use super::cache::Cache;
 use super::code::{CodeRoom, TakenRoom};
 use super::compile::{Compilers, does_not_fit, max_code_bytes};
 use super::guest::{Guest, State};
-use super::limits::{MEMORIES_MAX, TABLES_MAX};
+use super::limits::{MAX_MEMORIES, MAX_TABLES};
 use super::load::{Form, describe, form};
 use super::{Limits, LoadError, powers, wasi};
 use crate::batch::Digest;
@@ -41,7 +41,7 @@ pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// Calls at the same time, of all tenants, for each processor: one that hangs
 /// until its time limit must not hold up the others.
-const CALLS_A_PROCESSOR: usize = 4;
+const CALLS_PER_PROCESSOR: usize = 4;
 /// The same on a machine with one processor, and on one with very many.
 const CALLS: RangeInclusive<u32> = 8..=64;
 
@@ -105,7 +105,7 @@ impl SandboxEngine {
     /// Starts the engines and their clock, with room for guests of these limits.
     fn start(limits: &[Limits], code_room: CodeRoom, cache: Option<Cache>) -> wasmtime::Result<Self> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let calls = u32::try_from(CALLS_A_PROCESSOR * processors).unwrap_or(u32::MAX);
+        let calls = u32::try_from(CALLS_PER_PROCESSOR * processors).unwrap_or(u32::MAX);
         let calls = calls.clamp(*CALLS.start(), *CALLS.end());
         let mut rooms: BTreeMap<Code, Limits> = BTreeMap::new();
         for limits in limits {
@@ -301,7 +301,7 @@ fn with_address_space(error: wasmtime::Error) -> wasmtime::Error {
     match limit {
         None => error,
         Some(limit) => error.context(format!(
-            "this process may have {limit} bytes of address space (`ulimit -v`); wanted no such limit: {MEMORIES_MAX} memories \
+            "this process may have {limit} bytes of address space (`ulimit -v`); wanted no such limit: {MAX_MEMORIES} memories \
              are reserved for each guest that may run at the same time, with 4 GiB of addresses each, and as good as no \
              memory behind them. GUEST_MEMORY_BYTES limits the memory"
         )),
@@ -334,12 +334,12 @@ fn pool(limits: &Limits, calls: u32) -> PoolingAllocationConfig {
         // Nothing here is asynchronous. Each stack would cost two of the mappings of which Linux gives a process 65,530.
         .total_stacks(0)
         .total_core_instances(calls * limits.instances)
-        .total_memories(calls * MEMORIES_MAX)
-        .total_tables(calls * TABLES_MAX)
-        .max_memories_per_component(MEMORIES_MAX)
-        .max_tables_per_component(TABLES_MAX)
-        .max_memories_per_module(MEMORIES_MAX)
-        .max_tables_per_module(TABLES_MAX)
+        .total_memories(calls * MAX_MEMORIES)
+        .total_tables(calls * MAX_TABLES)
+        .max_memories_per_component(MAX_MEMORIES)
+        .max_tables_per_component(MAX_TABLES)
+        .max_memories_per_module(MAX_MEMORIES)
+        .max_tables_per_module(MAX_TABLES)
         .max_core_instances_per_component(limits.instances)
         .table_elements(limits.table_elements)
         .max_memory_size(limits.memory_bytes)

@@ -37,9 +37,9 @@ pub struct Limits {
 }
 
 /// Memories of one instance. A component made of several has one for each part.
-pub(super) const MEMORIES_MAX: u32 = 8;
+pub(super) const MAX_MEMORIES: u32 = 8;
 /// Tables of one instance.
-pub(super) const TABLES_MAX: u32 = 64;
+pub(super) const MAX_TABLES: u32 = 64;
 
 impl From<&Tenant> for Limits {
     fn from(tenant: &Tenant) -> Self {
@@ -60,8 +60,8 @@ impl From<&Tenant> for Limits {
                 rows: tenant.guest_rows,
                 string_bytes: tenant.guest_string_bytes,
                 json_depth: tenant.guest_json_depth,
-                age_max_days: tenant.event_age_max_days,
-                ahead_max_days: tenant.event_ahead_max_days,
+                max_age_days: tenant.max_event_age_days,
+                max_ahead_days: tenant.max_event_ahead_days,
             },
         }
     }
@@ -147,11 +147,11 @@ impl ResourceLimiter for Meter {
     }
 
     fn tables(&self) -> usize {
-        usize::try_from(TABLES_MAX).unwrap_or(usize::MAX)
+        usize::try_from(MAX_TABLES).unwrap_or(usize::MAX)
     }
 
     fn memories(&self) -> usize {
-        usize::try_from(MEMORIES_MAX).unwrap_or(usize::MAX)
+        usize::try_from(MAX_MEMORIES).unwrap_or(usize::MAX)
     }
 }
 

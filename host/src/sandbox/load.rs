@@ -160,9 +160,9 @@ const PROCESS: &str = "func(batch: list<record { id: record { milliseconds: u64,
     discard(string) }>";
 
 /// A type that is printed longer than this is cut: its author may have made it as long as a byte is short.
-const TYPE_MAX_CHARS: usize = 1_500;
+const MAX_TYPE_CHARS: usize = 1_500;
 /// Names listed in an error.
-const NAMES_MAX: usize = 20;
+const MAX_NAMES: usize = 20;
 
 /// What is known of a component by its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -283,8 +283,8 @@ pub(super) fn check_exports(engine: &Engine, component: &Component) -> Result<()
 }
 
 fn listed(names: &[&str]) -> String {
-    let mut shown: Vec<String> = names.iter().take(NAMES_MAX).map(|name| shown(name)).collect();
-    match names.len().saturating_sub(NAMES_MAX) {
+    let mut shown: Vec<String> = names.iter().take(MAX_NAMES).map(|name| shown(name)).collect();
+    match names.len().saturating_sub(MAX_NAMES) {
         0 if shown.is_empty() => return "nothing".to_owned(),
         0 => {}
         more => shown.push(format!("{more} more")),
@@ -311,8 +311,8 @@ fn function(function: &ComponentFunc) -> String {
         text.push_str(" -> ");
         spell(&ty, &mut text);
     }
-    if text.chars().count() > TYPE_MAX_CHARS {
-        text = text.chars().take(TYPE_MAX_CHARS).chain(['…']).collect();
+    if text.chars().count() > MAX_TYPE_CHARS {
+        text = text.chars().take(MAX_TYPE_CHARS).chain(['…']).collect();
     }
     printable(&text).into_owned()
 }
@@ -325,7 +325,7 @@ fn separate(text: &mut String, i: usize) {
 
 /// Gives up where the text is long enough: types that are few when shared can be endless when spelt out.
 fn spell(ty: &Type, text: &mut String) {
-    if text.len() > TYPE_MAX_CHARS {
+    if text.len() > MAX_TYPE_CHARS {
         return;
     }
     let list = |types: &mut dyn Iterator<Item = Type>, text: &mut String| {
@@ -352,7 +352,7 @@ fn spell(ty: &Type, text: &mut String) {
         }
         Type::Record(record) => {
             text.push_str("record { ");
-            for (i, field) in record.fields().take(TYPE_MAX_CHARS).enumerate() {
+            for (i, field) in record.fields().take(MAX_TYPE_CHARS).enumerate() {
                 separate(text, i);
                 let _ = write!(text, "{}: ", field.name);
                 spell(&field.ty, text);
@@ -361,7 +361,7 @@ fn spell(ty: &Type, text: &mut String) {
         }
         Type::Variant(variant) => {
             text.push_str("variant { ");
-            for (i, case) in variant.cases().take(TYPE_MAX_CHARS).enumerate() {
+            for (i, case) in variant.cases().take(MAX_TYPE_CHARS).enumerate() {
                 separate(text, i);
                 text.push_str(case.name);
                 if let Some(ty) = case.ty {

@@ -11,9 +11,9 @@ use crate::batch::Digest;
 use crate::text::printable;
 
 /// Lines logged of one version of the rules in a second.
-const LINES_A_SECOND_MAX: u32 = 100;
+const MAX_LINES_PER_SECOND: u32 = 100;
 /// What a write may hold; a guest with more to say writes again.
-const WRITE_MAX_BYTES: usize = 4 << 10;
+const MAX_WRITE_BYTES: usize = 4 << 10;
 
 /// What is kept of what a guest prints during one call: the beginning. The rest is swallowed.
 ///
@@ -91,7 +91,7 @@ impl OutputStream for Stream {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(WRITE_MAX_BYTES)
+        Ok(MAX_WRITE_BYTES)
     }
 }
 
@@ -151,7 +151,7 @@ impl PrintLog {
                 guest = %self.guest,
                 lines = window.suppressed_lines,
                 bytes = window.dropped_bytes,
-                "guest printed more than is logged: {LINES_A_SECOND_MAX} lines a second, GUEST_LOG_BYTES a call"
+                "guest printed more than is logged: {MAX_LINES_PER_SECOND} lines a second, GUEST_LOG_BYTES a call"
             );
         }
     }
@@ -167,7 +167,7 @@ impl Drop for PrintLog {
 impl Window {
     fn has_room(&mut self) -> bool {
         self.lines = self.lines.saturating_add(1);
-        let has_room = self.lines <= LINES_A_SECOND_MAX;
+        let has_room = self.lines <= MAX_LINES_PER_SECOND;
         self.suppressed_lines += u64::from(!has_room);
         has_room
     }

@@ -15,8 +15,8 @@ use super::guest::State;
 use super::guest::bindings::sluicegate::guest::{metrics, store, stream, types};
 use crate::batch::{EntryId, TextEntry};
 use crate::capabilities::{
-    HostContext, LABEL_MAX_BYTES, LABELS_MAX, PUBLICATIONS_MAX, PUBLICATIONS_MAX_BYTES, Publication,
-    SAMPLES_MAX, Sample, Series, StatementError, StatementResult, Transaction, Usage, Value,
+    HostContext, MAX_LABEL_BYTES, MAX_LABELS, MAX_PUBLICATIONS, MAX_PUBLICATIONS_BYTES, MAX_SAMPLES,
+    Publication, Sample, Series, StatementError, StatementResult, Transaction, Usage, Value,
 };
 use crate::config::Grants;
 
@@ -130,15 +130,15 @@ impl stream::Host for HostState {
             |limit: usize| Ok(Err(stream::PublishError::TooMuch(u64::try_from(limit).unwrap_or(u64::MAX))));
         let publication = Publication { stream, fields };
         let bytes = self.left.published_bytes.saturating_add(publication.bytes());
-        if bytes > PUBLICATIONS_MAX_BYTES {
-            return too_much(PUBLICATIONS_MAX_BYTES);
+        if bytes > MAX_PUBLICATIONS_BYTES {
+            return too_much(MAX_PUBLICATIONS_BYTES);
         }
         // XADD takes no entry without fields.
         if publication.fields.is_empty() {
             return too_much(0);
         }
-        if self.left.publications >= PUBLICATIONS_MAX {
-            return too_much(PUBLICATIONS_MAX);
+        if self.left.publications >= MAX_PUBLICATIONS {
+            return too_much(MAX_PUBLICATIONS);
         }
         self.left.publications += 1;
         self.left.published_bytes = bytes;
@@ -196,7 +196,7 @@ impl metrics::Host for HostState {
 
 /// Of a metric or a label, as all systems of metrics take it: nothing that could forge another in a line.
 fn is_name(text: &str) -> bool {
-    text.len() <= LABEL_MAX_BYTES
+    text.len() <= MAX_LABEL_BYTES
         && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
@@ -205,10 +205,10 @@ impl HostState {
     /// What is beyond the limits is dropped and counted.
     fn sample(&mut self, name: String, mut labels: Vec<(String, String)>, sample: Sample) {
         let is_fine = is_name(&name)
-            && labels.len() <= LABELS_MAX
-            && labels.iter().all(|(name, value)| is_name(name) && value.len() <= LABEL_MAX_BYTES)
+            && labels.len() <= MAX_LABELS
+            && labels.iter().all(|(name, value)| is_name(name) && value.len() <= MAX_LABEL_BYTES)
             && !matches!(sample, Sample::Observe(value) if !value.is_finite());
-        if !is_fine || self.left.samples >= SAMPLES_MAX {
+        if !is_fine || self.left.samples >= MAX_SAMPLES {
             self.powers.effects.dropped_samples += 1;
             return;
         }

@@ -56,7 +56,7 @@ mod config {
 }
 
 /// The bytes of randomness that one WASI call may ask for.
-const RANDOM_MAX_BYTES: u64 = 64 << 10;
+const MAX_RANDOM_BYTES: u64 = 64 << 10;
 
 /// The interfaces that a guest may import, as [`link`] provides them; of WASI in any version 0.2.
 pub(super) const GRANTED: [&str; 28] = [
@@ -112,7 +112,7 @@ pub(super) fn context(first: EntryId, output: &Output) -> WasiCtx {
         .secure_random(randomness(seed, 0))
         .insecure_random(randomness(seed, 1))
         .insecure_random_seed(seed)
-        .max_random_size(RANDOM_MAX_BYTES)
+        .max_random_size(MAX_RANDOM_BYTES)
         .stdout(output.stream(Channel::Out))
         .stderr(output.stream(Channel::Err))
         .build()

@@ -1,15 +1,15 @@
 //! Numbers of JSON that a 64-bit float holds and PostgreSQL's `numeric` does not.
 
 /// Digits after the point of a number, at most, once its exponent is written out.
-pub(super) const SCALE_MAX: i64 = 16_383;
+pub(super) const MAX_SCALE: i64 = 16_383;
 /// PostgreSQL reads no greater exponent, even of 0: half of the greatest number of 32 bits.
-const EXPONENT_MAX: u64 = 1 << 30;
+const MAX_EXPONENT: u64 = 1 << 30;
 
 /// The first such number in a text that is known to be well-formed JSON.
 pub(super) fn beyond_numeric(json: &str) -> Option<&str> {
     // Few texts have any that could be it.
     let has_exponent = json.as_bytes().windows(2).any(|pair| matches!(pair, [b'0'..=b'9', b'e' | b'E']));
-    if !has_exponent && i64::try_from(json.len()).is_ok_and(|bytes| bytes <= SCALE_MAX) {
+    if !has_exponent && i64::try_from(json.len()).is_ok_and(|bytes| bytes <= MAX_SCALE) {
         return None;
     }
     let mut rest = json;
@@ -20,7 +20,7 @@ pub(super) fn beyond_numeric(json: &str) -> Option<&str> {
             None => {
                 let is_end = |c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E');
                 let (number, after) = token.split_at_checked(token.find(is_end).unwrap_or(token.len()))?;
-                if scale(number) > SCALE_MAX {
+                if scale(number) > MAX_SCALE {
                     return Some(number);
                 }
                 after
@@ -48,7 +48,7 @@ fn scale(number: &str) -> i64 {
     let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let fraction = digits.split_once('.').map_or(0, |(_, fraction)| fraction.len());
     match exponent.parse::<i64>() {
-        Ok(exponent) if exponent.unsigned_abs() < EXPONENT_MAX => {
+        Ok(exponent) if exponent.unsigned_abs() < MAX_EXPONENT => {
             i64::try_from(fraction).unwrap_or(i64::MAX).saturating_sub(exponent)
         }
         _ => i64::MAX,

@@ -52,8 +52,8 @@ fn any_json() -> impl Strategy<Value = String> {
 fn any_time() -> impl Strategy<Value = i64> {
     prop_oneof![
         any::<i64>(),
-        (TIME_MIN_MICROS - 2..TIME_MIN_MICROS + 2),
-        (TIME_MAX_MICROS - 2..TIME_MAX_MICROS + 2),
+        (MIN_TIME_MICROS - 2..MIN_TIME_MICROS + 2),
+        (MAX_TIME_MICROS - 2..MAX_TIME_MICROS + 2),
         (-10_i64..10),
     ]
 }
@@ -87,7 +87,7 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
 
 /// Anything that PostgreSQL can hold.
 fn bounds() -> OutputLimits {
-    OutputLimits { age_max_days: 100_000_000, ahead_max_days: 100_000_000, ..Limits::default().bounds }
+    OutputLimits { max_age_days: 100_000_000, max_ahead_days: 100_000_000, ..Limits::default().bounds }
 }
 
 #[test]
@@ -96,18 +96,18 @@ fn nothing_is_kept_of_what_is_cut() {
         ["x".repeat(10 << 20), "\0".repeat(10 << 20), "é".repeat(5 << 20), String::with_capacity(10 << 20)]
     {
         let kept = cut(text);
-        assert!(kept.len() <= TEXT_MAX_BYTES && kept.capacity() <= 2 * TEXT_MAX_BYTES, "{}", kept.capacity());
+        assert!(kept.len() <= MAX_TEXT_BYTES && kept.capacity() <= 2 * MAX_TEXT_BYTES, "{}", kept.capacity());
     }
     let violation = || violation("", "code", String::new());
     let verdict = Verdict::Reject((0..100_000).map(|_| violation()).collect());
     let Outcome::DeadLetter(_, violations) = screen(verdict, &bounds(), Utc::now()) else {
         panic!("rejected")
     };
-    assert_eq!((violations.len(), violations.capacity()), (VIOLATIONS_MAX, VIOLATIONS_MAX));
+    assert_eq!((violations.len(), violations.capacity()), (MAX_VIOLATIONS, MAX_VIOLATIONS));
 }
 
 fn is_cut(text: &str) -> bool {
-    text.len() <= TEXT_MAX_BYTES && !text.contains('\0')
+    text.len() <= MAX_TEXT_BYTES && !text.contains('\0')
 }
 
 fn is_storable(event: &Event) -> bool {
@@ -115,7 +115,7 @@ fn is_storable(event: &Event) -> bool {
     let properties = event.properties.as_deref().unwrap_or("{}");
     !event.event_type.contains('\0')
         && !event.user_id.contains('\0')
-        && (TIME_MIN_MICROS..=TIME_MAX_MICROS).contains(&micros)
+        && (MIN_TIME_MICROS..=MAX_TIME_MICROS).contains(&micros)
         && serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(properties).is_ok()
         && !properties.contains(r"\u0000")
 }
@@ -139,7 +139,7 @@ proptest! {
                     reason == Reason::Rejected,
                     matches!(&verdict, Verdict::Reject(violations) if !violations.is_empty())
                 );
-                prop_assert!((1..=VIOLATIONS_MAX).contains(&violations.len()));
+                prop_assert!((1..=MAX_VIOLATIONS).contains(&violations.len()));
                 for Violation { path, code, message } in &violations {
                     prop_assert!(is_cut(path) && is_cut(code) && is_cut(message), "{violations:?}");
                 }
@@ -153,7 +153,7 @@ proptest! {
 fn the_limits_are_exact() {
     let event = UncheckedEvent {
         event_id: Uuid::nil().to_string(),
-        time: TIME_MIN_MICROS,
+        time: MIN_TIME_MICROS,
         event_type: String::new(),
         user_id: String::new(),
         properties: None,
@@ -164,9 +164,9 @@ fn the_limits_are_exact() {
     };
     let is_stored = |event: &UncheckedEvent| passes(event, bounds);
     assert!(is_stored(&event));
-    assert!(is_stored(&UncheckedEvent { time: TIME_MAX_MICROS, ..event.clone() }));
-    assert!(!is_stored(&UncheckedEvent { time: TIME_MIN_MICROS - 1, ..event.clone() }));
-    assert!(!is_stored(&UncheckedEvent { time: TIME_MAX_MICROS + 1, ..event.clone() }));
+    assert!(is_stored(&UncheckedEvent { time: MAX_TIME_MICROS, ..event.clone() }));
+    assert!(!is_stored(&UncheckedEvent { time: MIN_TIME_MICROS - 1, ..event.clone() }));
+    assert!(!is_stored(&UncheckedEvent { time: MAX_TIME_MICROS + 1, ..event.clone() }));
     let deep = |n: usize| Some(format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n)));
     assert!(is_stored(&UncheckedEvent { properties: deep(126), ..event.clone() }), "127 levels");
     assert!(!is_stored(&UncheckedEvent { properties: deep(127), ..event.clone() }), "128 levels");
@@ -198,7 +198,7 @@ fn the_limits_are_exact() {
 fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
     const DAY_MICROS: i64 = 86_400_000_000;
     let now = Utc::now();
-    let bounds = OutputLimits { age_max_days: 10, ahead_max_days: 2, ..Limits::default().bounds };
+    let bounds = OutputLimits { max_age_days: 10, max_ahead_days: 2, ..Limits::default().bounds };
     let event = |micros: i64| UncheckedEvent {
         event_id: Uuid::nil().to_string(),
         time: now.timestamp_micros() + micros,

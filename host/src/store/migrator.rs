@@ -7,20 +7,20 @@ use sqlx::{Connection, PgConnection};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use super::{CONNECT_PATIENCE, Database, Error, Store, table};
+use super::{CONNECT_TIMEOUT, Database, Error, Store, table};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
-const POSTGRES_MAJOR_MIN: u32 = 14;
+const MIN_POSTGRES_MAJOR: u32 = 14;
 /// Below it, ON CONFLICT DO NOTHING on a compressed chunk can drop the rest of
 /// a statement after the first conflict (timescaledb#7672).
-const TIMESCALEDB_MIN: (u32, u32, u32) = (2, 18, 1);
+const MIN_TIMESCALEDB: (u32, u32, u32) = (2, 18, 1);
 
 /// A migration may take hours, so its statements have no time limit. Instead
 /// the server ends a session that waits for us for so long: a network that
 /// swallows packets would keep its locks for ever. It never takes us so long
 /// to send the next statement.
-const IDLE_MAX: &str = "SET idle_session_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s'";
+const MAX_IDLE: &str = "SET idle_session_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s'";
 /// The extension may be in a schema of its own.
 const SEE_EXTENSION: &str = "SELECT set_config('search_path',
          concat_ws(', ', nullif(current_setting('search_path'), ''), quote_ident(nspname)), false)
@@ -29,10 +29,10 @@ const SEE_EXTENSION: &str = "SELECT set_config('search_path',
 /// Between two looks whether the server still works for us.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// So many looks in a row that the server does not answer are enough.
-const LOOKS_IN_VAIN_MAX: u32 = 3;
+const MAX_LOOKS_IN_VAIN: u32 = 3;
 
 /// Tenants whose tables are made and checked at the same time: all may start at once.
-const TABLES_AT_A_TIME: usize = 8;
+const MAX_CONCURRENT_TABLES: usize = 8;
 
 /// How far the database is prepared, and who may prepare.
 pub(super) struct Migrator {
@@ -44,7 +44,7 @@ pub(super) struct Migrator {
 
 impl Migrator {
     pub(super) fn new() -> Self {
-        Self { shared: OnceCell::new(), tables: Semaphore::new(TABLES_AT_A_TIME) }
+        Self { shared: OnceCell::new(), tables: Semaphore::new(MAX_CONCURRENT_TABLES) }
     }
 }
 
@@ -92,13 +92,13 @@ impl Database {
         let mut connection = self.connect().await?;
         let begin = async {
             check_server(&mut connection).await?;
-            sqlx::raw_sql(IDLE_MAX).execute(&mut connection).await?;
+            sqlx::raw_sql(MAX_IDLE).execute(&mut connection).await?;
             sqlx::raw_sql(SEE_EXTENSION).execute(&mut connection).await?;
             Ok::<i32, Error>(sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?)
         };
-        let backend = timeout(CONNECT_PATIENCE, begin)
+        let backend = timeout(CONNECT_TIMEOUT, begin)
             .await
-            .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE })??;
+            .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_TIMEOUT })??;
         Ok((connection, backend))
     }
 
@@ -127,7 +127,7 @@ impl Database {
                 Err(Error::Statement(sqlx::Error::Database(_))) => in_vain = 0,
                 Err(error) => {
                     in_vain += 1;
-                    if in_vain >= LOOKS_IN_VAIN_MAX {
+                    if in_vain >= MAX_LOOKS_IN_VAIN {
                         return error;
                     }
                 }
@@ -140,8 +140,8 @@ impl Database {
         let found = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)")
             .bind(backend)
             .fetch_one(&mut connection);
-        let found = timeout(CONNECT_PATIENCE, found).await;
-        Ok(found.map_err(|_| Error::TimedOut { what: "a look at sessions", after: CONNECT_PATIENCE })??)
+        let found = timeout(CONNECT_TIMEOUT, found).await;
+        Ok(found.map_err(|_| Error::TimedOut { what: "a look at sessions", after: CONNECT_TIMEOUT })??)
     }
 
     /// Makes the extension if it is missing; gives its version, or `None` for a plain table.
@@ -285,11 +285,11 @@ async fn is_migrated(connection: &mut PgConnection) -> Result<bool, Error> {
 async fn check_server(connection: &mut PgConnection) -> Result<(), Error> {
     let number: String = sqlx::query_scalar("SHOW server_version_num").fetch_one(&mut *connection).await?;
     let number: u32 = number.parse().unwrap_or(0);
-    match number >= POSTGRES_MAJOR_MIN * 10_000 {
+    match number >= MIN_POSTGRES_MAJOR * 10_000 {
         true => Ok(()),
         false => Err(Error::ServerTooOld {
             found: sqlx::query_scalar("SHOW server_version").fetch_one(connection).await?,
-            wanted: POSTGRES_MAJOR_MIN,
+            wanted: MIN_POSTGRES_MAJOR,
         }),
     }
 }
@@ -299,7 +299,7 @@ pub(super) async fn extension_version(connection: &mut PgConnection) -> Result<O
         sqlx::query_scalar("SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'")
             .fetch_optional(connection)
             .await?;
-    if let Some(found) = version.as_deref().filter(|version| parts(version) < Some(TIMESCALEDB_MIN)) {
+    if let Some(found) = version.as_deref().filter(|version| parts(version) < Some(MIN_TIMESCALEDB)) {
         tracing::warn!(
             found,
             "this timescaledb can drop rows when a batch meets a compressed chunk (timescaledb#7672); \
@@ -328,9 +328,9 @@ mod tests {
 
     #[test]
     fn versions_compare() {
-        assert!(parts("2.19.3") >= Some(TIMESCALEDB_MIN));
-        assert!(parts("2.18.1-dev") >= Some(TIMESCALEDB_MIN));
-        assert!(parts("2.9.11") < Some(TIMESCALEDB_MIN));
-        assert!(parts("3.0") >= Some(TIMESCALEDB_MIN));
+        assert!(parts("2.19.3") >= Some(MIN_TIMESCALEDB));
+        assert!(parts("2.18.1-dev") >= Some(MIN_TIMESCALEDB));
+        assert!(parts("2.9.11") < Some(MIN_TIMESCALEDB));
+        assert!(parts("3.0") >= Some(MIN_TIMESCALEDB));
     }
 }

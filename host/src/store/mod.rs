@@ -56,13 +56,13 @@ use pool::Pool;
 use write::Inserts;
 
 /// How long a connection may take to be had.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the database may take for a batch. After it the connection is given
 /// up: a network that swallows packets would keep the batch waiting for ever.
 /// The largest batch takes a second; so long it takes when something is wrong,
 /// and a shorter time would repeat in vain what only waits for a lock.
-const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the server itself goes on with a statement of a batch: not
 /// longer than somebody waits for it. It does not see that a client is gone
@@ -78,14 +78,14 @@ const STATEMENTS_CACHED: usize = 1_000;
 /// What is waited for, when it is a batch's statement.
 const WRITING: &str = "writing a batch";
 
-/// Waits for the database, but not longer than [`WRITE_PATIENCE`]: for one
+/// Waits for the database, but not longer than [`WRITE_TIMEOUT`]: for one
 /// statement, or those of one batch, so that many of them are not cut off.
 async fn patient<T, E: Into<Error>>(
     what: &'static str,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, Error> {
     let begun = Instant::now();
-    match tokio::time::timeout(WRITE_PATIENCE, work).await {
+    match tokio::time::timeout(WRITE_TIMEOUT, work).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => {
             let (error, after): (Error, _) = (error.into(), begun.elapsed());
@@ -94,7 +94,7 @@ async fn patient<T, E: Into<Error>>(
                 false => Err(error),
             }
         }
-        Err(_) => Err(Error::TimedOut { what, after: WRITE_PATIENCE }),
+        Err(_) => Err(Error::TimedOut { what, after: WRITE_TIMEOUT }),
     }
 }
 
@@ -221,9 +221,9 @@ impl Database {
     }
 
     async fn connect(&self) -> Result<PgConnection, Error> {
-        match tokio::time::timeout(CONNECT_PATIENCE, self.options().connect()).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, self.options().connect()).await {
             Ok(connected) => Ok(connected?),
-            Err(_) => Err(Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE }),
+            Err(_) => Err(Error::TimedOut { what: "connecting", after: CONNECT_TIMEOUT }),
         }
     }
 }

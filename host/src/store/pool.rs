@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{CONNECT_PATIENCE, Database, Error, STATEMENT_TIMEOUT_MS, Store};
+use super::{CONNECT_TIMEOUT, Database, Error, STATEMENT_TIMEOUT_MS, Store};
 
 /// How many connections write a [`Purpose::Heavy`] at the same time.
 const HEAVY_CONNECTIONS: usize = 1;
@@ -111,9 +111,9 @@ impl Database {
                 Err(error) => Err(error.into()),
             }
         };
-        tokio::time::timeout(CONNECT_PATIENCE, set)
+        tokio::time::timeout(CONNECT_TIMEOUT, set)
             .await
-            .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_PATIENCE })??;
+            .map_err(|_| Error::TimedOut { what: "connecting", after: CONNECT_TIMEOUT })??;
         Ok(PooledConnection { connection, _permits: permits, _tenant_permit: None })
     }
 

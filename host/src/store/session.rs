@@ -18,14 +18,14 @@ use super::pool::PooledConnection;
 use super::timestamp::{NoTimestamp, Timestamp};
 use super::{Database, Error, Number, STATEMENT_TIMEOUT_MS, Store, patient};
 use crate::capabilities::{
-    Lost, PARAMETERS_MAX_BYTES, STATEMENTS_MAX, StatementError, StatementResult, Transaction, Value,
+    Lost, MAX_PARAMETERS_BYTES, MAX_STATEMENTS, StatementError, StatementResult, Transaction, Value,
 };
 use crate::config::{Parameter, Statement};
 
 /// Beyond a statement's own limit: then the network is at fault.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The bytes of all values that a statement gives.
-const ANSWER_MAX_BYTES: usize = 4 << 20;
+const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 /// The statements of a tenant, by their names.
 pub type Statements = Arc<BTreeMap<String, Statement>>;
@@ -132,9 +132,9 @@ impl Session {
         }
         let done = async {
             let run = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.pooled.connection);
-            match tokio::time::timeout(PATIENCE, run).await {
+            match tokio::time::timeout(CANCEL_TIMEOUT, run).await {
                 Ok(done) => done.map(drop).map_err(Error::from),
-                Err(_) => Err(Error::TimedOut { what: "a statement of the guest", after: PATIENCE }),
+                Err(_) => Err(Error::TimedOut { what: "a statement of the guest", after: CANCEL_TIMEOUT }),
             }
         };
         self.runtime.block_on(done).map_err(|error| {
@@ -156,12 +156,12 @@ impl Session {
             return Ok(Err(StatementError::NotGranted(name.to_owned())));
         };
         self.count += 1;
-        if self.count > STATEMENTS_MAX {
-            return Ok(Err(StatementError::TooManyStatements(STATEMENTS_MAX)));
+        if self.count > MAX_STATEMENTS {
+            return Ok(Err(StatementError::TooManyStatements(MAX_STATEMENTS)));
         }
         let bytes = self.bytes.saturating_add(parameters.iter().map(size).sum());
-        if bytes > PARAMETERS_MAX_BYTES {
-            return Ok(Err(too_much(PARAMETERS_MAX_BYTES)));
+        if bytes > MAX_PARAMETERS_BYTES {
+            return Ok(Err(too_much(MAX_PARAMETERS_BYTES)));
         }
         self.bytes = bytes;
         let query = match bound(&statement, parameters) {
@@ -175,7 +175,7 @@ impl Session {
             "SAVEPOINT guest_statement; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {timeout_ms}",
             (timeout_ms / 2).max(1)
         ))?;
-        let patience = Duration::from_millis(timeout_ms) + PATIENCE;
+        let patience = Duration::from_millis(timeout_ms) + CANCEL_TIMEOUT;
         let got = async {
             tokio::time::timeout(patience, get(query, &mut self.pooled.connection, &statement))
                 .await
@@ -310,7 +310,7 @@ async fn rows(
             Ok(row) => {
                 bytes += row.iter().map(size).sum::<usize>();
                 rows.push(row);
-                refusal = (bytes > ANSWER_MAX_BYTES).then(|| too_much(ANSWER_MAX_BYTES));
+                refusal = (bytes > MAX_ANSWER_BYTES).then(|| too_much(MAX_ANSWER_BYTES));
             }
         }
     }

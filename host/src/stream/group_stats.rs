@@ -7,7 +7,7 @@ use redis::{Cmd, RedisResult, Value};
 
 use super::reply::Attributes;
 use super::server::SharedConnection;
-use super::{Error, PATIENCE, Stream, script};
+use super::{Error, REPLY_TIMEOUT, Stream, script};
 use crate::batch::EntryId;
 
 /// How full the stream is, seen from the group.
@@ -147,7 +147,7 @@ impl Stream {
     pub async fn is_pending(&self, first: EntryId, last: EntryId) -> Result<bool, Error> {
         let mut command = redis::cmd("XPENDING");
         command.arg(&self.name).arg(&self.group).arg(first.to_string()).arg(last.to_string()).arg(1);
-        let reply = command.query_async(&mut self.connect(PATIENCE).await?).await;
+        let reply = command.query_async(&mut self.connect(REPLY_TIMEOUT).await?).await;
         match reply.map_err(|source| self.error("XPENDING", source)) {
             Ok(reply) => Ok(!super::reply::pending(reply)?.is_empty()),
             Err(error) if error.says("NOGROUP") => Ok(false),

@@ -33,9 +33,9 @@ use crate::config::{self, Tenant};
 
 /// How long a connection may take to be established, and a reply to come
 /// beyond the time for which the command blocks.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The oldest Redis with the `lag` of a group.
-const REDIS_MAJOR_MIN: u32 = 7;
+const MIN_REDIS_MAJOR: u32 = 7;
 
 /// What goes wrong with Redis.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +66,7 @@ pub enum Error {
         hint: &'static str,
     },
     /// The server is older than what the service needs.
-    #[error("redis at {address} has version {found}; wanted {REDIS_MAJOR_MIN}.0 or later")]
+    #[error("redis at {address} has version {found}; wanted {MIN_REDIS_MAJOR}.0 or later")]
     TooOld {
         /// Host and port.
         address: String,
@@ -178,7 +178,7 @@ impl Stream {
                 .split('.')
                 .next()
                 .and_then(|major| major.parse().ok())
-                .is_some_and(|major: u32| major < REDIS_MAJOR_MIN)
+                .is_some_and(|major: u32| major < MIN_REDIS_MAJOR)
         {
             return Err(Error::TooOld { address: self.address(), found: found.to_owned() });
         }

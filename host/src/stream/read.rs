@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::group_stats::Look;
 use super::reply;
-use super::{Error, PATIENCE, Stream, script};
+use super::{Error, REPLY_TIMEOUT, Stream, script};
 use crate::batch::{Entry, EntryId};
 use crate::config::Tenant;
 use crate::failpoint::failpoint;
@@ -24,7 +24,7 @@ const FIRST_BATCH: usize = 8;
 /// How many times as many the next batch may have: so few may have told little.
 const GROWTH: usize = 4;
 /// How long a reply may take at most, after others that took too long: a large one over a slow network.
-const PATIENCE_MAX: Duration = Duration::from_secs(300);
+const MAX_REPLY_TIMEOUT: Duration = Duration::from_secs(300);
 /// From this delivery on an entry is read alone: it may be the one that kills
 /// the process, and the others of its batch must not be blamed for it.
 const SUSPECT_DELIVERIES: u64 = 4;
@@ -106,7 +106,7 @@ impl Reader {
             block: Duration::from_millis(tenant.block_ms),
             claim_min_idle: Duration::from_millis(tenant.claim_min_idle_ms),
             connection: None,
-            patience: PATIENCE,
+            patience: REPLY_TIMEOUT,
             position: FROM_THE_BEGINNING,
             claimed_at: Instant::now(),
             quiet: Quiet::NotWanted,
@@ -203,7 +203,7 @@ impl Reader {
         if let Err(error) = &outcome {
             if error.is_timeout() {
                 // It may be the size of the reply.
-                self.patience = (self.patience * 2).min(PATIENCE_MAX);
+                self.patience = (self.patience * 2).min(MAX_REPLY_TIMEOUT);
                 self.wanted = (self.wanted / GROWTH).max(1);
             }
             self.connection = None;
@@ -216,7 +216,7 @@ impl Reader {
     /// Makes the group at the beginning of the stream, unless somebody else has made it meanwhile. What is left is then
     /// delivered again: nobody may be at work on any of it any more.
     pub async fn make_group_again(&mut self) -> Result<(), Error> {
-        let mut connection = self.stream.connect(PATIENCE).await?;
+        let mut connection = self.stream.connect(REPLY_TIMEOUT).await?;
         let is_made = self.stream.make_group(&mut connection).await?;
         let look = Look::command(&self.stream, 0).query_async(&mut connection).await;
         let now = Look::from_reply(look.map_err(|source| self.stream.error("XINFO", source))?)?;
@@ -391,7 +391,7 @@ impl Reader {
         let fields = entries.iter().filter_map(|entry| entry.fields.as_ref()).flatten();
         let bytes: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
         if let Some(mean) = bytes.checked_div(entries.len()) {
-            self.patience = PATIENCE;
+            self.patience = REPLY_TIMEOUT;
             let most = self.batch_size.min(GROWTH * self.wanted);
             self.wanted = (BATCH_BYTES / mean.max(1)).clamp(1, most);
         }
@@ -513,10 +513,10 @@ mod tests {
             assert!(reader.recover(Err::<(), _>(late)).is_err());
             assert!(reader.recover(Ok(Read::Pending(Vec::new()))).is_ok());
             reader.note_size(&[]);
-            assert_eq!(reader.patience, wanted * PATIENCE);
+            assert_eq!(reader.patience, wanted * REPLY_TIMEOUT);
         }
         assert_eq!(reader.wanted, 1);
         reader.note_size(&[Entry { id: id(1), fields: Some(Vec::new()), deliveries: 1 }]);
-        assert_eq!((reader.patience, reader.wanted), (PATIENCE, GROWTH));
+        assert_eq!((reader.patience, reader.wanted), (REPLY_TIMEOUT, GROWTH));
     }
 }

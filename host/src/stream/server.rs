@@ -16,7 +16,7 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
-use super::{Error, PATIENCE, Stream};
+use super::{Error, REPLY_TIMEOUT, Stream};
 use crate::config::{Config, Tenant, UrlSource};
 
 /// Instead of the name of a command.
@@ -88,7 +88,7 @@ impl Redis {
 
     pub(super) async fn connect(&self, response_timeout: Duration) -> Result<MultiplexedConnection, Error> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
+            .set_connection_timeout(Some(REPLY_TIMEOUT))
             .set_response_timeout(Some(response_timeout));
         let connected = self.client().get_multiplexed_async_connection_with_config(&config).await;
         connected.map_err(|source| self.error(CONNECTING, source))
@@ -99,7 +99,7 @@ impl Redis {
         if let Some(shared) = &*slot {
             return Ok(SharedConnection { was_there: true, ..shared.clone() });
         }
-        let connection = self.connect(PATIENCE).await?;
+        let connection = self.connect(REPLY_TIMEOUT).await?;
         Ok(slot.insert(SharedConnection { connection, was_there: false, mark: Arc::new(()) }).clone())
     }
 

@@ -8,7 +8,7 @@ use sluicegate_tests::Soak;
 /// Between two audits.
 const ROUND: Duration = Duration::from_secs(120);
 /// What an allocator may keep besides.
-const GROWTH_MAX_BYTES: u64 = 32 << 20;
+const MAX_GROWTH_BYTES: u64 = 32 << 20;
 
 fn main() -> ExitCode {
     let seconds = std::env::var("SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3_600);
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let in_mib: Vec<u64> = soak.memory().iter().map(|bytes| bytes >> 20).collect();
     eprintln!("resident memory of the replica that lived on, at the end of each round: {in_mib:?} MiB");
     soak.stop();
-    if late > early + GROWTH_MAX_BYTES {
+    if late > early + MAX_GROWTH_BYTES {
         eprintln!("memory grew: {} MiB, then {} MiB", early >> 20, late >> 20);
         return ExitCode::FAILURE;
     }
