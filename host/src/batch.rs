@@ -240,8 +240,8 @@ impl Judged {
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of these bytes.
-    pub fn of(bytes: &[u8]) -> Self {
+    /// Digests these bytes.
+    pub fn new(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
@@ -402,6 +402,6 @@ mod tests {
 
     #[test]
     fn a_digest_is_named_by_its_first_twelve_digits() {
-        assert_eq!(Digest::of(b"").to_string(), "e3b0c44298fc");
+        assert_eq!(Digest::new(b"").to_string(), "e3b0c44298fc");
     }
 }

@@ -104,7 +104,7 @@ pub fn weeks(batch: &[Judged]) -> BTreeSet<i64> {
 }
 
 impl Excess {
-    fn of(batch: &[Judged]) -> Self {
+    fn from_batch(batch: &[Judged]) -> Self {
         let mut excess = Self::default();
         batch.iter().for_each(|judged| excess.add(judged));
         excess
@@ -143,7 +143,7 @@ pub fn split_to_budget(mut batch: Vec<Judged>) -> Vec<Vec<Judged>> {
         sum.add(judged);
         if sum.exceeds(1) && at > 0 {
             cuts.push(at);
-            sum = Excess::of(std::slice::from_ref(judged));
+            sum = Excess::from_batch(std::slice::from_ref(judged));
         }
     }
     let mut parts: Vec<Vec<Judged>> = cuts.into_iter().rev().map(|at| batch.split_off(at)).collect();
@@ -154,7 +154,7 @@ pub fn split_to_budget(mut batch: Vec<Judged>) -> Vec<Vec<Judged>> {
 
 /// Whether writing these, and sending what was published for them, is a good deal more work than their entries are.
 pub fn is_heavy(batch: &[Judged], publications: &[Publication]) -> bool {
-    let mut sum = Excess::of(batch);
+    let mut sum = Excess::from_batch(batch);
     sum.add_publications(batch, publications);
     sum.exceeds(NEGLIGIBLE)
 }
@@ -162,7 +162,7 @@ pub fn is_heavy(batch: &[Judged], publications: &[Publication]) -> bool {
 /// Whether one transaction would be too large for the server, or make more chunks than its locks are good for, and less
 /// of the batch would not.
 pub fn is_too_much_at_once(batch: &[Judged]) -> bool {
-    let sum = Excess::of(batch);
+    let sum = Excess::from_batch(batch);
     batch.len() > 1 && (sum.weeks.all.len() > WEEKS_AT_ONCE || sum.all_bytes > ALL_BYTES_AT_ONCE)
 }
 
@@ -176,7 +176,7 @@ mod tests {
         Judged {
             entry: Entry { id, fields: Some(Vec::new()), deliveries: 1 },
             outcome,
-            digest: Digest::of(b""),
+            digest: Digest::new(b""),
         }
     }
 

@@ -285,7 +285,7 @@ async fn load_rules(
     let (sandbox, folders) = match &shared.rules {
         RulesSource::Given(in_force) => return Ok(Watched { in_force: in_force.clone(), _watching: None }),
         RulesSource::RulesLoader(engine, folders) => {
-            (engine.of(tenant).map_err(Error::Sandbox)?, Arc::clone(folders))
+            (engine.tenant_sandbox(tenant).map_err(Error::Sandbox)?, Arc::clone(folders))
         }
     };
     let file = tenant.guest.clone();

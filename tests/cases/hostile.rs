@@ -469,7 +469,7 @@ fn control_characters() {
     scene.stream.add(&provocation());
     scene.until_stored(1);
     let component = fs::read(guests::hostile("control_characters")).unwrap();
-    let guest = format!("guest={}", Digest::of(&component));
+    let guest = format!("guest={}", Digest::new(&component));
     service.until_logged(&["INFO", "guest printed guest=", "line=\"first\"", &guest]);
     service.until_logged(&["WARN", "guest printed to standard error", "line=\"first\"", &guest]);
     let line = service.until_logged(&["INFO", "forged"]);

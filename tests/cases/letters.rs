@@ -229,7 +229,7 @@ fn a_replay_judges_by_the_rules_that_are_in_force() {
         assert!(told.err.contains(why) && told.err.contains("--force"), "{told:?}");
     };
     let by_strict = || scene.service().set("GUEST", strict.display());
-    let component = format!("found the component {}", Digest::of(guests::STRICT));
+    let component = format!("found the component {}", Digest::new(guests::STRICT));
     is_refused(&replay(by_strict(), &[]), &component);
     is_refused(&replay(by_strict(), &["--dry-run"]), &component);
     let other_settings = || scene.service().set("GUEST_SETTINGS", "{key = \"pepper\"}");
@@ -248,7 +248,7 @@ fn a_replay_judges_by_the_rules_that_are_in_force() {
     let replayed = replay(scene.service().set("GUEST_TIME_LIMIT_MS", 2_000), &[]);
     assert_eq!((replayed.code, counted(&replayed.out, "are stored")), (Some(0), 3), "{replayed:?}");
     let digest =
-        format!("tenant default: judged by the rules {} (inside the program)", Digest::of(guests::DEFAULT));
+        format!("tenant default: judged by the rules {} (inside the program)", Digest::new(guests::DEFAULT));
     assert!(replayed.err.contains(&digest), "{replayed:?}");
 
     scene.database.execute("DELETE FROM rules_in_force; UPDATE dead_letters SET replay_outcome = NULL");
@@ -320,7 +320,7 @@ fn letters_are_counted_by_cause_and_found_by_what_they_have_in_common() {
     let cause: Value = serde_json::from_str(lines.trim()).unwrap();
     assert_eq!((&cause["letters"], &cause["code"]), (&Value::from(5), &Value::from("missing")), "{cause}");
 
-    let digest = Digest::of(guests::STRICT).to_string();
+    let digest = Digest::new(guests::STRICT).to_string();
     for (filter, found) in [
         (["--guest", digest.as_str()], 7),
         (["--guest", "0000"], 0),

@@ -42,7 +42,7 @@ fn invalid_entries_become_dead_letters_and_the_others_are_stored() {
         assert_eq!(letter.entry_id, ids[2 * i + 1]);
         assert_eq!((letter.reason.as_str(), letter.codes()), ("rejected", codes.clone()), "{letter:?}");
         assert_eq!(letter.fields.as_ref(), Some(fields));
-        assert_eq!(letter.component, Digest::of(guests::DEFAULT).as_bytes());
+        assert_eq!(letter.component, Digest::new(guests::DEFAULT).as_bytes());
         let line = service.until_logged(&["entry not stored", &format!("entry={}", letter.entry_id)]);
         assert!(
             line.contains("reason=\"rejected\"") && codes.iter().all(|code| line.contains(code)),

@@ -47,7 +47,7 @@ fn mixed_events() -> impl FnMut() -> Event {
 }
 
 fn until_swapped(service: &Service, from: &[u8], to: &[u8]) {
-    let (from, to) = (Digest::of(from), Digest::of(to));
+    let (from, to) = (Digest::new(from), Digest::new(to));
     service.until_logged(&["guest swapped", &format!("from={from}"), &format!("to={to}")]);
 }
 
@@ -65,7 +65,7 @@ fn check_one_swap(
     assert_eq!(rejected.len(), letters.len(), "no entry has two letters");
     for letter in &letters {
         assert_eq!((letter.reason.as_str(), letter.codes()), ("rejected", vec!["missing"]));
-        assert_eq!(letter.component, Digest::of(guests::STRICT).as_bytes(), "the version that rejected it");
+        assert_eq!(letter.component, Digest::new(guests::STRICT).as_bytes(), "the version that rejected it");
     }
 
     let mut strict_since = None;
@@ -130,7 +130,7 @@ fn a_file_copied_in_place_is_swapped_in_under_load() {
 
 /// Sends events until one of them is judged by the rules `to`.
 fn send_until_swapped(scene: &Scene, service: &Service, from: &[u8], to: &[u8]) {
-    let (from, to) = (Digest::of(from), Digest::of(to));
+    let (from, to) = (Digest::new(from), Digest::new(to));
     service.until_logged(&["new guest loaded", &format!("from={from}"), &format!("to={to}")]);
     scene.stream.add(&Event::new().data());
     service.until_logged(&["guest swapped", &format!("to={to}")]);
@@ -194,7 +194,7 @@ fn a_component_that_cannot_be_used_is_refused_and_the_old_one_goes_on() {
     let mut count = 0;
     for (component, reason) in refusals {
         replace_by_rename(&file, component);
-        let digest = format!("guest={}", Digest::of(component));
+        let digest = format!("guest={}", Digest::new(component));
         service.until_logged(&["new guest refused; the old one goes on", &digest, reason]);
         count += 1;
         scene.stream.add(&Event::of_type("heartbeat").data());
@@ -252,7 +252,7 @@ fn a_folder_that_never_rests_holds_up_no_swap() {
             }
         });
         replace_by_rename(&file, guests::STRICT);
-        service.until_logged(&["new guest loaded", &format!("to={}", Digest::of(guests::STRICT))]);
+        service.until_logged(&["new guest loaded", &format!("to={}", Digest::new(guests::STRICT))]);
         ended.store(true, Ordering::Relaxed);
     });
     service.stop();

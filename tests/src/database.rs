@@ -153,7 +153,8 @@ impl Database {
             };
             let violations = letter.violations.as_array().expect("an array").iter().map(violation).collect();
             let is_known = versions.iter().any(|version| version.as_bytes() == letter.component);
-            let component = if is_known { Digest::of(DEFAULT).as_bytes().to_vec() } else { letter.component };
+            let component =
+                if is_known { Digest::new(DEFAULT).as_bytes().to_vec() } else { letter.component };
             let fields = letter.fields.map(|fields| fields.into_iter().flat_map(<[_; 2]>::from).collect());
             audit.letter(&ledger::Letter {
                 entry: letter.entry_id,

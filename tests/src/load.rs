@@ -36,7 +36,7 @@ impl Load {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             sent: AtomicU64::new(0),
-            ledger: Mutex::new(Ledger::new(Digest::of(guests::DEFAULT), None)),
+            ledger: Mutex::new(Ledger::new(Digest::new(guests::DEFAULT), None)),
         });
         let (for_thread, stream) = (Arc::clone(&shared), stream.another());
         let thread = thread::spawn(move || run(&for_thread, &stream, Generator::new(seed), portion));

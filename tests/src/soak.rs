@@ -317,7 +317,7 @@ impl Soak {
             });
         }
         eprintln!("[{:>5}s] settled in {:?}", self.started.elapsed().as_secs(), start.elapsed());
-        let versions = [0, 1].map(|i| Digest::of(&self.versions[i]));
+        let versions = [0, 1].map(|i| Digest::new(&self.versions[i]));
         load.audit(&self.scene, &versions, true)
     }
 

@@ -29,7 +29,7 @@ struct Native;
 
 impl Rules for Native {
     fn digest(&self) -> Digest {
-        Digest::of(b"native")
+        Digest::new(b"native")
     }
 
     fn time_limit(&self) -> Duration {

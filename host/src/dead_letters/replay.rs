@@ -73,7 +73,7 @@ pub(super) async fn replay(
         }
         store.prepare().await?;
         let guests = RulesLoader::load(
-            engine.of(tenant).map_err(Error::Sandbox)?,
+            engine.tenant_sandbox(tenant).map_err(Error::Sandbox)?,
             &Folders::default(),
             tenant.guest.as_deref(),
             None,

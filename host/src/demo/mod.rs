@@ -96,7 +96,7 @@ async fn on_servers(terminal: &mut Terminal) -> Result<u8, Error> {
 }
 
 fn rules() -> Rules {
-    Rules { default: Digest::of(guests::DEFAULT), strict: Digest::of(guests::STRICT) }
+    Rules { default: Digest::new(guests::DEFAULT), strict: Digest::new(guests::STRICT) }
 }
 
 /// One line, and no error when it cannot be told: the terminal may be what is gone.

@@ -26,7 +26,7 @@ pub(super) struct Stamp {
 
 impl Stamp {
     /// Follows links: Kubernetes replaces one on the way to the file.
-    pub(super) fn of(file: &Path) -> io::Result<Self> {
+    pub(super) fn read(file: &Path) -> io::Result<Self> {
         Ok(Self::from(&std::fs::metadata(file)?))
     }
 
@@ -113,7 +113,7 @@ mod tests {
         for most in [1_000_000, 200_000, 199_999, 65_536, 0] {
             let bytes = read(&path, most).expect("read");
             assert_eq!(bytes.len(), 200_000.min(most + 1));
-            assert_eq!(digest(&path, most).expect("read"), Digest::of(&bytes));
+            assert_eq!(digest(&path, most).expect("read"), Digest::new(&bytes));
         }
     }
 
@@ -122,11 +122,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (path, other) = (folder.path().join("file"), folder.path().join("other"));
         fs::write(&path, b"one").expect("written");
-        let first = Stamp::of(&path).expect("a stamp");
-        assert_eq!(Stamp::of(&path).expect("a stamp"), first);
+        let first = Stamp::read(&path).expect("a stamp");
+        assert_eq!(Stamp::read(&path).expect("a stamp"), first);
         assert!(first.until_rest() > Duration::ZERO, "just written");
         fs::write(&other, b"two").expect("written");
         fs::rename(&other, &path).expect("moved");
-        assert_ne!(Stamp::of(&path).expect("a stamp"), first, "another of the same size");
+        assert_ne!(Stamp::read(&path).expect("a stamp"), first, "another of the same size");
     }
 }

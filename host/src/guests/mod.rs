@@ -143,7 +143,7 @@ fn load_first(
     let most = sandbox.limits().component_bytes;
     let begun = Instant::now();
     loop {
-        let stamp = Stamp::of(file).map_err(unreadable)?;
+        let stamp = Stamp::read(file).map_err(unreadable)?;
         if let Some(version) = refused.as_ref().filter(|refused| refused.stands(&stamp)) {
             return Err(Error::Refused { file: file.to_owned(), version: Box::new(version.clone()) });
         }
@@ -153,7 +153,7 @@ fn load_first(
             Err(reason) => reason,
         };
         std::thread::sleep(stamp.until_rest());
-        let is_at_rest = Stamp::of(file).is_ok_and(|now| now == stamp);
+        let is_at_rest = Stamp::read(file).is_ok_and(|now| now == stamp);
         if is_at_rest || begun.elapsed() > MAX_CHANGES {
             let version = Box::new(Refused::new(stamp, reason, refused.as_ref()));
             return Err(Error::Refused { file: file.to_owned(), version });
@@ -166,7 +166,7 @@ fn load_version(sandbox: &Sandbox, file: &Path, digest: Digest, stamp: &Stamp) -
     let read = || {
         let bytes = file::read(file, sandbox.limits().component_bytes)
             .map_err(|error| LoadError::Unreadable(error.to_string()))?;
-        match Digest::of(&bytes) == digest {
+        match Digest::new(&bytes) == digest {
             true => Ok(bytes),
             false => Err(LoadError::Unreadable("it changed while it was read".to_owned())),
         }

@@ -149,7 +149,7 @@ impl RulesLoader {
         pending: Option<(Stamp, Digest, LoadError)>,
     ) -> Look {
         // Before the reading: what is written meanwhile is looked at the next time.
-        let stamp = match Stamp::of(file) {
+        let stamp = match Stamp::read(file) {
             Ok(stamp) => stamp,
             Err(error) if error.kind() == ErrorKind::NotFound => return Look::Gone,
             Err(error) => return Look::Unreadable(error),

@@ -20,7 +20,7 @@ struct Faulty<F>(F);
 
 impl<F: Fn(&[TextEntry<'_>]) -> Option<Fault> + Send + Sync> Rules for Faulty<F> {
     fn digest(&self) -> Digest {
-        Digest::of(b"")
+        Digest::new(b"")
     }
 
     fn time_limit(&self) -> Duration {
@@ -64,7 +64,7 @@ struct Slow(Mutex<Vec<(usize, Duration)>>);
 
 impl Rules for Slow {
     fn digest(&self) -> Digest {
-        Digest::of(b"")
+        Digest::new(b"")
     }
 
     fn time_limit(&self) -> Duration {
@@ -159,7 +159,7 @@ struct Overstaying(Mutex<usize>);
 
 impl Rules for Overstaying {
     fn digest(&self) -> Digest {
-        Digest::of(b"")
+        Digest::new(b"")
     }
 
     fn time_limit(&self) -> Duration {
@@ -212,7 +212,7 @@ struct Large;
 
 impl Rules for Large {
     fn digest(&self) -> Digest {
-        Digest::of(b"")
+        Digest::new(b"")
     }
 
     fn time_limit(&self) -> Duration {

@@ -65,7 +65,7 @@ mod tests {
 
     fn discarded(reason: &str) -> Judged {
         let entry = Entry { id: EntryId::ZERO, fields: None, deliveries: 1 };
-        Judged { entry, outcome: Outcome::Discard(reason.to_owned()), digest: Digest::of(b"") }
+        Judged { entry, outcome: Outcome::Discard(reason.to_owned()), digest: Digest::new(b"") }
     }
 
     #[test]

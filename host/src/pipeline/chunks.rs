@@ -44,7 +44,7 @@ mod tests {
                 user_id: String::new(),
                 properties: None,
             })),
-            digest: Digest::of(b""),
+            digest: Digest::new(b""),
         };
         weeks.map(judged).collect()
     }

@@ -186,7 +186,7 @@ mod tests {
     fn set() -> (tempfile::TempDir, Cache, Engine, Digest) {
         let scratch = tempfile::tempdir().expect("a folder");
         let cache = Cache::new(&scratch.path().join("cache"), 1);
-        (scratch, cache, Engine::default(), Digest::of(b"component"))
+        (scratch, cache, Engine::default(), Digest::new(b"component"))
     }
 
     #[test]
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(get(&cache, &engine, digest), None, "no folder yet");
         cache.put(&engine, digest, &native(b"code"));
         assert_eq!(get(&cache, &engine, digest).as_deref(), Some(&b"code"[..]));
-        assert_eq!(get(&cache, &engine, Digest::of(b"other")), None);
+        assert_eq!(get(&cache, &engine, Digest::new(b"other")), None);
         let mut config = wasmtime::Config::new();
         config.consume_fuel(true);
         let other = Engine::new(&config).expect("an engine");
@@ -255,7 +255,7 @@ mod tests {
     fn what_was_not_used_for_long_goes_when_there_are_many() {
         let (_scratch, cache, engine, _) = set();
         assert_eq!((cache.max_files, Cache::new(&cache.folder, 100).max_files), (MIN_FILES, 200));
-        let digests: Vec<Digest> = (0..40_u8).map(|i| Digest::of(&[i])).collect();
+        let digests: Vec<Digest> = (0..40_u8).map(|i| Digest::new(&[i])).collect();
         let is_there = |digest: &Digest| cache.file(&engine, *digest).exists();
         for (digest, age) in digests.iter().zip((0..40).rev()) {
             cache.put(&engine, *digest, &native(b"code"));

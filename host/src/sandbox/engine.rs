@@ -88,7 +88,7 @@ pub(super) struct Compiled {
 }
 
 impl Code {
-    fn of(limits: &Limits) -> Self {
+    fn from_limits(limits: &Limits) -> Self {
         Self { counts_fuel: limits.fuel > 0, stack_bytes: limits.stack_bytes }
     }
 }
@@ -110,7 +110,7 @@ impl SandboxEngine {
         let mut rooms: BTreeMap<Code, Limits> = BTreeMap::new();
         for limits in limits {
             rooms
-                .entry(Code::of(limits))
+                .entry(Code::from_limits(limits))
                 .and_modify(|room| *room = room.with_room_for(limits))
                 .or_insert(*limits);
         }
@@ -127,7 +127,7 @@ impl SandboxEngine {
     }
 
     /// The one for the guest of this tenant.
-    pub fn of(&self, tenant: &Tenant) -> wasmtime::Result<Sandbox> {
+    pub fn tenant_sandbox(&self, tenant: &Tenant) -> wasmtime::Result<Sandbox> {
         let (limits, settings) = (Limits::from(tenant), tenant.guest_settings.clone());
         self.sandbox(tenant.name.clone(), limits, settings, tenant.grants.clone())
     }
@@ -139,7 +139,7 @@ impl SandboxEngine {
         settings: BTreeMap<String, String>,
         grants: Grants,
     ) -> wasmtime::Result<Sandbox> {
-        let engine = self.0.engines.get(&Code::of(&limits));
+        let engine = self.0.engines.get(&Code::from_limits(&limits));
         let engine = engine.ok_or_else(|| wasmtime::format_err!("no engine was started for these limits"))?;
         let mut linker = Linker::new(engine);
         wasi::link(&mut linker)?;
@@ -202,7 +202,7 @@ impl Sandbox {
 
     /// The same in this process, for a component that came with the program. Takes about 0.2 s.
     pub fn load_trusted(&self, bytes: &[u8]) -> Result<Guest, LoadError> {
-        self.checked(Digest::of(bytes), || {
+        self.checked(Digest::new(bytes), || {
             let form = form(bytes, &self.limits)?;
             let component = Component::from_binary(&self.engine, bytes);
             let component = component.map_err(|error| LoadError::Compile(describe(&error)))?;
@@ -228,7 +228,7 @@ impl Sandbox {
         digest: Digest,
         compile: impl FnOnce() -> Result<Compiled, LoadError>,
     ) -> Result<Arc<Compiled>, LoadError> {
-        let place = self.sandboxes.place_of(Code::of(&self.limits), digest);
+        let place = self.sandboxes.place_of(Code::from_limits(&self.limits), digest);
         // Held while it is compiled: who wants the same waits for it.
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(compiled) = place.upgrade() {

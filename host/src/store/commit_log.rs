@@ -48,7 +48,7 @@ impl BatchRecord {
         rows: Vec<(i64, Vec<u8>)>,
         entries: &[Entry],
     ) -> Result<Option<Arc<Vec<Publication>>>, Error> {
-        let marks: HashSet<EntryKey> = entries.iter().map(EntryKey::of).collect();
+        let marks: HashSet<EntryKey> = entries.iter().map(EntryKey::from_entry).collect();
         for (number, row) in rows {
             for CommitPart { marks: decided, publications } in decode(&row)? {
                 let decided: HashSet<EntryKey> = decided.into_iter().collect();
@@ -119,8 +119,8 @@ struct CommitPart {
 }
 
 impl CommitPart {
-    fn of(batch: &[Judged], publications: Arc<Vec<Publication>>) -> Self {
-        Self { marks: batch.iter().map(|judged| EntryKey::of(&judged.entry)).collect(), publications }
+    fn from_batch(batch: &[Judged], publications: Arc<Vec<Publication>>) -> Self {
+        Self { marks: batch.iter().map(|judged| EntryKey::from_entry(&judged.entry)).collect(), publications }
     }
 }
 
@@ -134,13 +134,13 @@ pub(super) struct Recorded {
 }
 
 impl Recorded {
-    pub(super) fn of(
+    pub(super) fn from_batch(
         batch: &[Judged],
         publications: &Arc<Vec<Publication>>,
         slot: i32,
         number: &Number,
     ) -> Result<Self, Error> {
-        let part = CommitPart::of(batch, Arc::clone(publications));
+        let part = CommitPart::from_batch(batch, Arc::clone(publications));
         let ids = || batch.iter().map(|judged| judged.entry.id);
         Ok(Self { slot, number: number.get(), ends: ends(ids), entries: encode([&part].into_iter())? })
     }
@@ -160,7 +160,7 @@ struct EntryKey {
 }
 
 impl EntryKey {
-    fn of(entry: &Entry) -> Self {
+    fn from_entry(entry: &Entry) -> Self {
         let mut checksum = crc32fast::Hasher::new();
         for part in entry.fields.iter().flatten().flat_map(|(name, value)| [name, value]) {
             checksum.update(&part.len().to_le_bytes());
@@ -246,7 +246,9 @@ impl CommitLog {
             (None, _) => None,
             // Deleted since: there is nothing left to compare.
             (Some((_, key)), None) => Some(*key),
-            (Some((checksum, key)), Some(_)) => (*checksum == EntryKey::of(entry).checksum).then_some(*key),
+            (Some((checksum, key)), Some(_)) => {
+                (*checksum == EntryKey::from_entry(entry).checksum).then_some(*key)
+            }
         };
         let (mut ids, mut new, mut keys) = (Vec::new(), Vec::new(), BTreeSet::new());
         for entry in entries {
@@ -504,7 +506,7 @@ mod tests {
     fn the_same_bytes_in_other_fields_are_another_entry() {
         let entry = |name: &str, value: &str| {
             let fields = Some(vec![(name.into(), value.into())]);
-            EntryKey::of(&Entry { id: EntryId::ZERO, fields, deliveries: 1 })
+            EntryKey::from_entry(&Entry { id: EntryId::ZERO, fields, deliveries: 1 })
         };
         assert_ne!(entry("ab", "c"), entry("a", "bc"));
         assert_eq!(entry("ab", "c"), entry("ab", "c"));

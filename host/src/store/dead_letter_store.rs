@@ -85,7 +85,7 @@ pub struct Cause {
 }
 
 impl Cause {
-    fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             letters: row.try_get("letters")?,
             tenant: row.try_get("tenant")?,
@@ -146,25 +146,25 @@ impl DeadLetterStore {
 
     /// How many there are.
     pub async fn count(&self, filter: &Filter) -> Result<u64, Error> {
-        self.number(filter.of("SELECT count(*) FROM dead_letters")).await
+        self.number(filter.query("SELECT count(*) FROM dead_letters")).await
     }
 
     /// The newest.
     pub async fn newest(&self, filter: &Filter, limit: u32) -> Result<Vec<Letter>, Error> {
-        let mut query = filter.of(LETTERS);
+        let mut query = filter.query(LETTERS);
         query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit));
         Letter::all(&self.look(query).await?)
     }
 
     /// Why there are letters: the most frequent causes first. A letter counts for each of its violations.
     pub async fn causes(&self, filter: &Filter, limit: u32) -> Result<Vec<Cause>, Error> {
-        let mut query = filter.of(CAUSES);
+        let mut query = filter.query(CAUSES);
         query.push(
             " GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY letters DESC, tenant, stream, reason, path, code LIMIT ",
         );
         query.push_bind(i64::from(limit));
         let rows = self.look(query).await?;
-        Ok(rows.iter().map(Cause::of).collect::<Result<_, _>>()?)
+        Ok(rows.iter().map(Cause::from_row).collect::<Result<_, _>>()?)
     }
 
     /// What a replay of these letters is about.
@@ -178,13 +178,13 @@ impl DeadLetterStore {
     /// How many letters nobody has replayed yet: those that another replay
     /// holds, when a replay has come to its end.
     pub async fn left(&self, scope: &Scope) -> Result<u64, Error> {
-        self.number(scope.of("SELECT count(*) FROM dead_letters")).await
+        self.number(scope.query("SELECT count(*) FROM dead_letters")).await
     }
 
     /// Deletes the oldest after this number, at most `limit`. Gives how many it were, and the last one's number.
     pub async fn purge(&self, filter: &Filter, after: i64, limit: u32) -> Result<Option<(u64, i64)>, Error> {
         let mut query =
-            filter.of("WITH purged AS (DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters");
+            filter.query("WITH purged AS (DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters");
         query.push(" AND id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(i64::from(limit));
         query.push(") RETURNING id) SELECT count(*), max(id) FROM purged");
         let mut pooled = self.database.acquire(Purpose::Plain).await?;
@@ -212,7 +212,7 @@ impl DeadLetterStore {
 impl Filter {
     /// The beginning of a statement and the conditions that are given. The others are not in it, and it is planned for
     /// these values: migration 0009 has an index for what is asked most.
-    fn of(&self, beginning: &str) -> QueryBuilder<Postgres> {
+    fn query(&self, beginning: &str) -> QueryBuilder<Postgres> {
         let Self { id, reason, code, tenant, stream, guest, before, since, open } = self;
         let mut query = QueryBuilder::new(beginning);
         query.push(" WHERE true");
@@ -251,8 +251,8 @@ impl Filter {
 }
 
 impl Scope {
-    fn of(&self, beginning: &str) -> QueryBuilder<Postgres> {
-        let mut query = self.filter.of(beginning);
+    fn query(&self, beginning: &str) -> QueryBuilder<Postgres> {
+        let mut query = self.filter.query(beginning);
         query.push(" AND id <= ").push_bind(self.newest);
         query.push(" AND (replayed_at IS NULL OR replayed_at < ").push_bind(self.began).push(")");
         query
@@ -261,7 +261,7 @@ impl Scope {
     /// The letters after this number. Unless it is a trial, they are locked: what another replay holds is its affair,
     /// unless it dies (see [`DeadLetterStore::left`]).
     pub(super) fn next(&self, after: i64, limit: u32, is_trial: bool) -> QueryBuilder<Postgres> {
-        let mut query = self.of(LETTERS);
+        let mut query = self.query(LETTERS);
         query.push(" AND id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(i64::from(limit));
         if !is_trial {
             query.push(" FOR UPDATE SKIP LOCKED");
@@ -277,10 +277,10 @@ pub(super) fn time(time: Timestamp) -> Result<DateTime<Utc>, sqlx::Error> {
 
 impl Letter {
     pub(super) fn all(rows: &[PgRow]) -> Result<Vec<Self>, Error> {
-        Ok(rows.iter().map(Self::of).collect::<Result<_, _>>()?)
+        Ok(rows.iter().map(Self::from_row).collect::<Result<_, _>>()?)
     }
 
-    fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let violations: String = row.try_get("violations")?;
         Ok(Self {
             id: row.try_get("id")?,

@@ -34,7 +34,7 @@ pub(super) struct Letters<'a> {
 }
 
 impl<'a> Letters<'a> {
-    pub(super) fn of(batch: &'a [Judged]) -> Result<Self, Error> {
+    pub(super) fn from_batch(batch: &'a [Judged]) -> Result<Self, Error> {
         let mut letters = Self::default();
         for Judged { entry, outcome, digest } in batch {
             if let Outcome::DeadLetter(reason, violations) = outcome {

@@ -37,7 +37,7 @@ pub struct RulesInForce {
 }
 
 impl RulesInForce {
-    fn of(row: &PgRow) -> Result<Self, sqlx::Error> {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             consumer: row.try_get("consumer")?,
             component: row.try_get("component")?,
@@ -77,7 +77,7 @@ impl Store {
             let own = sqlx::query(OWN).bind(self.tenant.as_str()).bind(&self.database.consumer);
             let own = own.fetch_optional(&mut pooled.connection).await?;
             // One that does not read was written by somebody else, and is written anew.
-            let known = own.as_ref().and_then(|row| RulesInForce::of(row).ok());
+            let known = own.as_ref().and_then(|row| RulesInForce::from_row(row).ok());
             if known
                 .is_some_and(|known| known.component == component.as_bytes() && known.has_settings_of(tenant))
             {
@@ -106,7 +106,7 @@ impl DeadLetterStore {
         let row = sqlx::query(NEWEST).bind(tenant.as_str()).fetch_optional(&mut pooled.connection);
         let row = patient("looking which rules are in force", row).await;
         let Some(row) = self.database.finish(pooled, row)? else { return Ok(None) };
-        Ok(Some(RulesInForce::of(&row)?))
+        Ok(Some(RulesInForce::from_row(&row)?))
     }
 }
 

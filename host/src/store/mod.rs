@@ -204,7 +204,7 @@ impl Database {
             tenant: tenant.name.clone(),
             stream: tenant.stream_name.clone(),
             group: tenant.consumer_group.clone(),
-            inserts: Inserts::of(&tenant.events_table),
+            inserts: Inserts::new(&tenant.events_table),
             statements: Arc::new(tenant.statements.clone()),
             guest_time_limit_ms: tenant.guest_time_limit_ms,
             tenant_permits: Arc::new(Semaphore::new(self.tenant_permits)),

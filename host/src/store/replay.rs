@@ -179,7 +179,7 @@ async fn insert(
     let inserted = async {
         // Among others, so that what is checked at the commit is checked here: then it is too late for a letter to be marked.
         sqlx::raw_sql(AssertSqlSafe(session::end_of_guest())).execute(&mut *connection).await?;
-        Rows::of(judged).insert_returning(store, connection).await
+        Rows::from_batch(judged).insert_returning(store, connection).await
     };
     match patient("storing what was replayed", inserted).await {
         Ok(new) => Ok(Some(new)),

@@ -45,7 +45,7 @@ const RECORDED: &str = "WITH recorded AS (
 const RETURNING: &str = " RETURNING event_id, time";
 
 impl Inserts {
-    pub(super) fn of(table: &TableName) -> Self {
+    pub(super) fn new(table: &TableName) -> Self {
         let insert = format!(
             "INSERT INTO {table} (time, event_id, event_type, user_id, properties)
              SELECT time, event_id, event_type, user_id, properties::jsonb
@@ -102,9 +102,9 @@ impl Writer {
         record: &BatchRecord,
         number: &Number,
     ) -> Result<Committed, Error> {
-        let rows = Rows::of(batch);
-        let letters = Letters::of(batch)?;
-        let recorded = Recorded::of(batch, &Arc::default(), record.slot, number)?;
+        let rows = Rows::from_batch(batch);
+        let letters = Letters::from_batch(batch)?;
+        let recorded = Recorded::from_batch(batch, &Arc::default(), record.slot, number)?;
         let purpose = if batch_budget::is_heavy(batch, &[]) { Purpose::Heavy } else { Purpose::Plain };
         let mut pooled = self.store.acquire(purpose).await?;
         if let Purpose::Heavy = purpose {
@@ -147,7 +147,7 @@ impl Writer {
             let looked = looked.await;
             self.store.database.finish(pooled, looked)
         };
-        looked.await.unwrap_or_else(|error| Others::of(Err(error)))
+        looked.await.unwrap_or_else(|error| Others::from_write(Err(error)))
     }
 
     /// A number for the transactions of one part of a batch, of which one at most will be committed.
@@ -213,9 +213,9 @@ impl Writer {
         if batch_budget::is_too_much_at_once(batch) {
             return Err(Error::TooMuchAtOnce);
         }
-        let mut rows = Rows::of(batch);
-        let letters = Letters::of(batch)?;
-        let recorded = Recorded::of(batch, &publications, record.slot, number)?;
+        let mut rows = Rows::from_batch(batch);
+        let letters = Letters::from_batch(batch)?;
+        let recorded = Recorded::from_batch(batch, &publications, record.slot, number)?;
         let store = &self.store;
         let written = async {
             let connection = &mut session.pooled.connection;
@@ -285,7 +285,7 @@ pub enum Others {
 }
 
 impl Others {
-    fn of(written: Result<u64, Error>) -> Self {
+    fn from_write(written: Result<u64, Error>) -> Self {
         match written {
             Ok(0) => Self::Unknown,
             Ok(_) => Self::Written,
@@ -322,7 +322,7 @@ pub(super) async fn look_at_others(store: &Store, connection: &mut PgConnection)
             sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *connection).await?;
             Ok::<u64, Error>(copied.rows_affected())
         };
-        let others = Others::of(written.await);
+        let others = Others::from_write(written.await);
         sqlx::raw_sql("ROLLBACK TO SAVEPOINT others").execute(connection).await?;
         Ok::<Others, Error>(others)
     };
@@ -413,7 +413,7 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn of(batch: &'a [Judged]) -> Self {
+    pub(super) fn from_batch(batch: &'a [Judged]) -> Self {
         let stored = batch.iter().filter_map(|judged| match &judged.outcome {
             Outcome::Store(events) => Some(events),
             Outcome::DeadLetter(..) | Outcome::Discard(_) => None,

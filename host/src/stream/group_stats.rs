@@ -159,7 +159,7 @@ impl Stream {
 pub(super) fn find_group(groups: Value, wanted: &str) -> Option<Attributes> {
     let Value::Array(groups) = groups else { return None };
     let is_wanted = |group: &Attributes| matches!(group.get("name"), Some(Value::BulkString(name)) if name == wanted.as_bytes());
-    groups.into_iter().filter_map(Attributes::of).find(is_wanted)
+    groups.into_iter().filter_map(Attributes::from_reply).find(is_wanted)
 }
 
 #[cfg(test)]

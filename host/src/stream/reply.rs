@@ -123,7 +123,7 @@ pub(super) fn unexpected(command: &'static str, found: &Value, wanted: &'static 
 pub(super) struct Attributes(Vec<(Value, Value)>);
 
 impl Attributes {
-    pub(super) fn of(reply: Value) -> Option<Self> {
+    pub(super) fn from_reply(reply: Value) -> Option<Self> {
         Some(Self(reply.into_map_iter().ok()?.collect()))
     }
 

@@ -24,7 +24,7 @@ struct World {
 }
 
 fn digest(name: &str) -> Digest {
-    Digest::of(name.as_bytes())
+    Digest::new(name.as_bytes())
 }
 
 fn samples() -> Vec<Sample> {

@@ -107,7 +107,7 @@ fn sent(entry: &Entry) -> Value {
 proptest! {
     #[test]
     fn no_reply_panics(value in any_reply()) {
-        let _ = Attributes::of(value.clone()).map(|attributes| attributes.number("lag"));
+        let _ = Attributes::from_reply(value.clone()).map(|attributes| attributes.number("lag"));
         let _ = pending(value.clone());
         let _ = taken(value.clone());
         let _ = entries(value);
