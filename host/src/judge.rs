@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use tokio::sync::SemaphorePermit;
 
 use crate::batch::{Breaches, Digest, Entry, Judged, Outcome, Reason, TextEntry, Verdict, Violation};
 use crate::batch_budget;
 use crate::capabilities::{HostContext, Lost};
 use crate::screen::{OutputLimits, cut, quoted, screen};
-use crate::turns::Turn;
 
 /// Once a batch has taken so many time limits, its rest is judged entry by
 /// entry, and shares as many again. Enough to find one poison entry by halves
@@ -40,8 +40,8 @@ pub trait Rules: Send + Sync {
         powers: &mut HostContext,
     ) -> Result<Vec<Verdict>, Fault>;
 
-    /// Waits until they may be asked, and holds the place meanwhile. May block for long.
-    fn turn(&self) -> Option<Turn<'_>> {
+    /// Waits until they may be called, and holds a permit meanwhile. May block for long.
+    fn call_permit(&self) -> Option<SemaphorePermit<'_>> {
         None
     }
 
@@ -301,11 +301,11 @@ impl<'a> Asking<'a> {
 
     /// Asks once, and keeps the answer.
     fn call(&mut self, batch: &[TextEntry<'_>], time: Duration) -> Result<(), Fault> {
-        let turn = self.rules.turn();
+        let permit = self.rules.call_permit();
         // Who waits for others is not slow. But to look at an answer can take as long as to give it.
         let start = Instant::now();
         let answer = self.rules.process(batch, time, self.powers);
-        drop(turn);
+        drop(permit);
         let kept = answer.map(|verdicts| self.keep(batch, verdicts));
         self.used += start.elapsed();
         if let Err(fault) = &kept {

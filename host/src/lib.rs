@@ -30,4 +30,3 @@ pub mod store;
 pub mod stream;
 pub mod tenant;
 mod text;
-pub mod turns;

@@ -17,15 +17,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::Engine;
 
 use super::code::{self, CodeRoom, NativeCode, TakenRoom};
 use super::engine::code_config;
 use super::load::describe;
+use super::permit::acquire_blocking;
 use super::{Limits, LoadError};
 use crate::config::TenantName;
 use crate::text::printable;
-use crate::turns::{Turn, Turns};
 
 /// The service's own program, and the same one after it was replaced on disk.
 const PROGRAM: &str = "/proc/self/exe";
@@ -51,8 +52,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Most components compile in a moment, some in minutes, on purpose perhaps. So there are two lines: who does not get
 /// done in the first one begins anew in the second, and goes there at once the next time. Nobody else waits for long.
 pub(super) struct Compilers {
-    short: Turns,
-    long: Turns,
+    short: Semaphore,
+    long: Semaphore,
     /// Tenants whose last component was not done in the first line.
     slow: Mutex<HashSet<TenantName>>,
 }
@@ -65,8 +66,8 @@ const MAX_SHORT_BYTES: u64 = 4 << 20;
 const LONG_WAIT: Duration = Duration::from_secs(5);
 
 impl Compilers {
-    pub(super) fn new(processors: u32) -> Self {
-        let (short, long) = (Turns::new(processors.saturating_sub(1).max(1)), Turns::new(1));
+    pub(super) fn new(processors: usize) -> Self {
+        let (short, long) = (Semaphore::new(processors.saturating_sub(1).max(1)), Semaphore::new(1));
         Self { short, long, slow: Mutex::default() }
     }
 
@@ -83,21 +84,21 @@ impl Compilers {
         if limits.compile_time > SHORT && (about_bytes > MAX_SHORT_BYTES || self.slow().contains(tenant)) {
             return self.compile_long(tenant, limits, room, read);
         }
-        let turn = turn(&self.short);
+        let permit = acquire(&self.short);
         let bytes = read()?;
         let first = Limits { compile_time: limits.compile_time.min(SHORT), ..*limits };
         match run(&first, room, &bytes) {
             Err(LoadError::TooSlow { .. } | LoadError::Starved { .. }) if limits.compile_time > SHORT => {}
             outcome => return outcome,
         }
-        drop(turn);
+        drop(permit);
         self.slow().insert(tenant.clone());
         self.compile_long(tenant, limits, room, || Ok(bytes))
     }
 
     /// For what takes a moment, and the memory of a component: in the same order, one after the other.
-    pub(super) fn in_turn<T>(&self, work: impl FnOnce() -> T) -> T {
-        let _turn = turn(&self.short);
+    pub(super) fn in_line<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _permit = acquire(&self.short);
         work()
     }
 
@@ -108,7 +109,7 @@ impl Compilers {
         room: &Arc<CodeRoom>,
         read: impl FnOnce() -> Result<Vec<u8>, LoadError>,
     ) -> Result<(NativeCode, TakenRoom), LoadError> {
-        let _turn = turn(&self.long);
+        let _permit = acquire(&self.long);
         let bytes = read()?;
         let begun = Instant::now();
         let outcome = run(limits, room, &bytes);
@@ -124,14 +125,14 @@ impl Compilers {
     }
 }
 
-fn turn(turns: &Turns) -> Turn<'_> {
+fn acquire(permits: &Semaphore) -> Option<SemaphorePermit<'_>> {
     let begun = Instant::now();
-    let turn = turns.take();
+    let permit = acquire_blocking(permits);
     if begun.elapsed() > LONG_WAIT {
         let waited_s = begun.elapsed().as_secs();
         tracing::info!(waited_s, "compiling the guest now, after other tenants' guests");
     }
-    turn
+    permit
 }
 
 /// The native code that a component of this size may have at most, whatever room there is.

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{
     Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
@@ -17,10 +18,10 @@ use super::compile::{Compilers, does_not_fit, max_code_bytes};
 use super::guest::{Guest, State};
 use super::limits::{MAX_MEMORIES, MAX_TABLES};
 use super::load::{Form, describe, form};
+use super::permit::acquire_blocking;
 use super::{Limits, LoadError, powers, wasi};
 use crate::batch::Digest;
 use crate::config::{self, Grants, Tenant, TenantName};
-use crate::turns::{Turn, Turns};
 
 /// The WebAssembly proposals that components may use; all others are off.
 ///
@@ -63,7 +64,7 @@ pub struct SandboxEngine(Arc<EngineInner>);
 struct EngineInner {
     /// Nearly always one: code that counts fuel, or has another stack, needs another engine.
     engines: BTreeMap<Code, Engine>,
-    calls: Turns,
+    calls: Semaphore,
     compilers: Compilers,
     compiled: Mutex<HashMap<(Code, Digest), Arc<CachedComponent>>>,
     code_room: Arc<CodeRoom>,
@@ -121,8 +122,9 @@ impl SandboxEngine {
         };
         let engines = rooms.into_iter().map(engine).collect::<wasmtime::Result<BTreeMap<Code, Engine>>>()?;
         start_clock(engines.values().map(Engine::weak).collect())?;
-        let compilers = Compilers::new(u32::try_from(processors).unwrap_or(u32::MAX));
-        let (calls, compiled, code_room) = (Turns::new(calls), Mutex::default(), Arc::new(code_room));
+        let compilers = Compilers::new(processors);
+        let (calls, compiled, code_room) =
+            (Semaphore::new(usize::try_from(calls).unwrap_or(1)), Mutex::default(), Arc::new(code_room));
         Ok(Self(Arc::new(EngineInner { engines, calls, compilers, compiled, code_room, cache })))
     }
 
@@ -150,8 +152,8 @@ impl SandboxEngine {
     }
 
     /// Blocks until a guest may be called.
-    pub(super) fn turn(&self) -> Turn<'_> {
-        self.0.calls.take()
+    pub(super) fn call_permit(&self) -> Option<SemaphorePermit<'_>> {
+        acquire_blocking(&self.0.calls)
     }
 
     fn place_of(&self, code: Code, digest: Digest) -> Arc<CachedComponent> {
@@ -264,7 +266,7 @@ impl Sandbox {
         let EngineInner { compilers, code_room, cache, .. } = &*self.sandboxes.0;
         let (digest, limits) = (source.digest, &self.limits);
         if let Some(cache) = cache
-            && let Some(compiled) = compilers.in_turn(|| self.cached(cache, source))?
+            && let Some(compiled) = compilers.in_line(|| self.cached(cache, source))?
         {
             return Ok(compiled);
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::SemaphorePermit;
 use wasmtime::component::{Linker, ResourceTable, ResourceTableError};
 use wasmtime::{CallHook, Store, Trap};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -20,7 +21,6 @@ use crate::config::Grants;
 use crate::judge::{Fault, Rules};
 use crate::screen::OutputLimits;
 use crate::text::printable;
-use crate::turns::Turn;
 
 use bindings::sluicegate::guest::types as wit;
 
@@ -117,7 +117,7 @@ impl Guest {
 
     /// Start-up code is the same for every batch. What fails in it must not be blamed on entries.
     fn start_on_trial(&self) -> Result<(), LoadError> {
-        let _turn = self.sandboxes.turn();
+        let _permit = self.sandboxes.call_permit();
         let output = Output::new(self.limits.log_bytes);
         let started = self
             .store(EntryId::ZERO, &output, self.limits.time)
@@ -265,8 +265,8 @@ impl Rules for Guest {
         self.limits.bounds
     }
 
-    fn turn(&self) -> Option<Turn<'_>> {
-        Some(self.sandboxes.turn())
+    fn call_permit(&self) -> Option<SemaphorePermit<'_>> {
+        self.sandboxes.call_permit()
     }
 
     fn wants_transaction(&self) -> bool {

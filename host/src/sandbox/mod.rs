@@ -8,6 +8,7 @@
 //! - [`limits`]: what an instance may use
 //! - [`wasi`]: the little of WASI that a guest sees
 //! - [`powers`]: what else it may do, as far as it is granted
+//! - [`permit`]: waiting on a thread that may block
 //! - [`output`]: what a guest prints
 //! - [`guest`]: a compiled component and its call, once a batch
 //!
@@ -23,6 +24,7 @@ mod guest;
 mod limits;
 mod load;
 mod output;
+mod permit;
 mod powers;
 mod wasi;
 
