@@ -77,6 +77,8 @@ pub struct Pipeline {
     pub store: Store,
     /// The greatest ID that is known to have been decided.
     pub last_decided: Option<EntryId>,
+    /// Whether the group was made now, and so delivers from the beginning.
+    pub has_made_group: bool,
     /// Acknowledges.
     pub acknowledger: Acknowledger,
     /// Keeps the delivery counts.
@@ -125,6 +127,8 @@ impl Pipeline {
             commit_log: self.store.commit_log(),
             slots: Slots::new(permits),
             last_read: self.last_decided,
+            // Others may be at work on what was delivered by a group that is gone.
+            fences_all_first: self.has_made_group && self.last_decided.is_some(),
             set_back: Backoff::default(),
             has_fenced_all: false,
             delivered: EntryId::ZERO,

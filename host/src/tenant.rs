@@ -220,7 +220,7 @@ impl Run {
         let ProcessWide { config, redis, database, .. } = &*self.shared;
         let (tenant, counters, reporter) = (&self.tenant, &self.counters, &mut self.reporter);
         let (stream, store) = (redis.stream(config, tenant), database.store(tenant));
-        let last_decided = tokio::select! {
+        let Prepared { last_decided, has_made_group } = tokio::select! {
             prepared = prepare(&stream, &store, tenant, &rules, counters) => prepared?,
             () = reporter.run(counters, &shutdown) => return Ok(()),
         };
@@ -248,6 +248,7 @@ impl Run {
             rules,
             store,
             last_decided,
+            has_made_group,
             acknowledger: stream.acknowledger(),
             attempts: stream.attempts(),
             counters: Arc::clone(counters),
@@ -414,17 +415,29 @@ async fn prune(stream: &Stream, store: &Store) -> Result<(), pipeline::Error> {
     Ok(())
 }
 
-/// Waits until both servers are there and as they must be; gives the greatest ID that is known to have been decided.
+/// What was found when both servers were there.
+struct Prepared {
+    /// The greatest ID that is known to have been decided.
+    last_decided: Option<EntryId>,
+    /// Whether there was no group.
+    has_made_group: bool,
+}
+
+/// Waits until both servers are there and as they must be.
 async fn prepare(
     stream: &Stream,
     store: &Store,
     tenant: &Tenant,
     rules: &RulesInForce,
     counters: &Counters,
-) -> Result<Option<EntryId>, Error> {
+) -> Result<Prepared, Error> {
     let redis = async {
         let mut backoff = Backoff::default();
-        while let Err(error) = stream.prepare().await {
+        let has_made_group = loop {
+            let error = match stream.prepare().await {
+                Ok(is_made) => break is_made,
+                Err(error) => error,
+            };
             if error.is_permanent() {
                 return Err(Error::Stream(error));
             }
@@ -433,9 +446,9 @@ async fn prepare(
                 tracing::warn!(%error, "waiting for redis");
             }
             backoff.wait().await;
-        }
+        };
         counters.waits_for(Dependency::Redis, false);
-        Ok(())
+        Ok(has_made_group)
     };
     let postgres = async {
         let mut backoff = Backoff::default();
@@ -464,7 +477,8 @@ async fn prepare(
         let _ = tokio::time::timeout(NOTING, store.note_rules_in_force(component, tenant)).await;
         Ok(last_decided)
     };
-    tokio::try_join!(redis, postgres).map(|((), last_decided)| last_decided)
+    let (has_made_group, last_decided) = tokio::try_join!(redis, postgres)?;
+    Ok(Prepared { last_decided, has_made_group })
 }
 
 /// The pipeline's outcome; after the shutdown, not longer than [`DRAIN_TIMEOUT`].

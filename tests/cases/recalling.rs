@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use redis::cmd;
 use rustix::process::Signal;
-use sluicegate_tests::{Event, Fields, Producer, Scene, Service, guests, until};
+use sluicegate_tests::{Event, Fields, Producer, Scene, Service, block_on, guests, until};
+
+use crate::powers::{GRANTS, STATEMENTS, Stage, event_of};
 
 /// Starts with these rules, and dies right after its first commit.
 fn die_after_commit(scene: &Scene, rules: &[u8]) {
@@ -265,6 +267,50 @@ fn what_comes_again_as_new_is_not_decided_again() {
         let ended = service.stop();
         assert_eq!(ended.metrics().tally(), [1, 121, 0, 0, 0], "{command}");
         assert!(ended.log.contains("come again as new ones"), "{}", ended.log);
+    }
+}
+
+/// A replica has entries in flight for long, and another one, which knows nothing of them, is given them as new ones.
+#[test]
+fn what_is_in_flight_is_not_decided_by_a_replica_that_starts_after_a_set_back() {
+    for command in ["SETID", "DESTROY"] {
+        let stage = Stage::new();
+        let stream = &stage.scene.stream;
+        let launch = |consumer: &str| {
+            stage.service(&format!("{GRANTS}{STATEMENTS}")).set("CONSUMER_NAME", consumer).start()
+        };
+        let first = launch("first");
+        stage.add(&[event_of("ada")]);
+        stage.scene.until_stored(1);
+        stream.until_drained();
+        let mut other = stage.scene.database.connect();
+        let lock = "BEGIN; SELECT events FROM user_activity WHERE user_id = 'ada' FOR UPDATE";
+        block_on(async { sqlx::raw_sql(lock).execute(&mut other).await.unwrap() });
+        stage.add(&(0..30).map(|_| event_of("ada")).collect::<Vec<_>>());
+        until("all in flight", || match stream.pending().len() {
+            30 => Ok(()),
+            found => Err(format!("{found} pending")),
+        });
+        let mut xgroup = cmd("XGROUP");
+        xgroup.arg(command).arg(&stream.name).arg(&stream.group);
+        if command == "SETID" {
+            xgroup.arg("0");
+        }
+        stream.run::<redis::Value>(&xgroup);
+        let second = launch("second");
+        until("some in the hands of the second", || {
+            let mut ask = cmd("XPENDING");
+            ask.arg(&stream.name).arg(&stream.group).arg("-").arg("+").arg(100).arg("second");
+            match stream.try_run::<Vec<redis::Value>>(&ask).map_err(|error| error.to_string())?.len() {
+                0 => Err("none".to_owned()),
+                _ => Ok(()),
+            }
+        });
+        block_on(async { sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap() });
+        stage.scene.until_stored(31);
+        stream.until_drained();
+        let logs = [first.stop().log, second.stop().log].concat();
+        assert_eq!(stage.counted("ada"), 31, "{command}: {logs}");
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct ReadStage {
     pub(super) slots: Slots,
     /// The greatest ID that is known to have been delivered.
     pub(super) last_read: Option<EntryId>,
+    /// Whether all others are to be fenced before the first read.
+    pub(super) fences_all_first: bool,
     /// When it was told that the group was set back.
     pub(super) set_back: Backoff,
     /// What the group had been given last, when it was looked at before: by whichever consumer.
@@ -38,6 +40,9 @@ pub(super) struct ReadStage {
 impl ReadStage {
     /// Reads until the shutdown; closing the channels then lets the other stages run empty.
     pub(super) async fn run(mut self) -> Result<(), Error> {
+        if self.fences_all_first {
+            self.has_fenced_all = self.fence(None).await?;
+        }
         let mut backoff = Backoff::default();
         while let Some(slot) = self.slots.take(self.reader.quiet(), &self.shutdown).await {
             match self.read(slot).await? {

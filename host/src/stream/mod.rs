@@ -161,16 +161,16 @@ impl Stream {
         self.redis.address()
     }
 
-    /// Connects, checks the server's version and makes the group if it is missing.
-    pub async fn prepare(&self) -> Result<(), Error> {
+    /// Connects, checks the server's version and makes the group if it is missing; returns whether it was.
+    pub async fn prepare(&self) -> Result<bool, Error> {
         let mut shared = self.redis.shared().await?;
         match self.try_prepare(&mut shared.connection).await {
-            Ok(()) => Ok(()),
+            Ok(is_made) => Ok(is_made),
             Err(error) => Err(self.redis.failed(&shared, error).await),
         }
     }
 
-    async fn try_prepare(&self, connection: &mut MultiplexedConnection) -> Result<(), Error> {
+    async fn try_prepare(&self, connection: &mut MultiplexedConnection) -> Result<bool, Error> {
         // A server that keeps INFO from us by its access rules is taken as it is.
         if let Ok(Value::BulkString(info)) = redis::cmd("INFO").arg("server").query_async(connection).await
             && let Some(found) = version(&String::from_utf8_lossy(&info))
@@ -182,7 +182,7 @@ impl Stream {
         {
             return Err(Error::TooOld { address: self.address(), found: found.to_owned() });
         }
-        self.make_group(connection).await.map(drop)
+        self.make_group(connection).await
     }
 
     /// The reading side.
