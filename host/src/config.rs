@@ -373,7 +373,7 @@ fn named_tenants(layers: &Figment, statements: &BTreeMap<String, Statement>) -> 
     if tables.is_empty() {
         return Err(Problem::NoTables.into());
     }
-    // HostContext are given to one, never to all by inheritance.
+    // Grants are given to one, never to all by inheritance.
     if layers.contains(GRANTS) {
         return Err(Problem::GrantsForAll.into());
     }

@@ -37,7 +37,7 @@ pub trait Rules: Send + Sync {
         &self,
         batch: &[TextEntry<'_>],
         time: Duration,
-        powers: &mut HostContext,
+        context: &mut HostContext,
     ) -> Result<Vec<Verdict>, Fault>;
 
     /// Waits until they may be called, and holds a permit meanwhile. May block for long.
@@ -164,7 +164,7 @@ pub fn judge(
     rules: &dyn Rules,
     max_deliveries: u64,
     entries: Vec<Entry>,
-    powers: &mut HostContext,
+    context: &mut HostContext,
 ) -> Result<Judgement, Lost> {
     let mut text_entry = Vec::with_capacity(entries.len());
     // `None` for an entry that the rules are asked about.
@@ -178,7 +178,7 @@ pub fn judge(
             Err(outcome) => Some(outcome),
         })
         .collect();
-    let mut asking = Asking::new(rules, text_entry.len(), powers);
+    let mut asking = Asking::new(rules, text_entry.len(), context);
     asking.ask(&text_entry)?;
     drop(text_entry);
 
@@ -194,7 +194,7 @@ pub fn judge(
 /// The questions about one batch, and the answers so far.
 struct Asking<'a> {
     rules: &'a dyn Rules,
-    powers: &'a mut HostContext,
+    context: &'a mut HostContext,
     bounds: OutputLimits,
     time_limit: Duration,
     /// The entries of the whole batch.
@@ -216,10 +216,10 @@ struct Asking<'a> {
 }
 
 impl<'a> Asking<'a> {
-    fn new(rules: &'a dyn Rules, entries: usize, powers: &'a mut HostContext) -> Self {
+    fn new(rules: &'a dyn Rules, entries: usize, context: &'a mut HostContext) -> Self {
         Self {
             rules,
-            powers,
+            context,
             bounds: rules.bounds(),
             time_limit: rules.time_limit(),
             entries,
@@ -304,7 +304,7 @@ impl<'a> Asking<'a> {
         let permit = self.rules.call_permit();
         // Who waits for others is not slow. But to look at an answer can take as long as to give it.
         let start = Instant::now();
-        let answer = self.rules.process(batch, time, self.powers);
+        let answer = self.rules.process(batch, time, self.context);
         drop(permit);
         let kept = answer.map(|verdicts| self.keep(batch, verdicts));
         self.used += start.elapsed();

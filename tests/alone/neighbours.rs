@@ -97,7 +97,7 @@ impl House {
             hostile.name,
             guest.display().to_string()
         );
-        file += &guests::powers("tenants.hostile.", &hostile.sibling("published").name);
+        file += &guests::grants("tenants.hostile.", &hostile.sibling("published").name);
         for (i, stream) in self.neighbours.iter().enumerate() {
             file += &format!("[tenants.n{i}]\nstream_name = \"{}\"\nevents_table = \"seen\"\n", stream.name);
         }

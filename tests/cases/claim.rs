@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use redis::cmd;
 use sluicegate_tests::{Event, Fields, Metrics, Scene, block_on, until};
 
-use crate::powers::{GRANTS, STATEMENTS, Stage, event_of};
+use crate::capabilities::{GRANTS, STATEMENTS, Stage, event_of};
 
 /// Much longer than a consumer may hold entries before others take them over.
 const LOCKED: Duration = Duration::from_secs(4);

@@ -11,6 +11,7 @@
 mod advisories;
 mod batching;
 mod blaming;
+mod capabilities;
 mod claim;
 mod delivering;
 mod failing;
@@ -23,7 +24,6 @@ mod losing;
 mod networking;
 mod outages;
 mod portable;
-mod powers;
 mod recalling;
 mod redis_7_0;
 mod refusing;

@@ -6,7 +6,7 @@ use redis::cmd;
 use rustix::process::Signal;
 use sluicegate_tests::{Event, Fields, Producer, Scene, Service, block_on, guests, until};
 
-use crate::powers::{GRANTS, STATEMENTS, Stage, event_of};
+use crate::capabilities::{GRANTS, STATEMENTS, Stage, event_of};
 
 /// Starts with these rules, and dies right after its first commit.
 fn die_after_commit(scene: &Scene, rules: &[u8]) {

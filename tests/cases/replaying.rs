@@ -7,8 +7,8 @@ use std::process::Stdio;
 use serde_json::json;
 use sluicegate_tests::{Event, Launch, block_on, until};
 
+use crate::capabilities::{GRANTS, STATEMENTS, Stage, purchase_of};
 use crate::letters::{Told, counted, second_line, told};
-use crate::powers::{GRANTS, STATEMENTS, Stage, purchase_of};
 
 /// Letters of purchases, which the guest could not count when they came, but can now.
 struct Play {

@@ -48,7 +48,7 @@ macro_rules! hostile_guests {
             long_line many_lines control_characters
             // What they look for.
             files network environment clock randomness state
-            // What they do with powers that they were granted: see `powers`.
+            // What they do with what they were granted: see `capabilities`.
             ungranted_stream publishing_flood publishing_piecemeal publishing_apart publishing_and_failing
             ungranted_statement wrong_parameters statement_flood statement_waste endless_statement too_many_rows
             huge_answer huge_parameters
@@ -76,9 +76,9 @@ pub fn provoking(event: &Event, amount: Option<usize>) -> Fields {
     [event.flat(), fields([("provoke", amount)])].concat()
 }
 
-/// What is granted to hostile guests that want powers, for `sluicegate.toml`: under this prefix, which is empty or
+/// What is granted to hostile guests that want capabilities, for `sluicegate.toml`: under this prefix, which is empty or
 /// `tenants.NAME.`, with this stream to publish to. The statement `note` wants a table `notes (text TEXT)`.
-pub fn powers(prefix: &str, stream: &str) -> String {
+pub fn grants(prefix: &str, stream: &str) -> String {
     format!(
         r#"
 [{prefix}guest_settings]

@@ -547,7 +547,7 @@ fn replace(guest: &Path, component: &[u8]) {
     fs::rename(&new, guest).expect("a guest is renamed");
 }
 
-/// The settings: one tenant that is watched, and one that is hostile and has powers.
+/// The settings: one tenant that is watched, and one that is hostile and has grants.
 fn tenants(watched: &Stream, guest: &Path, hostile: &Stream, hostile_guest: &Path) -> String {
     let tenant = |name: &str, stream: &Stream, guest: &Path| {
         format!(
@@ -558,6 +558,6 @@ fn tenants(watched: &Stream, guest: &Path, hostile: &Stream, hostile_guest: &Pat
     };
     // Small batches: one of which each entry times out must not take longer than CLAIM_MIN_IDLE_MS.
     let limit = format!("guest_time_limit_ms = {HOSTILE_TIME_LIMIT_MS}\nbatch_size = 10\n");
-    let powers = guests::powers("tenants.hostile.", &hostile.sibling("published").name);
-    tenant(WATCHED, watched, guest) + &tenant("hostile", hostile, hostile_guest) + &limit + &powers
+    let grants = guests::grants("tenants.hostile.", &hostile.sibling("published").name);
+    tenant(WATCHED, watched, guest) + &tenant("hostile", hostile, hostile_guest) + &limit + &grants
 }

@@ -5,7 +5,7 @@
 //! - It publishes purchases to a stream of their own, once they are committed.
 //! - It counts purchases by plan, and their amounts.
 //!
-//! It is the example to copy for a guest with powers. The operator makes the
+//! It is the example to copy for a guest with capabilities. The operator makes the
 //! tables and grants what it uses:
 //!
 //! ```toml
@@ -40,7 +40,7 @@ mod bindings {
         path: "../../wit",
         inline: "
             package sluicegate:enrich;
-            world powers {
+            world enrich {
                 import sluicegate:guest/%stream@0.1.0;
                 import sluicegate:guest/store@0.1.0;
                 import sluicegate:guest/metrics@0.1.0;

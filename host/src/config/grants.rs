@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Problem, range, within};
 
-/// The powers of a guest of the world `pipeline`. None by default.
+/// The grants of a guest of the world `pipeline`. None by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Grants {

@@ -178,8 +178,8 @@ impl ReplayRun<'_> {
     /// as the server has noticed. It waits so long for something to do.
     async fn run(&mut self, rules: &dyn Rules, progress: &mut dyn Write) -> Result<(), Error> {
         // The rules run on this thread: nothing else waits for it.
-        let judge = |entries, powers: &mut HostContext| {
-            let judge = || judge(rules, u64::MAX, entries, powers);
+        let judge = |entries, context: &mut HostContext| {
+            let judge = || judge(rules, u64::MAX, entries, context);
             tokio::task::block_in_place(judge).map(|judgement| judgement.entries)
         };
         let judging = Judging { judge: &judge, pause: max_pause(rules, self.limit) };

@@ -81,14 +81,14 @@ impl BatchJudge {
         &self,
         rules: Arc<dyn Rules>,
         entries: Vec<Entry>,
-        mut powers: HostContext,
+        mut context: HostContext,
     ) -> Result<(Result<Judgement, Lost>, HostContext), Error> {
         let in_hand = self.attempts.begin(&entries).await;
         let (span, max_deliveries) = (Span::current(), self.max_deliveries);
         let asked = tokio::task::spawn_blocking(move || {
             let _entered = span.enter();
-            let judgement = judge(rules.as_ref(), max_deliveries, entries, &mut powers);
-            (judgement, powers)
+            let judgement = judge(rules.as_ref(), max_deliveries, entries, &mut context);
+            (judgement, context)
         });
         let asked = asked.await?;
         self.attempts.end(in_hand).await;

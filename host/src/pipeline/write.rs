@@ -1,4 +1,4 @@
-//! The third stage: commits, in whole or in parts. Rules with powers are asked here, within the transaction.
+//! The third stage: commits, in whole or in parts. Rules that import capabilities are asked here, within the transaction.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -178,14 +178,14 @@ impl WriteStage {
             Ok(Begun::Committed(committed)) => return Ok(Attempt::new(Ok(committed))),
             Err(error) => return Ok(Attempt::new(Err(error))),
         };
-        let powers = HostContext {
+        let context = HostContext {
             transaction: Some(session),
             lag: self.counters.lag(),
             used: *used,
             effects: Effects::default(),
         };
-        let (judgement, powers) = self.judge.ask(Arc::clone(rules), entries.clone(), powers).await?;
-        let HostContext { transaction, effects, .. } = powers;
+        let (judgement, context) = self.judge.ask(Arc::clone(rules), entries.clone(), context).await?;
+        let HostContext { transaction, effects, .. } = context;
         let session = transaction.and_then(|session| (session as Box<dyn Any>).downcast::<Session>().ok());
         let Some(mut session) = session else {
             return Ok(Attempt::new(Err(store::Error::SessionLost)));

@@ -19,7 +19,7 @@ use super::guest::{Guest, State};
 use super::limits::{MAX_MEMORIES, MAX_TABLES};
 use super::load::{Form, describe, form};
 use super::permit::acquire_blocking;
-use super::{Limits, LoadError, powers, wasi};
+use super::{Limits, LoadError, host, wasi};
 use crate::batch::Digest;
 use crate::config::{self, Grants, Tenant, TenantName};
 
@@ -145,7 +145,7 @@ impl SandboxEngine {
         let engine = engine.ok_or_else(|| wasmtime::format_err!("no engine was started for these limits"))?;
         let mut linker = Linker::new(engine);
         wasi::link(&mut linker)?;
-        powers::link(&mut linker, &grants)?;
+        host::link(&mut linker, &grants)?;
         let (linker, settings, grants) = (Arc::new(linker), Arc::new(settings), Arc::new(grants));
         let (sandboxes, engine) = (self.clone(), engine.clone());
         Ok(Sandbox { sandboxes, tenant, engine, linker, limits, settings, grants })
@@ -181,7 +181,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// With an engine of its own. RulesLoader get no settings and no grants.
+    /// With an engine of its own. Guests get no settings and no grants.
     pub fn new(limits: Limits) -> wasmtime::Result<Self> {
         let Tenant { name, grants, .. } = Tenant::default();
         let room = CodeRoom::new(config::Config::default().guest_code_bytes, 1);

@@ -10,10 +10,10 @@ use wasmtime::{CallHook, Store, Trap};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::engine::{Compiled, SandboxEngine, TICK};
+use super::host::{self, HostState};
 use super::limits::{Meter, OutOfMemory, TooManyElements};
 use super::load::{check_exports, check_imports, describe};
 use super::output::{Output, PrintLog};
-use super::powers::{self, HostState};
 use super::{Limits, LoadError, wasi};
 use crate::batch::{Digest, EntryId, TextEntry, UncheckedEvent, Verdict, Violation};
 use crate::capabilities::{HostContext, Lost};
@@ -44,7 +44,7 @@ pub struct Guest {
     log: Arc<PrintLog>,
     grants: Arc<Grants>,
     /// Whether it imports any of the world `pipeline`.
-    has_powers: bool,
+    imports_capabilities: bool,
     sandboxes: SandboxEngine,
     /// For as long as it lives, other tenants find it compiled.
     _compiled: Arc<Compiled>,
@@ -57,7 +57,7 @@ pub(super) struct State {
     meter: Meter,
     now_ms: u64,
     settings: Arc<BTreeMap<String, String>>,
-    pub(super) lent: HostState,
+    pub(super) host: HostState,
 }
 
 impl State {
@@ -91,7 +91,7 @@ impl Guest {
         let component = &compiled.component;
         let engine = component.engine();
         check_imports(engine, component)?;
-        let has_powers = powers::check(engine, component, &grants)?;
+        let imports_capabilities = host::check(engine, component, &grants)?;
         check_exports(engine, component)?;
         // What is wrong beyond the names: a function of an interface that is newer than ours.
         let component =
@@ -107,7 +107,7 @@ impl Guest {
             settings,
             log,
             grants,
-            has_powers,
+            imports_capabilities,
             sandboxes,
             _compiled: compiled,
         };
@@ -136,7 +136,7 @@ impl Guest {
             meter: Meter::new(self.limits),
             now_ms: first.milliseconds,
             settings: Arc::clone(&self.settings),
-            lent: HostState::default(),
+            host: HostState::default(),
         };
         let mut store = Store::new(self.component.engine(), state);
         store.limiter(|state| &mut state.meter);
@@ -168,13 +168,13 @@ impl Guest {
         batch: &[TextEntry<'_>],
         output: &Output,
         time: Duration,
-        lent: HostState,
+        host: HostState,
     ) -> (wasmtime::Result<Vec<wit::Verdict>>, HostState) {
         let mut store = match self.store(first, output, time) {
             Ok(store) => store,
-            Err(error) => return (Err(error), lent),
+            Err(error) => return (Err(error), host),
         };
-        store.data_mut().lent = lent;
+        store.data_mut().host = host;
         let entries: Vec<wit::Entry<'_>> = batch
             .iter()
             .map(|TextEntry { id, fields, .. }| wit::Entry {
@@ -186,7 +186,7 @@ impl Guest {
             .component
             .instantiate(&mut store)
             .and_then(|instance| instance.sluicegate_guest_handler().call_process(&mut store, &entries));
-        (verdicts, store.into_data().lent)
+        (verdicts, store.into_data().host)
     }
 
     /// Calls it, and keeps what it did only if there is a verdict for each entry.
@@ -196,23 +196,25 @@ impl Guest {
         batch: &[TextEntry<'_>],
         output: &Output,
         time: Duration,
-        powers: &mut HostContext,
+        context: &mut HostContext,
     ) -> Result<wasmtime::Result<Vec<wit::Verdict>>, Lost> {
-        if !self.has_powers {
+        if !self.imports_capabilities {
             return Ok(self.call(first, batch, output, time, HostState::default()).0);
         }
-        let mut transaction = powers.transaction.take();
+        let mut transaction = context.transaction.take();
         let begun = transaction.as_mut().map_or(Ok(()), |transaction| transaction.begin_call());
-        let powers_of_call = HostContext { transaction, lag: powers.lag, ..HostContext::default() };
+        let context_of_call = HostContext { transaction, lag: context.lag, ..HostContext::default() };
         if let Err(lost) = begun {
-            powers.transaction = powers_of_call.transaction;
+            context.transaction = context_of_call.transaction;
             return Err(lost);
         }
-        let lent = HostState::new(&self.grants, batch, powers_of_call, powers.used.and(&powers.effects));
-        let (verdicts, lent) = self.call(first, batch, output, time, lent);
-        powers.transaction = lent.powers.transaction;
-        match (&verdicts, &mut powers.transaction) {
-            (Ok(verdicts), _) if verdicts.len() == batch.len() => powers.effects.extend(lent.powers.effects),
+        let host = HostState::new(&self.grants, batch, context_of_call, context.used.and(&context.effects));
+        let (verdicts, host) = self.call(first, batch, output, time, host);
+        context.transaction = host.context.transaction;
+        match (&verdicts, &mut context.transaction) {
+            (Ok(verdicts), _) if verdicts.len() == batch.len() => {
+                context.effects.extend(host.context.effects)
+            }
             (Err(error), _) if error.is::<Lost>() => return Err(Lost),
             (_, Some(transaction)) => transaction.undo_call()?,
             (_, None) => {}
@@ -270,7 +272,7 @@ impl Rules for Guest {
     }
 
     fn wants_transaction(&self) -> bool {
-        self.has_powers
+        self.imports_capabilities
     }
 
     /// In a fresh instance.
@@ -278,11 +280,11 @@ impl Rules for Guest {
         &self,
         batch: &[TextEntry<'_>],
         time: Duration,
-        powers: &mut HostContext,
+        context: &mut HostContext,
     ) -> Result<Vec<Verdict>, Fault> {
         let Some(first) = batch.first() else { return Ok(Vec::new()) };
         let output = Output::new(self.limits.log_bytes);
-        let verdicts = self.call_undoing(first.id, batch, &output, time, powers);
+        let verdicts = self.call_undoing(first.id, batch, &output, time, context);
         self.log.log(&output);
         let verdicts = verdicts?.map_err(|error| self.fault(&error, &output, time))?;
         match verdicts.len() == batch.len() {

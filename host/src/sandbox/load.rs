@@ -8,7 +8,7 @@ use wasmtime::component::Component;
 use wasmtime::component::types::{ComponentFunc, ComponentItem, Type};
 
 use super::wasi::GRANTED;
-use super::{Limits, powers};
+use super::{Limits, host};
 use crate::judge::Fault;
 use crate::text::printable;
 
@@ -110,7 +110,7 @@ pub enum LoadError {
          wasi:config/store: build it without the rest, or without the library that asks for it"
     )]
     Imports(String),
-    /// HostContext that the operator has not granted.
+    /// Capabilities that the operator has not granted.
     #[error("imports that are not granted: {0}")]
     NotGranted(String),
     /// It does not offer what the service calls.
@@ -243,8 +243,8 @@ pub(super) fn check_imports(engine: &Engine, component: &Component) -> Result<()
 }
 
 fn is_granted(import: &str) -> bool {
-    // The contract's types: names, nothing that could be called. For the others see `powers::check`.
-    if import.starts_with("sluicegate:guest/types@0.1.") || powers::is_interface(import) {
+    // The contract's types: names, nothing that could be called. For the others see `host::check`.
+    if import.starts_with("sluicegate:guest/types@0.1.") || host::is_interface(import) {
         return true;
     }
     let (interface, version) = import.split_once('@').unwrap_or((import, ""));

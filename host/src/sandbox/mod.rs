@@ -7,7 +7,7 @@
 //! - [`load`]: why a component is refused, before a byte of it runs
 //! - [`limits`]: what an instance may use
 //! - [`wasi`]: the little of WASI that a guest sees
-//! - [`powers`]: what else it may do, as far as it is granted
+//! - [`host`]: what else it may do, as far as it is granted
 //! - [`permit`]: waiting on a thread that may block
 //! - [`output`]: what a guest prints
 //! - [`guest`]: a compiled component and its call, once a batch
@@ -21,11 +21,11 @@ mod code;
 pub mod compile;
 mod engine;
 mod guest;
+mod host;
 mod limits;
 mod load;
 mod output;
 mod permit;
-mod powers;
 mod wasi;
 
 pub use engine::{Sandbox, SandboxEngine, Source};

@@ -271,7 +271,7 @@ mod tests {
         words.sort_unstable();
         words.dedup();
         assert_eq!(words.len(), 4 * 16, "none repeats, nor is any the same in two: {all:?}");
-        // RulesLoader have made IDs of it: another version of the cipher's crate must give the same.
+        // Guests have made IDs of it: another version of the cipher's crate must give the same.
         assert_eq!(drawn(5, 0)[0], 1_168_585_921);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! So many tenants need no more connections than a few busy ones. Who wants one
 //! waits in a line, and where there are several tenants, none has more than half of
-//! them, so one whose table is locked leaves some to the others. RulesLoader that use
+//! them, so one whose table is locked leaves some to the others. Guests that use
 //! a transaction while they judge can hold one for as long as their limits
 //! allow: so all of them together get half of the connections. And batches of
 //! which their rules made much more than they brought are written one after the

@@ -158,9 +158,9 @@ async fn ask(
 ) -> Result<(Session, Answer), Error> {
     session.begin_all().await?;
     // Nobody has looked at the lag, and there is no stream to have one.
-    let mut powers = HostContext { transaction: Some(Box::new(session)), ..HostContext::default() };
-    let judged = judge(entries, &mut powers);
-    let HostContext { transaction, effects, .. } = powers;
+    let mut context = HostContext { transaction: Some(Box::new(session)), ..HostContext::default() };
+    let judged = judge(entries, &mut context);
+    let HostContext { transaction, effects, .. } = context;
     let session = transaction.and_then(|session| (session as Box<dyn Any>).downcast::<Session>().ok());
     let mut session = session.ok_or(Error::SessionLost)?;
     let judged = judged.map_err(|Lost| session.take_lost().unwrap_or(Error::SessionLost))?;

@@ -1,4 +1,4 @@
-//! RulesLoader that were granted powers, and misuse them.
+//! Guests that were granted capabilities, and misuse them.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use sluicegate_tests::{Event, Fields, Scene, Stream};
 
 use super::{becomes_a_letter, hostile, letters_of, message, provocation, reasons};
 
-/// A scene for a guest with powers: a table and a stream of its own.
+/// A scene for a guest with grants: a table and a stream of its own.
 struct Stage {
     scene: Scene,
     published: Stream,
@@ -18,7 +18,7 @@ impl Stage {
     fn new() -> Self {
         let scene = Scene::new();
         let published = scene.stream.sibling("published");
-        fs::write(scene.folder().join("sluicegate.toml"), guests::powers("", &published.name)).unwrap();
+        fs::write(scene.folder().join("sluicegate.toml"), guests::grants("", &published.name)).unwrap();
         scene.database.execute("CREATE TABLE notes (text TEXT CHECK (text <> 'forbidden'))");
         Self { scene, published }
     }

@@ -1,5 +1,5 @@
 //! Asks PostgreSQL to sleep for an hour. Stopped by the statement's `timeout_ms`.
 
-use hostile::powers::store::{self, Value};
+use hostile::capabilities::store::{self, Value};
 
 hostile::provoked!(|entry| hostile::tell_refusal(entry, store::query("sleep", &[Value::Number(3_600.0)])));

@@ -1,6 +1,6 @@
 //! Hands statements as much as they take. Stopped by the bytes that the parameters of a batch may have.
 
-use hostile::powers::store::{self, Value};
+use hostile::capabilities::store::{self, Value};
 
 hostile::provoked!(|entry| {
     let text = "x".repeat(hostile::amount(entry, 1 << 20));

@@ -1,7 +1,7 @@
 //! Counts under twenty thousand labels, and under names that are too long. Cut to the samples that a batch may
 //! take, and to the series that a tenant may have.
 
-use hostile::powers::metrics;
+use hostile::capabilities::metrics;
 
 hostile::provoked!(|entry| {
     metrics::add(&"x".repeat(1_000_000), &[], 1);

@@ -1,7 +1,7 @@
 //! Runs a statement and rejects its entry. What the statement wrote is refused only when all of it is to be committed, if the
 //! operator's table puts its check off for so long: the letter is written without it.
 
-use hostile::powers::store::{self, Value};
+use hostile::capabilities::store::{self, Value};
 use hostile::{Verdict, violation};
 
 hostile::provoked!(|_| {

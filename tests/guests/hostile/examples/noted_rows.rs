@@ -1,6 +1,6 @@
 //! Makes a thousand rows of an entry and runs a statement: all of it is of one transaction, however much of it there is.
 
-use hostile::powers::store::{self, Value};
+use hostile::capabilities::store::{self, Value};
 use hostile::{Event, Verdict};
 
 hostile::provoked!(|entry| {

@@ -1,8 +1,8 @@
 //! Publishes, runs a statement, counts, and panics. What a call did that gave no verdicts is undone.
 #![expect(clippy::panic, reason = "it is what the guest is for")]
 
-use hostile::powers::store::{self, Value};
-use hostile::powers::{granted_stream, metrics, stream};
+use hostile::capabilities::store::{self, Value};
+use hostile::capabilities::{granted_stream, metrics, stream};
 
 hostile::provoked!(|_| {
     let fields = [("data".to_owned(), "spam".to_owned())];

@@ -1,7 +1,7 @@
 //! Publishes a mebibyte for each entry, of which no two can be written in one transaction, as each has rows of many weeks.
 //! Stopped by what a batch may publish, in however many transactions.
 
-use hostile::powers::{granted_stream, stream};
+use hostile::capabilities::{granted_stream, stream};
 use hostile::{Event, Verdict};
 
 const WEEK_MICROS: i64 = 7 * 86_400_000_000;

@@ -1,6 +1,6 @@
 //! Publishes until it may not any more. Stopped by the entries and the bytes that a batch may publish.
 
-use hostile::powers::{granted_stream, stream};
+use hostile::capabilities::{granted_stream, stream};
 
 hostile::provoked!(|entry| {
     let fields = [("data".to_owned(), "x".repeat(hostile::amount(entry, 300)))];

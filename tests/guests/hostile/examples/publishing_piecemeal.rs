@@ -1,7 +1,7 @@
 //! Fails until each entry of a batch is alone, and publishes for each as much as it may. Stopped by what a
 //! batch may publish, in however many calls.
 
-use hostile::powers::{granted_stream, stream};
+use hostile::capabilities::{granted_stream, stream};
 use hostile::{Entry, Guest, Verdict};
 
 /// What the component exports.

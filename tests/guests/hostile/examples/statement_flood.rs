@@ -1,6 +1,6 @@
 //! Runs statements until it may not any more. Stopped by the number that a batch may run, or by GUEST_TIME_LIMIT_MS.
 
-use hostile::powers::store;
+use hostile::capabilities::store;
 
 hostile::provoked!(|entry| {
     let refusal = loop {

@@ -2,7 +2,7 @@
 //! What a call ran that gave no verdicts is undone, and does not count for the statements that a batch may run.
 #![expect(clippy::panic, reason = "it is what the guest is for")]
 
-use hostile::powers::store;
+use hostile::capabilities::store;
 use hostile::{Entry, Guest, Verdict};
 
 /// What the component exports.

@@ -1,7 +1,7 @@
 //! Runs a statement that PostgreSQL refuses, does not mind, and goes on. The transaction is as it was before the
 //! statement: what else it does, and its event, are stored.
 
-use hostile::powers::store::{self, Value};
+use hostile::capabilities::store::{self, Value};
 
 hostile::provoked!(|entry| {
     for text in ["before", "forbidden", "after"] {

@@ -1,5 +1,5 @@
 //! Runs SQL of its own in the place of a statement's name. Refused by [grants].
 
-use hostile::powers::store;
+use hostile::capabilities::store;
 
 hostile::provoked!(|entry| hostile::tell_refusal(entry, store::execute("DROP TABLE events", &[])));

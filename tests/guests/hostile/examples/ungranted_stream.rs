@@ -1,6 +1,6 @@
 //! Publishes to a stream that it was not granted. Refused by [grants].
 
-use hostile::powers::stream;
+use hostile::capabilities::stream;
 
 hostile::provoked!(|entry| {
     let fields = [("data".to_owned(), "spam".to_owned())];

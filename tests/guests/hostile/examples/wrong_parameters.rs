@@ -1,5 +1,5 @@
 //! Gives a statement a parameter of another type than the operator has declared. Refused.
 
-use hostile::powers::store::{self, Value};
+use hostile::capabilities::store::{self, Value};
 
 hostile::provoked!(|entry| hostile::tell_refusal(entry, store::execute("note", &[Value::Integer(1)])));

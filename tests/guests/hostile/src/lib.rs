@@ -19,7 +19,7 @@ pub mod wasi {
 }
 
 /// What the world `pipeline` has beyond `validator`.
-pub mod powers {
+pub mod capabilities {
     pub use generated::sluicegate::guest::{metrics, store, stream};
 
     mod generated {
@@ -28,7 +28,7 @@ pub mod powers {
             path: "../../../wit",
             inline: "
                 package sluicegate:hostile;
-                world powers {
+                world capabilities {
                     import sluicegate:guest/%stream@0.1.0;
                     import sluicegate:guest/store@0.1.0;
                     import sluicegate:guest/metrics@0.1.0;

@@ -68,13 +68,13 @@ pub(super) fn check(engine: &Engine, component: &Component, grants: &Grants) -> 
 /// Links what is granted.
 pub(super) fn link(linker: &mut Linker<State>, grants: &Grants) -> wasmtime::Result<()> {
     if (STREAM.is_granted)(grants) {
-        stream::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut State| &mut state.lent)?;
+        stream::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut State| &mut state.host)?;
     }
     if (STORE.is_granted)(grants) {
-        store::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut State| &mut state.lent)?;
+        store::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut State| &mut state.host)?;
     }
     if (METRICS.is_granted)(grants) {
-        metrics::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut State| &mut state.lent)?;
+        metrics::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut State| &mut state.host)?;
     }
     Ok(())
 }
@@ -82,7 +82,7 @@ pub(super) fn link(linker: &mut Linker<State>, grants: &Grants) -> wasmtime::Res
 /// What one call has of it.
 #[derive(Default)]
 pub(super) struct HostState {
-    pub(super) powers: HostContext,
+    pub(super) context: HostContext,
     grants: Arc<Grants>,
     /// How often each entry of the batch was delivered.
     deliveries: BTreeMap<EntryId, u64>,
@@ -95,14 +95,14 @@ impl HostState {
     pub(super) fn new(
         grants: &Arc<Grants>,
         batch: &[TextEntry<'_>],
-        powers: HostContext,
+        context: HostContext,
         earlier: Usage,
     ) -> Self {
         let deliveries = match grants.stream {
             true => batch.iter().map(|entry| (entry.id, entry.deliveries)).collect(),
             false => BTreeMap::new(),
         };
-        Self { powers, grants: Arc::clone(grants), deliveries, left: earlier }
+        Self { context, grants: Arc::clone(grants), deliveries, left: earlier }
     }
 }
 
@@ -110,7 +110,7 @@ impl types::Host for HostState {}
 
 impl stream::Host for HostState {
     fn lag(&mut self) -> wasmtime::Result<Option<u64>> {
-        Ok(self.powers.lag.filter(|_| self.grants.stream))
+        Ok(self.context.lag.filter(|_| self.grants.stream))
     }
 
     fn delivery_count(&mut self, id: types::EntryId) -> wasmtime::Result<Option<u64>> {
@@ -142,7 +142,7 @@ impl stream::Host for HostState {
         }
         self.left.publications += 1;
         self.left.published_bytes = bytes;
-        self.powers.effects.publications.push(publication);
+        self.context.effects.publications.push(publication);
         Ok(Ok(()))
     }
 }
@@ -153,7 +153,7 @@ impl HostState {
         run: impl FnOnce(&mut dyn Transaction) -> StatementResult<T>,
     ) -> wasmtime::Result<Result<T, store::Error>> {
         // None on trial, and while start-up code runs.
-        let Some(transaction) = self.powers.transaction.as_deref_mut() else {
+        let Some(transaction) = self.context.transaction.as_deref_mut() else {
             return Ok(Err(store::Error::NotGranted("no batch, no transaction".to_owned())));
         };
         Ok(run(transaction)?.map_err(store::Error::from))
@@ -209,12 +209,12 @@ impl HostState {
             && labels.iter().all(|(name, value)| is_name(name) && value.len() <= MAX_LABEL_BYTES)
             && !matches!(sample, Sample::Observe(value) if !value.is_finite());
         if !is_fine || self.left.samples >= MAX_SAMPLES {
-            self.powers.effects.dropped_samples += 1;
+            self.context.effects.dropped_samples += 1;
             return;
         }
         self.left.samples += 1;
         labels.sort();
-        self.powers.effects.samples.push((Series { name, labels }, sample));
+        self.context.effects.samples.push((Series { name, labels }, sample));
     }
 }
 

@@ -142,7 +142,7 @@ fn a_guest_looks_up_counts_up_and_publishes() {
 }
 
 #[test]
-fn powers_that_are_not_granted_are_named_at_start() {
+fn capabilities_that_are_not_granted_are_named_at_start() {
     let stage = Stage::new();
     let ended = stage.service("").run_to_end();
     assert_eq!(ended.code, Some(1));
