@@ -80,7 +80,7 @@ pub enum Verdict {
     Discard(String),
 }
 
-/// A row as a guest hands it over: hostile input until `screen` has seen it.
+/// A row as a guest hands it over: hostile input until `validate` has seen it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UncheckedEvent {
     /// A UUID in text form.
@@ -95,7 +95,7 @@ pub struct UncheckedEvent {
     pub properties: Option<String>,
 }
 
-/// A row that PostgreSQL can hold. Only `screen` makes one of an unchecked event.
+/// A row that PostgreSQL can hold. Only `validate` makes one of an unchecked event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// With `time`, the key.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::batch::{Event, Judged, Outcome, Violation};
 use crate::capabilities::Publication;
-use crate::screen::{MAX_EXPANSION_WEEKS, week};
+use crate::validate::{MAX_EXPANSION_WEEKS, week};
 
 /// What a row or a letter may take beyond twice its entry, and not count as excess.
 const FREE_BYTES: usize = 1 << 10;

@@ -9,7 +9,7 @@ use tokio::sync::SemaphorePermit;
 use crate::batch::{Breaches, Digest, Entry, Judged, Outcome, Reason, TextEntry, Verdict, Violation};
 use crate::batch_budget;
 use crate::capabilities::{HostContext, Lost};
-use crate::screen::{OutputLimits, cut, quoted, screen};
+use crate::validate::{OutputLimits, cut, quoted, validate};
 
 /// Once a batch has taken so many time limits, its rest is judged entry by
 /// entry, and shares as many again. Enough to find one poison entry by halves
@@ -317,7 +317,7 @@ impl<'a> Asking<'a> {
     fn keep(&mut self, batch: &[TextEntry<'_>], verdicts: Vec<Verdict>) {
         let (bounds, now) = (self.bounds, Utc::now());
         for (entry, verdict) in batch.iter().zip(verdicts) {
-            let outcome = screen(verdict, &bounds, now);
+            let outcome = validate(verdict, &bounds, now);
             if let Outcome::DeadLetter(Reason::BadVerdict, _) = outcome {
                 self.breaches.count(Reason::BadVerdict);
             }

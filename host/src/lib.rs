@@ -1,7 +1,7 @@
 //! Sluicegate as a library: the service, and the demo around it.
 //!
 //! The modules in the order in which an entry meets them: [`stream`] reads it,
-//! [`judge`] asks the rules in their [`sandbox`] and lets [`screen`] check what
+//! [`judge`] asks the rules in their [`sandbox`] and lets [`validate`] check what
 //! they say, [`batch_budget`] cuts what is too much for one transaction, [`store`] commits
 //! its outcome, [`stream`] acknowledges it.
 //! [`pipeline`] joins these steps, [`tenant`] starts and drains a pipeline,
@@ -24,9 +24,9 @@ pub mod outbox;
 pub mod pipeline;
 mod retry;
 pub mod sandbox;
-pub mod screen;
 pub mod service;
 pub mod store;
 pub mod stream;
 pub mod tenant;
 mod text;
+pub mod validate;

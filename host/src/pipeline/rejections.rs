@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::batch::{Judged, Outcome, Violation};
-use crate::screen::cut;
+use crate::validate::cut;
 
 /// Lines about single entries; what goes beyond is counted in one more.
 const MAX_LINES_PER_SECOND: u32 = 100;

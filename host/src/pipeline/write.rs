@@ -21,8 +21,8 @@ use crate::capabilities::{Effects, HostContext, Usage};
 use crate::judge::Judgement;
 use crate::metrics::{Counters, Dependency};
 use crate::retry::Backoff;
-use crate::screen::cut;
 use crate::store::{self, BatchRecord, Begun, Committed, Number, Remedy, Session, Writer};
+use crate::validate::cut;
 
 #[derive(Clone)]
 pub(super) struct WriteStage {

@@ -19,8 +19,8 @@ use crate::batch::{Digest, EntryId, TextEntry, UncheckedEvent, Verdict, Violatio
 use crate::capabilities::{HostContext, Lost};
 use crate::config::Grants;
 use crate::judge::{Fault, Rules};
-use crate::screen::OutputLimits;
 use crate::text::printable;
+use crate::validate::OutputLimits;
 
 use bindings::sluicegate::guest::types as wit;
 

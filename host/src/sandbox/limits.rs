@@ -5,7 +5,7 @@ use std::time::Duration;
 use wasmtime::{ResourceLimiter, Result};
 
 use crate::config::Tenant;
-use crate::screen::OutputLimits;
+use crate::validate::OutputLimits;
 
 /// All limits of a guest, each with its setting.
 #[derive(Clone, Copy, Debug)]

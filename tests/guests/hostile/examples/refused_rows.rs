@@ -1,4 +1,4 @@
-//! Makes a row that passes the host's screen and that PostgreSQL refuses, by a constraint of the operator's. Costs its
+//! Makes a row that passes the host's validation and that PostgreSQL refuses, by a constraint of the operator's. Costs its
 //! own entry.
 
 use hostile::{Event, accept_but};

@@ -64,7 +64,7 @@ pub fn week(event: &Event) -> i64 {
 }
 
 /// Decides what becomes of an entry that got this verdict.
-pub fn screen(verdict: Verdict, bounds: &OutputLimits, now: DateTime<Utc>) -> Outcome {
+pub fn validate(verdict: Verdict, bounds: &OutputLimits, now: DateTime<Utc>) -> Outcome {
     match verdict {
         Verdict::Accept(unchecked) => match event(unchecked, bounds, now) {
             Ok(event) => Outcome::Store(Vec1::One(event)),

@@ -100,7 +100,7 @@ fn nothing_is_kept_of_what_is_cut() {
     }
     let violation = || violation("", "code", String::new());
     let verdict = Verdict::Reject((0..100_000).map(|_| violation()).collect());
-    let Outcome::DeadLetter(_, violations) = screen(verdict, &bounds(), Utc::now()) else {
+    let Outcome::DeadLetter(_, violations) = validate(verdict, &bounds(), Utc::now()) else {
         panic!("rejected")
     };
     assert_eq!((violations.len(), violations.capacity()), (MAX_VIOLATIONS, MAX_VIOLATIONS));
@@ -121,10 +121,10 @@ fn is_storable(event: &Event) -> bool {
 }
 
 proptest! {
-    /// That PostgreSQL agrees is shown by `tests/cases/screening.rs`.
+    /// That PostgreSQL agrees is shown by `tests/cases/validation.rs`.
     #[test]
     fn any_verdict_has_a_fate_within_bounds(verdict in any_verdict()) {
-        match screen(verdict.clone(), &bounds(), Utc::now()) {
+        match validate(verdict.clone(), &bounds(), Utc::now()) {
             Outcome::Store(events) => {
                 let claims = match verdict {
                     Verdict::Accept(_) => 1,
@@ -160,7 +160,7 @@ fn the_limits_are_exact() {
     };
     let (bounds, now) = (bounds(), Utc::now());
     let passes = |event: &UncheckedEvent, bounds| {
-        matches!(screen(Verdict::Accept(event.clone()), &bounds, now), Outcome::Store(_))
+        matches!(validate(Verdict::Accept(event.clone()), &bounds, now), Outcome::Store(_))
     };
     let is_stored = |event: &UncheckedEvent| passes(event, bounds);
     assert!(is_stored(&event));
@@ -172,12 +172,12 @@ fn the_limits_are_exact() {
     assert!(!is_stored(&UncheckedEvent { properties: deep(127), ..event.clone() }), "128 levels");
     let nth = |i: u128| UncheckedEvent { event_id: Uuid::from_u128(i).to_string(), ..event.clone() };
     let expanded = |n: u128| {
-        matches!(screen(Verdict::Expand((0..n).map(nth).collect()), &bounds, now), Outcome::Store(_))
+        matches!(validate(Verdict::Expand((0..n).map(nth).collect()), &bounds, now), Outcome::Store(_))
     };
     assert_eq!([0, 1, 1_000, 1_001].map(expanded), [false, true, true, false]);
     let other = UncheckedEvent { user_id: "another".to_owned(), ..nth(3) };
     let Outcome::DeadLetter(Reason::BadVerdict, violations) =
-        screen(Verdict::Expand(vec![nth(3), nth(4), other]), &bounds, now)
+        validate(Verdict::Expand(vec![nth(3), nth(4), other]), &bounds, now)
     else {
         panic!("two rows of one key");
     };
@@ -206,7 +206,7 @@ fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
         user_id: String::new(),
         properties: None,
     };
-    let code = |verdict, bounds: &OutputLimits| match screen(verdict, bounds, now) {
+    let code = |verdict, bounds: &OutputLimits| match validate(verdict, bounds, now) {
         Outcome::DeadLetter(Reason::BadVerdict, violations) => {
             violations.into_iter().map(|found| found.code).collect()
         }
@@ -219,7 +219,7 @@ fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
     for micros in [-10 * DAY_MICROS - 1, 2 * DAY_MICROS + 1] {
         assert_eq!(code(Verdict::Accept(event(micros)), &bounds), "time_out_of_window", "{micros}");
     }
-    let message = |micros: i64| match screen(
+    let message = |micros: i64| match validate(
         Verdict::Accept(UncheckedEvent { time: micros, ..event(0) }),
         &Limits::default().bounds,
         now,

@@ -1,4 +1,4 @@
-//! What the host's screen lets through, PostgreSQL takes: extreme values, in great variety.
+//! What the host validates, PostgreSQL takes: extreme values, in great variety.
 
 use std::fmt::Write as _;
 
