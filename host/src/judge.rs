@@ -178,11 +178,11 @@ pub fn judge(
             Err(outcome) => Some(outcome),
         })
         .collect();
-    let mut asking = Asking::new(rules, text_entry.len(), context);
-    asking.ask(&text_entry)?;
+    let mut run = BatchRun::new(rules, text_entry.len(), context);
+    run.ask(&text_entry)?;
     drop(text_entry);
 
-    let Asking { outcomes, breaches, too_many_at_once, .. } = asking;
+    let BatchRun { outcomes, breaches, too_many_at_once, .. } = run;
     let digest = rules.digest();
     let mut outcomes = outcomes.into_iter();
     let outcomes = settled.into_iter().map_while(|outcome| outcome.or_else(|| outcomes.next()));
@@ -192,7 +192,7 @@ pub fn judge(
 }
 
 /// The questions about one batch, and the answers so far.
-struct Asking<'a> {
+struct BatchRun<'a> {
     rules: &'a dyn Rules,
     context: &'a mut HostContext,
     bounds: OutputLimits,
@@ -215,7 +215,7 @@ struct Asking<'a> {
     too_many_at_once: Option<usize>,
 }
 
-impl<'a> Asking<'a> {
+impl<'a> BatchRun<'a> {
     fn new(rules: &'a dyn Rules, entries: usize, context: &'a mut HostContext) -> Self {
         Self {
             rules,

@@ -240,9 +240,9 @@ impl Run {
         let noting = note_swaps(store.clone(), tenant.clone(), rules.clone());
         let _noting = AbortOnDropHandle::new(tokio::spawn(noting.in_current_span()));
         let housekeeping = housekeep(stream.clone(), store.clone(), tenant.clone());
-        let _tidying = AbortOnDropHandle::new(tokio::spawn(housekeeping.in_current_span()));
-        let forgetting = prune_decided(store.clone(), tenant.decided_kept());
-        let _forgetting = AbortOnDropHandle::new(tokio::spawn(forgetting.in_current_span()));
+        let _housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping.in_current_span()));
+        let pruning = prune_decided(store.clone(), tenant.decided_kept());
+        let _pruning = AbortOnDropHandle::new(tokio::spawn(pruning.in_current_span()));
         let pipeline = Pipeline {
             reader: stream.reader(tenant),
             rules,
@@ -346,7 +346,7 @@ async fn prune_decided(store: Store, kept: Duration) {
             continue;
         }
         // One tenant after the other: many that started together would ask at the same moment.
-        let Ok(_turn) = store.database().turn_to_tidy().await else { return };
+        let Ok(_permit) = store.database().housekeeping_permit().await else { return };
         if let Err(error) = store.prune_decided(kept).await
             && backoff.should_log()
         {
@@ -362,7 +362,7 @@ async fn housekeep(stream: Stream, store: Store, tenant: Tenant) {
     loop {
         hours.tick().await;
         // One tenant after the other, or a hundred would want a connection at the same moment.
-        let Ok(_turn) = store.database().turn_to_tidy().await else { return };
+        let Ok(_permit) = store.database().housekeeping_permit().await else { return };
         match purge(&store, &tenant.name, days).await {
             Ok(0) => {}
             Ok(purged) => tracing::info!(purged, days, "old dead letters deleted"),

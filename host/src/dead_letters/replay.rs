@@ -153,7 +153,7 @@ impl Outbox<'_> {
 }
 
 /// The rules, and how long they may take between two statements.
-struct Judging<'a> {
+struct ReplayJudge<'a> {
     judge: Judge<'a>,
     pause: Duration,
 }
@@ -182,12 +182,12 @@ impl ReplayRun<'_> {
             let judge = || judge(rules, u64::MAX, entries, context);
             tokio::task::block_in_place(judge).map(|judgement| judgement.entries)
         };
-        let judging = Judging { judge: &judge, pause: max_pause(rules, self.limit) };
+        let replay_judge = ReplayJudge { judge: &judge, pause: max_pause(rules, self.limit) };
 
         let mut meter = ProgressMeter::new(self.dead_letters.left(&self.scope).await?, progress);
         let mut idle_since = Instant::now();
         loop {
-            if self.pass(&judging, &mut meter).await? > 0 {
+            if self.pass(&replay_judge, &mut meter).await? > 0 {
                 idle_since = Instant::now();
             }
             // A dry run locks nothing, and passes over nothing.
@@ -202,13 +202,17 @@ impl ReplayRun<'_> {
     }
 
     /// Once through the letters that nobody holds; gives how many they were.
-    async fn pass(&mut self, judging: &Judging<'_>, meter: &mut ProgressMeter<'_>) -> Result<u64, Error> {
+    async fn pass(
+        &mut self,
+        replay_judge: &ReplayJudge<'_>,
+        meter: &mut ProgressMeter<'_>,
+    ) -> Result<u64, Error> {
         let (mut after, mut replayed) = (0, 0);
         // So many letters are to be taken one by one.
         let mut alone = 0_u32;
         loop {
             let limit = if alone > 0 { 1 } else { self.limit };
-            let Some(part) = self.part(after, limit, judging, meter).await? else {
+            let Some(part) = self.part(after, limit, replay_judge, meter).await? else {
                 alone = limit;
                 continue;
             };
@@ -230,11 +234,11 @@ impl ReplayRun<'_> {
         &self,
         after: i64,
         limit: u32,
-        judging: &Judging<'_>,
+        replay_judge: &ReplayJudge<'_>,
         meter: &mut ProgressMeter<'_>,
     ) -> Result<Option<Replay>, Error> {
         let begun = Instant::now();
-        let Judging { judge, pause } = *judging;
+        let ReplayJudge { judge, pause } = *replay_judge;
         loop {
             let Self { store, scope, dry_run: trial, .. } = self;
             let part = ReplayPage { store, scope, after, limit, trial: *trial, judge, pause };

@@ -139,7 +139,7 @@ impl ReadStage {
                 return Ok(Vec::new());
             }
             match self.commit_log.lookup(&entries).await {
-                Ok(recalled) => break recalled,
+                Ok(found) => break found,
                 Err(error) => self.wait_for_postgres(error, &mut backoff).await?,
             }
         };
@@ -219,7 +219,7 @@ impl ReadStage {
         }
         self.counters.waits_for(Dependency::Postgres, true);
         if backoff.should_log() {
-            tracing::warn!(%error, "recalling what was committed failed; trying again");
+            tracing::warn!(%error, "looking up what was committed failed; trying again");
         }
         backoff.wait_unless(&self.shutdown).await;
         Ok(())

@@ -147,8 +147,8 @@ impl SandboxEngine {
         wasi::link(&mut linker)?;
         host::link(&mut linker, &grants)?;
         let (linker, settings, grants) = (Arc::new(linker), Arc::new(settings), Arc::new(grants));
-        let (sandboxes, engine) = (self.clone(), engine.clone());
-        Ok(Sandbox { sandboxes, tenant, engine, linker, limits, settings, grants })
+        let (shared, engine) = (self.clone(), engine.clone());
+        Ok(Sandbox { shared, tenant, engine, linker, limits, settings, grants })
     }
 
     /// Blocks until a guest may be called.
@@ -156,12 +156,12 @@ impl SandboxEngine {
         acquire_blocking(&self.0.calls)
     }
 
-    fn place_of(&self, code: Code, digest: Digest) -> Arc<CachedComponent> {
+    fn cached_component(&self, code: Code, digest: Digest) -> Arc<CachedComponent> {
         let mut compiled = self.0.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         // What is nobody's any more, and is not being compiled.
-        compiled.retain(|_, place| {
-            Arc::strong_count(place) > 1
-                || place.try_lock().is_ok_and(|component| component.strong_count() > 0)
+        compiled.retain(|_, cached| {
+            Arc::strong_count(cached) > 1
+                || cached.try_lock().is_ok_and(|component| component.strong_count() > 0)
         });
         Arc::clone(compiled.entry((code, digest)).or_default())
     }
@@ -170,7 +170,7 @@ impl SandboxEngine {
 /// Compiles a tenant's components, and holds what all of them share. Cheap to clone.
 #[derive(Clone)]
 pub struct Sandbox {
-    sandboxes: SandboxEngine,
+    shared: SandboxEngine,
     /// Whose turn it is when it compiles.
     tenant: TenantName,
     engine: Engine,
@@ -208,7 +208,7 @@ impl Sandbox {
             let form = form(bytes, &self.limits)?;
             let component = Component::from_binary(&self.engine, bytes);
             let component = component.map_err(|error| LoadError::Compile(describe(&error)))?;
-            Ok(Compiled { component, form, _room: self.sandboxes.0.code_room.take(0)? })
+            Ok(Compiled { component, form, _room: self.shared.0.code_room.take(0)? })
         })
     }
 
@@ -221,7 +221,7 @@ impl Sandbox {
         // Compiled for another tenant, perhaps, whose limits are wider.
         compiled.form.check(&self.limits)?;
         let (settings, grants) = (Arc::clone(&self.settings), Arc::clone(&self.grants));
-        Guest::new(compiled, digest, &self.linker, self.limits, settings, grants, self.sandboxes.clone())
+        Guest::new(compiled, digest, &self.linker, self.limits, settings, grants, self.shared.clone())
     }
 
     /// The component as another tenant has it, or compiled now.
@@ -230,14 +230,14 @@ impl Sandbox {
         digest: Digest,
         compile: impl FnOnce() -> Result<Compiled, LoadError>,
     ) -> Result<Arc<Compiled>, LoadError> {
-        let place = self.sandboxes.place_of(Code::from_limits(&self.limits), digest);
+        let cached = self.shared.cached_component(Code::from_limits(&self.limits), digest);
         // Held while it is compiled: who wants the same waits for it.
-        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(compiled) = place.upgrade() {
+        let mut cached = cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(compiled) = cached.upgrade() {
             return Ok(compiled);
         }
         let compiled = Arc::new(compile()?);
-        *place = Arc::downgrade(&compiled);
+        *cached = Arc::downgrade(&compiled);
         Ok(compiled)
     }
 
@@ -247,7 +247,7 @@ impl Sandbox {
         if bytes == 0 || bytes > max_code_bytes(source.about_bytes) {
             return Ok(None);
         }
-        let room = self.sandboxes.0.code_room.take(bytes)?;
+        let room = self.shared.0.code_room.take(bytes)?;
         let Some(code) = cache.get(&self.engine, source.digest, bytes) else { return Ok(None) };
         match code.load(&self.engine) {
             Ok(component) => {
@@ -263,7 +263,7 @@ impl Sandbox {
 
     /// Takes the code from the cache, or compiles in a child process.
     fn compile(&self, source: Source<'_>) -> Result<Compiled, LoadError> {
-        let EngineInner { compilers, code_room, cache, .. } = &*self.sandboxes.0;
+        let EngineInner { compilers, code_room, cache, .. } = &*self.shared.0;
         let (digest, limits) = (source.digest, &self.limits);
         if let Some(cache) = cache
             && let Some(compiled) = compilers.in_line(|| self.cached(cache, source))?

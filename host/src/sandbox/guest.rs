@@ -45,7 +45,7 @@ pub struct Guest {
     grants: Arc<Grants>,
     /// Whether it imports any of the world `pipeline`.
     imports_capabilities: bool,
-    sandboxes: SandboxEngine,
+    shared: SandboxEngine,
     /// For as long as it lives, other tenants find it compiled.
     _compiled: Arc<Compiled>,
 }
@@ -86,7 +86,7 @@ impl Guest {
         limits: Limits,
         settings: Arc<BTreeMap<String, String>>,
         grants: Arc<Grants>,
-        sandboxes: SandboxEngine,
+        shared: SandboxEngine,
     ) -> Result<Self, LoadError> {
         let component = &compiled.component;
         let engine = component.engine();
@@ -108,7 +108,7 @@ impl Guest {
             log,
             grants,
             imports_capabilities,
-            sandboxes,
+            shared,
             _compiled: compiled,
         };
         guest.start_on_trial()?;
@@ -117,7 +117,7 @@ impl Guest {
 
     /// Start-up code is the same for every batch. What fails in it must not be blamed on entries.
     fn start_on_trial(&self) -> Result<(), LoadError> {
-        let _permit = self.sandboxes.call_permit();
+        let _permit = self.shared.call_permit();
         let output = Output::new(self.limits.log_bytes);
         let started = self
             .store(EntryId::ZERO, &output, self.limits.time)
@@ -268,7 +268,7 @@ impl Rules for Guest {
     }
 
     fn call_permit(&self) -> Option<SemaphorePermit<'_>> {
-        self.sandboxes.call_permit()
+        self.shared.call_permit()
     }
 
     fn wants_transaction(&self) -> bool {

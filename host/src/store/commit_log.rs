@@ -22,7 +22,7 @@ use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::pool::Purpose;
-use super::{Committed, Error, Store, patient};
+use super::{Committed, Error, Store, within_timeout};
 use crate::batch::{Entry, EntryId, Judged, Tally};
 use crate::capabilities::Publication;
 
@@ -48,11 +48,11 @@ impl BatchRecord {
         rows: Vec<(i64, Vec<u8>)>,
         entries: &[Entry],
     ) -> Result<Option<Arc<Vec<Publication>>>, Error> {
-        let marks: HashSet<EntryKey> = entries.iter().map(EntryKey::from_entry).collect();
+        let keys: HashSet<EntryKey> = entries.iter().map(EntryKey::from_entry).collect();
         for (number, row) in rows {
-            for CommitPart { marks: decided, publications } in decode(&row)? {
+            for CommitPart { keys: decided, publications } in decode(&row)? {
                 let decided: HashSet<EntryKey> = decided.into_iter().collect();
-                if marks.is_subset(&decided) {
+                if keys.is_subset(&decided) {
                     let is_new = self.given.insert(number);
                     return Ok(Some(if is_new { publications } else { Arc::default() }));
                 }
@@ -114,13 +114,13 @@ impl Drop for Held {
 /// What one transaction has decided, and what its rules have published, which is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct CommitPart {
-    marks: Vec<EntryKey>,
+    keys: Vec<EntryKey>,
     publications: Arc<Vec<Publication>>,
 }
 
 impl CommitPart {
     fn from_batch(batch: &[Judged], publications: Arc<Vec<Publication>>) -> Self {
-        Self { marks: batch.iter().map(|judged| EntryKey::from_entry(&judged.entry)).collect(), publications }
+        Self { keys: batch.iter().map(|judged| EntryKey::from_entry(&judged.entry)).collect(), publications }
     }
 }
 
@@ -186,7 +186,7 @@ fn encode<'a>(parts: impl Iterator<Item = &'a CommitPart>) -> Result<Vec<u8>, Er
             last = id.milliseconds;
             Step(step, id.sequence, checksum.to_le_bytes())
         };
-        EncodedPart(part.marks.iter().map(step).collect(), Cow::Borrowed(&part.publications))
+        EncodedPart(part.keys.iter().map(step).collect(), Cow::Borrowed(&part.publications))
     };
     let parts: Vec<EncodedPart<'_>> = parts.map(encoded).collect();
     postcard::to_stdvec(&parts).map_err(Error::BatchRecord)
@@ -201,7 +201,7 @@ fn decode(bytes: &[u8]) -> Result<Vec<CommitPart>, Error> {
             EntryKey { id: EntryId { milliseconds, sequence }, checksum: u32::from_le_bytes(checksum) }
         };
         CommitPart {
-            marks: steps.into_iter().map(key).collect(),
+            keys: steps.into_iter().map(key).collect(),
             publications: Arc::new(publications.into_owned()),
         }
     };
@@ -228,7 +228,8 @@ impl CommitLog {
     pub async fn fence(&self, owners: Option<&BTreeSet<String>>) -> Result<(), Error> {
         let store = &self.store;
         let mut pooled = store.acquire(Purpose::Plain).await.map_err(|error| store.database.failed(error))?;
-        let fenced = patient("fencing earlier runs", fence(store, owners, &mut pooled.connection)).await;
+        let fenced =
+            within_timeout("fencing earlier runs", fence(store, owners, &mut pooled.connection)).await;
         store.database.finish(pooled, fenced)
     }
 
@@ -240,9 +241,9 @@ impl CommitLog {
         let store = &self.store;
         let mut pooled = store.acquire(Purpose::Plain).await.map_err(|error| store.database.failed(error))?;
         let ends = ends(|| entries.iter().map(|entry| entry.id));
-        let known = patient("recalling commits", known(store, ends, &mut pooled.connection)).await;
+        let known = within_timeout("looking up commits", known(store, ends, &mut pooled.connection)).await;
         let mut known = store.database.finish(pooled, known)?;
-        let of = |entry: &Entry| match (known.marks.get(&entry.id), &entry.fields) {
+        let of = |entry: &Entry| match (known.keys.get(&entry.id), &entry.fields) {
             (None, _) => None,
             // Deleted since: there is nothing left to compare.
             (Some((_, key)), None) => Some(*key),
@@ -280,7 +281,7 @@ impl CommitLog {
 
 #[derive(Default)]
 struct Known {
-    marks: HashMap<EntryId, (u32, Key)>,
+    keys: HashMap<EntryId, (u32, Key)>,
     publications: HashMap<Key, Arc<Vec<Publication>>>,
 }
 
@@ -328,11 +329,11 @@ async fn known(
     let mut known = Known::default();
     for row in rows {
         let (run, transaction) = (row.try_get("run")?, row.try_get("number")?);
-        for (number, CommitPart { marks, publications }) in
+        for (number, CommitPart { keys, publications }) in
             decode(row.try_get("entries")?)?.into_iter().enumerate()
         {
             let key = (run, transaction, number);
-            known.marks.extend(marks.into_iter().map(|EntryKey { id, checksum }| (id, (checksum, key))));
+            known.keys.extend(keys.into_iter().map(|EntryKey { id, checksum }| (id, (checksum, key))));
             known.publications.insert(key, publications);
         }
     }
@@ -351,10 +352,10 @@ pub struct StaleRun {
 
 impl Store {
     /// Makes the rows of this run, for so many batches in flight, before it reads: what is not there cannot
-    /// be fenced. Then, every hour, renews them, so that nobody takes what it has written for [leftovers](Self::leftovers).
+    /// be fenced. Then, every hour, renews them, so that nobody takes what it has written for [stale](Self::stale).
     pub async fn register(&self, slots: usize) -> Result<(), Error> {
         let mut pooled = self.database.acquire(Purpose::Plain).await?;
-        let enlisted = sqlx::query(
+        let registered = sqlx::query(
             "INSERT INTO commits (run, slot, stream, consumer_group, consumer, entries)
              SELECT $1, slot, $2, $3, $4, '\\x00' FROM generate_series(0, $5 - 1) AS slot
              ON CONFLICT (run, slot) DO UPDATE SET committed_at = now() WHERE commits.fenced_at IS NULL",
@@ -365,8 +366,8 @@ impl Store {
         .bind(&self.database.consumer)
         .bind(i32::try_from(slots).unwrap_or(i32::MAX))
         .execute(&mut pooled.connection);
-        let enlisted = patient("making the rows of a run", enlisted).await;
-        self.database.finish(pooled, enlisted).map(drop)
+        let registered = within_timeout("making the rows of a run", registered).await;
+        self.database.finish(pooled, registered).map(drop)
     }
 
     /// About the greatest ID of which it is known that it was decided.
@@ -377,7 +378,7 @@ impl Store {
                 .bind(&self.stream)
                 .bind(&self.group)
                 .fetch_one(&mut pooled.connection);
-        let last = patient("looking for the last commit", last).await;
+        let last = within_timeout("looking for the last commit", last).await;
         let last: Option<i64> = self.database.finish(pooled, last)?;
         let milliseconds = last.and_then(|last| u64::try_from(last).ok());
         // Of those of the same millisecond nobody knows which they were: each is to be looked up.
@@ -399,7 +400,7 @@ impl Store {
         .bind(self.numbers.oldest())
         .bind(before.as_secs_f64())
         .execute(&mut pooled.connection);
-        let deleted = patient("deleting what was decided", deleted).await;
+        let deleted = within_timeout("deleting what was decided", deleted).await;
         self.database.finish(pooled, deleted).map(drop)
     }
 
@@ -434,9 +435,9 @@ impl Store {
             .fetch_all(&mut pooled.connection)
             .await
         };
-        let rows = patient("looking for old commits", found).await;
+        let rows = within_timeout("looking for old commits", found).await;
         let rows = self.database.finish(pooled, rows)?;
-        let leftover = |row: &sqlx::postgres::PgRow| {
+        let stale_run = |row: &sqlx::postgres::PgRow| {
             let milliseconds =
                 |name| row.try_get::<i64, _>(name).map(|found| u64::try_from(found).unwrap_or(0));
             Ok(StaleRun {
@@ -445,16 +446,16 @@ impl Store {
                 last: milliseconds("last")?,
             })
         };
-        rows.iter().map(leftover).collect()
+        rows.iter().map(stale_run).collect()
     }
 
     /// Deletes what a run has left behind.
-    pub async fn prune(&self, leftover: &StaleRun) -> Result<(), Error> {
+    pub async fn prune(&self, stale_run: &StaleRun) -> Result<(), Error> {
         let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let deleted = sqlx::query("DELETE FROM decided WHERE run = $1")
-            .bind(leftover.run)
+            .bind(stale_run.run)
             .execute(&mut pooled.connection);
-        let deleted = patient("deleting old commits", deleted).await;
+        let deleted = within_timeout("deleting old commits", deleted).await;
         self.database.finish(pooled, deleted).map(drop)
     }
 }
@@ -470,8 +471,8 @@ mod tests {
             let publication = |stream| Publication { stream, fields: vec![("a".into(), "b".into())] };
             let parts: Vec<CommitPart> = parts
                 .into_iter()
-                .map(|(marks, stream)| CommitPart {
-                    marks: marks.into_iter().map(key).collect(),
+                .map(|(keys, stream)| CommitPart {
+                    keys: keys.into_iter().map(key).collect(),
                     publications: Arc::new(vec![publication(stream)]),
                 })
                 .collect();
@@ -497,7 +498,7 @@ mod tests {
             id: EntryId { milliseconds: 1_768_689_000_123 + i / 3, sequence: i % 3 },
             checksum: 7,
         };
-        let part = CommitPart { marks: (0..100).map(key).collect(), publications: Arc::default() };
+        let part = CommitPart { keys: (0..100).map(key).collect(), publications: Arc::default() };
         let bytes = encode([&part].into_iter()).expect("plain data");
         assert_eq!(bytes.len(), 3 + 100 * 6 + 5, "six bytes an entry");
     }

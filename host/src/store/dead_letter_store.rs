@@ -6,7 +6,7 @@ use sqlx::{Postgres, QueryBuilder, Row as _};
 
 use super::pool::Purpose;
 use super::timestamp::{NoTimestamp, Timestamp};
-use super::{Database, Error, patient};
+use super::{Database, Error, within_timeout};
 use crate::batch::{Entry, EntryId, Field, Violation};
 
 /// Which letters are meant: those that match all that is given.
@@ -189,7 +189,7 @@ impl DeadLetterStore {
         query.push(") RETURNING id) SELECT count(*), max(id) FROM purged");
         let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let row = query.build().persistent(false).fetch_one(&mut pooled.connection);
-        let row = patient("deleting dead letters", row).await;
+        let row = within_timeout("deleting dead letters", row).await;
         let row = self.database.finish(pooled, row)?;
         let (count, last): (i64, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
         Ok(last.map(|last| (u64::try_from(count).unwrap_or(0), last)))

@@ -76,7 +76,7 @@ pub enum Error {
     #[error("the session with the database was lost without a word")]
     SessionLost,
     /// The process is ending.
-    #[error("no more connections are lent")]
+    #[error("the pool of connections is closed")]
     Closed,
     /// More fields in one batch's dead letters than an array can count.
     #[error("the dead letters of one batch have more than 2^31 fields")]

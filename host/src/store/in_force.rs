@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::dead_letter_store::time;
 use super::pool::Purpose;
-use super::{DeadLetterStore, Error, Store, patient};
+use super::{DeadLetterStore, Error, Store, within_timeout};
 use crate::batch::{Digest, Digester};
 use crate::config::{Grants, Tenant, TenantName};
 
@@ -94,7 +94,7 @@ impl Store {
             sqlx::query(PRUNE).bind(self.tenant.as_str()).execute(&mut pooled.connection).await?;
             Ok::<(), Error>(())
         };
-        let noted = patient("noting which rules are in force", noted).await;
+        let noted = within_timeout("noting which rules are in force", noted).await;
         self.database.finish(pooled, noted)
     }
 }
@@ -104,7 +104,7 @@ impl DeadLetterStore {
     pub async fn rules_in_force(&self, tenant: &TenantName) -> Result<Option<RulesInForce>, Error> {
         let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let row = sqlx::query(NEWEST).bind(tenant.as_str()).fetch_optional(&mut pooled.connection);
-        let row = patient("looking which rules are in force", row).await;
+        let row = within_timeout("looking which rules are in force", row).await;
         let Some(row) = self.database.finish(pooled, row)? else { return Ok(None) };
         Ok(Some(RulesInForce::from_row(&row)?))
     }

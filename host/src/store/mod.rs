@@ -80,7 +80,7 @@ const WRITING: &str = "writing a batch";
 
 /// Waits for the database, but not longer than [`WRITE_TIMEOUT`]: for one
 /// statement, or those of one batch, so that many of them are not cut off.
-async fn patient<T, E: Into<Error>>(
+async fn within_timeout<T, E: Into<Error>>(
     what: &'static str,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, Error> {
@@ -216,7 +216,7 @@ impl Database {
     }
 
     /// Waits until no other tenant tidies up. For as long as the permit lives none begins.
-    pub async fn turn_to_tidy(&self) -> Result<SemaphorePermit<'_>, Error> {
+    pub async fn housekeeping_permit(&self) -> Result<SemaphorePermit<'_>, Error> {
         self.housekeeping.acquire().await.map_err(|_| Error::Closed)
     }
 

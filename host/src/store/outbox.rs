@@ -5,7 +5,7 @@
 use sqlx::{PgConnection, Row as _};
 
 use super::pool::{PooledConnection, Purpose};
-use super::{Error, Store, patient};
+use super::{Error, Store, within_timeout};
 use crate::capabilities::Publication;
 
 const PUT: &str = "INSERT INTO replay_outbox (tenant, publications) VALUES ($1, $2)";
@@ -49,7 +49,7 @@ impl Store {
             }
             Ok::<_, Error>(row)
         };
-        let taken = patient("looking into the outbox", taken).await;
+        let taken = within_timeout("looking into the outbox", taken).await;
         let Some(row) = taken.map_err(|error| self.database.failed(error))? else {
             pooled.release(&self.database);
             return Ok(None);
@@ -66,7 +66,7 @@ impl Store {
             sqlx::raw_sql("COMMIT").execute(&mut pooled.connection).await?;
             Ok::<(), Error>(())
         };
-        let deleted = patient("writing to the outbox", deleted).await;
+        let deleted = within_timeout("writing to the outbox", deleted).await;
         self.database.finish(pooled, deleted)
     }
 }

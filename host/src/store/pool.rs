@@ -30,7 +30,7 @@ pub(super) struct Pool {
     idle: Mutex<Vec<PgConnection>>,
 }
 
-/// A connection that is lent. Unless it is [given back](Self::give_back) it is
+/// A connection of the pool. Unless it is [released](Self::release) it is
 /// closed: after an error, a time-out or a cancelled write its state is in doubt.
 pub(super) struct PooledConnection {
     pub(super) connection: PgConnection,

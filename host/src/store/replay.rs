@@ -14,7 +14,7 @@ use super::dead_letter_store::{DeadLetterStore, Letter, Scope};
 use super::pool::Purpose;
 use super::session::{self, Session};
 use super::write::{Keys, Others, Rows, look_at_others, take_new};
-use super::{Error, Remedy, Store, outbox, patient};
+use super::{Error, Remedy, Store, outbox, within_timeout};
 use crate::batch::{Digest, Entry, Judged, Outcome, Reason};
 use crate::capabilities::{HostContext, Lost, Publication};
 use crate::failpoint::failpoint;
@@ -84,7 +84,7 @@ impl DeadLetterStore {
         let mut session = Session::begin(pooled, part.store, part.pause).await?;
         let mut next = part.scope.next(part.after, part.limit, part.trial);
         let next = next.build().persistent(false).fetch_all(&mut session.pooled.connection);
-        let rows = patient("taking dead letters", next).await?;
+        let rows = within_timeout("taking dead letters", next).await?;
         let letters = Letter::all(&rows)?;
         let Some(last) = letters.last().map(|letter| letter.id) else {
             session.rollback(&self.database).await?;
@@ -143,7 +143,7 @@ impl DeadLetterStore {
             sqlx::raw_sql("COMMIT").execute(connection).await?;
             Ok::<(), Error>(())
         };
-        patient("writing what was replayed", committed).await?;
+        within_timeout("writing what was replayed", committed).await?;
         failpoint!("after_commit", failed());
         session.release(&self.database).await;
         Ok(())
@@ -181,7 +181,7 @@ async fn insert(
         sqlx::raw_sql(AssertSqlSafe(session::end_of_guest())).execute(&mut *connection).await?;
         Rows::from_batch(judged).insert_returning(store, connection).await
     };
-    match patient("storing what was replayed", inserted).await {
+    match within_timeout("storing what was replayed", inserted).await {
         Ok(new) => Ok(Some(new)),
         Err(error) => match error.remedy() {
             Remedy::BlameRow => Ok(None),

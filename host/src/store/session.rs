@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::pool::PooledConnection;
 use super::timestamp::{NoTimestamp, Timestamp};
-use super::{Database, Error, Number, STATEMENT_TIMEOUT_MS, Store, patient};
+use super::{Database, Error, Number, STATEMENT_TIMEOUT_MS, Store, within_timeout};
 use crate::capabilities::{
     Lost, MAX_PARAMETERS_BYTES, MAX_STATEMENTS, StatementError, StatementResult, Transaction, Value,
 };
@@ -57,7 +57,7 @@ impl Session {
         let idle_ms = u128::from(STATEMENT_TIMEOUT_MS) + pause.as_millis();
         let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}");
         let begin = sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut pooled.connection);
-        patient("beginning a transaction", begin).await?;
+        within_timeout("beginning a transaction", begin).await?;
         let (statements, runtime) = (Arc::clone(&store.statements), Handle::current());
         Ok(Self { pooled, statements, runtime, count: 0, bytes: 0, before_call: (0, 0), lost: None })
     }
@@ -83,7 +83,7 @@ impl Session {
                 .fetch_all(connection)
                 .await
         };
-        patient("beginning a transaction", taken).await
+        within_timeout("beginning a transaction", taken).await
     }
 
     /// Whether a statement of the guest's was run.
@@ -94,26 +94,26 @@ impl Session {
     /// From here on all can be undone that the guest does.
     pub(super) async fn begin_all(&mut self) -> Result<(), Error> {
         let begun = sqlx::raw_sql("SAVEPOINT guest").execute(&mut self.pooled.connection);
-        patient("beginning a transaction", begun).await.map(drop)
+        within_timeout("beginning a transaction", begun).await.map(drop)
     }
 
     /// Takes back what was written since [`Session::begin_all`], after an error too.
     pub(super) async fn undo_all(&mut self) -> Result<(), Error> {
         let undone = sqlx::raw_sql("ROLLBACK TO SAVEPOINT guest").execute(&mut self.pooled.connection);
-        patient("rolling back", undone).await.map(drop)
+        within_timeout("rolling back", undone).await.map(drop)
     }
 
     /// Takes back the whole transaction.
     pub(super) async fn rollback(mut self, database: &Database) -> Result<(), Error> {
         let undone = sqlx::raw_sql("ROLLBACK").execute(&mut self.pooled.connection);
-        let undone = patient("rolling back", undone).await;
+        let undone = within_timeout("rolling back", undone).await;
         database.finish(self.pooled, undone).map(drop)
     }
 
     /// After the commit. A connection on which something may be left is closed.
     pub(super) async fn release(mut self, database: &Database) {
         let is_clean = !self.was_used()
-            || patient("tidying up", sqlx::raw_sql(FORGET).execute(&mut self.pooled.connection))
+            || within_timeout("tidying up", sqlx::raw_sql(FORGET).execute(&mut self.pooled.connection))
                 .await
                 .is_ok();
         if is_clean {

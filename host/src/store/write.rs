@@ -14,7 +14,7 @@ use super::dead_letters::Letters;
 use super::pool::Purpose;
 use super::session::{self, Session};
 use super::timestamp::Timestamp;
-use super::{BatchRecord, Committed, Error, Number, Remedy, Store, WRITING, patient};
+use super::{BatchRecord, Committed, Error, Number, Remedy, Store, WRITING, within_timeout};
 use crate::batch::{Entry, EntryId, Event, Judged, Outcome, Reason, Tally, Vec1};
 use crate::batch_budget;
 use crate::capabilities::Publication;
@@ -109,15 +109,15 @@ impl Writer {
         let mut pooled = self.store.acquire(purpose).await?;
         if let Purpose::Heavy = purpose {
             // Others wait for the connection: not for somebody's lock on this tenant's table, too.
-            patient(WRITING, set_lock_timeout("1s", &mut pooled.connection)).await?;
+            within_timeout(WRITING, set_lock_timeout("1s", &mut pooled.connection)).await?;
         }
         let new_rows = write(&mut pooled.connection, &self.store, &rows, &letters, &recorded);
-        let new_rows = match patient(WRITING, new_rows).await {
+        let new_rows = match within_timeout(WRITING, new_rows).await {
             Ok(new_rows) => new_rows,
             Err(error) => {
                 if let (Remedy::BlameRow, Purpose::Plain) = (error.remedy(), purpose) {
                     // Nothing is wrong with the connection, and a flood of such rows would leave nobody a warm one.
-                    if patient("rolling back", pooled.connection.ping()).await.is_ok() {
+                    if within_timeout("rolling back", pooled.connection.ping()).await.is_ok() {
                         pooled.release(&self.store.database);
                     }
                 }
@@ -125,7 +125,7 @@ impl Writer {
             }
         };
         if let Purpose::Heavy = purpose {
-            patient(WRITING, set_lock_timeout("0", &mut pooled.connection)).await?;
+            within_timeout(WRITING, set_lock_timeout("0", &mut pooled.connection)).await?;
         }
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         pooled.release(&self.store.database);
@@ -235,7 +235,7 @@ impl Writer {
             sqlx::raw_sql("COMMIT").execute(connection).await?;
             Ok::<NewRows, Error>(new_rows)
         };
-        let new_rows = patient(WRITING, written).await?;
+        let new_rows = within_timeout(WRITING, written).await?;
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         session.release(&self.store.database).await;
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
@@ -326,7 +326,7 @@ pub(super) async fn look_at_others(store: &Store, connection: &mut PgConnection)
         sqlx::raw_sql("ROLLBACK TO SAVEPOINT others").execute(connection).await?;
         Ok::<Others, Error>(others)
     };
-    patient("looking whether other rows can be written", looked).await
+    within_timeout("looking whether other rows can be written", looked).await
 }
 
 /// What there is when a transaction was to begin.

@@ -253,16 +253,16 @@ impl Reader {
     }
 
     /// Whether this part may be read now. A suspect waits until it is alone; in vain, it is passed over for now.
-    fn may_read(&mut self, part: &[Pending], is_alone: bool) -> Turn {
+    fn may_read(&mut self, part: &[Pending], is_alone: bool) -> WhenToRead {
         let is_suspect = part.first().is_some_and(Pending::is_suspect);
         let quiet = if is_suspect { Quiet::Wanted } else { Quiet::NotWanted };
         let waited_for = std::mem::replace(&mut self.quiet, quiet);
         match (is_suspect && !is_alone, waited_for) {
-            (false, _) => Turn::Now,
-            (true, Quiet::NotWanted) => Turn::Quiet,
+            (false, _) => WhenToRead::Now,
+            (true, Quiet::NotWanted) => WhenToRead::Quiet,
             (true, Quiet::Wanted | Quiet::Needed) => {
                 self.quiet = Quiet::NotWanted;
-                Turn::Later
+                WhenToRead::Later
             }
         }
     }
@@ -372,12 +372,12 @@ impl Reader {
         };
         let part_end = part.last().map_or(last, |last| last.id);
         match self.may_read(part, is_alone) {
-            Turn::Now => {
+            WhenToRead::Now => {
                 self.position = Position::Pending(list, part_end);
                 Ok(Read::Pending(part.to_vec()))
             }
-            Turn::Quiet => Ok(Read::Nothing),
-            Turn::Later => {
+            WhenToRead::Quiet => Ok(Read::Nothing),
+            WhenToRead::Later => {
                 self.has_passed_over |= list == List::Own;
                 self.position = Position::Pending(list, part_end);
                 Ok(Read::Nothing)
@@ -447,7 +447,7 @@ pub enum Quiet {
 
 /// When pending entries are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+enum WhenToRead {
     Now,
     /// When nothing else is in flight.
     Quiet,
