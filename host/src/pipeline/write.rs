@@ -83,7 +83,7 @@ impl WriteStage {
         let mut left: VecDeque<Left> = part.split_to_budget().into_iter().map(Left::new).collect();
         while let Some(mut next) = left.pop_back() {
             let number = next.number.get_or_insert_with(|| writer.number(&mut progress.record)).clone();
-            let Attempt { committed, judged, pause } =
+            let Attempt { committed, judged, rest, pause } =
                 self.attempt(&mut writer, &next.part, &number, &in_flight, &mut progress).await?;
             let error = match committed {
                 Ok(committed) => {
@@ -91,6 +91,7 @@ impl WriteStage {
                     let committed = CommittedBatch { committed, in_flight: Arc::clone(&in_flight) };
                     // A closed channel: acknowledging failed for good. The entries stay pending.
                     let _ = self.to_acknowledge.send(committed).await;
+                    left.extend(rest.map(Left::new));
                     in_flight.pause(pause).await;
                     continue;
                 }
@@ -169,13 +170,17 @@ impl WriteStage {
                     self.counters.discarded(judged);
                     pause = self.known_weeks.pause_after(judged);
                 }
-                return Ok(Attempt { committed, judged: None, pause });
+                return Ok(Attempt { pause, ..Attempt::new(committed) });
             }
             Work::Open(entries, rules) => (entries, rules),
         };
         let session = match writer.begin(entries, record).await {
             Ok(Begun::Open(session)) => session,
-            Ok(Begun::Committed(committed)) => return Ok(Attempt::new(Ok(committed))),
+            Ok(Begun::Decided { committed, rest }) => {
+                tracing::info!(entries = committed.ids().len(), "committed before; acknowledging");
+                let rest = (!rest.is_empty()).then(|| Work::Open(rest, Arc::clone(rules)));
+                return Ok(Attempt { rest, ..Attempt::new(Ok(committed)) });
+            }
             Err(error) => return Ok(Attempt::new(Err(error))),
         };
         let context = HostContext {
@@ -210,7 +215,7 @@ impl WriteStage {
             self.counters.sampled(effects.samples, effects.dropped_samples);
             pause = self.known_weeks.pause_after(&judged);
         }
-        Ok(Attempt { committed, judged: judged.into_iter().next(), pause })
+        Ok(Attempt { judged: judged.into_iter().next(), pause, ..Attempt::new(committed) })
     }
 
     /// Makes a dead letter of an entry whose rows PostgreSQL refuses.
@@ -283,6 +288,8 @@ struct Attempt {
     committed: Result<Committed, store::Error>,
     /// What the rules wanted of the first entry, if they were asked.
     judged: Option<Judged>,
+    /// Entries that it did not concern after all.
+    rest: Option<Work>,
     /// Before the next one.
     pause: Duration,
 }
@@ -290,6 +297,6 @@ struct Attempt {
 impl Attempt {
     /// Without a word of the rules.
     fn new(committed: Result<Committed, store::Error>) -> Self {
-        Self { committed, judged: None, pause: Duration::ZERO }
+        Self { committed, judged: None, rest: None, pause: Duration::ZERO }
     }
 }

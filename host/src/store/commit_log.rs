@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
@@ -42,23 +43,31 @@ impl BatchRecord {
         Self { slot, numbers: Vec::new(), given: HashSet::new() }
     }
 
-    /// What was published for these entries, if these rows say that they are committed.
+    /// What was published for these entries, if one of the rows that are of this batch says that they are committed.
+    /// Leaves the rows of other batches.
     pub(super) fn lookup(
         &mut self,
-        rows: Vec<(i64, Vec<u8>)>,
+        run: Uuid,
+        rows: &mut Vec<PgRow>,
         entries: &[Entry],
     ) -> Result<Option<Arc<Vec<Publication>>>, Error> {
         let keys: HashSet<EntryKey> = entries.iter().map(EntryKey::from_entry).collect();
-        for (number, row) in rows {
-            for CommitPart { keys: decided, publications } in decode(&row)? {
+        let mut found = None;
+        for row in std::mem::take(rows) {
+            let (of, number): (Uuid, i64) = (row.try_get("run")?, row.try_get("number")?);
+            if of != run || !self.numbers.iter().any(|known| known.get() == number) {
+                rows.push(row);
+                continue;
+            }
+            for CommitPart { keys: decided, publications } in decode(row.try_get("entries")?)? {
                 let decided: HashSet<EntryKey> = decided.into_iter().collect();
-                if keys.is_subset(&decided) {
+                if found.is_none() && keys.is_subset(&decided) {
                     let is_new = self.given.insert(number);
-                    return Ok(Some(if is_new { publications } else { Arc::default() }));
+                    found = Some(if is_new { publications } else { Arc::default() });
                 }
             }
         }
-        Ok(None)
+        Ok(found)
     }
 }
 
@@ -147,7 +156,7 @@ impl Recorded {
 }
 
 /// The milliseconds of the smallest and of the greatest ID; 0, if there is none.
-fn ends<I: Iterator<Item = EntryId>>(ids: impl Fn() -> I) -> [i64; 2] {
+pub(super) fn ends<I: Iterator<Item = EntryId>>(ids: impl Fn() -> I) -> [i64; 2] {
     [ids().min(), ids().max()].map(|id| id.map_or(0, |id| i64::try_from(id.milliseconds).unwrap_or(i64::MAX)))
 }
 
@@ -216,7 +225,7 @@ pub struct CommitLog {
 }
 
 /// Run, number, number of the part.
-type Key = (Uuid, i64, usize);
+pub(super) type Key = (Uuid, i64, usize);
 
 impl CommitLog {
     pub(super) fn new(store: Store) -> Self {
@@ -243,34 +252,10 @@ impl CommitLog {
         let ends = ends(|| entries.iter().map(|entry| entry.id));
         let known = within_timeout("looking up commits", known(store, ends, &mut pooled.connection)).await;
         let mut known = store.database.finish(pooled, known)?;
-        let of = |entry: &Entry| match (known.keys.get(&entry.id), &entry.fields) {
-            (None, _) => None,
-            // Deleted since: there is nothing left to compare.
-            (Some((_, key)), None) => Some(*key),
-            (Some((checksum, key)), Some(_)) => {
-                (*checksum == EntryKey::from_entry(entry).checksum).then_some(*key)
-            }
-        };
-        let (mut ids, mut new, mut keys) = (Vec::new(), Vec::new(), BTreeSet::new());
-        for entry in entries {
-            match of(entry) {
-                Some(key) => {
-                    ids.push(entry.id);
-                    keys.insert(key);
-                }
-                None => new.push(entry.clone()),
-            }
-        }
-        let mut publications = Vec::new();
-        for key in keys {
-            if self.published.insert(key) {
-                publications.extend(
-                    known.publications.remove(&key).iter().flat_map(|published| published.iter().cloned()),
-                );
-            }
-        }
-        let tally = Tally { duplicate: u64::try_from(ids.len()).unwrap_or(u64::MAX), ..Tally::default() };
-        Ok((Committed { ids, tally, publications: Arc::new(publications), _number: None }, new))
+        known.publications.retain(|transaction, _| !self.published.contains(transaction));
+        let (committed, new, transactions) = known.split(entries);
+        self.published.extend(transactions);
+        Ok((committed, new))
     }
 
     /// Nothing more comes again for now.
@@ -279,10 +264,57 @@ impl CommitLog {
     }
 }
 
+/// What rows of the table `decided` tell.
 #[derive(Default)]
-struct Known {
+pub(super) struct Known {
     keys: HashMap<EntryId, (u32, Key)>,
     publications: HashMap<Key, Arc<Vec<Publication>>>,
+}
+
+impl Known {
+    pub(super) fn from_rows(rows: &[PgRow]) -> Result<Self, Error> {
+        let mut known = Self::default();
+        for row in rows {
+            let (run, transaction) = (row.try_get("run")?, row.try_get("number")?);
+            for (number, CommitPart { keys, publications }) in
+                decode(row.try_get("entries")?)?.into_iter().enumerate()
+            {
+                let key = (run, transaction, number);
+                known.keys.extend(keys.into_iter().map(|EntryKey { id, checksum }| (id, (checksum, key))));
+                known.publications.insert(key, publications);
+            }
+        }
+        Ok(known)
+    }
+
+    /// The entries that are decided, with what was published for them, the others, in their order, and the
+    /// transactions that decided the first.
+    pub(super) fn split(mut self, entries: &[Entry]) -> (Committed, Vec<Entry>, BTreeSet<Key>) {
+        let transaction_of = |entry: &Entry| match (self.keys.get(&entry.id), &entry.fields) {
+            (None, _) => None,
+            // Deleted since: there is nothing left to compare.
+            (Some((_, key)), None) => Some(*key),
+            (Some((checksum, key)), Some(_)) => {
+                (*checksum == EntryKey::from_entry(entry).checksum).then_some(*key)
+            }
+        };
+        let (mut ids, mut new, mut transactions) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for entry in entries {
+            match transaction_of(entry) {
+                Some(key) => {
+                    ids.push(entry.id);
+                    transactions.insert(key);
+                }
+                None => new.push(entry.clone()),
+            }
+        }
+        let mut publications = Vec::new();
+        for key in &transactions {
+            publications.extend(self.publications.remove(key).iter().flat_map(|of| of.iter().cloned()));
+        }
+        let tally = Tally { duplicate: u64::try_from(ids.len()).unwrap_or(u64::MAX), ..Tally::default() };
+        (Committed { ids, tally, publications: Arc::new(publications), _number: None }, new, transactions)
+    }
 }
 
 /// Ends the runs of these consumers, or of all, but for this one: waits for what they commit just now, and refuses the rest.
@@ -326,18 +358,7 @@ async fn known(
     .bind(last)
     .fetch_all(connection)
     .await?;
-    let mut known = Known::default();
-    for row in rows {
-        let (run, transaction) = (row.try_get("run")?, row.try_get("number")?);
-        for (number, CommitPart { keys, publications }) in
-            decode(row.try_get("entries")?)?.into_iter().enumerate()
-        {
-            let key = (run, transaction, number);
-            known.keys.extend(keys.into_iter().map(|EntryKey { id, checksum }| (id, (checksum, key))));
-            known.publications.insert(key, publications);
-        }
-    }
-    Ok(known)
+    Known::from_rows(&rows)
 }
 
 /// What a run left behind that has not been there for two hours.

@@ -63,13 +63,15 @@ impl Session {
     }
 
     /// Takes the place of a batch: nobody else has it until the transaction ends. Waits for another transaction in this
-    /// place, one whose COMMIT had no answer, and gives what is on record of the batch then.
+    /// place, one whose COMMIT had no answer, and gives what is on record of the batch, and of entries from the first to
+    /// the last of these milliseconds, then.
     pub(super) async fn take_slot(
         &mut self,
         store: &Store,
         slot: i32,
         numbers: &[Number],
-    ) -> Result<Vec<(i64, Vec<u8>)>, Error> {
+        [first, last]: [i64; 2],
+    ) -> Result<Vec<PgRow>, Error> {
         let connection = &mut self.pooled.connection;
         let taken = async {
             sqlx::query("SELECT sluicegate_hold($1, $2)")
@@ -77,11 +79,22 @@ impl Session {
                 .bind(slot)
                 .execute(&mut *connection)
                 .await?;
-            sqlx::query_as("SELECT number, entries FROM decided WHERE run = $1 AND number = ANY ($2)")
-                .bind(store.run)
-                .bind(numbers.iter().map(Number::get).collect::<Vec<i64>>())
-                .fetch_all(connection)
-                .await
+            // Others may have decided them, if the group was set back.
+            sqlx::query(
+                "SELECT run, number, entries FROM decided WHERE run = $1 AND number = ANY ($2)
+                 UNION ALL
+                 SELECT run, number, entries FROM decided
+                 WHERE stream = $3 AND consumer_group = $4 AND last >= $5 AND first <= $6
+                       AND NOT (run = $1 AND number = ANY ($2))",
+            )
+            .bind(store.run)
+            .bind(numbers.iter().map(Number::get).collect::<Vec<i64>>())
+            .bind(&store.stream)
+            .bind(&store.group)
+            .bind(first)
+            .bind(last)
+            .fetch_all(connection)
+            .await
         };
         within_timeout("beginning a transaction", taken).await
     }

@@ -9,7 +9,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
-use super::commit_log::Recorded;
+use super::commit_log::{Known, Recorded, ends};
 use super::dead_letters::Letters;
 use super::pool::Purpose;
 use super::session::{self, Session};
@@ -166,23 +166,23 @@ impl Writer {
             let pooled = self.store.acquire(Purpose::Guest).await?;
             // Each call of the guest begins with a statement.
             let mut session = Session::begin(pooled, &self.store, self.store.guest_time_limit()).await?;
-            let recorded = session.take_slot(&self.store, record.slot, &record.numbers).await?;
+            let ends = ends(|| entries.iter().map(|entry| entry.id));
+            let recorded = session.take_slot(&self.store, record.slot, &record.numbers, ends).await?;
             Ok::<_, Error>((session, recorded))
         };
-        let (session, recorded) = begun.await.map_err(|error| self.store.database.failed(error))?;
-        Ok(match record.lookup(recorded, entries)? {
-            None => Begun::Open(Box::new(session)),
-            Some(publications) => {
-                let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
-                let duplicate = u64::try_from(ids.len()).unwrap_or(u64::MAX);
-                Begun::Committed(Committed {
-                    ids,
-                    tally: Tally { duplicate, ..Tally::default() },
-                    publications,
-                    _number: None,
-                })
-            }
-        })
+        let (session, mut recorded) = begun.await.map_err(|error| self.store.database.failed(error))?;
+        if let Some(publications) = record.lookup(self.store.run, &mut recorded, entries)? {
+            let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
+            let tally = Tally { duplicate: u64::try_from(ids.len()).unwrap_or(u64::MAX), ..Tally::default() };
+            let committed = Committed { ids, tally, publications, _number: None };
+            return Ok(Begun::Decided { committed, rest: Vec::new() });
+        }
+        let (committed, rest, _) = Known::from_rows(&recorded)?.split(entries);
+        if committed.ids.is_empty() {
+            return Ok(Begun::Open(Box::new(session)));
+        }
+        session.rollback(&self.store.database).await?;
+        Ok(Begun::Decided { committed, rest })
     }
 
     /// As [`Writer::write`], in a transaction that a guest has used. When this
@@ -333,8 +333,14 @@ pub(super) async fn look_at_others(store: &Store, connection: &mut PgConnection)
 pub enum Begun {
     /// The transaction.
     Open(Box<Session>),
-    /// An earlier one had the same entries, and has committed after all.
-    Committed(Committed),
+    /// Some of the entries are decided: an earlier transaction of this batch has committed after all, or another run has
+    /// decided them, before the group was set back.
+    Decided {
+        /// Those that are.
+        committed: Committed,
+        /// Those that are not.
+        rest: Vec<Entry>,
+    },
 }
 
 /// The keys of rows.
