@@ -1,50 +1,57 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: build guests hostile failpoints demo test soak bench servers redis-7.0 wasmtime
+.PHONY: help build guests hostile failpoints demo test test-one soak bench servers redis-7.0 wasmtime
 
 SLUICEGATE := target/release/sluicegate
 COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
 
+help:
+	@sed -n 's/^\([a-z0-9.-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
 # The components, then the service, which carries the default guest inside.
-build: guests
+build: guests ## the components and the service
 	cargo build --release --locked -p sluicegate
 
 # The service with failpoints, for the tests: only the crate itself is compiled again.
-failpoints: guests
+failpoints: guests ## the service with places at which tests make it fail
 	cargo build --release --locked -p sluicegate --features failpoints --bin sluicegate-failpoints
 
-guests:
+guests: ## the components that ship
 	@tests/setup/tools.sh
 	$(COMPONENTS) -p guest-default -p guest-strict -p guest-enrich
 
 # Guests for the tests: one for each way to misbehave, and one that returns the verdicts it is told.
-hostile: guests
+hostile: guests ## the components of the tests
 	$(COMPONENTS) -p guest-hostile -p guest-scripted --lib --examples
 
 # The whole service on private servers, for DEMO_SECONDS (20).
-demo: build servers
+demo: build servers ## the whole service on private servers, for DEMO_SECONDS
 	@$(SLUICEGATE) demo
 
 # Everything, against real servers: those of REDIS_URL and POSTGRES_URL if set, else private ones.
 # One profile for all of it, so that the heavy dependencies are built once. Most of a test is waiting: hence the threads.
-test: build hostile failpoints servers redis-7.0 wasmtime
+test: build hostile failpoints servers redis-7.0 wasmtime ## everything that continuous integration runs
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --quiet
 	$(SLUICEGATE) servers -- cargo test --release --locked --workspace -- --test-threads 4
 
+test-one: build hostile failpoints servers redis-7.0 wasmtime ## the tests whose names contain T
+	$(SLUICEGATE) servers -- cargo test --release --locked --workspace --lib --test service -- --test-threads 4 $(T)
+
 # Random faults for SOAK_SECONDS (3600): crashes, restarts, pauses, a broken network. SOAK_SEED repeats a schedule.
-soak: build servers
+soak: build servers ## random faults for SOAK_SECONDS; SOAK_SEED repeats a schedule
 	cargo build --release --locked -p sluicegate-tests --bin soak
 	target/release/soak
 
 # Events a second, the price of the sandbox, transactions an event.
-bench: build servers
+bench: build servers ## events a second
 	cargo bench --locked -p sluicegate --bench throughput
 
-servers:
+servers: ## private Redis and TimescaleDB, fetched once
 	@tests/setup/servers.sh
 
-redis-7.0:
+redis-7.0: ## the oldest Redis that is supported, fetched once
 	@tests/setup/servers.sh redis-7.0
 
-wasmtime:
+wasmtime: ## the wasmtime command line, built once
 	@tests/setup/tools.sh wasmtime

@@ -217,13 +217,13 @@ fn a_redis_without_tls_is_told_from_one_that_is_away() {
     );
 }
 
-/// The README has the list.
+/// docs/operations.md has the list.
 #[test]
 fn a_redis_user_with_few_rights_is_enough() {
     let redis = Redis::start(&Options::default()).unwrap();
     let scene = Scene::on(&redis.url(), &shared_postgres_url());
-    let readme = include_str!("../../README.md");
-    let (_, list) = readme.split_once("Redis must allow ").unwrap();
+    let page = include_str!("../../docs/operations.md");
+    let (_, list) = page.split_once("Redis must allow ").unwrap();
     let (list, _) = list.split_once(" on the stream").unwrap();
     let rights = list
         .split('`')

@@ -1,6 +1,6 @@
-//! All settings, as the README and `--help` list them.
+//! All settings, as docs/settings.md and `--help` list them.
 
-/// One setting, for `--help` and the README. The name is that of the
+/// One setting, for `--help` and docs/settings.md. The name is that of the
 /// environment variable; in `sluicegate.toml` it is written in lower case.
 #[derive(Debug)]
 pub struct Setting {
@@ -207,12 +207,12 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_lists_every_setting() {
-        let readme = include_str!("../../../README.md");
+    fn the_page_lists_every_setting() {
+        let page = include_str!("../../../docs/settings.md");
         for Setting { name, default, meaning, .. } in &SETTINGS {
             let default = default.map_or("–".to_owned(), |default| format!("`{default}`"));
             let row = format!("| `{name}` | {default} | {meaning} |");
-            assert!(readme.contains(&row), "README.md lacks the row:\n{row}");
+            assert!(page.contains(&row), "docs/settings.md lacks the row:\n{row}");
         }
     }
 }
