@@ -32,7 +32,7 @@ demo: build servers ## the whole service on private servers, for DEMO_SECONDS
 test: build hostile failpoints servers redis-7.0 wasmtime ## everything that continuous integration runs
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
 	$(SLUICEGATE) servers -- cargo test --release --locked --workspace -- --test-threads 4
 
 test-one: build hostile failpoints servers redis-7.0 wasmtime ## the tests whose names contain T
