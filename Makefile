@@ -1,7 +1,7 @@
 # Everything from a fresh clone: each target does its own set-up.
 .PHONY: help build guests hostile failpoints demo test test-one soak bench servers redis-7.0 wasmtime
 
-SLUICEGATE := target/release/sluicegate
+DEMO := target/release/sluicegate-demo
 COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
 
 help:
@@ -9,7 +9,7 @@ help:
 
 # The components, then the service, which carries the default guest inside.
 build: guests ## the components and the service
-	cargo build --release --locked -p sluicegate
+	cargo build --release --locked -p sluicegate -p sluicegate-demo
 
 # The service with failpoints, for the tests: only the crate itself is compiled again.
 failpoints: guests ## the service with places at which tests make it fail
@@ -25,7 +25,7 @@ hostile: guests ## the components of the tests
 
 # The whole service on private servers, for DEMO_SECONDS (20).
 demo: build servers ## the whole service on private servers, for DEMO_SECONDS
-	@$(SLUICEGATE) demo
+	@$(DEMO) demo
 
 # Everything, against real servers: those of REDIS_URL and POSTGRES_URL if set, else private ones.
 # One profile for all of it, so that the heavy dependencies are built once. Most of a test is waiting: hence the threads.
@@ -33,10 +33,10 @@ test: build hostile failpoints servers redis-7.0 wasmtime ## everything that con
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
-	$(SLUICEGATE) servers -- cargo test --release --locked --workspace -- --test-threads 4
+	$(DEMO) servers -- cargo test --release --locked --workspace -- --test-threads 4
 
 test-one: build hostile failpoints servers redis-7.0 wasmtime ## the tests whose names contain T
-	$(SLUICEGATE) servers -- cargo test --release --locked --workspace --lib --test service -- --test-threads 4 $(T)
+	$(DEMO) servers -- cargo test --release --locked --workspace --lib --test service -- --test-threads 4 $(T)
 
 # Random faults for SOAK_SECONDS (3600): crashes, restarts, pauses, a broken network. SOAK_SEED repeats a schedule.
 soak: build servers ## random faults for SOAK_SECONDS; SOAK_SEED repeats a schedule

@@ -1,4 +1,4 @@
-//! Sluicegate as a library: the service, and the demo around it.
+//! Sluicegate as a library: the service.
 //!
 //! The modules in the order in which an entry meets them: [`stream`] reads it,
 //! [`judge`] asks the rules in their [`sandbox`] and lets [`validate`] check what
@@ -15,7 +15,6 @@ pub mod batch_budget;
 pub mod capabilities;
 pub mod config;
 pub mod dead_letters;
-pub mod demo;
 mod failpoint;
 pub mod guests;
 pub mod judge;

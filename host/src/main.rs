@@ -1,6 +1,5 @@
 //! The command line, logging and signals. The only place for `anyhow`.
 
-use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,8 +10,6 @@ use clap::{Parser, Subcommand};
 use rustix::process::Signal;
 use sluicegate::config::{Config, LogFormat, SETTINGS, Setting};
 use sluicegate::dead_letters;
-use sluicegate::demo;
-use sluicegate::demo::command::{self, with_servers};
 use sluicegate::sandbox::compile;
 use sluicegate::service;
 use tokio::runtime::Runtime;
@@ -38,9 +35,6 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Show the whole service on private servers: events, a swap of the rules in mid-flow, a ledger
-    #[command(after_help = DEMO_HELP)]
-    Demo,
     /// Look at, replay and purge the entries that were not stored
     DeadLetters {
         /// Settings file; without it, sluicegate.toml is read if it is there
@@ -52,23 +46,7 @@ enum Command {
     /// Compile a component for the service that started this
     #[command(name = compile::COMMAND, hide = true)]
     Compile { memory_bytes: u64, time_ms: u64, fuel: u64, stack_bytes: usize, code_bytes: u64 },
-    /// Run a command with private servers at REDIS_URL and POSTGRES_URL
-    #[command(after_help = "A server that one of the two names already is used instead of a private one.")]
-    Servers {
-        /// The command
-        command: OsString,
-        /// Its arguments
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
-    },
 }
-
-const DEMO_HELP: &str = "Environment variables:
-  DEMO_SECONDS            how long events are generated; 5 to 300 [default: 20]
-  DEMO_SEED               the seed of the events, to have the same ones again
-  REDIS_URL, POSTGRES_URL servers to use instead of private ones; the demo keeps to a stream and a
-                          database of its own there, and removes both
-The settings of `run` that are not about servers, stream, group and rules work here too.";
 
 fn settings_help() -> String {
     let mut help = String::from(
@@ -90,7 +68,6 @@ pub(crate) fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Command::Demo => tool(demo::run(), |_| 1),
         Command::DeadLetters { config, command } => {
             let work = async {
                 let config = Config::load(config.as_deref())?;
@@ -99,7 +76,7 @@ pub(crate) fn main() -> ExitCode {
                 dead_letters::run(command, &config, &mut out, &mut progress).await?;
                 Ok::<u8, dead_letters::Error>(0)
             };
-            tool(work, |_| 1)
+            tool(work)
         }
         Command::Compile { memory_bytes, time_ms, fuel, stack_bytes, code_bytes } => {
             match compile::compile_as_child(memory_bytes, time_ms, fuel, stack_bytes, code_bytes) {
@@ -110,24 +87,18 @@ pub(crate) fn main() -> ExitCode {
                 }
             }
         }
-        Command::Servers { command, arguments } => {
-            tool(with_servers(&command, &arguments), command::Error::exit_code)
-        }
     }
 }
 
-/// Runs what is not the service: no log, and exit codes of its own.
-fn tool<E: std::error::Error>(
-    work: impl Future<Output = Result<u8, E>>,
-    code_of: impl Fn(&E) -> u8,
-) -> ExitCode {
-    let (code, error) = match runtime().map(|runtime| runtime.block_on(work)) {
+/// Runs what is not the service: no log, and its error in one line.
+fn tool(work: impl Future<Output = Result<u8, dead_letters::Error>>) -> ExitCode {
+    let error = match runtime().map(|runtime| runtime.block_on(work)) {
         Ok(Ok(code)) => return ExitCode::from(code),
-        Ok(Err(error)) => (code_of(&error), error.to_string()),
-        Err(error) => (1, format!("{error:#}")),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => format!("{error:#}"),
     };
     say(&format!("sluicegate: {error}"));
-    ExitCode::from(code)
+    ExitCode::FAILURE
 }
 
 /// On standard error, if anybody is there to read it: `eprintln!` would end the program instead.

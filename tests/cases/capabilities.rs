@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use redis::cmd;
 use serde_json::{Value, json};
-use sluicegate::demo::servers::{Options, Redis};
+use sluicegate_demo::servers::{Options, Redis};
 
 use sluicegate_tests::{Event, Fields, Launch, Scene, block_on, guests, shared_postgres_url, until};
 

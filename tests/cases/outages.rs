@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rustix::process::Signal;
-use sluicegate::demo::servers::{Options, Postgres, Redis};
+use sluicegate_demo::servers::{Options, Postgres, Redis};
 use sluicegate_tests::{
     Event, Fields, Producer, Scene, Sent, block_on, shared_postgres_url, shared_redis_url, until,
 };

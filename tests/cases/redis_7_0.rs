@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::cmd;
 use rustix::process::Signal;
-use sluicegate::demo::servers::{Options, Redis};
+use sluicegate_demo::servers::{Options, Redis};
 use sluicegate_tests::{Event, Fields, Metrics, Proxy, Scene, fields, shared_postgres_url, until};
 
 /// A server of the test's own, and a scene on it.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use redis::cmd;
-use sluicegate::demo::servers::{Options, Postgres, Redis};
+use sluicegate_demo::servers::{Options, Postgres, Redis};
 use sluicegate_tests::{
     Ended, Event, Launch, Scene, fields, guests, shared_postgres_url, shared_redis_url, until,
 };

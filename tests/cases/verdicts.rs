@@ -3,7 +3,7 @@
 //! The guest returns the verdict that the entry's field `verdict` names: see `tests/guests/scripted`.
 
 use serde_json::Value;
-use sluicegate::demo::servers::{Options, Postgres};
+use sluicegate_demo::servers::{Options, Postgres};
 use sluicegate_tests::{Event, Fields, Launch, Scene, block_on, fields, guests, shared_redis_url};
 use uuid::Uuid;
 

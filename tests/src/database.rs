@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sluicegate::batch::Digest;
-use sluicegate::demo::ledger::{self, Audit};
+use sluicegate_demo::ledger::{self, Audit};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Decode, PgConnection, PgPool, Postgres, Row as _,

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-pub use sluicegate::guests::{DEFAULT, STRICT};
+pub use sluicegate::guests::DEFAULT;
+pub use sluicegate_demo::STRICT;
 
 use crate::events::{Event, Fields, fields};
 

@@ -8,7 +8,7 @@
 //!
 //! `REDIS_URL` and `POSTGRES_URL` name the shared servers: `make test` starts
 //! private ones. Nothing is ever flushed or dropped there but a test's own.
-//! Tests that stop servers start their own, by `sluicegate::demo::servers`.
+//! Tests that stop servers start their own, by `sluicegate_demo::servers`.
 //!
 //! The harness is blocking, because a test is a plain sequence of steps.
 //! It panics where a test is to fail.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use chrono::{SubsecRound as _, Utc};
 use redis::{Connection, RedisResult};
 use sluicegate::batch::{Digest, EntryId};
-use sluicegate::demo::generator::{Generator, Sample};
-use sluicegate::demo::ledger::{Ledger, Report};
+use sluicegate_demo::generator::{Generator, Sample};
+use sluicegate_demo::ledger::{Ledger, Report};
 
 use crate::guests;
 use crate::scene::Scene;

@@ -19,8 +19,8 @@ use fastrand::Rng;
 use redis::cmd;
 use rustix::process::Signal;
 use sluicegate::batch::Digest;
-use sluicegate::demo::ledger::Report;
-use sluicegate::demo::servers::{Options, Postgres, Redis};
+use sluicegate_demo::ledger::Report;
+use sluicegate_demo::servers::{Options, Postgres, Redis};
 
 use crate::events::Event;
 use crate::guests::{self, DEFAULT, HOSTILE, relabelled};

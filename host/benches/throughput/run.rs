@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use redis::aio::MultiplexedConnection;
 use rustix::process::{Pid, Signal, kill_process};
-use sluicegate::demo::servers::Servers;
+use sluicegate_demo::servers::Servers;
 use sqlx::{Connection as _, PgConnection};
 use tokio::runtime::Runtime;
 

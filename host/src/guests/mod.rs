@@ -23,8 +23,6 @@ use file::Stamp;
 
 /// The default rules, inside the program so that it needs no other file.
 pub const DEFAULT: &[u8] = include_bytes!(env!("SLUICEGATE_GUEST_DEFAULT"));
-/// Stricter rules, which the demo swaps in.
-pub const STRICT: &[u8] = include_bytes!(env!("SLUICEGATE_GUEST_STRICT"));
 
 /// Why there are no rules to begin with.
 #[derive(Debug, thiserror::Error)]

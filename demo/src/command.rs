@@ -1,4 +1,4 @@
-//! `sluicegate servers`: runs a command that finds private servers at REDIS_URL and POSTGRES_URL.
+//! `sluicegate-demo servers`: runs a command that finds private servers at REDIS_URL and POSTGRES_URL.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};

@@ -25,7 +25,7 @@ impl Settings {
     pub(super) fn from_environment() -> Result<Self, Error> {
         let metrics_csv = match variable("METRICS_CSV") {
             Some(path) => PathBuf::from(path),
-            None => crate::config::Config::default().metrics_csv,
+            None => sluicegate::config::Config::default().metrics_csv,
         };
         Ok(Self {
             duration: seconds(variable("DEMO_SECONDS").as_deref())?,

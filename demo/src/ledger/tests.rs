@@ -3,9 +3,9 @@ use chrono::DateTime;
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::batch::{Reason, Tally};
-use crate::demo::generator::Generator;
-use crate::stream::GroupStats;
+use crate::generator::Generator;
+use sluicegate::batch::{Reason, Tally};
+use sluicegate::stream::GroupStats;
 
 const SENT: u64 = 3_000;
 /// The entry from which on the strict rules are in force.

@@ -6,7 +6,7 @@ use super::ledger::{Check, Report};
 use super::observer::Measured;
 use super::settings::Settings;
 use super::terminal::{Ink, Terminal, grouped, short};
-use crate::batch::{Digest, Tally};
+use sluicegate::batch::{Digest, Tally};
 
 /// All that is told.
 pub(super) struct Summary<'a> {

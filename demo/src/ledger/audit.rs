@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::report::{Discrepancy, Report};
 use super::{Ledger, Origin, Sent, count};
-use crate::batch::{Digest, EntryId, Event, Reason};
-use crate::demo::generator::{Expected, Fields, StatementError, Strict};
+use crate::generator::{Expected, Fields, StatementError, Strict};
+use sluicegate::batch::{Digest, EntryId, Event, Reason};
 
 /// A row of `dead_letters`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use uuid::Builder;
 
 use super::{StatementError, Strict};
-use crate::batch::Event;
+use sluicegate::batch::Event;
 
 const PAGES: [&str; 8] = [
     "/",

@@ -42,7 +42,7 @@ static KEEPER: LazyLock<io::Result<SyncSender<Spawn>>> = LazyLock::new(|| {
     Ok(sender)
 });
 
-pub(in crate::demo) fn spawn(command: Command, program: &Path) -> Result<Child, Error> {
+pub(crate) fn spawn(command: Command, program: &Path) -> Result<Child, Error> {
     let at = |source| Error::Spawn { program: program.to_owned(), source };
     let gone = || at(io::Error::other("the thread that starts servers has ended"));
     let keeper = KEEPER.as_ref().map_err(|error| at(io::Error::new(error.kind(), error.to_string())))?;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use crate::batch::{EntryId, Tally};
-use crate::demo::generator::Strict;
-use crate::stream::GroupStats;
+use crate::generator::Strict;
+use sluicegate::batch::{EntryId, Tally};
+use sluicegate::stream::GroupStats;
 
 /// Something that does not add up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -13,7 +13,7 @@ use super::Error;
 use super::place::Workdir;
 use super::servers::child::spawn;
 use super::settings::Settings;
-use crate::batch::Tally;
+use sluicegate::batch::Tally;
 
 /// The group that the service reads as.
 pub(super) const GROUP: &str = "analytics-consumers";
@@ -76,10 +76,10 @@ fn end_of(path: &Path) -> io::Result<String> {
 }
 
 impl Service {
-    /// Starts this very program as `sluicegate run`. It ends with us, however we end.
+    /// Starts `sluicegate run`, the program beside this one. It ends with us, however we end.
     pub(super) fn start(log: Log, settings: &Settings, place: &Workdir, guest: &Path) -> Result<Self, Error> {
         let at = |source| Error::File { path: PathBuf::from("/proc/self/exe"), source };
-        let program = std::env::current_exe().map_err(at)?;
+        let program = std::env::current_exe().map_err(at)?.with_file_name("sluicegate");
         let at = |source| Error::File { path: log.path.clone(), source };
         let output = log.file.try_clone().map_err(at)?;
         let mut command = Command::new("setpriv");

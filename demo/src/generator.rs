@@ -10,7 +10,7 @@ use fastrand::Rng;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::batch::{Event, Reason};
+use sluicegate::batch::{Event, Reason};
 
 mod content;
 
@@ -226,10 +226,10 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::batch::{Entry, EntryId, Outcome, Vec1};
-    use crate::guests;
-    use crate::judge::judge;
-    use crate::sandbox::{Limits, Sandbox};
+    use sluicegate::batch::{Entry, EntryId, Outcome, Vec1};
+    use sluicegate::guests;
+    use sluicegate::judge::judge;
+    use sluicegate::sandbox::{Limits, Sandbox};
 
     fn samples(seed: u64, count: i64) -> Vec<Sample> {
         let mut generator = Generator::new(seed);
@@ -288,7 +288,7 @@ mod tests {
                 .iter()
                 .map(|sample| Entry { id: EntryId::ZERO, fields: Some(sample.fields.clone()), deliveries: 1 })
                 .collect();
-            judge(&rules, 10, entries, &mut crate::capabilities::HostContext::default())
+            judge(&rules, 10, entries, &mut sluicegate::capabilities::HostContext::default())
                 .expect("no transaction")
                 .entries
                 .into_iter()
@@ -300,7 +300,7 @@ mod tests {
                 Expected::DeadLetter(refusal) => assert_refused(&outcome, refusal),
             }
         }
-        for (outcome, Sample { expected, .. }) in outcomes(guests::STRICT).zip(&samples) {
+        for (outcome, Sample { expected, .. }) in outcomes(crate::STRICT).zip(&samples) {
             match expected {
                 Expected::Row(event, Strict::Accept) => assert_stored(&outcome, event),
                 Expected::Row(_, Strict::Discard) => {

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::generator::{Expected, Fields, Sample, StatementError, Strict};
-use crate::batch::{Digest, EntryId, Event};
+use sluicegate::batch::{Digest, EntryId, Event};
 
 mod audit;
 mod report;

@@ -35,7 +35,7 @@ impl Workdir {
     pub(super) async fn prepare(servers: Servers) -> Result<Self, Error> {
         let name = format!("sluicegate_demo_{}_{:08x}", std::process::id(), fastrand::u32(..));
         let stream = match servers.redis {
-            Some(_) => crate::config::Tenant::default().stream_name,
+            Some(_) => sluicegate::config::Tenant::default().stream_name,
             None => name.clone(),
         };
         if servers.redis.is_none() {

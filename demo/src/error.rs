@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use super::servers;
-use crate::stream;
+use sluicegate::stream;
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! `sluicegate demo`: the whole service on private servers, with a generator and a ledger.
+//! `sluicegate-demo`: the whole service on private servers, with a generator and a ledger.
 //!
 //! In the order of the story:
 //! - `settings`: what can be set
@@ -9,7 +9,7 @@
 //! - [`ledger`]: whether it adds up
 //! - `summary`, `terminal`: how it is told
 //!
-//! [`command`] is `sluicegate servers`: the same servers for any command.
+//! [`command`] is `sluicegate-demo servers`: the same servers for any command.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use sluicegate::batch::Digest;
+use sluicegate::guests;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -38,8 +40,6 @@ mod terminal;
 
 pub use error::Error;
 
-use crate::batch::Digest;
-use crate::guests;
 use generator::Generator;
 use ledger::{Discrepancy, Ledger, Report};
 use observer::Observer;
@@ -50,6 +50,9 @@ use settings::Settings;
 use signals::{Caught, Signals, start_servers};
 use summary::{Rules, Summary};
 use terminal::{Ink, Terminal, grouped, short};
+
+/// Rules that are stricter than the default ones, which are swapped in.
+pub const STRICT: &[u8] = include_bytes!(env!("SLUICEGATE_GUEST_STRICT"));
 
 /// Entries a second. A laptop takes it easily.
 const RATE: u64 = 2_000;
@@ -96,7 +99,7 @@ async fn on_servers(terminal: &mut Terminal) -> Result<u8, Error> {
 }
 
 fn rules() -> Rules {
-    Rules { default: Digest::new(guests::DEFAULT), strict: Digest::new(guests::STRICT) }
+    Rules { default: Digest::new(guests::DEFAULT), strict: Digest::new(STRICT) }
 }
 
 /// One line, and no error when it cannot be told: the terminal may be what is gone.
@@ -233,7 +236,7 @@ impl Story<'_> {
         let folder = self.guest.as_ref().map(|folder| folder.path().to_owned()).unwrap_or_default();
         let (new, guest) = (folder.join("rules.wasm.new"), folder.join("rules.wasm"));
         let at = |path: PathBuf| |source| Error::File { path, source };
-        std::fs::write(&new, guests::STRICT).map_err(at(new.clone()))?;
+        std::fs::write(&new, STRICT).map_err(at(new.clone()))?;
         std::fs::rename(&new, &guest).map_err(at(new))?;
         let strict = self.rules.strict;
         for news in [
@@ -263,7 +266,7 @@ impl Story<'_> {
     }
 
     /// Holds the service's own numbers, in its log and in its CSV, against the report.
-    fn check_numbers(&mut self, report: &mut Report) -> Result<Option<crate::batch::Tally>, Error> {
+    fn check_numbers(&mut self, report: &mut Report) -> Result<Option<sluicegate::batch::Tally>, Error> {
         let tally = self.service()?.last_counters()?;
         match tally {
             Some(tally) => report.check_counters(tally),

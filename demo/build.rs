@@ -1,0 +1,13 @@
+//! Finds the stricter rules, which the demo swaps in. It builds nothing: `make guests` does.
+
+use std::path::Path;
+
+fn main() {
+    let component =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/wasm32-wasip2/guest/guest_strict.wasm");
+    println!("cargo::rerun-if-changed={}", component.display());
+    if !component.is_file() {
+        println!("cargo::error=the component {} is missing; run: make guests", component.display());
+    }
+    println!("cargo::rustc-env=SLUICEGATE_GUEST_STRICT={}", component.display());
+}
