@@ -29,7 +29,7 @@ pub(super) struct InFlight {
     /// Entries that are not acknowledged yet.
     pending: AtomicUsize,
     run: CancellationToken,
-    /// The tenant's only one, if it is [not much less](super::judge::is_heavy): no other batch is judged meanwhile.
+    /// The tenant's only one, if it is [not much less](super::judge_stage::is_heavy): no other batch is judged meanwhile.
     heavy_permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 

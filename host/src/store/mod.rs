@@ -2,30 +2,30 @@
 //!
 //! - `pool`: the connections that the writers of all tenants share
 //! - `migrator`, `table`: version, extension, migrations; a tenant's table
-//! - `write`, `dead_letters`, `commit_log`: what a transaction consists of
+//! - `writer`, `dead_letter_rows`, `commit_log`: what a transaction consists of
 //! - `session`: a transaction that is lent to a guest
-//! - `dead_letter_store`, `replay`: dead letters as an operator handles them
+//! - `dead_letter_store`, `replay_page`: dead letters as an operator handles them
 //! - `timestamp`: times as PostgreSQL has them, which are more than ours
 //! - `in_force`: which rules each replica judges by
-//! - `outbox`: what a replay has published and not sent yet
+//! - `replay_outbox`: what a replay has published and not sent yet
 //!
 //! A connection is lent for a batch and given up after any error. So the reason
 //! why there is none is told as it is, and a connection whose state is in doubt
 //! is never used again.
 
 mod commit_log;
+mod dead_letter_rows;
 mod dead_letter_store;
-mod dead_letters;
 mod error;
 mod in_force;
 mod migrator;
-mod outbox;
 mod pool;
-mod replay;
+mod replay_outbox;
+mod replay_page;
 mod session;
 mod table;
 mod timestamp;
-mod write;
+mod writer;
 
 use std::ops::Deref;
 use std::str::FromStr as _;
@@ -42,10 +42,10 @@ pub use commit_log::{BatchRecord, CommitLog, Number, StaleRun};
 pub use dead_letter_store::{Cause, DeadLetterStore, Filter, Letter, Scope};
 pub use error::{Error, Remedy};
 pub use in_force::RulesInForce;
-pub use outbox::Due;
-pub use replay::{Judge, Replay, ReplayPage};
+pub use replay_outbox::Due;
+pub use replay_page::{Judge, Replay, ReplayPage};
 pub use session::{Session, Statements};
-pub use write::{Begun, Others, Writer};
+pub use writer::{Begun, Others, Writer};
 
 use crate::batch::{EntryId, Tally};
 use crate::capabilities::Publication;
@@ -53,7 +53,7 @@ use crate::config::{Config, TableName, Tenant, TenantName, UrlSource};
 use commit_log::Numbers;
 use migrator::Migrator;
 use pool::Pool;
-use write::Inserts;
+use writer::Inserts;
 
 /// How long a connection may take to be had.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

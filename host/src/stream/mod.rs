@@ -1,18 +1,18 @@
 //! Redis: the consumer group, reading, acknowledging, levels.
 //!
-//! - `read`: XREADGROUP and XCLAIM: new entries, and those that are pending
+//! - `reader`: XREADGROUP and XCLAIM: new entries, and those that are pending
 //! - `attempts`: how often the process died with an entry in hand
-//! - `acknowledge`: XACK, for what is committed
+//! - `acknowledger`: XACK, for what is committed
 //! - `publish`: XADD, for what rules have published
 //! - `group_stats`: how full the stream is, and what was trimmed before it was read
 //! - `server`: the server, and the connection that all tenants share
 //! - `reply`: from Redis' replies to entries
 
-mod acknowledge;
+mod acknowledger;
 mod attempts;
 mod group_stats;
 mod publish;
-mod read;
+mod reader;
 mod reply;
 mod server;
 
@@ -23,10 +23,10 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
-pub use acknowledge::{Acknowledger, Unacknowledged};
+pub use acknowledger::{Acknowledger, Unacknowledged};
 pub use attempts::Attempts;
 pub use group_stats::{GroupMonitor, GroupStats};
-pub use read::{Pending, Quiet, Read, Reader};
+pub use reader::{Pending, Quiet, Read, Reader};
 pub use server::Redis;
 
 use crate::config::{self, Tenant};

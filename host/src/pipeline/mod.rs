@@ -6,20 +6,20 @@
 //! away, and tells when nothing is in flight.
 //!
 //! - `in_flight`: a batch on its way, and the slots for so many of them
-//! - `read`, `judge`, `write`, `acknowledge`: the stages
+//! - `read_stage`, `judge_stage`, `write_stage`, `ack_stage`: the stages
 //! - `chunks`: how fast a tenant may make new ones of its table
 //! - `failure`: what is done about what PostgreSQL did not take
 //! - `rejections`, `slow_rules`: log lines about what was not stored, and about rules that are too slow
 
-mod acknowledge;
+mod ack_stage;
 mod chunks;
 mod failure;
 mod in_flight;
-mod judge;
-mod read;
+mod judge_stage;
+mod read_stage;
 mod rejections;
 mod slow_rules;
-mod write;
+mod write_stage;
 
 use std::sync::Arc;
 
@@ -35,13 +35,13 @@ use crate::metrics::Counters;
 use crate::retry::Backoff;
 use crate::store::{self, Store};
 use crate::stream::{self, Acknowledger, Attempts, Reader};
-use acknowledge::acknowledge;
+use ack_stage::acknowledge;
 use in_flight::Slots;
-use judge::{BatchJudge, judge_all};
-use read::ReadStage;
+use judge_stage::{BatchJudge, judge_all};
+use read_stage::ReadStage;
 use rejections::RejectionLog;
 use slow_rules::SlowRulesLog;
-use write::WriteStage;
+use write_stage::WriteStage;
 
 /// Batches beyond those that commit: one being read, one being judged, one
 /// waiting to be written, one being acknowledged.

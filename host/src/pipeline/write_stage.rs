@@ -13,7 +13,7 @@ use super::Error;
 use super::chunks::KnownWeeks;
 use super::failure::{Failure, Shape, Step};
 use super::in_flight::{CommittedBatch, InFlight, JudgedBatch, Work};
-use super::judge::{BatchJudge, is_heavy};
+use super::judge_stage::{BatchJudge, is_heavy};
 use super::rejections::RejectionLog;
 use super::slow_rules::SlowRulesLog;
 use crate::batch::{Judged, Outcome, Reason, Vec1, Violation};

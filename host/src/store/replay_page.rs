@@ -13,8 +13,8 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::dead_letter_store::{DeadLetterStore, Letter, Scope};
 use super::pool::Purpose;
 use super::session::{self, Session};
-use super::write::{Keys, Others, Rows, look_at_others, take_new};
-use super::{Error, Remedy, Store, outbox, within_timeout};
+use super::writer::{Keys, Others, Rows, look_at_others, take_new};
+use super::{Error, Remedy, Store, replay_outbox, within_timeout};
 use crate::batch::{Digest, Entry, Judged, Outcome, Reason};
 use crate::capabilities::{HostContext, Lost, Publication};
 use crate::failpoint::failpoint;
@@ -138,7 +138,7 @@ impl DeadLetterStore {
         let connection = &mut session.pooled.connection;
         let committed = async {
             marks.write(connection).await?;
-            outbox::put(store, &publications, connection).await?;
+            replay_outbox::put(store, &publications, connection).await?;
             failpoint!("before_commit", failed());
             sqlx::raw_sql("COMMIT").execute(connection).await?;
             Ok::<(), Error>(())

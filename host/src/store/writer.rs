@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::commit_log::{Known, Recorded, ends};
-use super::dead_letters::Letters;
+use super::dead_letter_rows::Letters;
 use super::pool::Purpose;
 use super::session::{self, Session};
 use super::timestamp::Timestamp;
