@@ -8,7 +8,7 @@ use serde_json::json;
 use sluicegate_tests::{Event, Launch, block_on, until};
 
 use crate::capabilities::{GRANTS, STATEMENTS, Stage, purchase_of};
-use crate::letters::{Told, counted, second_line, told};
+use crate::dead_letters::{Told, counted, second_line, told};
 
 /// Letters of purchases, which the guest could not count when they came, but can now.
 struct Play {
