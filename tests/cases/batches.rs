@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sluicegate_tests::{Event, Fields, Producer, Scene, until};
-
-use crate::verdicts::{scripted, verdict};
+use sluicegate_tests::{Event, Fields, Producer, Scene, scripted, until, verdict};
 
 /// The transactions that stored the events.
 const TRANSACTIONS: &str = "SELECT count(DISTINCT xmin::text) FROM events";

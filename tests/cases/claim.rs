@@ -4,9 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use redis::cmd;
-use sluicegate_tests::{Event, Fields, Metrics, Scene, block_on, until};
-
-use crate::capabilities::{GRANTS, STATEMENTS, Stage, event_of};
+use sluicegate_tests::{Event, Fields, GRANTS, Metrics, STATEMENTS, Scene, Stage, block_on, event_of, until};
 
 /// Much longer than a consumer may hold entries before others take them over.
 const LOCKED: Duration = Duration::from_secs(4);

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use redis::cmd;
 use rustix::process::Signal;
-use sluicegate_tests::{Event, Fields, Producer, Scene, Service, block_on, guests, until};
-
-use crate::capabilities::{GRANTS, STATEMENTS, Stage, event_of};
+use sluicegate_tests::{
+    Event, Fields, GRANTS, Producer, STATEMENTS, Scene, Service, Stage, block_on, event_of, guests, until,
+};
 
 /// Starts with these rules, and dies right after its first commit.
 fn die_after_commit(scene: &Scene, rules: &[u8]) {

@@ -8,27 +8,13 @@ use std::time::Duration;
 use serde_json::Value;
 use sluicegate::batch::Digest;
 use sluicegate_tests::{
-    Database, Event, Fault, Fields, Launch, Proxy, Scene, block_on, fields, guests, until, until_within,
+    Database, Event, Fault, Fields, Launch, Proxy, Scene, Told, block_on, counted, fields, guests,
+    second_line, told, until, until_within,
 };
 use sqlx::Connection as _;
 
-/// What a run of the command gave.
-#[derive(Debug)]
-pub(crate) struct Told {
-    pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
 fn tell(scene: &Scene, arguments: &[&str]) -> Told {
     told(scene.service(), arguments)
-}
-
-pub(crate) fn told(launch: Launch, arguments: &[&str]) -> Told {
-    let arguments: Vec<&str> = [&["dead-letters"], arguments].concat();
-    let output = launch.tool(&arguments).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Told { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
 /// What it prints when it succeeds.
@@ -36,12 +22,6 @@ fn run(scene: &Scene, arguments: &[&str]) -> String {
     let told = tell(scene, arguments);
     assert_eq!(told.code, Some(0), "{arguments:?}: {told:?}");
     told.out
-}
-
-/// The beginning of a line of the summary: `{count}  {rest}`.
-pub(crate) fn counted(out: &str, rest: &str) -> u64 {
-    let lines = out.lines().filter_map(|line| line.trim().split_once("  "));
-    lines.filter(|(_, found)| found.starts_with(rest)).map(|(count, _)| count.parse::<u64>().unwrap()).sum()
 }
 
 /// Events that the strict rules reject and the default rules accept, and two entries that nobody accepts.
@@ -65,12 +45,6 @@ fn refused(scene: &Scene, count: usize) -> Vec<Event> {
 /// The default rules come into force, which accept what the strict ones reject.
 fn mend(scene: &Scene) {
     scene.start().stop();
-}
-
-/// Of what a replay tells of its progress. The first is which rules it judges by.
-pub(crate) fn second_line(replay: &mut Child) -> String {
-    let lines = BufReader::new(replay.stderr.take().unwrap()).lines();
-    lines.map_while(Result::ok).nth(1).unwrap_or_default()
 }
 
 fn number(database: &Database, sql: &str) -> i64 {

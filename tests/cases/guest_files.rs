@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 use sluicegate::batch::Digest;
-use sluicegate_tests::{Scene, Service, guests, until};
-
-use crate::tenants::Tenants;
+use sluicegate_tests::{Scene, Service, Tenants, guests, until};
 
 /// A service with a file of its own for the rules, which begins as the default rules.
 fn started(scene: &Scene) -> (Service, PathBuf) {

@@ -5,11 +5,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, Instant};
 
 use sluicegate_tests::guests::{self, provoking};
-use sluicegate_tests::{Event, Fields, Scene};
-
-use crate::handmade::refused;
-use crate::hostile::{hostile, letters_of, message, reasons};
-use crate::verdicts::{scripted, verdict};
+use sluicegate_tests::{
+    Event, Fields, Scene, hostile, letters_of, message, reasons, refused, scripted, verdict,
+};
 
 /// An entry that becomes rows of its own: a test's IDs follow each other, and so do an expansion's.
 fn expand(number: usize, count: &str, user: &str) -> Fields {

@@ -5,9 +5,7 @@
 use std::fs;
 
 use sluicegate_tests::guests::{self, provoking};
-use sluicegate_tests::{Event, Fields, Launch, Scene};
-
-use crate::hostile::{files_of, message};
+use sluicegate_tests::{Event, Fields, Launch, Scene, files_of, message, refused, with_guest};
 
 macro_rules! each_has_a_test {
     ($($name:ident)*) => { $(#[expect(unused_imports, reason = "it must be there, no more")] use self::$name as _;)* };
@@ -19,24 +17,6 @@ fn every_file_is_in_the_list() {
     let mut listed = guests::HANDMADE.to_vec();
     listed.sort_unstable();
     assert_eq!(files_of("handmade", ".wat"), listed);
-}
-
-fn with_guest(scene: &Scene, component: &[u8]) -> Launch {
-    let file = scene.folder().join("handmade.wasm");
-    fs::write(&file, component).unwrap();
-    scene.service().set("GUEST", file.display())
-}
-
-/// Starts the service with a component that it must refuse with these words.
-pub(crate) fn refused(component: &[u8], set: impl Fn(Launch) -> Launch, parts: &[&str]) {
-    let scene = Scene::new();
-    let ended = set(with_guest(&scene, component)).run_to_end();
-    assert_eq!(ended.code, Some(1), "wanted {parts:?}; the log:\n{}", ended.log);
-    let last = ended.log.lines().last().unwrap_or_default();
-    assert!(!ended.log.contains(['\r', '\u{202e}']), "as the component has it:\n{}", ended.log);
-    for part in parts {
-        assert!(last.contains(part), "{part:?} is not in:\n{}", ended.log);
-    }
 }
 
 fn is_refused(name: &str, parts: &[&str]) {

@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 
 use serde_json::json;
-use sluicegate_tests::{Event, Launch, block_on, until};
-
-use crate::capabilities::{GRANTS, STATEMENTS, Stage, purchase_of};
-use crate::dead_letters::{Told, counted, second_line, told};
+use sluicegate_tests::{
+    Event, GRANTS, Launch, STATEMENTS, Stage, Told, block_on, counted, purchase_of, second_line, told, until,
+};
 
 /// Letters of purchases, which the guest could not count when they came, but can now.
 struct Play {

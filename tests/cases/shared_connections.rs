@@ -3,10 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use sluicegate_tests::{block_on, guests, until, until_within};
-
-use crate::tenants::{Tenants, until_running};
-use crate::verdicts::verdict;
+use sluicegate_tests::{Tenants, block_on, guests, until, until_running, until_within, verdict};
 
 /// A transaction that locks a table, until it is dropped.
 fn locked(tenants: &Tenants, table: &str, mode: &str) -> sqlx::PgConnection {

@@ -6,77 +6,9 @@ use std::time::Duration;
 
 use redis::cmd;
 use sluicegate_tests::guests::{self, provoking};
-use sluicegate_tests::{Event, Fields, Launch, Scene, Service, Stream, fields, until};
-
-/// Tenants of a scene: each has a stream that begins with the scene's name.
-pub(crate) struct Tenants {
-    pub(crate) scene: Scene,
-    streams: Vec<(String, Stream)>,
-}
-
-impl Tenants {
-    /// With these names, and what the table of each says besides its stream.
-    pub(crate) fn new(tenants: &[(&str, &str)]) -> Self {
-        let scene = Scene::new();
-        let stream = |name: &str| scene.stream.sibling(name);
-        let streams: Vec<_> = tenants.iter().map(|(name, _)| ((*name).to_owned(), stream(name))).collect();
-        let mut file = String::new();
-        for ((name, stream), (_, settings)) in streams.iter().zip(tenants) {
-            file += &format!("[tenants.{name}]\nstream_name = \"{}\"\n{settings}\n", stream.name);
-        }
-        fs::write(scene.folder().join("sluicegate.toml"), file).unwrap();
-        Self { scene, streams }
-    }
-
-    pub(crate) fn stream(&self, name: &str) -> &Stream {
-        &self.streams.iter().find(|(found, _)| found == name).expect("a tenant of the test").1
-    }
-
-    pub(crate) fn launch(&self) -> Launch {
-        self.scene.service().unset("STREAM_NAME")
-    }
-
-    /// Waits until all of these run.
-    pub(crate) fn start(&self, running: &[&str]) -> Service {
-        let service = self.launch().start_unready();
-        for name in running {
-            until_running(&service, name);
-        }
-        service
-    }
-
-    pub(crate) fn add(&self, name: &str, count: usize) -> Vec<Event> {
-        let events: Vec<Event> = (0..count).map(|_| Event::new()).collect();
-        self.stream(name).add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
-        events
-    }
-
-    pub(crate) fn rows(&self, table: &str) -> i64 {
-        self.scene.database.value::<i64>(&format!("SELECT count(*) FROM {table}"))
-    }
-
-    fn until_some(&self, table: &str) {
-        until(&format!("rows in {table}"), || {
-            match self.scene.database.try_value::<i64>(&format!("SELECT count(*) FROM {table}"))? {
-                0 => Err("none".to_owned()),
-                _ => Ok(()),
-            }
-        });
-    }
-
-    pub(crate) fn until_rows(&self, table: &str, count: i64) {
-        until(&format!("{count} rows in {table}"), || {
-            match self.scene.database.try_value::<i64>(&format!("SELECT count(*) FROM {table}"))? {
-                found if found == count => Ok(()),
-                found => Err(format!("{found}")),
-            }
-        });
-    }
-}
-
-pub(crate) fn until_running(service: &Service, name: &str) {
-    service.until_logged(&[&format!("tenant={name}"), "running redis="]);
-}
+use sluicegate_tests::{
+    Event, Fields, Launch, Scene, Service, Stream, Tenants, fields, until, until_running,
+};
 
 fn dead_letters(tenants: &Tenants, arguments: &[&str]) -> (Option<i32>, String) {
     let output = tenants.launch().tool(&[&["dead-letters"], arguments].concat()).output().unwrap();

@@ -4,28 +4,11 @@
 
 use serde_json::Value;
 use sluicegate_demo::servers::{Options, Postgres};
-use sluicegate_tests::{Event, Fields, Launch, Scene, block_on, fields, guests, shared_redis_url};
+use sluicegate_tests::{
+    Event, Fields, Launch, Scene, block_on, fields, guests, letters_of, reasons, scripted, shared_redis_url,
+    verdict,
+};
 use uuid::Uuid;
-
-use crate::hostile::{letters_of, reasons};
-
-/// An entry that gets this verdict, with an event ID of its own.
-pub(crate) fn verdict(name: &str, more: &[(&str, &str)]) -> Fields {
-    let event_id = Event::new().event_id.to_string();
-    let mut entry = vec![("verdict", name)];
-    entry.extend(more);
-    if !more.iter().any(|(name, _)| *name == "event_id") {
-        entry.push(("event_id", &event_id));
-    }
-    fields(entry)
-}
-
-/// With time enough for whatever ends by itself, on a busy machine too.
-pub(crate) fn scripted(scene: &Scene) -> Launch {
-    let launch =
-        scene.service().set("GUEST", guests::scripted().display()).set("GUEST_TIME_LIMIT_MS", 20_000);
-    launch.set("MAX_EVENT_AGE_DAYS", 800_000).set("MAX_EVENT_AHEAD_DAYS", 3_000_000)
-}
 
 #[test]
 fn values_that_postgres_cannot_hold_cost_their_own_entry() {

@@ -16,9 +16,11 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::unwrap_used,
     reason = "a harness fails its test by a panic"
 )]
 
+mod bad_entries;
 mod database;
 mod events;
 pub mod guests;
@@ -26,20 +28,31 @@ mod load;
 mod producer;
 mod provoker;
 mod proxy;
+mod refusals;
 mod scene;
+mod scripted;
 mod service;
 mod soak;
+mod stage;
 mod stream;
+mod tenants;
+mod tool;
 mod wait;
 
+pub use bad_entries::{files_of, hostile, letters_of, message, reasons};
 pub use database::{Database, Letter};
 pub use events::{Event, Fields, fields};
 pub use load::Load;
 pub use producer::{Producer, Sent};
 pub use provoker::Provoker;
 pub use proxy::{Fault, Proxy};
+pub use refusals::{refused, with_guest};
 pub use scene::{Scene, shared_postgres_url, shared_redis_url};
+pub use scripted::{scripted, verdict};
 pub use service::{Ended, Launch, Metrics, Service};
 pub use soak::Soak;
+pub use stage::{GRANTS, STATEMENTS, Stage, event_of, purchase_of};
 pub use stream::Stream;
+pub use tenants::{Tenants, until_running};
+pub use tool::{Told, counted, second_line, told};
 pub use wait::{block_on, until, until_within};

@@ -13,6 +13,7 @@
 //! entry has, and its five fields in it), `event` (what each field must be),
 //! `jsonb` (what the column `properties` can hold), `violation` (how a refusal
 //! is told).
+#![warn(missing_docs)]
 
 mod event;
 mod fields;

@@ -1,0 +1,33 @@
+//! `sluicegate dead-letters`, as an operator runs it.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Child;
+
+use crate::service::Launch;
+
+/// What a run of the command gave.
+#[derive(Debug)]
+pub struct Told {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+pub fn told(launch: Launch, arguments: &[&str]) -> Told {
+    let arguments: Vec<&str> = [&["dead-letters"], arguments].concat();
+    let output = launch.tool(&arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Told { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// The beginning of a line of the summary: `{count}  {rest}`.
+pub fn counted(out: &str, rest: &str) -> u64 {
+    let lines = out.lines().filter_map(|line| line.trim().split_once("  "));
+    lines.filter(|(_, found)| found.starts_with(rest)).map(|(count, _)| count.parse::<u64>().unwrap()).sum()
+}
+
+/// Of what a replay tells of its progress. The first is which rules it judges by.
+pub fn second_line(replay: &mut Child) -> String {
+    let lines = BufReader::new(replay.stderr.take().unwrap()).lines();
+    lines.map_while(Result::ok).nth(1).unwrap_or_default()
+}
