@@ -74,7 +74,7 @@ pub(crate) fn main() -> ExitCode {
                 config.misspelt.iter().for_each(|name| say(&format!("sluicegate: {name}")));
                 let (mut out, mut progress) = (std::io::stdout().lock(), std::io::stderr().lock());
                 dead_letters::run(command, &config, &mut out, &mut progress).await?;
-                Ok::<u8, dead_letters::Error>(0)
+                anyhow::Ok(())
             };
             tool(work)
         }
@@ -91,14 +91,15 @@ pub(crate) fn main() -> ExitCode {
 }
 
 /// Runs what is not the service: no log, and its error in one line.
-fn tool(work: impl Future<Output = Result<u8, dead_letters::Error>>) -> ExitCode {
-    let error = match runtime().map(|runtime| runtime.block_on(work)) {
-        Ok(Ok(code)) => return ExitCode::from(code),
-        Ok(Err(error)) => error.to_string(),
-        Err(error) => format!("{error:#}"),
-    };
-    say(&format!("sluicegate: {error}"));
-    ExitCode::FAILURE
+fn tool(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    match runtime().and_then(|runtime| runtime.block_on(work)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Its message names the cause already.
+        Err(error) => {
+            say(&format!("sluicegate: {error}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// On standard error, if anybody is there to read it: `eprintln!` would end the program instead.

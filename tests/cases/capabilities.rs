@@ -1,17 +1,12 @@
 //! A guest of the world `pipeline`: what it does besides judging happens with its batch, or not at all.
 
-use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use redis::cmd;
-use serde_json::{Value, json};
-use sluicegate_demo::servers::{Options, Redis};
+use serde_json::Value;
 
-use sluicegate_tests::{
-    Event, Fields, GRANTS, Launch, STATEMENTS, Scene, Stage, block_on, event_of, guests, purchase_of,
-    shared_postgres_url, until,
-};
+use sluicegate_tests::{Event, GRANTS, STATEMENTS, Stage, block_on, event_of, purchase_of, until};
 
 fn plan(event: &Event) -> &Value {
     &event.properties.as_ref().unwrap()["plan"]

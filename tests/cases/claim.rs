@@ -131,7 +131,7 @@ fn many_pending_entries_of_a_live_consumer_hold_up_nothing() {
     let id = scene.stream.add(&abandoned.data());
     scene.stream.read_as("alive", ENTRIES + 1);
     let (name, group) = (&scene.stream.name, &scene.stream.group);
-    let hour = Duration::from_secs(3_600).as_millis() as u64;
+    let hour: u64 = 3_600_000;
     let mut abandon = cmd("XCLAIM");
     abandon.arg(name).arg(group).arg("gone").arg(0).arg(&id).arg("IDLE").arg(hour);
     scene.stream.run::<redis::Value>(&abandon);

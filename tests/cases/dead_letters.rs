@@ -1,7 +1,6 @@
 //! `sluicegate dead-letters`: look, replay, purge, as an operator does.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 

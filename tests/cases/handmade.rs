@@ -2,8 +2,6 @@
 //!
 //! One test for each file of `tests/guests/handmade`, of the same name.
 
-use std::fs;
-
 use sluicegate_tests::guests::{self, provoking};
 use sluicegate_tests::{Event, Fields, Launch, Scene, files_of, message, refused, with_guest};
 

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use redis::cmd;
 use sluicegate_tests::guests::{self, provoking};
-use sluicegate_tests::{
-    Event, Fields, Launch, Scene, Service, Stream, Tenants, fields, until, until_running,
-};
+use sluicegate_tests::{Event, Fields, Scene, Tenants, fields, until, until_running};
 
 fn dead_letters(tenants: &Tenants, arguments: &[&str]) -> (Option<i32>, String) {
     let output = tenants.launch().tool(&[&["dead-letters"], arguments].concat()).output().unwrap();

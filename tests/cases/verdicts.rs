@@ -4,10 +4,7 @@
 
 use serde_json::Value;
 use sluicegate_demo::servers::{Options, Postgres};
-use sluicegate_tests::{
-    Event, Fields, Launch, Scene, block_on, fields, guests, letters_of, reasons, scripted, shared_redis_url,
-    verdict,
-};
+use sluicegate_tests::{Fields, Scene, block_on, letters_of, reasons, scripted, shared_redis_url, verdict};
 use uuid::Uuid;
 
 #[test]

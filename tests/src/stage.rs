@@ -39,6 +39,8 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// On a Redis of its own.
+    #[expect(clippy::new_without_default, reason = "it starts a server")]
     pub fn new() -> Self {
         let redis = Redis::start(&Options::default()).unwrap();
         let scene = Scene::on(&redis.url(), &shared_postgres_url());

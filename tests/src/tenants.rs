@@ -11,7 +11,7 @@ use crate::wait::until;
 /// Tenants of a scene: each has a stream that begins with the scene's name.
 pub struct Tenants {
     pub scene: Scene,
-    streams: Vec<(String, Stream)>,
+    pub streams: Vec<(String, Stream)>,
 }
 
 impl Tenants {

@@ -2,7 +2,6 @@
 //!
 //! One test for each program of `tests/guests/hostile/examples`, of the same name.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 use sluicegate::batch::Digest;
 use sluicegate_tests::guests::{self, provoking};
 use sluicegate_tests::{
-    Ended, Event, Fields, Launch, Letter, Scene, Stream, files_of, hostile, letters_of, message, reasons,
+    Ended, Event, Fields, Launch, Scene, Stream, files_of, hostile, letters_of, message, reasons,
 };
 
 mod granted;
