@@ -140,7 +140,7 @@ impl Story<'_> {
 
         let (mut report, measured) = observer.take_stock(&flow.ledger).await?;
         report.check_swap();
-        report.check_levels(observer.group_stats().await?);
+        report.check_group(observer.group_stats().await?);
         if !status.success() || stop > MAX_STOP {
             let found = format!("it ended with {status}, {} after SIGTERM", short(stop));
             let wanted = format!("exit status: 0 within {} s", MAX_STOP.as_secs());

@@ -61,13 +61,13 @@ impl Observer {
     pub(super) async fn is_ready(&mut self) -> Result<bool, Error> {
         let ready = sqlx::query_scalar("SELECT to_regclass('dead_letters') IS NOT NULL");
         let has_tables: bool = self.ask("looking for the tables", ready).await?;
-        // Redis has no levels of a stream that is not there.
+        // Redis has no figures of a stream that is not there.
         let has_group = self.monitor.group_stats().await.is_ok_and(|group_stats| group_stats.lag.is_some());
         Ok(has_tables && has_group)
     }
 
     pub(super) async fn group_stats(&mut self) -> Result<GroupStats, Error> {
-        within("asking redis for the levels", STEP_TIMEOUT, self.monitor.group_stats()).await
+        within("asking redis about the group", STEP_TIMEOUT, self.monitor.group_stats()).await
     }
 
     pub(super) async fn view(&mut self) -> Result<View, Error> {

@@ -77,7 +77,7 @@ fn deleted_entries_of_a_consumer_that_is_gone_outlive_who_claims_them() {
     }
 }
 
-/// One that goes away later is noticed too, and one that is only slow is not robbed before its time.
+/// One that goes away later is noticed too, and one that is only slow keeps its entries until its time.
 #[test]
 fn replicas_take_over_from_one_that_crashed() {
     let scene = Scene::new();

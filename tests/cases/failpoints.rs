@@ -55,7 +55,7 @@ fn after_read() {
     survive_all("after_read");
 }
 
-/// Judging knows no error: whatever the guest does, there is a fate.
+/// Judging knows no error: whatever the guest does, there is an outcome.
 #[test]
 fn after_judge() {
     survive("after_judge", "delay:150/4");

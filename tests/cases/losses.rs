@@ -92,7 +92,7 @@ fn burst(scene: &Scene, count: usize, length: usize) {
     let _: redis::Value = pipeline.query(&mut scene.stream.connect().unwrap()).unwrap();
 }
 
-/// The reader gets past the gap before anybody looks at the levels, and there are several readers.
+/// The reader gets past the gap before anybody looks at the group, and there are several readers.
 #[test]
 fn what_is_trimmed_between_two_looks_is_counted_by_one_of_the_replicas() {
     let scene = Scene::new();

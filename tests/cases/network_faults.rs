@@ -275,13 +275,13 @@ fn a_transaction_whose_network_falls_silent_is_written_again() {
 
 /// Its database goes silent, its entries are claimed and stored by another, and then it would write them too.
 #[test]
-fn what_a_robbed_replica_writes_late_adds_nothing() {
+fn what_a_fenced_replica_writes_late_adds_nothing() {
     let scene = Scene::new();
     let url = scene.database.url();
     let proxy = Proxy::start(&url);
-    let robbed = scene
+    let fenced = scene
         .service()
-        .set("CONSUMER_NAME", "robbed")
+        .set("CONSUMER_NAME", "fenced")
         .set("POSTGRES_URL", proxy.url(&url))
         .set("MONITORING_INTERVAL_MS", 200)
         .start();
@@ -290,7 +290,7 @@ fn what_a_robbed_replica_writes_late_adds_nothing() {
     let mut entries: Vec<Fields> = events.iter().map(Event::data).collect();
     entries.push(fields([("data", "no JSON")]));
     scene.stream.add_all(&entries);
-    until("the entries held by the robbed one", || match scene.stream.pending().len() {
+    until("the entries held by the fenced one", || match scene.stream.pending().len() {
         51 => Ok(()),
         found => Err(format!("{found}")),
     });
@@ -298,14 +298,14 @@ fn what_a_robbed_replica_writes_late_adds_nothing() {
     assert_eq!(scene.until_stored(50), events);
     scene.stream.until_drained();
     let in_flight = |service: &Service| Metrics::last(&service.log()).map(|metrics| metrics.get("in_flight"));
-    assert_eq!(in_flight(&robbed), Some(51), "acknowledged by the other, and still to be written here");
+    assert_eq!(in_flight(&fenced), Some(51), "acknowledged by the other, and still to be written here");
     proxy.set(Fault::None);
-    robbed.until_logged(&["taken over by another", "beginning again"]);
-    until("the robbed one to have nothing", || match in_flight(&robbed) {
+    fenced.until_logged(&["taken over by another", "beginning again"]);
+    until("the fenced one to have nothing", || match in_flight(&fenced) {
         Some(0) => Ok(()),
         found => Err(format!("{found:?}")),
     });
-    assert_eq!(robbed.stop().metrics().tally(), [0, 0, 0, 0, 0]);
+    assert_eq!(fenced.stop().metrics().tally(), [0, 0, 0, 0, 0]);
     assert_eq!(robber.stop().metrics().tally(), [50, 0, 1, 0, 0]);
     assert_eq!(scene.database.events(), events);
     assert_eq!(scene.database.letters().len(), 1);

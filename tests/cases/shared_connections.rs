@@ -104,7 +104,7 @@ fn a_tenant_whose_table_is_locked_leaves_connections_to_the_others() {
 
 /// What rules make beyond an entry each is written over one connection, for one tenant at a time.
 #[test]
-fn a_locked_table_holds_up_no_other_surplus() {
+fn a_locked_table_holds_up_no_other_heavy_batch() {
     let guest = format!("guest = {:?}", guests::scripted().display().to_string());
     let tenants = Tenants::new(&[("stuck", &guest), ("quick", &guest)]);
     let service = tenants.start(&["stuck", "quick"]);

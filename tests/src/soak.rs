@@ -297,7 +297,7 @@ impl Soak {
                 },
             );
         }
-        // A replica that was robbed of its entries may still be writing them, which adds nothing
+        // A replica whose entries were claimed may still be writing them, which adds nothing
         // now, but would after the tables were emptied.
         for tenant in [WATCHED, "hostile", COUNTING] {
             let lines = |replica: &Service| Metrics::all_of(tenant, &replica.log());
@@ -411,7 +411,7 @@ impl Soak {
     fn pause_replica(&mut self) {
         let chosen = self.random.usize(..REPLICAS);
         self.replicas[chosen].signal(Signal::STOP);
-        self.wait(100..4_500); // longer than CLAIM_MIN_IDLE_MS: it may be robbed meanwhile
+        self.wait(100..4_500); // longer than CLAIM_MIN_IDLE_MS: its entries may be claimed meanwhile
         self.replicas[chosen].signal(Signal::CONT);
     }
 

@@ -327,9 +327,9 @@ impl Report {
     }
 
     /// Nothing is left.
-    pub fn check_levels(&mut self, levels: GroupStats) {
-        let lag = levels.lag.map_or("unknown".to_owned(), |lag| lag.to_string());
-        for (what, found) in [("the lag", lag), ("pending", levels.pending.to_string())] {
+    pub fn check_group(&mut self, group: GroupStats) {
+        let lag = group.lag.map_or("unknown".to_owned(), |lag| lag.to_string());
+        for (what, found) in [("the lag", lag), ("pending", group.pending.to_string())] {
             if found != "0" {
                 self.add(Discrepancy::NotDrained { what, found });
             }

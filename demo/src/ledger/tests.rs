@@ -89,7 +89,7 @@ fn audit(ledger: &Ledger, world: &World) -> Report {
     let mut report = audit.finish();
     report.check_swap();
     report.check_counters(world.tally);
-    report.check_levels(GroupStats { length: SENT, pending: 0, lag: Some(0), lost: 0 });
+    report.check_group(GroupStats { length: SENT, pending: 0, lag: Some(0), lost: 0 });
     report
 }
 
@@ -288,7 +288,7 @@ fn counters_that_disagree_are_found() {
 #[test]
 fn what_is_left_in_the_stream_is_found() {
     let mut report = Report::default();
-    report.check_levels(GroupStats { length: 9, pending: 1, lag: None, lost: 0 });
+    report.check_group(GroupStats { length: 9, pending: 1, lag: None, lost: 0 });
     assert_eq!(report.discrepancies[&Check::Drained].count, 2);
 }
 

@@ -194,18 +194,18 @@ impl Reporter {
         self.group_stats(counters).await;
     }
 
-    /// The stream's levels, if they can be had; losses are told at once.
+    /// The group's figures, if they can be had; losses are told at once.
     async fn group_stats(&mut self, counters: &Counters) -> Option<GroupStats> {
         // Not longer than this: the last report comes while somebody waits for the exit.
         let group_stats = match tokio::time::timeout(Duration::from_secs(1), self.monitor.group_stats()).await
         {
             Ok(Ok(group_stats)) => group_stats,
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the stream's levels are unknown");
+                tracing::warn!(%error, "the group's figures are unknown");
                 return None;
             }
             Err(_) => {
-                tracing::warn!("the stream's levels are unknown: no answer from redis within 1 s");
+                tracing::warn!("the group's figures are unknown: no answer from redis within 1 s");
                 return None;
             }
         };

@@ -161,7 +161,7 @@ impl Guest {
         Ok(store)
     }
 
-    /// Calls it, lending what it is granted.
+    /// Calls it with what it is granted.
     fn call(
         &self,
         first: EntryId,

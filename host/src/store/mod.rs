@@ -3,13 +3,13 @@
 //! - `pool`: the connections that the writers of all tenants share
 //! - `migrator`, `table`: version, extension, migrations; a tenant's table
 //! - `writer`, `dead_letter_rows`, `commit_log`: what a transaction consists of
-//! - `session`: a transaction that is lent to a guest
+//! - `session`: a transaction that a guest may use
 //! - `dead_letter_store`, `replay_page`: dead letters as an operator handles them
 //! - `timestamp`: times as PostgreSQL has them, which are more than ours
 //! - `in_force`: which rules each replica judges by
 //! - `replay_outbox`: what a replay has published and not sent yet
 //!
-//! A connection is lent for a batch and given up after any error. So the reason
+//! A connection is taken from the pool for a batch, and closed after any error. So the reason
 //! why there is none is told as it is, and a connection whose state is in doubt
 //! is never used again.
 

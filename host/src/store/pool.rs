@@ -18,7 +18,7 @@ use super::{CONNECT_TIMEOUT, Database, Error, STATEMENT_TIMEOUT_MS, Store};
 /// How many connections write a [`Purpose::Heavy`] at the same time.
 const HEAVY_CONNECTIONS: usize = 1;
 
-/// Lends connections, so many at a time and no more.
+/// Connections, so many at a time and no more.
 pub(super) struct Pool {
     /// Hands out in the order of asking.
     permits: Arc<Semaphore>,

@@ -1,4 +1,4 @@
-//! A batch's transaction, lent to its guest: statements that the operator has named.
+//! A batch's transaction, which its guest may use: statements that the operator has named.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -126,9 +126,12 @@ impl Session {
     /// After the commit. A connection on which something may be left is closed.
     pub(super) async fn release(mut self, database: &Database) {
         let is_clean = !self.was_used()
-            || within_timeout("tidying up", sqlx::raw_sql(FORGET).execute(&mut self.pooled.connection))
-                .await
-                .is_ok();
+            || within_timeout(
+                "resetting a session",
+                sqlx::raw_sql(FORGET).execute(&mut self.pooled.connection),
+            )
+            .await
+            .is_ok();
         if is_clean {
             self.pooled.release(database);
         }

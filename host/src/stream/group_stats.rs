@@ -25,7 +25,7 @@ pub struct GroupStats {
     pub lost: u64,
 }
 
-/// Asks for the group's levels.
+/// Asks for the group's figures.
 pub struct GroupMonitor {
     stream: Stream,
 }
@@ -35,10 +35,10 @@ impl GroupMonitor {
         Self { stream }
     }
 
-    /// The levels at this moment.
+    /// The figures at this moment.
     ///
     /// The connection may have broken since it was used last, which shows only
-    /// now: then a new one is asked, so that the report has its levels.
+    /// now: then a new one is asked, so that the report has its figures.
     pub async fn group_stats(&mut self) -> Result<GroupStats, Error> {
         let shared = self.stream.redis.shared().await?;
         let was_there = shared.was_there;
@@ -52,13 +52,13 @@ impl GroupMonitor {
     }
 
     async fn ask(&mut self, mut shared: SharedConnection) -> Result<GroupStats, Error> {
-        match self.try_levels(&mut shared.connection).await {
+        match self.try_ask(&mut shared.connection).await {
             Ok(group_stats) => Ok(group_stats),
             Err(error) => Err(self.stream.redis.failed(&shared, error).await),
         }
     }
 
-    async fn try_levels(&mut self, connection: &mut MultiplexedConnection) -> Result<GroupStats, Error> {
+    async fn try_ask(&mut self, connection: &mut MultiplexedConnection) -> Result<GroupStats, Error> {
         let stream = &self.stream;
         // One transaction, so that the replies are of one moment.
         let reply: RedisResult<(Value, u64, Value)> = redis::pipe()

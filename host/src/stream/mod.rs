@@ -1,4 +1,4 @@
-//! Redis: the consumer group, reading, acknowledging, levels.
+//! Redis: the consumer group, reading, acknowledging, figures.
 //!
 //! - `reader`: XREADGROUP and XCLAIM: new entries, and those that are pending
 //! - `attempts`: how often the process died with an entry in hand
@@ -200,7 +200,7 @@ impl Stream {
         Attempts::new(self.clone())
     }
 
-    /// Watches the group's levels.
+    /// Watches the group's figures.
     pub fn monitor(&self) -> GroupMonitor {
         GroupMonitor::new(self.clone())
     }

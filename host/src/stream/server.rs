@@ -1,7 +1,7 @@
 //! The server that all tenants read from, and the one connection that they share.
 //!
 //! Whoever blocks in XREADGROUP needs a connection of its own. For what is
-//! answered at once, acknowledgements and levels, one does for all tenants.
+//! answered at once, acknowledgements and figures, one does for all tenants.
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
