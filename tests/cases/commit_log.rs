@@ -314,6 +314,42 @@ fn what_is_in_flight_is_not_decided_by_a_replica_that_starts_after_a_set_back() 
     }
 }
 
+/// A replica stands still while another one decides entries. Then the group is set back, and the first goes on with what
+/// it has never seen.
+#[test]
+fn what_another_has_decided_before_a_set_back_is_not_decided_again() {
+    for command in ["SETID", "DESTROY"] {
+        let stage = Stage::new();
+        let stream = &stage.scene.stream;
+        let launch = |consumer: &str| {
+            stage.service(&format!("{GRANTS}{STATEMENTS}")).set("CONSUMER_NAME", consumer).start()
+        };
+        let (first, second) = (launch("first"), launch("second"));
+        stage.add(&[event_of("ada")]);
+        stage.scene.until_stored(1);
+        stream.until_drained();
+        second.signal(Signal::STOP);
+        stage.add(&(0..60).map(|_| event_of("ada")).collect::<Vec<_>>());
+        stage.scene.until_stored(61);
+        stream.until_drained();
+        first.signal(Signal::STOP);
+        let mut xgroup = cmd("XGROUP");
+        xgroup.arg(command).arg(&stream.name).arg(&stream.group);
+        if command == "SETID" {
+            xgroup.arg("0");
+        }
+        stream.run::<redis::Value>(&xgroup);
+        second.signal(Signal::CONT);
+        let last = event_of("ada");
+        stage.add(std::slice::from_ref(&last));
+        stage.scene.until_stored(62);
+        stream.until_drained();
+        let log = second.stop().log;
+        first.signal(Signal::CONT);
+        assert_eq!(stage.counted("ada"), 62, "{command}: {log}");
+    }
+}
+
 /// It would grow with each batch, and so would the time for each.
 #[test]
 fn the_record_is_forgotten_after_a_while() {
