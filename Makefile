@@ -1,5 +1,5 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: help build guests hostile failpoints demo test test-one soak bench servers redis-7.0 wasmtime
+.PHONY: help settings build guests hostile failpoints demo test test-one soak bench servers redis-7.0 wasmtime
 
 DEMO := target/release/sluicegate-demo
 COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
@@ -37,6 +37,12 @@ test: build hostile failpoints servers redis-7.0 wasmtime ## everything that con
 
 test-one: build hostile failpoints servers redis-7.0 wasmtime ## the tests whose names contain T
 	$(DEMO) servers -- cargo test --release --locked --workspace --lib --test service -- --test-threads 4 $(T)
+
+# What the manual and the example say about settings, from the table in host/src/config/settings.rs.
+settings: build ## docs/settings.md and sluicegate.example.toml anew
+	target/release/sluicegate settings > sluicegate.example.toml
+	sed -i '/^| variable/,$$d' docs/settings.md
+	target/release/sluicegate settings --markdown >> docs/settings.md
 
 # Random faults for SOAK_SECONDS (3600): crashes, restarts, pauses, a broken network. SOAK_SEED repeats a schedule.
 soak: build servers ## random faults for SOAK_SECONDS; SOAK_SEED repeats a schedule

@@ -99,8 +99,8 @@ impl Service {
             .stdin(Stdio::null())
             .stdout(output.try_clone().map_err(at)?)
             .stderr(output);
-        if std::env::var_os("MONITORING_INTERVAL_MS").is_none() {
-            command.env("MONITORING_INTERVAL_MS", "1000");
+        if std::env::var_os("MONITORING_INTERVAL").is_none() {
+            command.env("MONITORING_INTERVAL", "1000");
         }
         let child = spawn(command, &program)?;
         Ok(Self { child, log, ended: None })

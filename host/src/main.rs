@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use rustix::process::Signal;
-use sluicegate::config::{Config, LogFormat, SETTINGS, Setting};
+use sluicegate::config::{self, Config, LogFormat, SETTINGS, Setting};
 use sluicegate::dead_letters;
 use sluicegate::sandbox::compile;
 use sluicegate::service;
@@ -35,6 +35,12 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Print all settings: a file to begin with, or a page of the manual
+    Settings {
+        /// As a table in Markdown
+        #[arg(long)]
+        markdown: bool,
+    },
     /// Look at, replay and purge the entries that were not stored
     DeadLetters {
         /// Settings file; without it, sluicegate.toml is read if it is there
@@ -52,8 +58,8 @@ fn settings_help() -> String {
     let mut help = String::from(
         "Settings, as environment variables, in .env, or in lower case in sluicegate.toml, in this order:\n",
     );
-    for Setting { name, default, meaning, .. } in &SETTINGS {
-        let default = default.map_or(String::new(), |default| format!(" [default: {default}]"));
+    for Setting { name, default, meaning, .. } in SETTINGS.iter() {
+        let default = default.as_ref().map_or(String::new(), |default| format!(" [default: {default}]"));
         help.push_str(&format!("  {name:<24} {meaning}{default}\n"));
     }
     help
@@ -77,6 +83,12 @@ pub(crate) fn main() -> ExitCode {
                 anyhow::Ok(())
             };
             tool(work)
+        }
+        Command::Settings { markdown } => {
+            let text = if markdown { config::as_markdown() } else { config::as_toml() };
+            // Who reads it may have read enough.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
         }
         Command::Compile { memory_bytes, time_ms, fuel, stack_bytes, code_bytes } => {
             match compile::compile_as_child(memory_bytes, time_ms, fuel, stack_bytes, code_bytes) {

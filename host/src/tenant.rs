@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use crate::batch::EntryId;
-use crate::config::{Config, Tenant, TenantName};
+use crate::config::{Config, Tenant, TenantName, Time};
 use crate::guests::{self, Folders, Refused, RulesLoader};
 use crate::metrics::{Counters, Dependency, Reporter};
 use crate::outbox;
@@ -202,7 +202,7 @@ impl Run {
             tracing::warn!(
                 %error,
                 again_in_s = delay.as_secs(),
-                "a batch took longer than CLAIM_MIN_IDLE_MS, or two replicas share a CONSUMER_NAME; beginning again later: \
+                "a batch took longer than CLAIM_MIN_IDLE, or two replicas share a CONSUMER_NAME; beginning again later: \
                  set the one higher, or give each replica another name"
             );
             self.counters.failed();
@@ -241,7 +241,7 @@ impl Run {
         let _noting = AbortOnDropHandle::new(tokio::spawn(noting.in_current_span()));
         let housekeeping = housekeep(stream.clone(), store.clone(), tenant.clone());
         let _housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping.in_current_span()));
-        let pruning = prune_decided(store.clone(), tenant.decided_kept());
+        let pruning = prune_decided(store.clone(), tenant.decided_kept.0);
         let _pruning = AbortOnDropHandle::new(tokio::spawn(pruning.in_current_span()));
         let pipeline = Pipeline {
             reader: stream.reader(tenant),
@@ -357,15 +357,15 @@ async fn prune_decided(store: Store, kept: Duration) {
 
 /// Deletes every hour what nobody needs any more, and does what replays have left undone.
 async fn housekeep(stream: Stream, store: Store, tenant: Tenant) {
-    let days = tenant.dead_letter_retention_days;
+    let retention = tenant.dead_letter_retention;
     let mut hours = tokio::time::interval(Duration::from_secs(3_600));
     loop {
         hours.tick().await;
         // One tenant after the other, or a hundred would want a connection at the same moment.
         let Ok(_permit) = store.database().housekeeping_permit().await else { return };
-        match purge(&store, &tenant.name, days).await {
+        match purge(&store, &tenant.name, retention).await {
             Ok(0) => {}
-            Ok(purged) => tracing::info!(purged, days, "old dead letters deleted"),
+            Ok(purged) => tracing::info!(purged, "old dead letters deleted"),
             Err(error) => {
                 tracing::warn!(%error, "old dead letters were not deleted; trying again in an hour")
             }
@@ -386,14 +386,12 @@ async fn housekeep(stream: Stream, store: Store, tenant: Tenant) {
     }
 }
 
-/// Deletes dead letters that are older than the setting says; 0 keeps them.
-async fn purge(store: &Store, tenant: &TenantName, days: u32) -> Result<u64, store::Error> {
+/// Deletes dead letters that are older than the setting says, if it says anything.
+async fn purge(store: &Store, tenant: &TenantName, retention: Option<Time>) -> Result<u64, store::Error> {
     /// Letters deleted in one transaction.
     const CHUNK: u32 = 1_000;
-    if days == 0 {
-        return Ok(0);
-    }
-    let before = Some(chrono::Utc::now() - chrono::Duration::days(i64::from(days)));
+    let Some(Time(retention)) = retention else { return Ok(0) };
+    let before = Some(chrono::Utc::now() - retention);
     let filter = Filter { before, tenant: Some(tenant.to_string()), ..Filter::default() };
     let dead_letters = DeadLetterStore::new(store.database());
     let (mut purged, mut after) = (0, 0);

@@ -92,8 +92,8 @@ impl House {
     fn start(&self, hostile: &Stream) -> Service {
         let guest = self.guest();
         let mut file = format!(
-            "partial_batch_delay_ms = 0\n\
-             [tenants.hostile]\nstream_name = \"{}\"\nguest = {:?}\nmax_event_age_days = 36500\n",
+            "partial_batch_delay = \"0ms\"\n\
+             [tenants.hostile]\nstream_name = \"{}\"\nguest = {:?}\nmax_event_age = \"36500d\"\n",
             hostile.name,
             guest.display().to_string()
         );

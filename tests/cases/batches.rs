@@ -36,7 +36,7 @@ fn a_full_batch_is_not_followed_by_a_pause() {
     let events: Vec<Event> = (0..205).map(|_| Event::new()).collect();
     scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
     let start = Instant::now();
-    let service = scene.service().set("BATCH_SIZE", 10).set("PARTIAL_BATCH_DELAY_MS", 60_000).start();
+    let service = scene.service().set("BATCH_SIZE", 10).set("PARTIAL_BATCH_DELAY", "1m").start();
     assert_eq!(scene.until_stored(205), events);
     scene.stream.until_drained();
     assert!(start.elapsed() < Duration::from_secs(30), "the last, partial batch does not wait either");
@@ -46,7 +46,7 @@ fn a_full_batch_is_not_followed_by_a_pause() {
 #[test]
 fn a_partial_batch_is_followed_by_a_pause() {
     let scene = Scene::new();
-    let service = scene.service().set("PARTIAL_BATCH_DELAY_MS", 3_000).start();
+    let service = scene.service().set("PARTIAL_BATCH_DELAY", "3s").start();
     scene.stream.add(&Event::new().data());
     scene.until_stored(1);
     for _ in 0..10 {

@@ -47,7 +47,7 @@ fn a_row_that_fails_with_any_code_costs_itself_alone() {
         events[4 * i].event_type = format!("raise {code}");
     }
     let ids = scene.stream.add_all(&data(&events));
-    let service = scene.service().set("BATCH_SIZE", 100).set("ROW_RETRY_MS", 500).start();
+    let service = scene.service().set("BATCH_SIZE", 100).set("ROW_RETRY", "500ms").start();
     let letters = until_letters(&scene, ANY.len());
     for (i, code) in ANY.iter().enumerate() {
         let message = &letters[&ids[4 * i]];
@@ -65,7 +65,7 @@ fn a_row_that_fails_with_any_code_costs_itself_alone() {
 fn a_row_that_comes_alone_is_judged_by_the_rows_before_it() {
     for code in ["58030", "0A000"] {
         let scene = Scene::new();
-        let service = scene.service().set("ROW_RETRY_MS", 200).start();
+        let service = scene.service().set("ROW_RETRY", "200ms").start();
         scene.stream.add(&Event::new().data());
         scene.until_stored(1);
         scene.database.execute(RAISE);
@@ -83,7 +83,7 @@ fn what_refuses_every_row_costs_none() {
     scene.start().stop(); // makes the table
     let mut events: Vec<Event> = (0..5).map(|_| Event::new()).collect();
     scene.stream.add_all(&data(&events));
-    let service = scene.service().set("ROW_RETRY_MS", 100).set("MONITORING_INTERVAL_MS", 100).start();
+    let service = scene.service().set("ROW_RETRY", "100ms").set("MONITORING_INTERVAL", "100ms").start();
     scene.until_stored(5);
     scene.database.execute(
         "CREATE FUNCTION raise() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -164,7 +164,7 @@ fn another_unique_index_makes_no_duplicates() {
     let mut events: Vec<Event> = (0..20).map(|_| Event::new()).collect();
     events[11] = Event { user_id: events[3].user_id.clone(), time: events[3].time, ..Event::new() };
     let ids = scene.stream.add_all(&data(&events));
-    let service = scene.service().set("ROW_RETRY_MS", 300).start();
+    let service = scene.service().set("ROW_RETRY", "300ms").start();
     let letters = until_letters(&scene, 1);
     let lost: BTreeSet<&String> = letters.keys().collect();
     assert!(lost.is_subset(&BTreeSet::from([&ids[3], &ids[11]])), "{letters:?}");

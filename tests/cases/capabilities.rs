@@ -152,7 +152,7 @@ fn a_refused_row_takes_back_what_was_done_for_it() {
 fn survive(points: &str) {
     let stage = Stage::new();
     let settings = format!("{GRANTS}{STATEMENTS}");
-    let launch = || stage.service(&settings).set("BATCH_SIZE", 10).set("PARTIAL_BATCH_DELAY_MS", 0);
+    let launch = || stage.service(&settings).set("BATCH_SIZE", 10).set("PARTIAL_BATCH_DELAY", "0ms");
     let events: Vec<Event> = (0..200).map(|_| purchase_of("ada", 1.0)).collect();
     stage.add(&events);
     let mut deaths = 0;

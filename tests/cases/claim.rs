@@ -24,7 +24,7 @@ fn rules_count_each_entry_once_though_their_row_is_locked() {
     let service = stage
         .service(&format!("{GRANTS}{STATEMENTS}"))
         .set("BATCH_SIZE", 20)
-        .set("CLAIM_MIN_IDLE_MS", MIN_IDLE_MS)
+        .set("CLAIM_MIN_IDLE", format!("{}ms", MIN_IDLE_MS))
         .start();
     let begun = Instant::now();
     for part in rest.chunks(10) {
@@ -48,7 +48,7 @@ fn rules_count_each_entry_once_though_their_row_is_locked() {
 #[test]
 fn a_group_that_is_lost_is_not_made_again_before_what_is_in_flight_has_ended() {
     let scene = Scene::new();
-    let service = scene.service().set("BLOCK_MS", 100).start();
+    let service = scene.service().set("BLOCK", "100ms").start();
     let mut other = scene.database.connect();
     block_on(async { sqlx::raw_sql("BEGIN; LOCK TABLE events").execute(&mut other).await.unwrap() });
     let events: Vec<Event> = (0..30).map(|_| Event::new()).collect();
@@ -83,9 +83,9 @@ fn one_late_event_for_a_locked_chunk_does_not_stop_the_others() {
     let service = scene
         .service()
         .set("BATCH_SIZE", 10)
-        .set("CLAIM_MIN_IDLE_MS", MIN_IDLE_MS)
-        .set("PARTIAL_BATCH_DELAY_MS", 0)
-        .set("MONITORING_INTERVAL_MS", 100)
+        .set("CLAIM_MIN_IDLE", format!("{}ms", MIN_IDLE_MS))
+        .set("PARTIAL_BATCH_DELAY", "0ms")
+        .set("MONITORING_INTERVAL", "100ms")
         .start();
     scene.stream.add(&old().data());
     scene.until_stored(1);
@@ -135,7 +135,7 @@ fn many_pending_entries_of_a_live_consumer_hold_up_nothing() {
     let mut abandon = cmd("XCLAIM");
     abandon.arg(name).arg(group).arg("gone").arg(0).arg(&id).arg("IDLE").arg(hour);
     scene.stream.run::<redis::Value>(&abandon);
-    let service = scene.service().set("CLAIM_MIN_IDLE_MS", hour / 2).start();
+    let service = scene.service().set("CLAIM_MIN_IDLE", format!("{}ms", hour / 2)).start();
     let begun = Instant::now();
     assert_eq!(scene.until_stored(1), [abandoned]);
     let event = Event::new();

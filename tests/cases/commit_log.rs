@@ -133,7 +133,7 @@ fn a_claimed_entry_is_known_too() {
     scene.stream.add(&purchase_without_amount().data());
     die_after_commit(&scene, guests::DEFAULT);
     let service = scene.service().set("GUEST", guest(&scene, guests::STRICT));
-    let service = service.set("CONSUMER_NAME", "another").set("CLAIM_MIN_IDLE_MS", 100).start();
+    let service = service.set("CONSUMER_NAME", "another").set("CLAIM_MIN_IDLE", "100ms").start();
     scene.stream.until_drained();
     assert_eq!(service.stop().metrics().tally(), [0, 1, 0, 0, 0]);
     assert_eq!(scene.database.letters(), []);
@@ -150,7 +150,7 @@ fn a_replica_that_was_frozen_writes_nothing_that_was_taken_over() {
         frozen.until_logged(&["failpoint", "before_insert"]);
         frozen.signal(Signal::STOP);
         let service = scene.service().set("GUEST", guest(&scene, guests::STRICT));
-        let service = service.set("CONSUMER_NAME", robber).set("CLAIM_MIN_IDLE_MS", 100).start();
+        let service = service.set("CONSUMER_NAME", robber).set("CLAIM_MIN_IDLE", "100ms").start();
         scene.stream.until_drained();
         assert_eq!(service.stop().metrics().tally(), [0, 0, 1, 0, 0]);
 
@@ -354,7 +354,7 @@ fn what_another_has_decided_before_a_set_back_is_not_decided_again() {
 #[test]
 fn the_record_is_forgotten_after_a_while() {
     let scene = Scene::new();
-    let service = scene.service().set("DECIDED_KEPT_S", 10).start();
+    let service = scene.service().set("DECIDED_KEPT", "10s").start();
     scene.stream.add(&Event::new().data());
     scene.stream.until_drained();
     let count = || scene.database.value::<i64>("SELECT count(*) FROM decided");

@@ -218,7 +218,7 @@ fn a_replay_judges_by_the_rules_that_are_in_force() {
     assert_eq!((forced.code, counted(&forced.out, "would be stored")), (Some(0), 3), "{forced:?}");
     assert!(forced.err.contains("judged all the same"), "{forced:?}");
     // A larger limit may be what a letter needs.
-    let replayed = replay(scene.service().set("GUEST_TIME_LIMIT_MS", 2_000), &[]);
+    let replayed = replay(scene.service().set("GUEST_TIME_LIMIT", "2s"), &[]);
     assert_eq!((replayed.code, counted(&replayed.out, "are stored")), (Some(0), 3), "{replayed:?}");
     let digest =
         format!("tenant default: judged by the rules {} (inside the program)", Digest::new(guests::DEFAULT));

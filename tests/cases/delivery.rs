@@ -39,7 +39,7 @@ fn what_a_consumer_that_is_gone_left_is_claimed_to_the_end() {
     let deleted = [0, 31, 32, 94];
     delete(&scene, &deleted.map(|i| &ids[i]));
 
-    let service = scene.service().set("BATCH_SIZE", 10).set("CLAIM_MIN_IDLE_MS", 300).start();
+    let service = scene.service().set("BATCH_SIZE", 10).set("CLAIM_MIN_IDLE", "300ms").start();
     scene.until_stored(91);
     service.until_logged(&["claimed what other consumers left pending"]);
     scene.stream.until_drained();
@@ -62,7 +62,7 @@ fn deleted_entries_of_a_consumer_that_is_gone_outlive_who_claims_them() {
         scene.stream.read_as("gone", 12);
         delete(&scene, &[&ids[3], &ids[7]]);
         // One commit at a time: that of the deleted entries, which are read first, is the first.
-        let launch = || scene.service().set("CLAIM_MIN_IDLE_MS", 100).set("COMMITS_IN_FLIGHT", 1);
+        let launch = || scene.service().set("CLAIM_MIN_IDLE", "100ms").set("COMMITS_IN_FLIGHT", 1);
         // The first read finds nothing of its own.
         let ended = launch().with_failpoints(point).run_to_end();
         assert_eq!(ended.code, None, "killed at {point}");
@@ -81,8 +81,7 @@ fn deleted_entries_of_a_consumer_that_is_gone_outlive_who_claims_them() {
 #[test]
 fn replicas_take_over_from_one_that_crashed() {
     let scene = Scene::new();
-    let replica =
-        |name: &str| scene.service().set("CONSUMER_NAME", name).set("CLAIM_MIN_IDLE_MS", 2_000).start();
+    let replica = |name: &str| scene.service().set("CONSUMER_NAME", name).set("CLAIM_MIN_IDLE", "2s").start();
     let (survivor, victim) = (replica("survivor"), replica("victim"));
     let lock = LockedTable::lock(&scene);
     let producer = Producer::start(&scene.stream, Event::new);
@@ -125,7 +124,7 @@ impl LockedTable {
 #[test]
 fn what_is_in_flight_is_not_claimed_however_long_it_takes() {
     let scene = Scene::new();
-    let service = scene.service().set("BATCH_SIZE", 10).set("CLAIM_MIN_IDLE_MS", 200).start();
+    let service = scene.service().set("BATCH_SIZE", 10).set("CLAIM_MIN_IDLE", "200ms").start();
     let lock = LockedTable::lock(&scene);
     let (mut events, _) = send(&scene, 30);
     until("entries in flight", || match scene.stream.pending().len() {
@@ -154,7 +153,7 @@ fn an_entry_that_was_delivered_too_often_costs_only_itself() {
         scene.stream.read_as(consumer, 20);
         scene.stream.claim_as(consumer, &ids[6..9], 3); // suspects
         scene.stream.claim_as(consumer, &ids[7..8], 5); // delivered five times before
-        let service = scene.service().set("MAX_DELIVERIES", 5).set("CLAIM_MIN_IDLE_MS", 100).start();
+        let service = scene.service().set("MAX_DELIVERIES", 5).set("CLAIM_MIN_IDLE", "100ms").start();
         let letters = until_letters(&scene, 1);
         assert_eq!(letters, [(ids[7].clone(), "delivered_too_often".to_owned())].into());
         let poison = events.remove(7);
@@ -208,7 +207,7 @@ fn an_entry_that_the_process_dies_of_is_given_up() {
     scene.start().stop(); // makes the table
     let launch = || {
         let guest = guests::hostile("endless_loop").display().to_string();
-        scene.service().set("MAX_DELIVERIES", 4).set("GUEST", guest).set("GUEST_TIME_LIMIT_MS", 60_000)
+        scene.service().set("MAX_DELIVERIES", 4).set("GUEST", guest).set("GUEST_TIME_LIMIT", "1m")
     };
     let poison = scene.stream.add(&guests::provoking(&Event::new(), None));
     for crash in 1..=4 {
@@ -231,7 +230,7 @@ fn an_entry_that_the_process_dies_of_is_given_up() {
 fn a_group_that_is_lost_is_made_again_at_the_beginning() {
     for command in ["DEL", "DESTROY"] {
         let scene = Scene::new();
-        let service = scene.service().set("BLOCK_MS", 20_000).start();
+        let service = scene.service().set("BLOCK", "20s").start();
         let (mut events, _) = send(&scene, 20);
         scene.until_stored(20);
         scene.stream.until_drained();
@@ -266,7 +265,7 @@ fn the_state_tells_what_is_waited_for() {
         .service()
         .set("REDIS_URL", redis.url(scene.stream.url()))
         .set("POSTGRES_URL", postgres.url(&scene.database.url()))
-        .set("MONITORING_INTERVAL_MS", 100)
+        .set("MONITORING_INTERVAL", "100ms")
         .start();
     let mut count = 0;
     let producer = Producer::start(&scene.stream, move || {
@@ -306,11 +305,11 @@ fn letters_are_kept_as_long_as_the_setting_says() {
     scene.database.execute(
         "UPDATE dead_letters SET recorded_at = now() - interval '49 hours' WHERE id = (SELECT min(id) FROM dead_letters)",
     );
-    let service = scene.service().set("DEAD_LETTER_RETENTION_DAYS", 3).start();
+    let service = scene.service().set("DEAD_LETTER_RETENTION", "3d").start();
     scene.stream.until_drained();
     service.stop();
     assert_eq!(scene.database.letters().len(), 2, "neither is three days old");
-    let service = scene.service().set("DEAD_LETTER_RETENTION_DAYS", 2).start();
+    let service = scene.service().set("DEAD_LETTER_RETENTION", "2d").start();
     service.until_logged(&["old dead letters deleted", "purged=1"]);
     let left = scene.database.letters();
     assert_eq!(

@@ -15,8 +15,8 @@ fn survive(point: &str, action: &str) {
     let scene = Scene::new();
     let points = format!("{point}={action}");
     let launch = || {
-        let service = scene.service().set("BATCH_SIZE", 20).set("PARTIAL_BATCH_DELAY_MS", 0);
-        service.set("CLAIM_MIN_IDLE_MS", 300).set("BLOCK_MS", 100).with_failpoints(&points).start_unready()
+        let service = scene.service().set("BATCH_SIZE", 20).set("PARTIAL_BATCH_DELAY", "0ms");
+        service.set("CLAIM_MIN_IDLE", "300ms").set("BLOCK", "100ms").with_failpoints(&points).start_unready()
     };
     let mut service = launch();
     let mut load = Load::start(&scene.stream, 1, 10);

@@ -126,7 +126,7 @@ fn tenants_whose_rules_compile_for_long_hold_up_no_swap_of_others() {
     fs::write(&slow, &component).unwrap();
     fs::write(&file, guests::DEFAULT).unwrap();
     // Two settings that code depends on, so that each tenant compiles it for itself.
-    let slow = |stack: u32| format!("guest = {:?}\nguest_stack_bytes = {stack}", slow.display().to_string());
+    let slow = |stack: u32| format!("guest = {:?}\nguest_stack = \"{stack}B\"", slow.display().to_string());
     let tenants = Tenants::new(&[
         ("one", &slow(300_000)),
         ("two", &slow(400_000)),

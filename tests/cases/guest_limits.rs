@@ -18,10 +18,10 @@ fn expand(number: usize, count: &str, user: &str) -> Fields {
 #[test]
 fn output_is_limited_in_one_call_and_in_sum() {
     let scene = Scene::new();
-    let launch = hostile(&scene, "huge_rejection").set("GUEST_OUTPUT_BYTES", 4 << 20);
+    let launch = hostile(&scene, "huge_rejection").set("GUEST_OUTPUT", "4MiB");
     let (letters, _) = letters_of(&scene, launch, &[provoking(&Event::new(), Some(5))]);
     assert_eq!(reasons(&letters), ["too_much_output"]);
-    assert!(message(&letters[0]).contains("4194304 bytes (GUEST_OUTPUT_BYTES)"), "{}", message(&letters[0]));
+    assert!(message(&letters[0]).contains("4194304 bytes (GUEST_OUTPUT)"), "{}", message(&letters[0]));
 
     // None of these is too much by itself: a megabyte and more each, of an entry of a few bytes.
     scene.database.execute("TRUNCATE dead_letters, events");
@@ -29,7 +29,7 @@ fn output_is_limited_in_one_call_and_in_sum() {
     let mut entries: Vec<Fields> = (0..8).map(|i| expand(i, "1000", &user)).collect();
     entries.extend((0..5).map(|_| Event::new().data()));
     scene.stream.add_all(&entries);
-    let service = scripted(&scene).set("GUEST_OUTPUT_BYTES", 4 << 20).start();
+    let service = scripted(&scene).set("GUEST_OUTPUT", "4MiB").start();
     scene.stream.until_drained();
     let letters = scene.database.letters();
     assert!(reasons(&letters).iter().all(|reason| *reason == "too_much_output"), "{letters:?}");
@@ -57,7 +57,7 @@ fn rows_of_a_batch_are_limited_and_the_largest_entry_pays() {
 #[test]
 fn strings_and_json_are_limited() {
     let scene = Scene::new();
-    let launch = scripted(&scene).set("GUEST_STRING_BYTES", 1_024).set("GUEST_JSON_DEPTH", 3);
+    let launch = scripted(&scene).set("GUEST_STRING", "1KiB").set("GUEST_JSON_DEPTH", 3);
     let long = "x".repeat(1_025);
     let properties = format!("{{\"a\":\"{long}\"}}");
     let bad = [
@@ -70,7 +70,7 @@ fn strings_and_json_are_limited() {
     let (letters, _) = letters_of(&scene, launch, &bad);
     let found: Vec<&str> = letters.iter().map(|letter| letter.codes()[0]).collect();
     assert_eq!(found, ["too_long", "too_long", "too_long", "invalid_properties", "too_long"]);
-    assert!(message(&letters[0]).contains("GUEST_STRING_BYTES"), "{}", message(&letters[0]));
+    assert!(message(&letters[0]).contains("GUEST_STRING"), "{}", message(&letters[0]));
     assert!(message(&letters[3]).contains("GUEST_JSON_DEPTH"), "{}", message(&letters[3]));
     assert_eq!(letters[4].violations[0]["path"], "[0].user_id");
 }
@@ -86,7 +86,7 @@ fn a_batch_full_of_loops_takes_a_bounded_time() {
     scene.stream.add_all(&(0..8 + 32).map(|_| Event::new().data()).collect::<Vec<Fields>>());
     let ids = scene.stream.add_all(&entries);
     let start = Instant::now();
-    let service = hostile(&scene, "endless_loop").set("GUEST_TIME_LIMIT_MS", 500).start();
+    let service = hostile(&scene, "endless_loop").set("GUEST_TIME_LIMIT", "500ms").start();
     scene.until_stored(8 + 32 + 10);
     scene.stream.until_drained();
     let took = start.elapsed();
@@ -122,7 +122,7 @@ fn calls_to_the_host_in_a_straight_line_are_limited() {
            (core instance (instantiate $calling (with "config" (instance (export "get" (func $get))))))"#
     ));
     let begun = Instant::now();
-    refused(&component, |launch| launch, &["it does not start", "longer than 1000 ms (GUEST_TIME_LIMIT_MS)"]);
+    refused(&component, |launch| launch, &["it does not start", "longer than 1000 ms (GUEST_TIME_LIMIT)"]);
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }
 
@@ -141,7 +141,7 @@ fn what_is_larger_than_its_limits_is_refused() {
     );
     let large =
         guests::handmade_of("(core module $large (memory 4096)) (core instance (instantiate $large))");
-    refused(&large, |launch| launch, &["it wants more than it may have", "(GUEST_MEMORY_BYTES)"]);
+    refused(&large, |launch| launch, &["it wants more than it may have", "(GUEST_MEMORY)"]);
 }
 
 /// In a process of its own, which ends with its limits; the service goes on or says why not.
@@ -151,18 +151,18 @@ fn compilation_is_limited() {
     let slow = guests::handmade_of(&format!("(func (local i32) {sum}) (func $provoked (param i32))"));
     refused(
         &slow,
-        |launch| launch.set("GUEST_COMPILE_MS", 100),
-        &["it takes more than 100 ms of a processor to compile (GUEST_COMPILE_MS)"],
+        |launch| launch.set("GUEST_COMPILE_TIME", "100ms"),
+        &["it takes more than 100 ms of a processor to compile (GUEST_COMPILE_TIME)"],
     );
     refused(
         &slow,
-        |launch| launch.set("GUEST_COMPILE_MEMORY_BYTES", 256 << 20),
-        &["it takes more than 268435456 bytes to compile (GUEST_COMPILE_MEMORY_BYTES)"],
+        |launch| launch.set("GUEST_COMPILE_MEMORY", "256MiB"),
+        &["it takes more than 268435456 bytes to compile (GUEST_COMPILE_MEMORY)"],
     );
     refused(
         &slow,
-        |launch| launch.set("GUEST_COMPONENT_BYTES", 1 << 20),
-        &["more than 1048576 bytes (GUEST_COMPONENT_BYTES)"],
+        |launch| launch.set("GUEST_COMPONENT", "1MiB"),
+        &["more than 1048576 bytes (GUEST_COMPONENT)"],
     );
 }
 
@@ -181,8 +181,8 @@ fn native_code_is_limited() {
     let large = guests::padded(&guests::sparse(guests::DEFAULT, 4), 4 << 20);
     refused(
         &large,
-        |launch| launch.set("GUEST_CODE_BYTES", 32 << 20),
-        &["takes more than is left; wanted 33554432 bytes at most", "(GUEST_CODE_BYTES)"],
+        |launch| launch.set("GUEST_CODE", "32MiB"),
+        &["takes more than is left; wanted 33554432 bytes at most", "(GUEST_CODE)"],
     );
     // And taken, it is in memory once: in a file there, and not in the process besides.
     let scene = Scene::new();

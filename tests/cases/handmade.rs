@@ -52,7 +52,7 @@ fn idle() {
 
 #[test]
 fn start_loops() {
-    does_not_start("start_loops", "the guest took longer than 1000 ms (GUEST_TIME_LIMIT_MS)");
+    does_not_start("start_loops", "the guest took longer than 1000 ms (GUEST_TIME_LIMIT)");
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn start_traps() {
 
 #[test]
 fn start_recurses() {
-    does_not_start("start_recurses", "more than 524288 bytes of stack (GUEST_STACK_BYTES)");
+    does_not_start("start_recurses", "more than 524288 bytes of stack (GUEST_STACK)");
 }
 
 #[test]
@@ -73,8 +73,8 @@ fn start_grows_table() {
 #[test]
 fn memories_in_parts() {
     let component = guests::handmade("memories_in_parts");
-    let set = |launch: Launch, mebibytes: u32| launch.set("GUEST_MEMORY_BYTES", mebibytes << 20);
-    let words = ["it does not start", "more than 4194304 bytes of memory (GUEST_MEMORY_BYTES)"];
+    let set = |launch: Launch, mebibytes: u32| launch.set("GUEST_MEMORY", format!("{}B", mebibytes << 20));
+    let words = ["it does not start", "more than 4194304 bytes of memory (GUEST_MEMORY)"];
     refused(&component, |launch| set(launch, 4), &words);
     let scene = Scene::new();
     set(with_guest(&scene, &component), 5).start().stop(); // with that of the guest itself, a page
@@ -143,7 +143,7 @@ fn table_growth() {
 
 #[test]
 fn memory_growth() {
-    is_stopped("memory_growth", "out_of_memory", "more than 134217728 bytes of memory (GUEST_MEMORY_BYTES)");
+    is_stopped("memory_growth", "out_of_memory", "more than 134217728 bytes of memory (GUEST_MEMORY)");
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn wrong_alignment() {
 fn takes_no_entry(name: &str, reason: &str, words: &str) {
     let scene = Scene::new();
     scene.stream.add_all(&[Event::new().data(), Event::new().data()]);
-    let service = with_guest(&scene, &guests::handmade(name)).set("GUEST_TIME_LIMIT_MS", 100).start();
+    let service = with_guest(&scene, &guests::handmade(name)).set("GUEST_TIME_LIMIT", "100ms").start();
     scene.stream.until_drained();
     for letter in scene.database.letters() {
         assert_eq!(letter.reason, reason);
@@ -191,5 +191,5 @@ fn wrong_allocation() {
 
 #[test]
 fn endless_allocation() {
-    takes_no_entry("endless_allocation", "timed_out", "100 ms (GUEST_TIME_LIMIT_MS)");
+    takes_no_entry("endless_allocation", "timed_out", "100 ms (GUEST_TIME_LIMIT)");
 }

@@ -34,7 +34,7 @@ fn entries_trimmed_while_nobody_read_are_told_once() {
     send(&scene, 50);
     trim(&scene, 20);
 
-    let service = scene.service().set("MONITORING_INTERVAL_MS", 100).start();
+    let service = scene.service().set("MONITORING_INTERVAL", "100ms").start();
     scene.until_stored(30);
     service.until_logged(&["entries are lost", "entries=30", "in_total=30"]);
     scene.stream.until_drained();
@@ -51,7 +51,7 @@ fn entries_trimmed_while_nobody_read_are_told_once() {
 #[test]
 fn entries_trimmed_while_postgres_hangs_are_told() {
     let scene = Scene::new();
-    let service = scene.service().set("MONITORING_INTERVAL_MS", 100).set("BATCH_SIZE", 10).start();
+    let service = scene.service().set("MONITORING_INTERVAL", "100ms").set("BATCH_SIZE", 10).start();
     send(&scene, 1);
     scene.until_stored(1);
     let lock = lock(&scene);
@@ -96,9 +96,8 @@ fn burst(scene: &Scene, count: usize, length: usize) {
 #[test]
 fn what_is_trimmed_between_two_looks_is_counted_by_one_of_the_replicas() {
     let scene = Scene::new();
-    let replica = |name: &str| {
-        scene.service().set("CONSUMER_NAME", name).set("MONITORING_INTERVAL_MS", 3_600_000).start()
-    };
+    let replica =
+        |name: &str| scene.service().set("CONSUMER_NAME", name).set("MONITORING_INTERVAL", "1h").start();
     let replicas = [replica("one"), replica("two"), replica("three")];
     for round in 1..=5 {
         let lock = lock(&scene);
@@ -119,7 +118,7 @@ fn what_is_trimmed_between_two_looks_is_counted_by_one_of_the_replicas() {
 #[test]
 fn what_was_unread_when_the_stream_was_deleted_is_lost() {
     let scene = Scene::new();
-    let service = scene.service().set("BATCH_SIZE", 10).set("BLOCK_MS", 100).start();
+    let service = scene.service().set("BATCH_SIZE", 10).set("BLOCK", "100ms").start();
     send(&scene, 5);
     scene.until_stored(5);
     let lock = lock(&scene);

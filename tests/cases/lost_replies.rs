@@ -22,8 +22,7 @@ fn entries_that_never_arrived_are_read_again() {
     let scene = Scene::new();
     let proxy = Proxy::start(scene.stream.url());
     proxy.lose_reply_to(b"\r\n>\r\n"); // the first XREADGROUP that asks for new entries
-    let service =
-        scene.service().set("REDIS_URL", proxy.url(scene.stream.url())).set("BLOCK_MS", 60_000).start();
+    let service = scene.service().set("REDIS_URL", proxy.url(scene.stream.url())).set("BLOCK", "1m").start();
     until("the service waiting for entries", || if proxy.is_armed() { Err("no".to_owned()) } else { Ok(()) });
     let events = send(&scene, 30);
     until_lost(&proxy);

@@ -56,7 +56,7 @@ fn the_metrics_file_has_its_exact_form_over_two_runs() {
     let scene = Scene::new();
     let path = scene.folder().join("backend/metrics.csv");
     for _ in 0..2 {
-        let service = scene.service().set("MONITORING_INTERVAL_MS", 200).start();
+        let service = scene.service().set("MONITORING_INTERVAL", "200ms").start();
         scene.stream.add_all(&vec![Event::new().data(); 20]);
         let before = fs::read_to_string(&path).unwrap_or_default().lines().count();
         until("five more lines of metrics", || {
@@ -95,7 +95,7 @@ fn metrics_csv_names_another_file() {
 fn discards_are_told_by_their_reasons() {
     let scene = Scene::new();
     let guest = guests::built("guest_strict.wasm");
-    let service = scene.service().set("GUEST", guest.display()).set("MONITORING_INTERVAL_MS", 100).start();
+    let service = scene.service().set("GUEST", guest.display()).set("MONITORING_INTERVAL", "100ms").start();
     scene.stream.add_all(&vec![Event::of_type("heartbeat").data(); 3]);
     service.until_logged(&["entries discarded by the rules reasons=\"", "\"=3"]);
     service.stop();
@@ -113,9 +113,9 @@ fn rules_that_are_too_slow_for_a_batch_are_told_once() {
     fs::write(&file, slow).unwrap();
     let entries: Vec<Fields> = (0..300).map(|_| provoking(&Event::new(), None)).collect();
     scene.stream.add_all(&entries);
-    let service = scene.service().set("GUEST", file.display()).set("GUEST_TIME_LIMIT_MS", 100).start();
+    let service = scene.service().set("GUEST", file.display()).set("GUEST_TIME_LIMIT", "100ms").start();
     service.until_logged(&[
-        "took the guest longer than 100 ms (GUEST_TIME_LIMIT_MS) and was halved",
+        "took the guest longer than 100 ms (GUEST_TIME_LIMIT) and was halved",
         "set BATCH_SIZE to about",
     ]);
     scene.stream.until_drained();
@@ -129,7 +129,7 @@ fn rules_that_are_too_slow_for_a_batch_are_told_once() {
 fn metrics_that_cannot_be_written_are_only_told() {
     let scene = Scene::new();
     fs::write(scene.folder().join("backend"), "a file where a folder is wanted").unwrap();
-    let service = scene.service().set("MONITORING_INTERVAL_MS", 100).start();
+    let service = scene.service().set("MONITORING_INTERVAL", "100ms").start();
     service.until_logged(&["the metrics line was not written", "backend/metrics.csv"]);
     scene.stream.add(&Event::new().data());
     scene.until_stored(1);

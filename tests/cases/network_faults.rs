@@ -112,7 +112,8 @@ impl Migrator {
         block_on(async { sqlx::raw_sql(take).execute(&mut lock).await.unwrap() });
         let url = scene.database.url();
         let proxy = Proxy::start(&url);
-        let service = scene.service().set("POSTGRES_URL", proxy.url(&url)).set("MONITORING_INTERVAL_MS", 200);
+        let service =
+            scene.service().set("POSTGRES_URL", proxy.url(&url)).set("MONITORING_INTERVAL", "200ms");
         let service = service.start_unready();
         let migrator = Self { scene, proxy, service, lock };
         migrator.until_session("wait_event_type = 'Lock'");
@@ -283,7 +284,7 @@ fn what_a_fenced_replica_writes_late_adds_nothing() {
         .service()
         .set("CONSUMER_NAME", "fenced")
         .set("POSTGRES_URL", proxy.url(&url))
-        .set("MONITORING_INTERVAL_MS", 200)
+        .set("MONITORING_INTERVAL", "200ms")
         .start();
     proxy.set(Fault::HalfOpen);
     let events: Vec<Event> = (0..50).map(|_| Event::new()).collect();
@@ -294,7 +295,7 @@ fn what_a_fenced_replica_writes_late_adds_nothing() {
         51 => Ok(()),
         found => Err(format!("{found}")),
     });
-    let robber = scene.service().set("CONSUMER_NAME", "robber").set("CLAIM_MIN_IDLE_MS", 300).start();
+    let robber = scene.service().set("CONSUMER_NAME", "robber").set("CLAIM_MIN_IDLE", "300ms").start();
     assert_eq!(scene.until_stored(50), events);
     scene.stream.until_drained();
     let in_flight = |service: &Service| Metrics::last(&service.log()).map(|metrics| metrics.get("in_flight"));

@@ -26,7 +26,7 @@ fn send(scene: &Scene, count: usize) -> (Vec<Event>, Vec<String>) {
 #[test]
 fn new_entries() {
     let (_redis, scene) = redis_7_0();
-    let service = scene.service().set("BLOCK_MS", 60_000).set("MONITORING_INTERVAL_MS", 100).start();
+    let service = scene.service().set("BLOCK", "1m").set("MONITORING_INTERVAL", "100ms").start();
     service.until_logged(&["consumer group created at 0"]);
     let (events, _) = send(&scene, 250);
     scene.stream.add(&fields([("data", "no JSON")]));
@@ -70,7 +70,7 @@ fn a_consumer_that_is_gone() {
     let deleted = [0, 17, 34];
     let xdel: usize = scene.stream.run(cmd("XDEL").arg(&scene.stream.name).arg(&deleted.map(|i| &ids[i])));
     assert_eq!(xdel, 3);
-    let service = scene.service().set("BATCH_SIZE", 10).set("CLAIM_MIN_IDLE_MS", 200).start();
+    let service = scene.service().set("BATCH_SIZE", 10).set("CLAIM_MIN_IDLE", "200ms").start();
     deleted.into_iter().rev().for_each(|i| drop(events.remove(i)));
     assert_eq!(scene.until_stored(32), events);
     until("nothing pending", || match scene.stream.pending().len() {
@@ -99,7 +99,7 @@ fn entries_that_were_trimmed_unread() {
     send(&scene, 50);
     let trimmed: u64 = scene.stream.run(cmd("XTRIM").arg(&scene.stream.name).arg("MAXLEN").arg("=").arg(20));
     assert_eq!(trimmed, 40);
-    let service = scene.service().set("MONITORING_INTERVAL_MS", 100).start();
+    let service = scene.service().set("MONITORING_INTERVAL", "100ms").start();
     service.until_logged(&["entries are lost", "entries=30"]);
     scene.until_stored(30);
     until("a lag of 0 in the log", || match Metrics::last(&service.log()) {
@@ -117,8 +117,7 @@ fn entries_on_their_way_at_the_signal() {
     let proxy = Proxy::start(scene.stream.url());
     proxy.hold_reply_to(b"\r\n>\r\n"); // of the first XREADGROUP that asks for new entries
     let (events, _) = send(&scene, 1);
-    let service =
-        scene.service().set("REDIS_URL", proxy.url(scene.stream.url())).set("BLOCK_MS", 60_000).start();
+    let service = scene.service().set("REDIS_URL", proxy.url(scene.stream.url())).set("BLOCK", "1m").start();
     until("the entry delivered", || match scene.stream.pending().len() {
         1 => Ok(()),
         found => Err(format!("{found} pending")),

@@ -45,7 +45,7 @@ fn dot_env_comes_after_the_environment_and_before_the_file() {
     fs::write(scene.folder().join("sluicegate.toml"), "consumer_name = \"of the file\"\nbatch_size = 9\n")
         .unwrap();
     let variables = format!(
-        "export REDIS_URL={}\nCONSUMER_NAME='of .env'\nBATCH_SIZE=8\nBLOCK_MS=\nOTHER=$HOME\n",
+        "export REDIS_URL={}\nCONSUMER_NAME='of .env'\nBATCH_SIZE=8\nBLOCK=\nOTHER=$HOME\n",
         scene.stream.url()
     );
     fs::write(scene.folder().join(".env"), variables).unwrap();
@@ -74,7 +74,7 @@ fn names_that_are_nearly_settings_are_told() {
     let log = service.stop().log;
     for line in [
         "GEUST in the environment is not a setting, and has no effect; did you mean GUEST?",
-        "GUEST_TIMELIMIT_MS in .env is not a setting, and has no effect; did you mean GUEST_TIME_LIMIT_MS?",
+        "GUEST_TIMELIMIT_MS in .env is not a setting, and has no effect; did you mean GUEST_TIME_LIMIT?",
     ] {
         assert!(log.contains(line), "{log}");
     }
@@ -107,7 +107,7 @@ fn a_file_that_does_not_read_is_refused() {
         ("batch_size = \"many\"\n", "BATCH_SIZE"),
         ("batch_size = 0\n", "BATCH_SIZE is 0; wanted 1 to 10000"),
         ("batch_size =", "sluicegate.toml"),
-        ("block_ms = 5\nbatch_size = x\n", "sluicegate.toml, line 2, column 14: "),
+        ("block = \"5ms\"\nbatch_size = x\n", "sluicegate.toml, line 2, column 14: "),
         // In capitals they would have no effect.
         ("BATCH_SIZE = 0\n", "BATCH_SIZE is not a setting in the file; wanted batch_size, in lower case"),
         (
@@ -115,8 +115,8 @@ fn a_file_that_does_not_read_is_refused() {
             "Guest is not a setting in the file; wanted guest, in lower case",
         ),
         (
-            "[tenants.a]\nstream_name = \"s\"\nGUEST_TIME_LIMIT_MS = 1\n",
-            "tenant a: GUEST_TIME_LIMIT_MS is not a setting in the file; wanted guest_time_limit_ms, in lower case",
+            "[tenants.a]\nstream_name = \"s\"\nGUEST_TIME_LIMIT = 1\n",
+            "tenant a: GUEST_TIME_LIMIT is not a setting in the file; wanted guest_time_limit, in lower case",
         ),
     ] {
         fs::write(scene.folder().join("sluicegate.toml"), text).unwrap();

@@ -56,7 +56,7 @@ fn guests_that_hold_transactions_leave_connections_to_the_others() {
         slow.iter().map(|(name, settings)| (*name, settings.as_str())).chain([("quick", "")]).collect();
     let tenants = Tenants::new(&settings);
     let file = tenants.scene.folder().join("sluicegate.toml");
-    let statements = "[statements.user_plan]\nsql = \"SELECT pg_sleep(15)::text || $1\"\nparameters = [\"text\"]\ntimeout_ms = 10000\n\
+    let statements = "[statements.user_plan]\nsql = \"SELECT pg_sleep(15)::text || $1\"\nparameters = [\"text\"]\ntimeout = \"10s\"\n\
          [statements.touch_user]\nsql = \"SELECT $1, $2\"\nparameters = [\"text\", \"timestamp\"]\n";
     let tables = fs::read_to_string(&file).unwrap();
     fs::write(&file, format!("postgres_connections = 4\ncommits_in_flight = 2\n{statements}{tables}"))

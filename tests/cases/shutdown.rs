@@ -85,8 +85,7 @@ fn entries_on_their_way_at_the_signal_are_finished() {
     proxy.hold_reply_to(b"\r\n>\r\n"); // of the first XREADGROUP that asks for new entries
     let event = Event::new();
     scene.stream.add(&event.data());
-    let service =
-        scene.service().set("REDIS_URL", proxy.url(scene.stream.url())).set("BLOCK_MS", 60_000).start();
+    let service = scene.service().set("REDIS_URL", proxy.url(scene.stream.url())).set("BLOCK", "1m").start();
     until("the entry delivered", || match scene.stream.pending().len() {
         1 => Ok(()),
         found => Err(format!("{found} pending")),
@@ -102,7 +101,7 @@ fn entries_on_their_way_at_the_signal_are_finished() {
 #[test]
 fn a_long_wait_for_entries_is_cut_short() {
     let scene = Scene::new();
-    let service = scene.service().set("BLOCK_MS", 60_000).start();
+    let service = scene.service().set("BLOCK", "1m").start();
     scene.stream.add(&Event::new().data());
     scene.until_stored(1);
     scene.stream.until_drained();
@@ -114,7 +113,7 @@ fn a_long_wait_for_entries_is_cut_short() {
 #[test]
 fn the_pause_after_a_partial_batch_is_cut_short() {
     let scene = Scene::new();
-    let service = scene.service().set("PARTIAL_BATCH_DELAY_MS", 60_000).start();
+    let service = scene.service().set("PARTIAL_BATCH_DELAY", "1m").start();
     scene.stream.add(&Event::new().data());
     scene.until_stored(1);
     scene.stream.until_drained();
@@ -145,7 +144,7 @@ fn compiling_the_rules_is_cut_short() {
     let file = scene.folder().join("slow.wasm");
     fs::write(&file, slow).unwrap();
     let service =
-        scene.service().set("GUEST", file.display()).set("MONITORING_INTERVAL_MS", 100).start_unready();
+        scene.service().set("GUEST", file.display()).set("MONITORING_INTERVAL", "100ms").start_unready();
     let compiler = service.until_compiler_works();
     kill_process(compiler, Signal::STOP).unwrap(); // as slow as can be
     service.until_logged(&["metrics", "state=\"starting\""]);

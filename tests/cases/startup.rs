@@ -37,10 +37,10 @@ fn settings_that_cannot_be_used() {
         ("BATCH_SIZE", "many", "many"),
         ("BATCH_SIZE", "-1", "-1"),
         ("BATCH_SIZE", "1.5", "1.5"),
-        ("BLOCK_MS", "0", "0"),
+        ("BLOCK", "0", "0"),
         ("COMMITS_IN_FLIGHT", "65", "65"),
-        ("GUEST_TIME_LIMIT_MS", "9", "9"),
-        ("MONITORING_INTERVAL_MS", "99", "99"),
+        ("GUEST_TIME_LIMIT", "9", "9"),
+        ("MONITORING_INTERVAL", "99", "99"),
         ("ALLOW_PLAIN_TABLE", "perhaps", "perhaps"),
         ("LOG_FORMAT", "xml", "xml"),
     ] {
@@ -243,7 +243,7 @@ fn a_redis_user_with_few_rights_is_enough() {
     let ids = scene.stream.add_all(&[events[0].data()]);
     scene.stream.make_group();
     scene.stream.read_as("gone", 1);
-    let service = scene.service().set("REDIS_URL", &url).set("CLAIM_MIN_IDLE_MS", 100).start();
+    let service = scene.service().set("REDIS_URL", &url).set("CLAIM_MIN_IDLE", "100ms").start();
     events.push(Event::new());
     scene.stream.add(&events[1].data());
     assert_eq!(scene.until_stored(2), events);

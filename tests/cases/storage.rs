@@ -22,8 +22,7 @@ fn varied_events(count: usize) -> Vec<Event> {
 #[test]
 fn events_of_both_forms_are_stored_exactly() {
     let scene = Scene::new();
-    let service =
-        scene.service().set("MAX_EVENT_AGE_DAYS", 30_000).set("MAX_EVENT_AHEAD_DAYS", 3_000_000).start();
+    let service = scene.service().set("MAX_EVENT_AGE", "30000d").set("MAX_EVENT_AHEAD", "3000000d").start();
     let mut events = varied_events(250);
     let entries: Vec<_> = events
         .iter()

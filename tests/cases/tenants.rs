@@ -188,7 +188,8 @@ fn a_tenant_that_cannot_work_holds_up_nobody_and_recovers() {
 /// Somebody could otherwise keep the compiler busy for as long as the service runs.
 #[test]
 fn a_component_that_is_refused_is_compiled_once() {
-    let tenants = Tenants::new(&[("slow", "guest = \"slow.wasm\"\nguest_compile_ms = 100"), ("quick", "")]);
+    let tenants =
+        Tenants::new(&[("slow", "guest = \"slow.wasm\"\nguest_compile_time = \"100ms\""), ("quick", "")]);
     let sum = "local.get 0 i32.const 1 i32.add local.set 0 ".repeat(400_000);
     let slow = guests::handmade_of(&format!("(func (local i32) {sum}) (func $provoked (param i32))"));
     write_guest(tenants.scene.folder(), "slow.wasm", &slow);
@@ -198,7 +199,7 @@ fn a_component_that_is_refused_is_compiled_once() {
             let log = service.log();
             let lines = log.lines().filter(|line| {
                 line.contains("this tenant has failed")
-                    && line.contains("100 ms of a processor to compile (GUEST_COMPILE_MS)")
+                    && line.contains("100 ms of a processor to compile (GUEST_COMPILE_TIME)")
             });
             if lines.count() >= times { Ok(()) } else { Err(log) }
         });
@@ -239,7 +240,7 @@ fn a_tenant_that_fails_in_mid_flow_goes_on_when_it_is_mended() {
 #[test]
 fn poison_of_many_tenants_stays_their_own() {
     let guest = guests::hostile("endless_loop").display().to_string();
-    let hang = format!("guest = {guest:?}\nguest_time_limit_ms = 100");
+    let hang = format!("guest = {guest:?}\nguest_time_limit = \"100ms\"");
     let names: Vec<String> = (0..24).map(|i| format!("hanging_{i}")).collect();
     let mut settings: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), hang.as_str())).collect();
     settings.push(("fine", ""));
@@ -301,7 +302,7 @@ fn a_hundred_idle_tenants_cost_little() {
     let names: Vec<String> = (0..100).map(|i| format!("t{i}")).collect();
     let settings: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
     let tenants = Tenants::new(&settings);
-    let service = tenants.launch().set("MONITORING_INTERVAL_MS", 500).start_unready();
+    let service = tenants.launch().set("MONITORING_INTERVAL", "500ms").start_unready();
     for name in &names {
         until_running(&service, name);
     }

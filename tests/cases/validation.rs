@@ -145,8 +145,7 @@ fn what_passes_the_screen_is_stored() {
         })
         .collect();
     scene.stream.add_all(&entries);
-    let launch =
-        scene.service().set("MAX_EVENT_AGE_DAYS", 100_000_000).set("MAX_EVENT_AHEAD_DAYS", 100_000_000);
+    let launch = scene.service().set("MAX_EVENT_AGE", "100000000d").set("MAX_EVENT_AHEAD", "100000000d");
     let service = launch.set("GUEST", guests::scripted().display()).start();
     scene.stream.until_drained();
     let letters = scene.database.letters();

@@ -20,7 +20,7 @@ pub fn files_of(folder: &str, end: &str) -> Vec<String> {
 
 /// With time enough for whatever ends by itself, on a busy machine too.
 pub fn hostile(scene: &Scene, name: &str) -> Launch {
-    scene.service().set("GUEST", guests::hostile(name).display()).set("GUEST_TIME_LIMIT_MS", 20_000)
+    scene.service().set("GUEST", guests::hostile(name).display()).set("GUEST_TIME_LIMIT", "20s")
 }
 
 /// Sends the bad entries, each between good ones, in one batch, and gives their

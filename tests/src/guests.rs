@@ -109,7 +109,7 @@ parameters = ["integer"]
 [statements.repeat]
 sql = "SELECT repeat('x', $1::int)"
 parameters = ["integer"]
-timeout_ms = 5000
+timeout = "5s"
 "#
     )
 }

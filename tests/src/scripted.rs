@@ -18,7 +18,6 @@ pub fn verdict(name: &str, more: &[(&str, &str)]) -> Fields {
 
 /// With time enough for whatever ends by itself, on a busy machine too.
 pub fn scripted(scene: &Scene) -> Launch {
-    let launch =
-        scene.service().set("GUEST", guests::scripted().display()).set("GUEST_TIME_LIMIT_MS", 20_000);
-    launch.set("MAX_EVENT_AGE_DAYS", 800_000).set("MAX_EVENT_AHEAD_DAYS", 3_000_000)
+    let launch = scene.service().set("GUEST", guests::scripted().display()).set("GUEST_TIME_LIMIT", "20s");
+    launch.set("MAX_EVENT_AGE", "800000d").set("MAX_EVENT_AHEAD", "3000000d")
 }

@@ -164,11 +164,11 @@ impl Soak {
         let launch = launch.set("REDIS_URL", self.to_redis.url(self.scene.stream.url()));
         let launch = launch.set("POSTGRES_URL", self.to_postgres.url(&self.scene.database.url()));
         let launch = launch.set("CONSUMER_NAME", format!("replica-{number}")).unset("STREAM_NAME");
-        let launch = launch.set("CLAIM_MIN_IDLE_MS", 3_000);
+        let launch = launch.set("CLAIM_MIN_IDLE", "3s");
         // A hostile tenant has much to be told of, and the log is read again and again.
         let launch =
             launch.set("RUST_LOG", "info,sluicegate::pipeline::rejections=off,sluicegate::sandbox=off");
-        launch.set("MONITORING_INTERVAL_MS", 1_000).set("BATCH_SIZE", 50).set("BLOCK_MS", 200).start_unready()
+        launch.set("MONITORING_INTERVAL", "1s").set("BATCH_SIZE", 50).set("BLOCK", "200ms").start_unready()
     }
 
     /// One round: faults for so long, then everything must be done, and add up.
@@ -411,7 +411,7 @@ impl Soak {
     fn pause_replica(&mut self) {
         let chosen = self.random.usize(..REPLICAS);
         self.replicas[chosen].signal(Signal::STOP);
-        self.wait(100..4_500); // longer than CLAIM_MIN_IDLE_MS: its entries may be claimed meanwhile
+        self.wait(100..4_500); // longer than CLAIM_MIN_IDLE: its entries may be claimed meanwhile
         self.replicas[chosen].signal(Signal::CONT);
     }
 
@@ -439,7 +439,7 @@ impl Soak {
         let mut connection = self.scene.database.connect();
         let lock = format!("BEGIN; LOCK TABLE {chunk}");
         let _ = block_on(sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut connection));
-        self.wait(100..4_500); // longer than CLAIM_MIN_IDLE_MS
+        self.wait(100..4_500); // longer than CLAIM_MIN_IDLE
     }
 
     /// As an operator does who reads a manual in haste.
@@ -517,7 +517,7 @@ fn counting_tenant(stream: &Stream) -> String {
 [tenants.{COUNTING}]
 stream_name = "{}"
 guest = {:?}
-row_retry_ms = 1000
+row_retry = "1s"
 
 [tenants.{COUNTING}.grants]
 stream = true
@@ -556,8 +556,8 @@ fn tenants(watched: &Stream, guest: &Path, hostile: &Stream, hostile_guest: &Pat
             guest.display().to_string()
         )
     };
-    // Small batches: one of which each entry times out must not take longer than CLAIM_MIN_IDLE_MS.
-    let limit = format!("guest_time_limit_ms = {HOSTILE_TIME_LIMIT_MS}\nbatch_size = 10\n");
+    // Small batches: one of which each entry times out must not take longer than CLAIM_MIN_IDLE.
+    let limit = format!("guest_time_limit = \"{HOSTILE_TIME_LIMIT_MS}ms\"\nbatch_size = 10\n");
     let grants = guests::grants("tenants.hostile.", &hostile.sibling("published").name);
     tenant(WATCHED, watched, guest) + &tenant("hostile", hostile, hostile_guest) + &limit + &grants
 }

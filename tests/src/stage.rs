@@ -23,7 +23,7 @@ pub const STATEMENTS: &str = r#"
 [statements.user_plan]
 sql = "SELECT plan FROM users WHERE user_id = $1"
 parameters = ["text"]
-timeout_ms = 200
+timeout = "200ms"
 
 [statements.touch_user]
 sql = """INSERT INTO user_activity (user_id, events, last_seen) VALUES ($1, 1, $2)
@@ -56,7 +56,7 @@ impl Stage {
     pub fn service(&self, settings: &str) -> Launch {
         fs::write(self.scene.folder().join("sluicegate.toml"), settings).unwrap();
         let guest = guests::built("guest_enrich.wasm");
-        self.scene.service().set("GUEST", guest.display()).set("MONITORING_INTERVAL_MS", 1_000)
+        self.scene.service().set("GUEST", guest.display()).set("MONITORING_INTERVAL", "1s")
     }
 
     pub fn add(&self, events: &[Event]) {

@@ -52,7 +52,7 @@ impl Environment {
                 variables.add(name, value.into_string().unwrap_or_default(), ENVIRONMENT);
             }
         }
-        for setting in &SETTINGS {
+        for setting in SETTINGS.iter() {
             if let Err(VarError::NotUnicode(_)) = std::env::var(setting.name) {
                 return Err(range(setting.name, "no UTF-8", "text"));
             }
@@ -132,10 +132,13 @@ pub(super) fn nearest(name: &str) -> Option<&'static str> {
     if setting(&upper).is_some_and(|setting| setting.name == name) {
         return None;
     }
+    // Units stand in values here.
+    let units = ["_MS", "_S", "_DAYS", "_BYTES"];
+    let upper = units.iter().find_map(|unit| upper.strip_suffix(unit)).unwrap_or(&upper);
     let joined = |name: &str| name.replace(['_', '-', '.'], "");
-    let distance = |setting: &'static str| match joined(setting) == joined(&upper) {
+    let distance = |setting: &'static str| match joined(setting) == joined(upper) {
         true => 0,
-        false => strsim::damerau_levenshtein(setting, &upper),
+        false => strsim::damerau_levenshtein(setting, upper),
     };
     let allowed = |setting: &str| if setting.len() < 8 { 1 } else { 2 };
     let near = SETTINGS.iter().map(|setting| (distance(setting.name), setting.name));
@@ -150,7 +153,9 @@ mod tests {
     fn misspelt_names_are_known() {
         for (name, meant) in [
             ("GEUST", "GUEST"),
-            ("GUEST_TIMELIMIT_MS", "GUEST_TIME_LIMIT_MS"),
+            ("GUEST_TIMELIMIT", "GUEST_TIME_LIMIT"),
+            ("GUEST_TIME_LIMIT_MS", "GUEST_TIME_LIMIT"),
+            ("GUEST_MEMORY_BYTES", "GUEST_MEMORY"),
             ("REDIS_ULR", "REDIS_URL"),
             ("REDIS_URI", "REDIS_URL"),
             ("POSTGRESURL", "POSTGRES_URL"),

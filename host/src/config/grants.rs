@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, range, within};
+use super::{Problem, Time, range, within};
 
 /// The grants of a guest of the world `pipeline`. None by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,8 +30,8 @@ pub struct Statement {
     #[serde(default)]
     pub parameters: Vec<Parameter>,
     /// How long it may take.
-    #[serde(default = "default_timeout_ms")]
-    pub timeout_ms: u64,
+    #[serde(default = "default_timeout")]
+    pub timeout: Time,
     /// How many rows it may give.
     #[serde(default = "default_rows")]
     pub rows: usize,
@@ -75,8 +75,8 @@ impl Parameter {
     }
 }
 
-fn default_timeout_ms() -> u64 {
-    100
+fn default_timeout() -> Time {
+    Time::millis(100)
 }
 
 fn default_rows() -> usize {
@@ -93,7 +93,7 @@ impl Statement {
             let wanted = format!("a statement that begins with one of {}", STATEMENTS.join(", "));
             return Err(range(format!("statements.{name}.sql"), format!("`{first} …`"), wanted));
         }
-        within(format!("statements.{name}.timeout_ms"), self.timeout_ms, 1..=10_000)?;
+        within(format!("statements.{name}.timeout"), self.timeout, Time::millis(1)..=Time::secs(10))?;
         within(format!("statements.{name}.rows"), self.rows, 0..=10_000)
     }
 }

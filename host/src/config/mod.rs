@@ -1,16 +1,20 @@
 //! Every setting and its default, once.
 //!
-//! - `settings`: the list of all, as the manual has it
+//! - `settings`: the table of all, from which everything else is made
+//! - `declare`: how, and what kinds of values there are
+//! - `units`: times and sizes as people write them
 //! - `environment`: variables, and those of `.env`
 //! - `file`: reads them, and repeats none of them in an error
 //! - `tenant`: those that each tenant may set for itself
 //! - `grants`: what a guest may do besides judging
 
+mod declare;
 mod environment;
 mod file;
 mod grants;
 mod settings;
 mod tenant;
+mod units;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,7 +23,6 @@ use std::fmt;
 use std::io::Read as _;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use figment::Figment;
 use figment::error::Kind;
@@ -28,74 +31,18 @@ use figment::value::{Dict, Value};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use declare::Setting;
 use environment::Environment;
 pub use environment::Misspelt;
 use file::File;
 pub use grants::{Grants, Parameter, Statement};
 use settings::setting;
-pub use settings::{SETTINGS, Setting};
-use tenant::short_text;
-pub use tenant::{TableName, Tenant, TenantName};
+pub use settings::{Config, SETTINGS, Tenant, as_markdown, as_toml};
+pub use tenant::{TableName, TenantName};
+pub use units::{Size, Time};
 
 /// The file read from the working directory when no other is named.
 pub const DEFAULT_FILE: &str = "sluicegate.toml";
-
-/// The settings of one run, checked: those of the whole service, and the tenants with theirs.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Config {
-    /// `REDIS_URL`.
-    #[serde(default, skip_serializing)]
-    pub redis_url: Secret,
-    /// `REDIS_URL_FILE`.
-    #[serde(default)]
-    pub redis_url_file: Option<PathBuf>,
-    /// `REDIS_TLS_CA_FILE`.
-    #[serde(default)]
-    pub redis_tls_ca_file: Option<PathBuf>,
-    /// `REDIS_TLS_CERT_FILE`.
-    #[serde(default)]
-    pub redis_tls_cert_file: Option<PathBuf>,
-    /// `REDIS_TLS_KEY_FILE`.
-    #[serde(default)]
-    pub redis_tls_key_file: Option<PathBuf>,
-    /// `REDIS_SILENCE_MS`.
-    pub redis_silence_ms: u64,
-    /// `POSTGRES_URL`.
-    #[serde(default, skip_serializing)]
-    pub postgres_url: Secret,
-    /// `POSTGRES_URL_FILE`.
-    #[serde(default)]
-    pub postgres_url_file: Option<PathBuf>,
-    /// `POSTGRES_CONNECTIONS`.
-    pub postgres_connections: usize,
-    /// `CONSUMER_NAME`.
-    pub consumer_name: String,
-    /// `MONITORING_INTERVAL_MS`.
-    pub monitoring_interval_ms: u64,
-    /// `METRICS_CSV`.
-    pub metrics_csv: PathBuf,
-    /// `ALLOW_PLAIN_TABLE`.
-    pub allow_plain_table: bool,
-    /// `LOG_FORMAT`.
-    pub log_format: LogFormat,
-    /// `GUEST_CODE_BYTES`.
-    pub guest_code_bytes: u64,
-    /// `GUEST_CACHE`.
-    #[serde(default)]
-    pub guest_cache: Option<PathBuf>,
-    /// `[statements.NAME]`, in the file only.
-    #[serde(default, skip_serializing)]
-    pub statements: BTreeMap<String, Statement>,
-    /// Never empty; in the order of their names.
-    #[serde(skip)]
-    pub tenants: Vec<Tenant>,
-    /// Variables that have no effect, and are nearly settings.
-    #[serde(skip)]
-    pub misspelt: Vec<Misspelt>,
-    /// Whether they come from tables `[tenants.NAME]`. Without any there is the one tenant `default`.
-    #[serde(skip)]
-    pub has_named_tenants: bool,
-}
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +52,16 @@ pub enum LogFormat {
     Text,
     /// For programs, one object a line.
     Json,
+}
+
+impl LogFormat {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// A value that must not be printed: a URL with a password in it.
@@ -231,7 +188,7 @@ enum Problem {
     SameEntries { one: TenantName, other: TenantName, stream: String, group: String },
     /// A setting without a default.
     #[error("{name} is not set; wanted {wanted}")]
-    Missing { name: &'static str, wanted: &'static str },
+    Missing { name: &'static str, wanted: String },
     /// A value that cannot be used.
     #[error("{name} is {found}; wanted {wanted}")]
     Range { name: Cow<'static, str>, found: String, wanted: String },
@@ -246,33 +203,6 @@ impl From<Problem> for Error {
 impl From<figment::Error> for Problem {
     fn from(error: figment::Error) -> Self {
         Self::Unreadable(Box::new(error))
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            redis_url: Secret::default(),
-            redis_url_file: None,
-            redis_tls_ca_file: None,
-            redis_tls_cert_file: None,
-            redis_tls_key_file: None,
-            redis_silence_ms: 10_000,
-            postgres_url: Secret::default(),
-            postgres_url_file: None,
-            postgres_connections: 10,
-            consumer_name: "consumer-1".into(),
-            monitoring_interval_ms: 10_000,
-            metrics_csv: "backend/metrics.csv".into(),
-            allow_plain_table: false,
-            log_format: LogFormat::Text,
-            guest_code_bytes: 1 << 30,
-            guest_cache: None,
-            statements: BTreeMap::new(),
-            tenants: vec![Tenant::default()],
-            misspelt: Vec::new(),
-            has_named_tenants: false,
-        }
     }
 }
 
@@ -293,11 +223,7 @@ impl Config {
             }
         }
         let mut config: Self = over(&Self::default(), layers)?;
-        short_text("CONSUMER_NAME", &config.consumer_name)?;
-        within("POSTGRES_CONNECTIONS", config.postgres_connections, 1..=1_000)?;
-        within("MONITORING_INTERVAL_MS", config.monitoring_interval_ms, 100..=3_600_000)?;
-        within("REDIS_SILENCE_MS", config.redis_silence_ms, 1_000..=3_600_000)?;
-        within("GUEST_CODE_BYTES", config.guest_code_bytes, 16 << 20..=1 << 40)?;
+        config.check_each()?;
         config.statements.iter().try_for_each(|(name, statement)| statement.check(name))?;
         config.has_named_tenants = layers.contains(TENANTS);
         config.tenants = match config.has_named_tenants {
@@ -334,11 +260,6 @@ impl Config {
         let extension = self.metrics_csv.extension().unwrap_or_default().to_string_lossy();
         let dot = if extension.is_empty() { "" } else { "." };
         self.metrics_csv.with_file_name(format!("{stem}-{tenant}{dot}{extension}"))
-    }
-
-    /// `MONITORING_INTERVAL_MS` as a duration.
-    pub fn monitoring_interval(&self) -> Duration {
-        Duration::from_millis(self.monitoring_interval_ms)
     }
 }
 
@@ -429,7 +350,7 @@ fn layers(file: Option<&Path>, environment: &Environment) -> Result<Figment, Pro
     if file.is_file() {
         layers = layers.merge(File::read(file)?);
     }
-    for setting in &SETTINGS {
+    for setting in SETTINGS.iter() {
         let Some(text) = environment.set.get(setting.name) else { continue };
         let value = match setting.is_text {
             // `CONSUMER_NAME=42` is a name, not a number: no guessing.
@@ -477,7 +398,10 @@ fn within<T: PartialOrd + fmt::Display>(
 }
 
 fn missing(name: &'static str) -> Problem {
-    Problem::Missing { name, wanted: setting(name).map_or("", |setting| setting.meaning) }
+    Problem::Missing {
+        name,
+        wanted: setting(name).map(|setting| setting.meaning.clone()).unwrap_or_default(),
+    }
 }
 
 fn range(name: impl Into<Cow<'static, str>>, found: impl fmt::Display, wanted: impl Into<String>) -> Problem {

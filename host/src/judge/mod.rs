@@ -73,21 +73,21 @@ pub enum Fault {
     #[error("the guest trapped: {0}")]
     Trapped(String),
     /// The time limit.
-    #[error("the guest took longer than {limit_ms} ms (GUEST_TIME_LIMIT_MS)")]
+    #[error("the guest took longer than {limit_ms} ms (GUEST_TIME_LIMIT)")]
     TimedOut {
-        /// `GUEST_TIME_LIMIT_MS`, or a share of it.
+        /// `GUEST_TIME_LIMIT`, or a share of it.
         limit_ms: u128,
     },
     /// The memory limit.
-    #[error("the guest wanted more than {limit_bytes} bytes of memory (GUEST_MEMORY_BYTES)")]
+    #[error("the guest wanted more than {limit_bytes} bytes of memory (GUEST_MEMORY)")]
     OutOfMemory {
-        /// `GUEST_MEMORY_BYTES`.
+        /// `GUEST_MEMORY`.
         limit_bytes: usize,
     },
     /// The stack's limit.
-    #[error("the guest took more than {limit_bytes} bytes of stack (GUEST_STACK_BYTES)")]
+    #[error("the guest took more than {limit_bytes} bytes of stack (GUEST_STACK)")]
     OutOfStack {
-        /// `GUEST_STACK_BYTES`.
+        /// `GUEST_STACK`.
         limit_bytes: usize,
     },
     /// The limit of resources that it holds.
@@ -112,9 +112,9 @@ pub enum Fault {
         limit: u64,
     },
     /// More than the host takes in one call.
-    #[error("the guest handed over more than {limit_bytes} bytes (GUEST_OUTPUT_BYTES)")]
+    #[error("the guest handed over more than {limit_bytes} bytes (GUEST_OUTPUT)")]
     TooMuchOutput {
-        /// `GUEST_OUTPUT_BYTES`.
+        /// `GUEST_OUTPUT`.
         limit_bytes: usize,
     },
     /// Too many or too few verdicts: nobody can tell which belongs to which entry.
@@ -347,7 +347,7 @@ impl<'a> BatchRun<'a> {
         }
         if self.excess_bytes > self.bounds.output_bytes {
             let most = self.bounds.output_bytes;
-            let limit = format!("{most} bytes beyond what the entries brought (GUEST_OUTPUT_BYTES)");
+            let limit = format!("{most} bytes beyond what the entries brought (GUEST_OUTPUT)");
             self.shed_by(self.excesses.clone(), self.excess_bytes - most, &limit);
         }
     }

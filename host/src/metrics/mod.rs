@@ -165,7 +165,7 @@ pub struct Reporter {
 impl Reporter {
     /// Nothing is written before the first interval has passed.
     pub fn new(config: &Config, tenant: &TenantName, monitor: GroupMonitor) -> Self {
-        let interval = config.monitoring_interval();
+        let interval = config.monitoring_interval.0;
         Self {
             monitor,
             csv: CsvFile::new(&config.metrics_csv_of(tenant)),

@@ -132,7 +132,7 @@ impl Pipeline {
             set_back: Backoff::default(),
             has_fenced_all: false,
             delivered: EntryId::ZERO,
-            partial_batch_delay: tenant.partial_batch_delay(),
+            partial_batch_delay: tenant.partial_batch_delay.0,
             counters: Arc::clone(&counters),
             to_judge,
             to_acknowledge: to_acknowledge.clone(),

@@ -24,7 +24,7 @@ impl SlowRulesLog {
         *told = Some((guest, Instant::now()));
         tracing::warn!(
             %guest,
-            "a batch of {entries} entries took the guest longer than {} ms (GUEST_TIME_LIMIT_MS) and was halved, which costs \
+            "a batch of {entries} entries took the guest longer than {} ms (GUEST_TIME_LIMIT) and was halved, which costs \
              time for each batch; set BATCH_SIZE to about {}, or the limit higher",
             rules.time_limit().as_millis(),
             entries / 2

@@ -63,7 +63,7 @@ impl NativeCode {
     }
 }
 
-/// `GUEST_CODE_BYTES`: the room for the native code of all tenants' components.
+/// `GUEST_CODE`: the room for the native code of all tenants' components.
 #[derive(Debug)]
 pub(super) struct CodeRoom {
     limit: u64,
@@ -158,7 +158,7 @@ mod tests {
         let first = room.take(50 * MIB).expect("half of it");
         let second = room.take(40 * MIB).expect("what is left, but ten");
         let error = room.take(20 * MIB).expect_err("more than is left").to_string();
-        assert!(error.contains("20971520 bytes") && error.contains("GUEST_CODE_BYTES"), "{error}");
+        assert!(error.contains("20971520 bytes") && error.contains("GUEST_CODE"), "{error}");
         let small = room.take(SMALL_BYTES).expect("a small one always has room");
         assert_eq!(room.reserve(50 * MIB).bytes(), SMALL_BYTES);
         drop((first, small));

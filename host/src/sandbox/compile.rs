@@ -208,7 +208,7 @@ pub(super) fn does_not_fit(error: &wasmtime::Error) -> LoadError {
     /// It has no type of its own; the tests know if wasmtime says it in other words.
     const LIMITS: [(&str, &str); 4] = [
         ("core module instances", "GUEST_INSTANCES"),
-        ("minimum byte size", "GUEST_MEMORY_BYTES"),
+        ("minimum byte size", "GUEST_MEMORY"),
         ("minimum element size", "GUEST_TABLE_ELEMENTS"),
         ("instance allocation for this", "GUEST_TABLE_ELEMENTS, by which the functions in tables count"),
     ];

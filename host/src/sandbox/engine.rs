@@ -100,7 +100,7 @@ impl SandboxEngine {
         let limits: Vec<Limits> = config.tenants.iter().map(Limits::from).collect();
         let tenants = config.tenants.len();
         let cache = config.guest_cache.as_deref().map(|folder| Cache::new(folder, tenants));
-        Self::start(&limits, CodeRoom::new(config.guest_code_bytes, tenants), cache)
+        Self::start(&limits, CodeRoom::new(config.guest_code.0, tenants), cache)
     }
 
     /// Starts the engines and their clock, with room for guests of these limits.
@@ -184,7 +184,7 @@ impl Sandbox {
     /// With an engine of its own. Guests get no settings and no grants.
     pub fn new(limits: Limits) -> wasmtime::Result<Self> {
         let Tenant { name, grants, .. } = Tenant::default();
-        let room = CodeRoom::new(config::Config::default().guest_code_bytes, 1);
+        let room = CodeRoom::new(config::Config::default().guest_code.0, 1);
         SandboxEngine::start(&[limits], room, None)?.sandbox(name, limits, BTreeMap::new(), grants)
     }
 
@@ -305,7 +305,7 @@ fn with_address_space(error: wasmtime::Error) -> wasmtime::Error {
         Some(limit) => error.context(format!(
             "this process may have {limit} bytes of address space (`ulimit -v`); wanted no such limit: {MAX_MEMORIES} memories \
              are reserved for each guest that may run at the same time, with 4 GiB of addresses each, and as good as no \
-             memory behind them. GUEST_MEMORY_BYTES limits the memory"
+             memory behind them. GUEST_MEMORY limits the memory"
         )),
     }
 }

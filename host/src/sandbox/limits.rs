@@ -10,13 +10,13 @@ use crate::validate::OutputLimits;
 /// All limits of a guest, each with its setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// `GUEST_TIME_LIMIT_MS`: from the start of instantiation to the return of the verdicts.
+    /// `GUEST_TIME_LIMIT`: from the start of instantiation to the return of the verdicts.
     pub time: Duration,
     /// `GUEST_FUEL`: about an instruction each; 0 for no such limit.
     pub fuel: u64,
-    /// `GUEST_MEMORY_BYTES`: in sum over all memories of the instance.
+    /// `GUEST_MEMORY`: in sum over all memories of the instance.
     pub memory_bytes: usize,
-    /// `GUEST_STACK_BYTES`.
+    /// `GUEST_STACK`.
     pub stack_bytes: usize,
     /// `GUEST_TABLE_ELEMENTS`: in sum over all tables. Real guests have a few thousand.
     pub table_elements: usize,
@@ -24,15 +24,15 @@ pub struct Limits {
     pub instances: u32,
     /// `GUEST_HANDLES`: resources held at the same time, and how often they may be lent in one call.
     pub handles: usize,
-    /// `GUEST_LOG_BYTES`: kept of what is printed during a call.
+    /// `GUEST_LOG`: kept of what is printed during a call.
     pub log_bytes: usize,
-    /// `GUEST_COMPONENT_BYTES`: a component's file.
+    /// `GUEST_COMPONENT`: a component's file.
     pub component_bytes: usize,
-    /// `GUEST_COMPILE_MS`: processor time of the process that compiles.
+    /// `GUEST_COMPILE_TIME`: processor time of the process that compiles.
     pub compile_time: Duration,
-    /// `GUEST_COMPILE_MEMORY_BYTES`: address space of the process that compiles.
+    /// `GUEST_COMPILE_MEMORY`: address space of the process that compiles.
     pub compile_memory_bytes: u64,
-    /// `GUEST_OUTPUT_BYTES` and others: what verdicts may hold.
+    /// `GUEST_OUTPUT` and others: what verdicts may hold.
     pub bounds: OutputLimits,
 }
 
@@ -44,24 +44,24 @@ pub(super) const MAX_TABLES: u32 = 64;
 impl From<&Tenant> for Limits {
     fn from(tenant: &Tenant) -> Self {
         Self {
-            time: tenant.guest_time_limit(),
+            time: tenant.guest_time_limit.0,
             fuel: tenant.guest_fuel,
-            memory_bytes: tenant.guest_memory_bytes,
-            stack_bytes: tenant.guest_stack_bytes,
+            memory_bytes: tenant.guest_memory.bytes(),
+            stack_bytes: tenant.guest_stack.bytes(),
             table_elements: tenant.guest_table_elements,
             instances: tenant.guest_instances,
             handles: tenant.guest_handles,
-            log_bytes: tenant.guest_log_bytes,
-            component_bytes: tenant.guest_component_bytes,
-            compile_time: Duration::from_millis(tenant.guest_compile_ms),
-            compile_memory_bytes: tenant.guest_compile_memory_bytes,
+            log_bytes: tenant.guest_log.bytes(),
+            component_bytes: tenant.guest_component.bytes(),
+            compile_time: tenant.guest_compile_time.0,
+            compile_memory_bytes: tenant.guest_compile_memory.0,
             bounds: OutputLimits {
-                output_bytes: tenant.guest_output_bytes,
+                output_bytes: tenant.guest_output.bytes(),
                 rows: tenant.guest_rows,
-                string_bytes: tenant.guest_string_bytes,
+                string_bytes: tenant.guest_string.bytes(),
                 json_depth: tenant.guest_json_depth,
-                max_age_days: tenant.max_event_age_days,
-                max_ahead_days: tenant.max_event_ahead_days,
+                max_age_days: tenant.max_event_age.as_days(),
+                max_ahead_days: tenant.max_event_ahead.as_days(),
             },
         }
     }

@@ -16,9 +16,9 @@ use crate::text::printable;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LoadError {
     /// Too large to compile.
-    #[error("the file has more than {limit_bytes} bytes (GUEST_COMPONENT_BYTES)")]
+    #[error("the file has more than {limit_bytes} bytes (GUEST_COMPONENT)")]
     TooLarge {
-        /// `GUEST_COMPONENT_BYTES`.
+        /// `GUEST_COMPONENT`.
         limit_bytes: usize,
     },
     /// Not WebAssembly, or not whole.
@@ -58,14 +58,14 @@ pub enum LoadError {
     /// More native code than there is room for.
     #[error(
         "its native code, with the images of its memories, takes {found}; wanted {share} bytes at most, and {limit} with \
-         those of all guests, which take {used} now (GUEST_CODE_BYTES)"
+         those of all guests, which take {used} now (GUEST_CODE)"
     )]
     NoRoom {
         /// As far as it is known.
         found: String,
         /// What one component may take.
         share: u64,
-        /// `GUEST_CODE_BYTES`.
+        /// `GUEST_CODE`.
         limit: u64,
         /// By the components that are loaded.
         used: u64,
@@ -76,32 +76,32 @@ pub enum LoadError {
     /// Somebody else ended the process that compiles.
     #[error(
         "the process that compiles was killed, by the kernel for want of memory or by somebody; a component may take \
-         GUEST_COMPILE_MEMORY_BYTES to compile"
+         GUEST_COMPILE_MEMORY to compile"
     )]
     CompilerKilled,
     /// The machine let it wait.
     #[error(
         "it had {used_ms} ms of a processor in {waited_ms} ms to compile, on a busy machine; wanted {limit_ms} ms at most \
-         (GUEST_COMPILE_MS), within ten times as long, or ten seconds"
+         (GUEST_COMPILE_TIME), within ten times as long, or ten seconds"
     )]
     Starved {
         /// Processor time that it had.
         used_ms: u128,
         /// By the clock.
         waited_ms: u128,
-        /// `GUEST_COMPILE_MS`.
+        /// `GUEST_COMPILE_TIME`.
         limit_ms: u128,
     },
     /// It takes too long to compile.
-    #[error("it takes more than {limit_ms} ms of a processor to compile (GUEST_COMPILE_MS)")]
+    #[error("it takes more than {limit_ms} ms of a processor to compile (GUEST_COMPILE_TIME)")]
     TooSlow {
-        /// `GUEST_COMPILE_MS`.
+        /// `GUEST_COMPILE_TIME`.
         limit_ms: u128,
     },
     /// It takes too much memory to compile.
-    #[error("it takes more than {limit_bytes} bytes to compile (GUEST_COMPILE_MEMORY_BYTES)")]
+    #[error("it takes more than {limit_bytes} bytes to compile (GUEST_COMPILE_MEMORY)")]
     CompilerMemory {
-        /// `GUEST_COMPILE_MEMORY_BYTES`.
+        /// `GUEST_COMPILE_MEMORY`.
         limit_bytes: u64,
     },
     /// It wants something that it is not given.

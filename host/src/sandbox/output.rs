@@ -151,7 +151,7 @@ impl PrintLog {
                 guest = %self.guest,
                 lines = window.suppressed_lines,
                 bytes = window.dropped_bytes,
-                "guest printed more than is logged: {MAX_LINES_PER_SECOND} lines a second, GUEST_LOG_BYTES a call"
+                "guest printed more than is logged: {MAX_LINES_PER_SECOND} lines a second, GUEST_LOG a call"
             );
         }
     }

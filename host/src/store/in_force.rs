@@ -120,7 +120,11 @@ mod tests {
         let set = |name: &str, value: &str| [(name.to_owned(), value.to_owned())].into();
         let salt = b"salt";
         let same = |other: &Tenant| hash(salt, &tenant) == hash(salt, other);
-        assert!(same(&Tenant { guest_time_limit_ms: 7, batch_size: 7, ..tenant.clone() }));
+        assert!(same(&Tenant {
+            guest_time_limit: crate::config::Time::millis(7),
+            batch_size: 7,
+            ..tenant.clone()
+        }));
         assert!(!same(&Tenant { guest_settings: set("key", "pepper"), ..tenant.clone() }));
         let names =
             |names: [&str; 2]| Grants { statements: names.map(str::to_owned).into(), ..Grants::default() };

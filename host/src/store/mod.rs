@@ -206,7 +206,7 @@ impl Database {
             group: tenant.consumer_group.clone(),
             inserts: Inserts::new(&tenant.events_table),
             statements: Arc::new(tenant.statements.clone()),
-            guest_time_limit_ms: tenant.guest_time_limit_ms,
+            guest_time_limit: tenant.guest_time_limit.0,
             tenant_permits: Arc::new(Semaphore::new(self.tenant_permits)),
             table: tenant.events_table.clone(),
             drops_rows: Arc::default(),
@@ -255,7 +255,7 @@ pub struct Store {
     inserts: Inserts,
     /// Those that the guest is granted.
     statements: Statements,
-    guest_time_limit_ms: u64,
+    guest_time_limit: Duration,
     /// The connections that it may have at the same time.
     tenant_permits: Arc<Semaphore>,
     /// Tells the commits of this run from those of others.
@@ -272,11 +272,6 @@ impl Store {
     /// Something that writes one batch after the other.
     pub fn writer(&self) -> Writer {
         Writer::new(self.clone())
-    }
-
-    /// How long the guest may take for a call.
-    fn guest_time_limit(&self) -> Duration {
-        Duration::from_millis(self.guest_time_limit_ms)
     }
 
     /// Something that knows what was committed before.

@@ -184,7 +184,7 @@ impl Session {
             Ok(query) => query,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let timeout_ms = statement.timeout_ms;
+        let timeout_ms = statement.timeout.as_millis();
         // Who waits for a lock is not slow: that ends the transaction, and the batch is judged again later. It must be
         // known before the whole time is over, which says nothing of the cause.
         self.control(format!(

@@ -165,7 +165,7 @@ impl Writer {
         let begun = async {
             let pooled = self.store.acquire(Purpose::Guest).await?;
             // Each call of the guest begins with a statement.
-            let mut session = Session::begin(pooled, &self.store, self.store.guest_time_limit()).await?;
+            let mut session = Session::begin(pooled, &self.store, self.store.guest_time_limit).await?;
             let ends = ends(|| entries.iter().map(|entry| entry.id));
             let recorded = session.take_slot(&self.store, record.slot, &record.numbers, ends).await?;
             Ok::<_, Error>((session, recorded))

@@ -49,7 +49,7 @@ impl Redis {
     /// Reads the URL, and the files of TLS.
     pub fn new(config: &Config) -> Result<Self, Error> {
         let (url, tls) = (config.redis_url(), tls(config)?);
-        let silence = Duration::from_millis(config.redis_silence_ms);
+        let silence = config.redis_silence.0;
         let client = std::sync::Mutex::new(client(&url.read()?, tls.as_ref(), silence)?);
         Ok(Self(Arc::new(RedisInner { url, tls, silence, client, shared: Mutex::new(None) })))
     }

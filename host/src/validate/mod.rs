@@ -35,17 +35,17 @@ const MAX_TIME_MICROS: i64 = 8_210_266_790_400_000_000;
 /// What verdicts may hold, as the operator set it. The limits above are part of the contract.
 #[derive(Clone, Copy, Debug)]
 pub struct OutputLimits {
-    /// `GUEST_OUTPUT_BYTES`: in one call, and for a batch beyond what its entries brought.
+    /// `GUEST_OUTPUT`: in one call, and for a batch beyond what its entries brought.
     pub output_bytes: usize,
     /// `GUEST_ROWS`: rows that a batch may become. Not less than [`MAX_EXPANSION`].
     pub rows: usize,
-    /// `GUEST_STRING_BYTES`: a string of a row.
+    /// `GUEST_STRING`: a string of a row.
     pub string_bytes: usize,
     /// `GUEST_JSON_DEPTH`: levels of properties, at most 127, where `serde_json` ends.
     pub json_depth: usize,
-    /// `MAX_EVENT_AGE_DAYS`: how long ago an event may have happened.
+    /// `MAX_EVENT_AGE`: how long ago an event may have happened.
     pub max_age_days: u32,
-    /// `MAX_EVENT_AHEAD_DAYS`: how far ahead of the clock an event may be.
+    /// `MAX_EVENT_AHEAD`: how far ahead of the clock an event may be.
     pub max_ahead_days: u32,
 }
 
@@ -173,7 +173,7 @@ fn time(micros: i64, bounds: &OutputLimits, now: DateTime<Utc>) -> Result<DateTi
             "time",
             "time_out_of_window",
             format!(
-                "found {}, wanted at most {} days ago (MAX_EVENT_AGE_DAYS) and {} days ahead (MAX_EVENT_AHEAD_DAYS){}",
+                "found {}, wanted at most {} days ago (MAX_EVENT_AGE) and {} days ahead (MAX_EVENT_AHEAD){}",
                 time.to_rfc3339(),
                 bounds.max_age_days,
                 bounds.max_ahead_days,
@@ -210,7 +210,7 @@ fn text(path: &str, text: String, bounds: &OutputLimits) -> Result<String, Viola
 fn check_length(path: &str, text: &str, bounds: &OutputLimits) -> Result<(), Violation> {
     if text.len() > bounds.string_bytes {
         let (found, most) = (text.len(), bounds.string_bytes);
-        let message = format!("found {found} bytes, wanted at most {most} (GUEST_STRING_BYTES)");
+        let message = format!("found {found} bytes, wanted at most {most} (GUEST_STRING)");
         return Err(violation(path, "too_long", message));
     }
     Ok(())

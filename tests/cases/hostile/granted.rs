@@ -88,7 +88,7 @@ pub(super) fn publishing_apart() {
 #[test]
 pub(super) fn publishing_and_failing() {
     let stage = Stage::new();
-    let launch = hostile(&stage.scene, "publishing_and_failing").set("MONITORING_INTERVAL_MS", 100);
+    let launch = hostile(&stage.scene, "publishing_and_failing").set("MONITORING_INTERVAL", "100ms");
     let ended = becomes_a_letter(&stage.scene, launch, "trapped", "published: Ok(()), noted: Ok(1)");
     assert_eq!((stage.published(), stage.notes()), (0, None));
     assert!(!ended.log.contains("spam="), "{}", ended.log);
@@ -107,12 +107,12 @@ pub(super) fn wrong_parameters() {
 #[test]
 pub(super) fn statement_flood() {
     let stage = Stage::new();
-    let launch = hostile(&stage.scene, "statement_flood").set("GUEST_TIME_LIMIT_MS", 60_000);
+    let launch = hostile(&stage.scene, "statement_flood").set("GUEST_TIME_LIMIT", "1m");
     becomes_a_letter(&stage.scene, launch, "rejected", "TooManyStatements(10000)");
     // Where there is less time, that is the limit.
     let stage = Stage::new();
-    let launch = hostile(&stage.scene, "statement_flood").set("GUEST_TIME_LIMIT_MS", 300);
-    becomes_a_letter(&stage.scene, launch, "timed_out", "300 ms (GUEST_TIME_LIMIT_MS)");
+    let launch = hostile(&stage.scene, "statement_flood").set("GUEST_TIME_LIMIT", "300ms");
+    becomes_a_letter(&stage.scene, launch, "timed_out", "300 ms (GUEST_TIME_LIMIT)");
 }
 
 #[test]
@@ -189,7 +189,7 @@ pub(super) fn noted_rows() {
 pub(super) fn metric_flood() {
     let stage = Stage::new();
     stage.scene.stream.add(&provocation());
-    let service = hostile(&stage.scene, "metric_flood").set("MONITORING_INTERVAL_MS", 100).start();
+    let service = hostile(&stage.scene, "metric_flood").set("MONITORING_INTERVAL", "100ms").start();
     stage.scene.stream.until_drained();
     let line = service.until_logged(&["guest metrics", "flood"]);
     service.stop();

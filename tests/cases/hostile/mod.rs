@@ -66,8 +66,8 @@ fn is_stopped(name: &str, reason: &str, words: &str) {
 fn endless_loop() {
     let scene = Scene::new();
     // Long enough for the good entries on a busy machine.
-    let launch = hostile(&scene, "endless_loop").set("GUEST_TIME_LIMIT_MS", 1_000);
-    becomes_a_letter(&scene, launch, "timed_out", "the guest took longer than 1000 ms (GUEST_TIME_LIMIT_MS)");
+    let launch = hostile(&scene, "endless_loop").set("GUEST_TIME_LIMIT", "1s");
+    becomes_a_letter(&scene, launch, "timed_out", "the guest took longer than 1000 ms (GUEST_TIME_LIMIT)");
     let scene = Scene::new();
     let launch = hostile(&scene, "endless_loop").set("GUEST_FUEL", 20_000_000);
     becomes_a_letter(&scene, launch, "out_of_fuel", "more than 20000000 fuel (GUEST_FUEL)");
@@ -75,7 +75,7 @@ fn endless_loop() {
 
 #[test]
 fn deep_recursion() {
-    is_stopped("deep_recursion", "out_of_stack", "more than 524288 bytes of stack (GUEST_STACK_BYTES)");
+    is_stopped("deep_recursion", "out_of_stack", "more than 524288 bytes of stack (GUEST_STACK)");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn memory_by_steps() {
     is_stopped(
         "memory_by_steps",
         "out_of_memory",
-        "the guest wanted more than 134217728 bytes of memory (GUEST_MEMORY_BYTES)",
+        "the guest wanted more than 134217728 bytes of memory (GUEST_MEMORY)",
     );
 }
 
@@ -92,7 +92,7 @@ fn memory_at_once() {
     is_stopped(
         "memory_at_once",
         "out_of_memory",
-        "the guest wanted more than 134217728 bytes of memory (GUEST_MEMORY_BYTES)",
+        "the guest wanted more than 134217728 bytes of memory (GUEST_MEMORY)",
     );
 }
 
@@ -114,7 +114,7 @@ fn random_flood() {
 /// No call to the host waits.
 fn ends_at_once(name: &str) -> Vec<Event> {
     let scene = Scene::new();
-    let service = hostile(&scene, name).set("GUEST_TIME_LIMIT_MS", 5_000).start();
+    let service = hostile(&scene, name).set("GUEST_TIME_LIMIT", "5s").start();
     scene.stream.add_all(&[provocation(), provocation(), provocation()]);
     let rows = scene.until_stored(3); // an hour each
     let log = service.stop().log;
@@ -182,7 +182,7 @@ fn swapped_verdicts() {
 
 #[test]
 fn huge_list() {
-    is_stopped("huge_list", "too_much_output", "more than 67108864 bytes (GUEST_OUTPUT_BYTES)");
+    is_stopped("huge_list", "too_much_output", "more than 67108864 bytes (GUEST_OUTPUT)");
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn huge_rejection() {
     let letters = scene.database.letters();
     assert_eq!(reasons(&letters), ["too_much_output"], "{letters:?}");
     assert_eq!(letters[0].entry_id, ids[1]);
-    assert!(message(&letters[0]).contains("67108864 bytes (GUEST_OUTPUT_BYTES)"), "{}", message(&letters[0]));
+    assert!(message(&letters[0]).contains("67108864 bytes (GUEST_OUTPUT)"), "{}", message(&letters[0]));
     let most = service.memory_peak_bytes();
     assert!(most < 512 << 20, "{most} bytes resident at the peak");
     service.stop();
@@ -221,11 +221,7 @@ fn huge_reasons() {
 
 #[test]
 fn huge_string() {
-    is_stopped(
-        "huge_string",
-        "bad_verdict",
-        "found 17825792 bytes, wanted at most 16777216 (GUEST_STRING_BYTES)",
-    );
+    is_stopped("huge_string", "bad_verdict", "found 17825792 bytes, wanted at most 16777216 (GUEST_STRING)");
 }
 
 #[test]
@@ -250,12 +246,12 @@ fn many_rows() {
 #[test]
 fn scattered_times() {
     let scene = Scene::new();
-    let launch = hostile(&scene, "scattered_times").set("MAX_EVENT_AGE_DAYS", 700);
+    let launch = hostile(&scene, "scattered_times").set("MAX_EVENT_AGE", "700d");
     let (letters, ended) =
         letters_of(&scene, launch, &[110, 5_000].map(|weeks| provoking(&Event::new(), Some(weeks))));
     assert_eq!(reasons(&letters), ["bad_verdict", "bad_verdict"]);
     assert!(
-        message(&letters[0]).contains("at most 700 days ago (MAX_EVENT_AGE_DAYS)"),
+        message(&letters[0]).contains("at most 700 days ago (MAX_EVENT_AGE)"),
         "{}",
         message(&letters[0])
     );
@@ -268,7 +264,7 @@ fn scattered_rows() {
     let scene = Scene::new();
     let entries: Vec<Fields> = [Some(65), None, None].map(|weeks| provoking(&Event::new(), weeks)).to_vec();
     scene.stream.add_all(&entries);
-    let service = hostile(&scene, "scattered_rows").set("MAX_EVENT_AGE_DAYS", 36_500).start();
+    let service = hostile(&scene, "scattered_rows").set("MAX_EVENT_AGE", "36500d").start();
     scene.until_stored(2 * 64);
     scene.stream.until_drained();
     let metrics = service.stop().metrics();
@@ -377,7 +373,7 @@ fn suppressed(log: &str) -> [usize; 2] {
         text.split_once(name).unwrap().1.split(' ').next().unwrap().parse().unwrap()
     };
     told.fold([0, 0], |[lines, bytes], (_, rest)| {
-        assert!(rest.contains("GUEST_LOG_BYTES a call"), "{rest}");
+        assert!(rest.contains("GUEST_LOG a call"), "{rest}");
         [lines + number(rest, " lines="), bytes + number(rest, " bytes=")]
     })
 }
@@ -402,7 +398,7 @@ fn many_lines() {
     assert!(suppressed(&log)[1] > 0);
 
     let scene = Scene::new();
-    let launch = hostile(&scene, "many_lines").set("BATCH_SIZE", 1).set("GUEST_LOG_BYTES", 1 << 20);
+    let launch = hostile(&scene, "many_lines").set("BATCH_SIZE", 1).set("GUEST_LOG", "1MiB");
     let provocations: Vec<Fields> = (0..20).map(|_| provoking(&Event::new(), Some(5_000))).collect();
     let log = printed(launch, &scene, &provocations);
     let lines = log.matches("line=\"flood\"").count();
@@ -426,7 +422,7 @@ fn control_characters() {
     let log = service.stop().log;
     assert!(!log.contains(['\x1b', '\r', '\u{202e}']), "control characters are escaped: {log:?}");
 
-    let silent = hostile(&scene, "control_characters").set("GUEST_LOG_BYTES", 0).start();
+    let silent = hostile(&scene, "control_characters").set("GUEST_LOG", "0B").start();
     scene.stream.add(&provocation());
     scene.until_stored(2);
     let log = silent.stop().log;

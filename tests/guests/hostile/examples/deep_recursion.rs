@@ -1,4 +1,4 @@
-//! Calls itself for ever. Stopped by GUEST_STACK_BYTES.
+//! Calls itself for ever. Stopped by GUEST_STACK.
 
 hostile::provoked!(|_| hostile::Verdict::Discard(recurse(1).to_string()));
 

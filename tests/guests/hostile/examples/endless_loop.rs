@@ -1,4 +1,4 @@
-//! Never returns. Stopped by GUEST_TIME_LIMIT_MS, and by GUEST_FUEL where it is set.
+//! Never returns. Stopped by GUEST_TIME_LIMIT, and by GUEST_FUEL where it is set.
 
 hostile::provoked!(|_| loop {
     std::hint::black_box(());

@@ -1,4 +1,4 @@
-//! Asks PostgreSQL to sleep for an hour. Stopped by the statement's `timeout_ms`.
+//! Asks PostgreSQL to sleep for an hour. Stopped by the statement's `timeout`.
 
 use hostile::capabilities::store::{self, Value};
 

@@ -1,4 +1,4 @@
-//! Returns a million verdicts. Stopped by GUEST_OUTPUT_BYTES, before they are counted.
+//! Returns a million verdicts. Stopped by GUEST_OUTPUT, before they are counted.
 
 use hostile::{Entry, Guest, Verdict};
 

@@ -1,4 +1,4 @@
-//! Claims that the user's name has 17 MiB. Stopped by GUEST_STRING_BYTES.
+//! Claims that the user's name has 17 MiB. Stopped by GUEST_STRING.
 
 use hostile::Event;
 

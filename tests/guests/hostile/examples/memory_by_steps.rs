@@ -1,4 +1,4 @@
-//! Takes memory, a mebibyte at a time. Stopped by GUEST_MEMORY_BYTES.
+//! Takes memory, a mebibyte at a time. Stopped by GUEST_MEMORY.
 
 use std::hint::black_box;
 

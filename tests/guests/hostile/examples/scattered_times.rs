@@ -1,4 +1,4 @@
-//! Gives each event another week, and so a chunk of its own: stopped by MAX_EVENT_AGE_DAYS.
+//! Gives each event another week, and so a chunk of its own: stopped by MAX_EVENT_AGE.
 
 use hostile::{Event, accept_but, amount};
 
