@@ -3,7 +3,9 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
+use enum_map::{Enum, EnumMap};
 use sha2::{Digest as _, Sha256};
+use strum::IntoStaticStr;
 use uuid::Uuid;
 
 /// The ID that Redis gave a stream entry: `<milliseconds>-<sequence>`.
@@ -129,7 +131,10 @@ pub struct Violation {
 }
 
 /// Why an entry became a dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// The name in the table `dead_letters`, in logs and in metrics is that of the variant in `snake_case`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Enum, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Reason {
     /// The guest rejected it.
     Rejected,
@@ -162,23 +167,28 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The name in the table `dead_letters`, in logs and in metrics.
+    /// Its name.
     pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    /// Whether the rules broke the contract or a limit.
+    fn is_breach(self) -> bool {
         match self {
-            Self::Rejected => "rejected",
-            Self::Undecodable => "undecodable",
-            Self::Deleted => "deleted",
-            Self::DeliveredTooOften => "delivered_too_often",
-            Self::BadVerdict => "bad_verdict",
-            Self::Trapped => "trapped",
-            Self::TimedOut => "timed_out",
-            Self::OutOfMemory => "out_of_memory",
-            Self::OutOfFuel => "out_of_fuel",
-            Self::OutOfStack => "out_of_stack",
-            Self::OutOfHandles => "out_of_handles",
-            Self::TooManyElements => "too_many_elements",
-            Self::TooMuchOutput => "too_much_output",
-            Self::Refused => "refused",
+            Self::Trapped
+            | Self::TimedOut
+            | Self::OutOfMemory
+            | Self::OutOfFuel
+            | Self::OutOfStack
+            | Self::OutOfHandles
+            | Self::TooManyElements
+            | Self::TooMuchOutput
+            | Self::BadVerdict => true,
+            Self::Rejected
+            | Self::Undecodable
+            | Self::Deleted
+            | Self::DeliveredTooOften
+            | Self::Refused => false,
         }
     }
 }
@@ -315,60 +325,41 @@ impl std::ops::AddAssign for Tally {
 /// How often the rules broke the contract, by the kind of breach: calls that gave no verdicts,
 /// each of which ended an instance, and verdicts that could not be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Breaches {
-    /// Traps.
-    pub trapped: u64,
-    /// The time limit.
-    pub timed_out: u64,
-    /// The memory limit.
-    pub out_of_memory: u64,
-    /// The limit of instructions.
-    pub out_of_fuel: u64,
-    /// The stack's limit.
-    pub out_of_stack: u64,
-    /// The limit of resources.
-    pub out_of_handles: u64,
-    /// The limit of table elements.
-    pub too_many_elements: u64,
-    /// The limits of what is handed over.
-    pub too_much_output: u64,
-    /// Verdicts that do not keep the contract, or too many or too few of them.
-    pub bad_verdict: u64,
-}
+pub struct Breaches(EnumMap<Reason, u64>);
 
 impl Breaches {
     /// Counts one breach, unless the reason is none.
     pub fn count(&mut self, reason: Reason) {
-        match reason {
-            Reason::Trapped => self.trapped += 1,
-            Reason::TimedOut => self.timed_out += 1,
-            Reason::OutOfMemory => self.out_of_memory += 1,
-            Reason::OutOfFuel => self.out_of_fuel += 1,
-            Reason::OutOfStack => self.out_of_stack += 1,
-            Reason::OutOfHandles => self.out_of_handles += 1,
-            Reason::TooManyElements => self.too_many_elements += 1,
-            Reason::TooMuchOutput => self.too_much_output += 1,
-            Reason::BadVerdict => self.bad_verdict += 1,
-            Reason::Rejected
-            | Reason::Undecodable
-            | Reason::Deleted
-            | Reason::DeliveredTooOften
-            | Reason::Refused => {}
+        if reason.is_breach() {
+            self.0[reason] += 1;
         }
+    }
+
+    /// How many there were of this kind.
+    pub fn of(&self, reason: Reason) -> u64 {
+        self.0[reason]
+    }
+
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 
 impl std::ops::AddAssign for Breaches {
     fn add_assign(&mut self, other: Self) {
-        self.trapped += other.trapped;
-        self.timed_out += other.timed_out;
-        self.out_of_memory += other.out_of_memory;
-        self.out_of_fuel += other.out_of_fuel;
-        self.out_of_stack += other.out_of_stack;
-        self.out_of_handles += other.out_of_handles;
-        self.too_many_elements += other.too_many_elements;
-        self.too_much_output += other.too_much_output;
-        self.bad_verdict += other.bad_verdict;
+        for (reason, count) in other.0 {
+            self.0[reason] += count;
+        }
+    }
+}
+
+/// All of them, and then those kinds that there were: `3 trapped=2 timed_out=1`.
+impl fmt::Display for Breaches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.values().sum::<u64>())?;
+        let mut some = self.0.into_iter().filter(|(_, count)| *count > 0);
+        some.try_for_each(|(reason, count)| write!(f, " {}={count}", reason.as_str()))
     }
 }
 
@@ -398,6 +389,15 @@ mod tests {
         fn no_bytes_make_an_entry_id_panic(bytes: Vec<u8>) {
             let _ = EntryId::parse(&bytes);
         }
+    }
+
+    #[test]
+    fn breaches_are_counted_by_their_kind() {
+        let mut breaches = Breaches::default();
+        for reason in [Reason::TimedOut, Reason::Trapped, Reason::Trapped, Reason::Rejected] {
+            breaches.count(reason);
+        }
+        assert_eq!(breaches.to_string(), "3 trapped=2 timed_out=1");
     }
 
     #[test]

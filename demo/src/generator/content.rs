@@ -5,7 +5,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 use uuid::Builder;
 
-use super::{StatementError, Strict};
+use super::{Refusal, Strict};
 use sluicegate::batch::Event;
 
 const PAGES: [&str; 8] = [
@@ -70,7 +70,7 @@ fn purchase(random: &mut Rng) -> (&'static str, Option<Value>, Strict) {
         "items": random.u32(1..9),
     });
     let strict = if random.u32(..10) < 3 {
-        Strict::Reject(StatementError::rejected(&[("properties.amount", "missing")]))
+        Strict::Reject(Refusal::rejected(&[("properties.amount", "missing")]))
     } else {
         let amount = f64::from(random.u32(199..50_000)) / 100.0;
         if let Value::Object(properties) = &mut properties {

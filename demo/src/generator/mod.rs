@@ -32,7 +32,7 @@ pub enum Expected {
     /// In the table, unless the strict rules are in force and say otherwise.
     Row(Event, Strict),
     /// As a dead letter, whichever rules are in force.
-    DeadLetter(StatementError),
+    DeadLetter(Refusal),
 }
 
 /// What the strict rules do with an event that the default rules accept.
@@ -43,19 +43,19 @@ pub enum Strict {
     /// They discard it.
     Discard,
     /// They reject it.
-    Reject(StatementError),
+    Reject(Refusal),
 }
 
 /// What a dead letter must say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StatementError {
+pub struct Refusal {
     /// Why.
     pub reason: Reason,
     /// Path and code of each violation, in order.
     pub violations: Vec<(&'static str, &'static str)>,
 }
 
-impl StatementError {
+impl Refusal {
     fn rejected(violations: &[(&'static str, &'static str)]) -> Self {
         Self { reason: Reason::Rejected, violations: violations.to_vec() }
     }
@@ -156,7 +156,7 @@ impl Generator {
                 object = Map::new();
                 object.insert("payload".into(), "a producer that knows nothing of the contract".into());
                 let fields = flat(&object);
-                let refusal = StatementError::rejected(&[("", "missing")]);
+                let refusal = Refusal::rejected(&[("", "missing")]);
                 return Sample { fields, expected: Expected::DeadLetter(refusal) };
             }
             3 => {
@@ -182,7 +182,7 @@ impl Generator {
             }
         };
         let fields = if self.random.bool() { flat(&object) } else { data(&object) };
-        Sample { fields, expected: Expected::DeadLetter(StatementError::rejected(violations)) }
+        Sample { fields, expected: Expected::DeadLetter(Refusal::rejected(violations)) }
     }
 
     /// A byte that no guest can be given.
@@ -194,7 +194,7 @@ impl Generator {
         for (_, value) in fields.iter_mut().filter(|(name, _)| name == path.as_bytes()) {
             value.insert(value.len().saturating_sub(2), 0xff);
         }
-        let refusal = StatementError { reason: Reason::Undecodable, violations: vec![(path, "not_utf8")] };
+        let refusal = Refusal { reason: Reason::Undecodable, violations: vec![(path, "not_utf8")] };
         Sample { fields, expected: Expected::DeadLetter(refusal) }
     }
 }
@@ -217,7 +217,7 @@ fn flat(object: &Map<String, Value>) -> Fields {
 fn cut_json(object: &Map<String, Value>) -> Sample {
     let text = Value::Object(object.clone()).to_string();
     let cut: String = text.chars().take(text.chars().count() * 2 / 3).collect();
-    let refusal = StatementError::rejected(&[("data", "json_syntax")]);
+    let refusal = Refusal::rejected(&[("data", "json_syntax")]);
     Sample { fields: vec![(b"data".to_vec(), cut.into_bytes())], expected: Expected::DeadLetter(refusal) }
 }
 
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(&Event { properties: wanted.properties.clone(), ..event.clone() }, wanted);
     }
 
-    fn assert_refused(outcome: &Outcome, wanted: &StatementError) {
+    fn assert_refused(outcome: &Outcome, wanted: &Refusal) {
         let Outcome::DeadLetter(reason, violations) = outcome else {
             panic!("{outcome:?}; wanted {wanted:?}")
         };

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::report::{Discrepancy, Report};
 use super::{Ledger, Origin, Sent, count};
-use crate::generator::{Expected, Fields, StatementError, Strict};
+use crate::generator::{Expected, Fields, Refusal, Strict};
 use sluicegate::batch::{Digest, EntryId, Event, Reason};
 
 /// A row of `dead_letters`.
@@ -126,7 +126,7 @@ impl<'a> Audit<'a> {
         &self,
         origin: Option<&'a Origin>,
         letter: &Letter,
-    ) -> Option<(&'a StatementError, Option<&'a Fields>, bool)> {
+    ) -> Option<(&'a Refusal, Option<&'a Fields>, bool)> {
         let ledger = self.ledger;
         match origin {
             Some(Origin::Invalid(refusal, fields)) => Some((refusal, Some(fields), false)),
@@ -146,7 +146,7 @@ impl<'a> Audit<'a> {
         &mut self,
         entry: EntryId,
         letter: &Letter,
-        refusal: &StatementError,
+        refusal: &Refusal,
         sent: Option<&Fields>,
     ) {
         let (found, wanted) = (told(&letter.reason, &letter.violations), told_of(refusal));
@@ -254,7 +254,7 @@ fn readable(fields: &Fields) -> Vec<(String, String)> {
     fields.iter().map(|(name, value)| (text(name), text(value))).collect()
 }
 
-fn told_of(refusal: &StatementError) -> String {
+fn told_of(refusal: &Refusal) -> String {
     told(refusal.reason.as_str(), &refusal.violations)
 }
 

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::generator::{Expected, Fields, Sample, StatementError, Strict};
+use super::generator::{Expected, Fields, Sample, Refusal, Strict};
 use sluicegate::batch::{Digest, EntryId, Event};
 
 mod audit;
@@ -46,7 +46,7 @@ struct Sent {
 #[derive(Debug)]
 enum Origin {
     Event(Uuid, Option<Fields>),
-    Invalid(StatementError, Fields),
+    Invalid(Refusal, Fields),
 }
 
 impl Ledger {

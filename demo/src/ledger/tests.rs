@@ -42,7 +42,7 @@ fn ledger() -> Ledger {
     ledger
 }
 
-fn letter(i: u64, fields: &Fields, refusal: &StatementError) -> Letter {
+fn letter(i: u64, fields: &Fields, refusal: &Refusal) -> Letter {
     Letter {
         entry: id(i).to_string(),
         reason: refusal.reason.as_str().to_owned(),
@@ -195,7 +195,7 @@ fn a_dead_letter_that_says_something_else_is_found() {
 
 #[test]
 fn a_dead_letter_of_a_valid_or_an_unknown_entry_is_found() {
-    let refusal = StatementError { reason: Reason::Rejected, violations: vec![("", "missing")] };
+    let refusal = Refusal { reason: Reason::Rejected, violations: vec![("", "missing")] };
     let valid =
         (0..).zip(samples()).find(|(_, sample)| matches!(sample.expected, Expected::Row(_, Strict::Accept)));
     let (valid, _) = valid.expect("a valid entry");
@@ -213,7 +213,7 @@ fn a_dead_letter_of_a_valid_or_an_unknown_entry_is_found() {
 /// Where that may be, and for no other reason than this one.
 #[test]
 fn an_entry_that_was_given_up_is_excused() {
-    let too_often = StatementError { reason: Reason::DeliveredTooOften, violations: Vec::new() };
+    let too_often = Refusal { reason: Reason::DeliveredTooOften, violations: Vec::new() };
     let mut world = world();
     let row = position(&world, |event_type| event_type == "page_view");
     let lost = world.rows.remove(row).event_id;

@@ -249,10 +249,10 @@ impl<'a> BatchRun<'a> {
                 tracing::debug!(entries, guest = %self.rules.digest(), reason = fault.reason().as_str(), "guest failed; splitting the batch");
                 self.was_split = true;
                 let (left, right) = batch.split_at(entries / 2);
-                let timed_out = self.breaches.timed_out;
+                let timed_out = self.breaches.of(Reason::TimedOut);
                 self.ask(left)?;
                 self.ask(right)?;
-                if matches!(fault, Fault::TimedOut { .. }) && self.breaches.timed_out == timed_out {
+                if matches!(fault, Fault::TimedOut { .. }) && self.breaches.of(Reason::TimedOut) == timed_out {
                     self.too_many_at_once = self.too_many_at_once.max(Some(entries));
                 }
             }

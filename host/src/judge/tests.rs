@@ -150,7 +150,7 @@ fn a_batch_of_loops_takes_a_bounded_time() {
     assert!(given <= limit * 40, "{given:?} for {} calls", calls.len());
     assert!(calls.iter().all(|(_, time)| *time >= limit / MIN_SHARE), "{calls:?}");
     let timed_out = u64::try_from(calls.len()).expect("few") - 20;
-    assert_eq!(judgement.breaches, Breaches { timed_out, ..Breaches::default() });
+    assert_eq!(judgement.breaches.of(Reason::TimedOut), timed_out);
 }
 
 /// Takes the whole limit for each call, whatever it is given: as what is not stopped by the clock does, to look at an

@@ -228,8 +228,6 @@ impl Reporter {
             batch_time_ms: u64::try_from(totals.last_batch.as_millis()).unwrap_or(u64::MAX),
             processing_rate: rate,
         };
-        let breaches = totals.breaches;
-        let some = |count: u64| Some(count).filter(|count| *count > 0);
         // What Redis did not tell is left out of the line, and so are breaches that there were none of.
         tracing::info!(
             state = totals.state(),
@@ -247,15 +245,7 @@ impl Reporter {
             stream_length = group_stats.map(|group_stats| group_stats.length),
             batches = totals.batches,
             batch_time_ms = record.batch_time_ms,
-            trapped = some(breaches.trapped),
-            timed_out = some(breaches.timed_out),
-            out_of_memory = some(breaches.out_of_memory),
-            out_of_fuel = some(breaches.out_of_fuel),
-            out_of_stack = some(breaches.out_of_stack),
-            out_of_handles = some(breaches.out_of_handles),
-            too_many_elements = some(breaches.too_many_elements),
-            too_much_output = some(breaches.too_much_output),
-            bad_verdict = some(breaches.bad_verdict),
+            breaches = Some(totals.breaches).filter(|breaches| !breaches.is_empty()).map(tracing::field::display),
             rate = (rate * 100.0).round() / 100.0,
             "metrics"
         );

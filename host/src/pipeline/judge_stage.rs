@@ -65,7 +65,7 @@ pub(super) async fn judge_all(
 
 /// Whether to write, to send or to tell what came of a batch is a good deal more work than its entries are.
 pub(super) fn is_heavy(breaches: Breaches, batch: &[Judged], publications: &[Publication]) -> bool {
-    breaches != Breaches::default() || batch_budget::is_heavy(batch, publications)
+    !breaches.is_empty() || batch_budget::is_heavy(batch, publications)
 }
 
 /// How rules are asked.
