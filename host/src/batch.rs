@@ -8,6 +8,8 @@ use sha2::{Digest as _, Sha256};
 use strum::IntoStaticStr;
 use uuid::Uuid;
 
+use crate::text::first_digits;
+
 /// The ID that Redis gave a stream entry: `<milliseconds>-<sequence>`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId {
@@ -280,7 +282,7 @@ impl Digester {
 /// The first 12 hexadecimal digits: enough for a log line.
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().take(6).try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&first_digits(&self.0))
     }
 }
 

@@ -18,6 +18,7 @@ pub mod dead_letters;
 mod failpoint;
 pub mod guests;
 pub mod judge;
+mod log_limit;
 pub mod metrics;
 pub mod outbox;
 pub mod pipeline;

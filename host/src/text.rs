@@ -3,6 +3,16 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+/// Bytes in hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The first twelve digits of a digest: as many as a log line has.
+pub(crate) fn first_digits(digest: &[u8]) -> String {
+    hex(digest.get(..6).unwrap_or(digest))
+}
+
 /// Escapes what a terminal would obey or would not show: control characters of both kinds, line separators, marks that
 /// turn the direction of text, and other invisible ones, as in `\u{202e}`. All else stays as it is, quotes and
 /// backslashes too.

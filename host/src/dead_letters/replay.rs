@@ -16,7 +16,7 @@ use crate::outbox;
 use crate::sandbox::SandboxEngine;
 use crate::store::{Database, DeadLetterStore, Filter, Judge, Replay, ReplayPage, Scope, Store};
 use crate::stream::{self, Redis, Stream};
-use crate::text::printable;
+use crate::text::{first_digits, printable};
 
 /// Letters replayed in one transaction, at most.
 const MAX_PART: usize = 500;
@@ -120,7 +120,7 @@ async fn difference(
     };
     let (consumer, since) = (printable(&in_force.consumer), in_force.since.format("%FT%TZ"));
     if in_force.component != component.as_bytes() {
-        let digits: String = in_force.component.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let digits = first_digits(&in_force.component);
         return Ok(Some(format!(
             "found the component {component}, wanted {digits}, which {consumer} has in force since {since}"
         )));

@@ -17,6 +17,7 @@ use wasmtime::Engine;
 
 use super::code::{self, NativeCode};
 use crate::batch::{Digest, Digester};
+use crate::text::hex;
 
 /// Files kept at least; those that nobody has used for the longest time go first.
 const MIN_FILES: usize = 32;
@@ -153,7 +154,7 @@ impl Cache {
     fn file(&self, engine: &Engine, component: Digest) -> PathBuf {
         let mut engine_key = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut engine_key);
-        let digest: String = component.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex(component.as_bytes());
         self.folder.join(format!("{digest}-{:016x}.{EXTENSION}", engine_key.finish()))
     }
 }

@@ -1,17 +1,15 @@
 //! What a guest prints: kept up to a limit, logged line by line, never more than the log can bear.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use crate::batch::Digest;
+use crate::log_limit::{LogLimit, MAX_LINES_PER_SECOND};
 use crate::text::printable;
 
-/// Lines logged of one version of the rules in a second.
-const MAX_LINES_PER_SECOND: u32 = 100;
 /// What a write may hold; a guest with more to say writes again.
 const MAX_WRITE_BYTES: usize = 4 << 10;
 
@@ -103,54 +101,50 @@ impl Pollable for Stream {
 /// Logs what one version of the rules prints.
 pub(super) struct PrintLog {
     guest: Digest,
-    window: Mutex<Window>,
+    printed: Mutex<Logged>,
 }
 
-/// What was logged in the running second, and what was not since it was last told.
+/// What is told of what is not logged.
 #[derive(Default)]
-struct Window {
-    begun: Option<Instant>,
-    lines: u32,
-    suppressed_lines: u64,
+struct Logged {
+    limit: LogLimit,
     dropped_bytes: usize,
 }
 
 impl PrintLog {
     pub(super) fn new(guest: Digest) -> Self {
-        Self { guest, window: Mutex::default() }
+        Self { guest, printed: Mutex::default() }
     }
 
     /// Standard output at the level info, standard error as warnings.
     pub(super) fn log(&self, output: &Output) {
         let printed = output.lock();
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.begun.is_some_and(|begun| begun.elapsed() >= Duration::from_secs(1)) {
-            self.tell_suppressed(&window);
-            *window = Window::default();
+        let mut logged = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lines) = logged.limit.end_of_second() {
+            self.tell_suppressed(lines, std::mem::take(&mut logged.dropped_bytes));
         }
-        if printed.out.is_empty() && printed.err.is_empty() && printed.dropped_bytes == 0 {
-            return;
+        if printed.dropped_bytes > 0 {
+            logged.limit.begin();
+            logged.dropped_bytes = logged.dropped_bytes.saturating_add(printed.dropped_bytes);
         }
-        window.begun.get_or_insert_with(Instant::now);
-        window.dropped_bytes = window.dropped_bytes.saturating_add(printed.dropped_bytes);
         for line in String::from_utf8_lossy(&printed.out).lines() {
-            if window.has_room() {
+            if logged.limit.has_room() {
                 tracing::info!(guest = %self.guest, line = &*printable(line), "guest printed");
             }
         }
         for line in String::from_utf8_lossy(&printed.err).lines() {
-            if window.has_room() {
+            if logged.limit.has_room() {
                 tracing::warn!(guest = %self.guest, line = &*printable(line), "guest printed to standard error");
             }
         }
     }
 
-    fn tell_suppressed(&self, window: &Window) {
-        if window.suppressed_lines > 0 || window.dropped_bytes > 0 {
+    fn tell_suppressed(&self, lines: u64, bytes: usize) {
+        if lines > 0 || bytes > 0 {
             tracing::warn!(
                 guest = %self.guest,
-                lines = window.suppressed_lines,
-                bytes = window.dropped_bytes,
+                lines,
+                bytes,
                 "guest printed more than is logged: {MAX_LINES_PER_SECOND} lines a second, GUEST_LOG a call"
             );
         }
@@ -159,17 +153,9 @@ impl PrintLog {
 
 impl Drop for PrintLog {
     fn drop(&mut self) {
-        let window = std::mem::take(self.window.get_mut().unwrap_or_else(PoisonError::into_inner));
-        self.tell_suppressed(&window);
-    }
-}
-
-impl Window {
-    fn has_room(&mut self) -> bool {
-        self.lines = self.lines.saturating_add(1);
-        let has_room = self.lines <= MAX_LINES_PER_SECOND;
-        self.suppressed_lines += u64::from(!has_room);
-        has_room
+        let logged = self.printed.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let (lines, bytes) = (logged.limit.take_suppressed(), logged.dropped_bytes);
+        self.tell_suppressed(lines, bytes);
     }
 }
 
@@ -186,12 +172,5 @@ mod tests {
         out.write(vec![b'z'; 3_000].into()).expect("never fails");
         let printed = output.lock();
         assert_eq!((printed.out.len(), printed.err.len(), printed.dropped_bytes), (3_000, 2_000, 4_000));
-    }
-
-    #[test]
-    fn a_flood_is_counted() {
-        let mut window = Window::default();
-        let logged = (0..250).filter(|_| window.has_room()).count();
-        assert_eq!((logged, window.suppressed_lines), (100, 150));
     }
 }

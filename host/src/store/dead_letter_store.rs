@@ -8,6 +8,7 @@ use super::pool::Purpose;
 use super::timestamp::{NoTimestamp, Timestamp};
 use super::{Database, Error, within_timeout};
 use crate::batch::{Entry, EntryId, Field, Violation};
+use crate::text::first_digits;
 
 /// Which letters are meant: those that match all that is given.
 #[derive(Clone, Debug, Default)]
@@ -93,16 +94,11 @@ impl Cause {
             reason: row.try_get("reason")?,
             path: row.try_get("path")?,
             code: row.try_get("code")?,
-            component: first_digits(row.try_get("component")?),
+            component: first_digits(&row.try_get::<Vec<u8>, _>("component")?),
             first: time(row.try_get("first")?)?,
             last: time(row.try_get("last")?)?,
         })
     }
-}
-
-/// Of a digest: as many as a log line has.
-fn first_digits(component: Vec<u8>) -> String {
-    component.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What a replay is about, as it was when the replay began.
@@ -292,7 +288,7 @@ impl Letter {
             violations: serde_json::from_str(&violations).unwrap_or_default(),
             fields: row.try_get("fields")?,
             deliveries: row.try_get("deliveries")?,
-            component: first_digits(row.try_get("component")?),
+            component: first_digits(&row.try_get::<Vec<u8>, _>("component")?),
             recorded_at: time(row.try_get("recorded_at")?)?,
             replay_outcome: row.try_get("replay_outcome")?,
             replayed_at: row.try_get::<Option<_>, _>("replayed_at")?.map(time).transpose()?,
