@@ -20,16 +20,12 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Why the command was not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No servers.
     #[error(transparent)]
     Servers(#[from] servers::Error),
-    /// No signals.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
-    /// No command.
     #[error("cannot run {}: {source}", .command.display())]
     Command {
-        /// Its name.
         command: OsString,
         /// What the system says.
         source: io::Error,

@@ -14,17 +14,13 @@ pub enum Error {
     /// A variable that does not read.
     #[error("{name} is `{found}`; wanted {wanted}")]
     Setting {
-        /// The environment variable.
         name: &'static str,
-        /// Its value.
         found: String,
         /// What it may be.
         wanted: String,
     },
-    /// No servers.
     #[error(transparent)]
     Servers(#[from] servers::Error),
-    /// No signals.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
     /// Standard output is gone.
@@ -33,7 +29,6 @@ pub enum Error {
     /// A file of the demo's own.
     #[error("cannot use {}: {source}", .path.display())]
     File {
-        /// Its path.
         path: PathBuf,
         /// What the system says.
         source: io::Error,
@@ -50,7 +45,6 @@ pub enum Error {
     /// Redis, on the producer's side.
     #[error("redis: {what}: {source}")]
     Redis {
-        /// What was tried.
         what: &'static str,
         /// What redis-rs says.
         source: redis::RedisError,
@@ -60,26 +54,18 @@ pub enum Error {
     Stream(#[from] stream::Error),
     /// PostgreSQL.
     #[error("postgres: {what}: {source}")]
-    Postgres {
-        /// What was tried.
-        what: &'static str,
-        /// What sqlx says.
-        source: sqlx::Error,
-    },
+    Postgres { what: &'static str, source: sqlx::Error },
     /// A time limit.
     #[error("{what} took longer than {}s", .after.as_secs())]
     TimedOut {
         /// What was waited for.
         what: &'static str,
-        /// For how long.
         after: Duration,
     },
     /// The service ended by itself.
     #[error("the service ended by itself with {status}; the end of its log, {}:\n{tail}", .log.display())]
     ServiceEnded {
-        /// How.
         status: ExitStatus,
-        /// Its log.
         log: PathBuf,
         /// The last lines of it.
         tail: String,
@@ -92,9 +78,7 @@ pub enum Error {
     ServiceStuck {
         /// What did not happen.
         what: String,
-        /// The time limit.
         after: Duration,
-        /// Its log.
         log: PathBuf,
         /// The last lines of it.
         tail: String,

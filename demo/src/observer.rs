@@ -145,7 +145,6 @@ fn event(row: &PgRow) -> Result<(Event, String, Option<DateTime<Utc>>), sqlx::Er
     Ok((event, row.try_get(5)?, row.try_get(6)?))
 }
 
-/// Gives its transaction.
 fn take_letter(row: &PgRow, audit: &mut Audit<'_>) -> Result<String, sqlx::Error> {
     #[derive(Deserialize)]
     struct Violation {

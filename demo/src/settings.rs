@@ -13,7 +13,6 @@ const SECONDS: std::ops::RangeInclusive<u64> = 5..=300;
 pub(super) struct Settings {
     /// How long events are generated.
     pub(super) duration: Duration,
-    /// The generator's.
     pub(super) seed: u64,
     /// `METRICS_CSV`, as the service will have it.
     pub(super) metrics_csv: PathBuf,

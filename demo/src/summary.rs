@@ -24,7 +24,6 @@ pub(super) struct Summary<'a> {
     pub(super) stop: Duration,
 }
 
-/// The two versions.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     pub(super) default: Digest,

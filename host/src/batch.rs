@@ -148,7 +148,6 @@ pub enum Reason {
     DeliveredTooOften,
     /// The guest's verdict does not keep the contract.
     BadVerdict,
-    /// The guest trapped.
     Trapped,
     /// The guest overstepped its time limit.
     TimedOut,
@@ -169,7 +168,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Its name.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -186,11 +184,9 @@ impl Reason {
             | Self::TooManyElements
             | Self::TooMuchOutput
             | Self::BadVerdict => true,
-            Self::Rejected
-            | Self::Undecodable
-            | Self::Deleted
-            | Self::DeliveredTooOften
-            | Self::Refused => false,
+            Self::Rejected | Self::Undecodable | Self::Deleted | Self::DeliveredTooOften | Self::Refused => {
+                false
+            }
         }
     }
 }
@@ -216,7 +212,6 @@ pub enum Vec1<T> {
 }
 
 impl<T> Vec1<T> {
-    /// All items.
     pub fn as_slice(&self) -> &[T] {
         match self {
             Self::One(item) => std::slice::from_ref(item),
@@ -268,7 +263,6 @@ impl Digest {
 pub struct Digester(Sha256);
 
 impl Digester {
-    /// The next bytes.
     pub fn add(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
@@ -308,7 +302,6 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// All entries.
     pub fn total(&self) -> u64 {
         self.stored + self.duplicate + self.rejected + self.discarded + self.dead_lettered
     }

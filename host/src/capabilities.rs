@@ -92,7 +92,6 @@ pub trait Transaction: Any + Send {
 /// An entry for another stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
-    /// The stream's name.
     pub stream: String,
     /// Names and values.
     pub fields: Vec<(String, String)>,
@@ -109,7 +108,6 @@ impl Publication {
 /// A metric's name with its labels.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Series {
-    /// Of the metric.
     pub name: String,
     /// Sorted.
     pub labels: Vec<(String, String)>,
@@ -118,9 +116,7 @@ pub struct Series {
 /// A value for a series.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sample {
-    /// For a counter.
     Add(u64),
-    /// For a histogram.
     Observe(f64),
 }
 
@@ -156,7 +152,6 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// With these effects.
     #[must_use]
     pub fn and(self, effects: &Effects) -> Self {
         let published_bytes: usize = effects.publications.iter().map(Publication::bytes).sum();

@@ -40,7 +40,6 @@ impl Backoff {
         Self { delays: delays.build(), told: None }
     }
 
-    /// The next delay.
     pub(crate) fn delay(&mut self) -> Duration {
         self.delays.next().unwrap_or(MAX_DELAY)
     }

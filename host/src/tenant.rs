@@ -44,7 +44,6 @@ pub enum Error {
     Store {
         /// Host, port and database.
         address: String,
-        /// What was found.
         source: store::Error,
     },
     /// PostgreSQL's URL.
@@ -56,7 +55,6 @@ pub enum Error {
     /// The sandbox does not start.
     #[error("wasmtime: {0}")]
     Sandbox(wasmtime::Error),
-    /// The pipeline stopped.
     #[error(transparent)]
     Pipeline(#[from] pipeline::Error),
     /// A defect of the service.

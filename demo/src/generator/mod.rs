@@ -20,7 +20,6 @@ pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 /// One entry to send, and what must become of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// What to send.
     pub fields: Fields,
     /// How it must end.
     pub expected: Expected,
@@ -49,7 +48,6 @@ pub enum Strict {
 /// What a dead letter must say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Why.
     pub reason: Reason,
     /// Path and code of each violation, in order.
     pub violations: Vec<(&'static str, &'static str)>,

@@ -142,13 +142,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    fn compare_letter(
-        &mut self,
-        entry: EntryId,
-        letter: &Letter,
-        refusal: &Refusal,
-        sent: Option<&Fields>,
-    ) {
+    fn compare_letter(&mut self, entry: EntryId, letter: &Letter, refusal: &Refusal, sent: Option<&Fields>) {
         let (found, wanted) = (told(&letter.reason, &letter.violations), told_of(refusal));
         if found != wanted {
             let what = "the reasons";

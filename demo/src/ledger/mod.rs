@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::generator::{Expected, Fields, Sample, Refusal, Strict};
+use super::generator::{Expected, Fields, Refusal, Sample, Strict};
 use sluicegate::batch::{Digest, EntryId, Event};
 
 mod audit;
@@ -21,7 +21,6 @@ mod report;
 pub use audit::{Audit, Letter};
 pub use report::{Check, Counts, Discrepancy, Found, Report};
 
-/// What was sent.
 #[derive(Debug)]
 pub struct Ledger {
     default: Digest,

@@ -32,9 +32,7 @@ pub enum Discrepancy {
     Changed {
         /// Its ID.
         event: Uuid,
-        /// The column's name.
         column: &'static str,
-        /// Its value.
         found: String,
         /// What it should be.
         sent: String,
@@ -48,7 +46,6 @@ pub enum Discrepancy {
     /// An invalid entry is nowhere.
     #[error("the invalid entry {entry} is not among the dead letters; wanted {wanted}")]
     MissingLetter {
-        /// The entry.
         entry: EntryId,
         /// The reason and the violations that it should have.
         wanted: String,
@@ -56,11 +53,9 @@ pub enum Discrepancy {
     /// A dead letter does not say what is wrong with its entry.
     #[error("the dead letter of the entry {entry} has {what} {found}; wanted {wanted}")]
     WrongLetter {
-        /// The entry.
         entry: EntryId,
         /// What is wrong in it.
         what: &'static str,
-        /// What it is.
         found: String,
         /// What it should be.
         wanted: String,
@@ -68,7 +63,6 @@ pub enum Discrepancy {
     /// A valid event's entry became a dead letter.
     #[error("the entry {entry} is valid, but a dead letter: {found}")]
     WronglyRefused {
-        /// The entry.
         entry: EntryId,
         /// The letter's reason and violations.
         found: String,
@@ -81,14 +75,10 @@ pub enum Discrepancy {
     },
     /// An entry has two dead letters.
     #[error("the entry {entry} has more than one dead letter")]
-    DoubledLetter {
-        /// The entry.
-        entry: EntryId,
-    },
+    DoubledLetter { entry: EntryId },
     /// Judged by rules that were never in force.
     #[error("the dead letter of the entry {entry} names the component {found}, which was never in force")]
     UnknownRules {
-        /// The entry.
         entry: EntryId,
         /// The beginning of the digest.
         found: String,
@@ -107,7 +97,6 @@ pub enum Discrepancy {
         /// Judged by the old rules.
         late: EntryId,
     },
-    /// No swap.
     #[error("no entry shows that the new rules were ever in force")]
     NeverSwapped,
     /// Something is left in the stream.
@@ -115,13 +104,11 @@ pub enum Discrepancy {
     NotDrained {
         /// `lag` or `pending`.
         what: &'static str,
-        /// Its value.
         found: String,
     },
     /// The service did not end as it should.
     #[error("{found}; wanted {wanted}")]
     Ending {
-        /// How it ended.
         found: String,
         /// How it should end.
         wanted: String,
@@ -131,7 +118,6 @@ pub enum Discrepancy {
     Sum {
         /// Whose number of what.
         what: &'static str,
-        /// The number.
         found: String,
         /// What it should be.
         wanted: String,
@@ -153,7 +139,6 @@ pub enum Check {
     Swap,
     /// Nothing is left in the stream.
     Drained,
-    /// The numbers agree.
     Sums,
     /// The service ended in order.
     Ending,
@@ -247,7 +232,6 @@ pub struct Report {
     pub events: u64,
     /// Entries that carried an event that an earlier one had carried.
     pub copies: u64,
-    /// Invalid entries.
     pub invalid: u64,
     /// Entries that were given up because they were delivered too often, where that may be.
     pub given_up: u64,
@@ -272,7 +256,6 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds a discrepancy.
     pub fn add(&mut self, discrepancy: Discrepancy) {
         self.discrepancies.entry(discrepancy.check()).or_default().add(discrepancy);
     }
@@ -283,7 +266,6 @@ impl Report {
         self.discrepancies.is_empty()
     }
 
-    /// All dead letters.
     #[must_use]
     pub fn all_letters(&self) -> u64 {
         self.letters.values().sum()

@@ -75,7 +75,6 @@ pub enum Error {
     /// A program could not be started at all.
     #[error("cannot start {} by setpriv (of util-linux): {source}", .program.display())]
     Spawn {
-        /// The program.
         program: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -89,7 +88,6 @@ pub enum Error {
     /// A program ended, or said nothing, where it was to become ready or to finish its work.
     #[error("{program} {problem}; the end of its log:\n{log}")]
     Failed {
-        /// The program.
         program: String,
         /// What it did instead.
         problem: String,
@@ -99,7 +97,6 @@ pub enum Error {
     /// Processes of the server are there after SIGKILL.
     #[error("{server} still has {processes} processes {}s after SIGKILL", STOP_DEADLINE.as_secs())]
     Immortal {
-        /// The server.
         server: &'static str,
         /// How many processes it has.
         processes: usize,
@@ -107,7 +104,6 @@ pub enum Error {
     /// A signal could not be sent.
     #[error("cannot send a signal to {server}: {source}")]
     Signal {
-        /// The server.
         server: &'static str,
         /// What the system said.
         source: io::Error,

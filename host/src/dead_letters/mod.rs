@@ -134,7 +134,6 @@ pub enum Error {
     /// Redis, or its URL, which is needed only for rules that publish.
     #[error(transparent)]
     Stream(#[from] stream::Error),
-    /// Publications.
     #[error(
         "what the rules have published was not sent ({0}); it is kept, and sent by the next replay or the \
          next start of the service"
@@ -159,10 +158,7 @@ pub enum Error {
     #[error(
         "{letters} dead letters were not replayed: another replay holds them; run this again when it has ended"
     )]
-    Held {
-        /// How many.
-        letters: u64,
-    },
+    Held { letters: u64 },
     /// Nobody knows its rules and its table.
     #[error("there is no tenant {found:?} in the settings; wanted one of: {known}")]
     UnknownTenant {
@@ -177,7 +173,6 @@ pub enum Error {
          sluicegate.toml), or add --force to judge by the rules of these settings"
     )]
     OtherRules {
-        /// Whose rules.
         tenant: crate::config::TenantName,
         /// What differs, and how.
         differs: String,

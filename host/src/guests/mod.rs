@@ -30,7 +30,6 @@ pub enum Error {
     /// The file named by `GUEST`.
     #[error("the guest {file} cannot be read: {source}")]
     Unreadable {
-        /// Its path.
         file: PathBuf,
         /// What the system says.
         source: std::io::Error,
@@ -41,7 +40,6 @@ pub enum Error {
     /// It is no component that can be used.
     #[error("the guest {file} is refused: {}", version.reason)]
     Refused {
-        /// Its path.
         file: PathBuf,
         /// Which, and why.
         version: Box<Refused>,

@@ -23,7 +23,6 @@ const MAX_LIMITS_PER_BATCH: u32 = 3 * LIMITS_PER_BATCH;
 /// A version of the rules: a component in its sandbox; in the benchmark, also
 /// the same rules as native code.
 pub trait Rules: Send + Sync {
-    /// The version's name.
     fn digest(&self) -> Digest;
 
     /// How long a call may take.
@@ -72,19 +71,16 @@ pub enum Fault {
     /// A trap: a panic, a division by zero, a stack overflow, a breach of the contract's types.
     #[error("the guest trapped: {0}")]
     Trapped(String),
-    /// The time limit.
     #[error("the guest took longer than {limit_ms} ms (GUEST_TIME_LIMIT)")]
     TimedOut {
         /// `GUEST_TIME_LIMIT`, or a share of it.
         limit_ms: u128,
     },
-    /// The memory limit.
     #[error("the guest wanted more than {limit_bytes} bytes of memory (GUEST_MEMORY)")]
     OutOfMemory {
         /// `GUEST_MEMORY`.
         limit_bytes: usize,
     },
-    /// The stack's limit.
     #[error("the guest took more than {limit_bytes} bytes of stack (GUEST_STACK)")]
     OutOfStack {
         /// `GUEST_STACK`.
@@ -120,7 +116,6 @@ pub enum Fault {
     /// Too many or too few verdicts: nobody can tell which belongs to which entry.
     #[error("the guest returned {found} verdicts for {wanted} entries")]
     WrongCount {
-        /// What it returned.
         found: usize,
         /// The entries in the batch.
         wanted: usize,
@@ -252,7 +247,8 @@ impl<'a> BatchRun<'a> {
                 let timed_out = self.breaches.of(Reason::TimedOut);
                 self.ask(left)?;
                 self.ask(right)?;
-                if matches!(fault, Fault::TimedOut { .. }) && self.breaches.of(Reason::TimedOut) == timed_out {
+                if matches!(fault, Fault::TimedOut { .. }) && self.breaches.of(Reason::TimedOut) == timed_out
+                {
                     self.too_many_at_once = self.too_many_at_once.max(Some(entries));
                 }
             }

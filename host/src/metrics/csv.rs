@@ -8,7 +8,6 @@ use chrono::{DateTime, SecondsFormat, Utc};
 
 const HEADER: [&str; 5] = ["timestamp", "events_processed", "lag", "batch_time_ms", "processing_rate"];
 
-/// One line.
 #[derive(Clone, Copy, Debug)]
 pub struct MetricsRow {
     /// When it was taken.
@@ -36,12 +35,10 @@ impl CsvFile {
         Self { path: path.to_owned() }
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Adds a line.
     pub fn append(&self, record: &MetricsRow) -> Result<(), csv::Error> {
         if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder)?;

@@ -4,10 +4,10 @@ mod csv;
 mod discards;
 mod series;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 pub use self::csv::{CsvFile, MetricsRow};
@@ -22,7 +22,6 @@ use series::AllSeries;
 #[derive(Debug, Default)]
 pub struct Counters {
     totals: Mutex<Totals>,
-    /// The guest's own.
     series: Mutex<AllSeries>,
     discards: Mutex<Discards>,
     /// As the last report found it.
@@ -49,9 +48,7 @@ struct Totals {
 /// A server that the pipeline depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dependency {
-    /// The stream's.
     Redis,
-    /// The tables'.
     Postgres,
 }
 
@@ -108,19 +105,19 @@ impl Counters {
 
     /// Counts why entries of a batch that is committed were discarded.
     pub fn discarded(&self, batch: &[Judged]) {
-        self.discards.lock().unwrap_or_else(PoisonError::into_inner).add(batch);
+        self.discards.lock().add(batch);
     }
 
     /// Adds what the guest has counted for a batch that is committed.
     pub fn sampled(&self, samples: Vec<(Series, Sample)>, dropped: u64) {
         if !samples.is_empty() || dropped > 0 {
-            self.series.lock().unwrap_or_else(PoisonError::into_inner).add(samples, dropped);
+            self.series.lock().add(samples, dropped);
         }
     }
 
     /// Entries that the group had not been delivered when it was looked at last.
     pub fn lag(&self) -> Option<u64> {
-        *self.lag.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.lag.lock()
     }
 
     /// Notes that a server is away, or that it is there again.
@@ -148,7 +145,7 @@ impl Counters {
     }
 
     fn totals(&self) -> MutexGuard<'_, Totals> {
-        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+        self.totals.lock()
     }
 }
 
@@ -216,8 +213,7 @@ impl Reporter {
     /// One line of CSV and one of the log, of this moment.
     pub async fn report(&mut self, counters: &Counters) {
         let group_stats = self.group_stats(counters).await;
-        *counters.lag.lock().unwrap_or_else(PoisonError::into_inner) =
-            group_stats.and_then(|group_stats| group_stats.lag);
+        *counters.lag.lock() = group_stats.and_then(|group_stats| group_stats.lag);
         let totals = *counters.totals();
         let tally = totals.tally;
         let rate = self.rate(tally.total());
@@ -245,16 +241,17 @@ impl Reporter {
             stream_length = group_stats.map(|group_stats| group_stats.length),
             batches = totals.batches,
             batch_time_ms = record.batch_time_ms,
-            breaches = Some(totals.breaches).filter(|breaches| !breaches.is_empty()).map(tracing::field::display),
+            breaches =
+                Some(totals.breaches).filter(|breaches| !breaches.is_empty()).map(tracing::field::display),
             rate = (rate * 100.0).round() / 100.0,
             "metrics"
         );
-        let series = counters.series.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let series = counters.series.lock().clone();
         if !series.is_empty() {
             let dropped = Some(series.dropped()).filter(|dropped| *dropped > 0);
             tracing::info!(%series, dropped, "guest metrics");
         }
-        let discards = counters.discards.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let discards = counters.discards.lock().clone();
         if !discards.is_empty() {
             tracing::info!(reasons = %discards, "entries discarded by the rules");
         }

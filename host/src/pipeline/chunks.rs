@@ -1,8 +1,9 @@
 //! How fast a tenant may make new chunks of its hypertable.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::batch::Judged;
 use crate::batch_budget;
@@ -21,7 +22,7 @@ pub(super) struct KnownWeeks(Mutex<BTreeSet<i64>>);
 impl KnownWeeks {
     /// The pause that is due after these are committed.
     pub(super) fn pause_after(&self, committed: &[Judged]) -> Duration {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         let new = batch_budget::weeks(committed).into_iter().filter(|week| known.insert(*week)).count();
         PAUSE * u32::try_from(new.saturating_sub(FREE)).unwrap_or(u32::MAX)
     }

@@ -1,10 +1,11 @@
 //! A batch on its way from one stage to the next, and the slots for so many of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -48,12 +49,12 @@ impl InFlight {
 
     /// Keeps it until all of the batch is acknowledged.
     pub(super) fn keep_heavy_permit(&self, heavy_permit: OwnedSemaphorePermit) {
-        *self.heavy_permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(heavy_permit);
+        *self.heavy_permit.lock() = Some(heavy_permit);
     }
 
     /// Whether it is kept.
     pub(super) fn is_heavy(&self) -> bool {
-        self.heavy_permit.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.heavy_permit.lock().is_some()
     }
 
     /// Waits before the next part of it is written, unless the run comes to its end.
@@ -65,7 +66,7 @@ impl InFlight {
 
     /// Lets the next batch be judged.
     pub(super) fn release_heavy_permit(&self) {
-        self.heavy_permit.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.heavy_permit.lock().take();
     }
 }
 
@@ -165,13 +166,13 @@ pub(super) struct Slot {
 impl Slot {
     fn hold(&self, entries: &[Entry]) {
         let ids = entries.iter().map(|entry| entry.id).collect();
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).ids.insert(self.number, ids);
+        self.held.lock().ids.insert(self.number, ids);
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         held.ids.remove(&self.number);
         held.free.push(self.number);
     }
@@ -189,7 +190,7 @@ impl Slots {
 
     /// Whether a batch in flight has this entry.
     pub(super) fn hold(&self, id: EntryId) -> bool {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.held.lock();
         held.ids.values().any(|ids| ids.binary_search(&id).is_ok())
     }
 
@@ -213,7 +214,7 @@ impl Slots {
             permit = Arc::clone(&self.permits).acquire_many_owned(wanted) => {
                 let mut permit = permit.ok()?; // never closed
                 permit.split(permit.num_permits().saturating_sub(1));
-                let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut held = self.held.lock();
                 let (number, is_alone) = (held.free.pop()?, held.ids.is_empty());
                 drop(held);
                 Some(Slot { number, is_alone, held: Arc::clone(&self.held), _permit: permit })

@@ -79,7 +79,6 @@ pub struct Pipeline {
     pub last_decided: Option<EntryId>,
     /// Whether the group was made now, and so delivers from the beginning.
     pub has_made_group: bool,
-    /// Acknowledges.
     pub acknowledger: Acknowledger,
     /// Keeps the delivery counts.
     pub attempts: Attempts,

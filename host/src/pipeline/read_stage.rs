@@ -212,7 +212,6 @@ impl ReadStage {
         Ok(false)
     }
 
-    /// Before another try.
     async fn wait_for_postgres(&self, error: store::Error, backoff: &mut Backoff) -> Result<(), Error> {
         if !error.may_pass() {
             return Err(error.into());
@@ -228,7 +227,6 @@ impl ReadStage {
 
 /// What came of a read.
 enum ReadOutcome {
-    /// It was answered.
     Read {
         /// Whether a pause makes the next batch fuller.
         is_partial: bool,

@@ -1,6 +1,6 @@
 //! The log lines about entries that were not stored.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 use crate::batch::{Judged, Outcome, Violation};
 use crate::log_limit::LogLimit;
@@ -12,7 +12,7 @@ pub(super) struct RejectionLog(Mutex<LogLimit>);
 
 impl RejectionLog {
     pub(super) fn log(&self, batch: &[Judged]) {
-        let mut limit = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limit = self.0.lock();
         for Judged { entry, outcome, .. } in batch {
             let Outcome::DeadLetter(reason, violations) = outcome else { continue };
             if let Some(entries) = limit.end_of_second() {
@@ -29,7 +29,7 @@ impl RejectionLog {
 
 impl Drop for RejectionLog {
     fn drop(&mut self) {
-        tell_suppressed(self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take_suppressed());
+        tell_suppressed(self.0.get_mut().take_suppressed());
     }
 }
 

@@ -1,7 +1,8 @@
 //! The log line about rules that are too slow for a whole batch.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::batch::Digest;
 use crate::judge::{Judgement, Rules};
@@ -16,7 +17,7 @@ pub(super) struct SlowRulesLog(Mutex<Option<(Digest, Instant)>>);
 impl SlowRulesLog {
     pub(super) fn log(&self, rules: &dyn Rules, judgement: &Judgement) {
         let Some(entries) = judgement.too_many_at_once else { return };
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.0.lock();
         let guest = rules.digest();
         if told.is_some_and(|(version, at)| version == guest && at.elapsed() < AGAIN_AFTER) {
             return;

@@ -237,7 +237,6 @@ struct Left {
     number: Option<Number>,
     /// How often it was tried in vain.
     failures: u32,
-    /// Since when.
     failing_since: Option<Instant>,
     /// Whether others of the batch were tried first.
     was_put_off: bool,

@@ -7,8 +7,9 @@
 use std::fs::File;
 use std::io::{self, Seek as _};
 use std::os::fd::AsRawFd as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -87,7 +88,7 @@ impl CodeRoom {
     /// Room for a component that is to be compiled: so much, or what is left. It [shrinks](TakenRoom::shrink) when it is
     /// known what the component takes.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> TakenRoom {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used.lock();
         let left = self.limit.saturating_sub(*used).min(self.share).max(SMALL_BYTES);
         let bytes = bytes.min(left);
         *used = used.saturating_add(bytes);
@@ -96,7 +97,7 @@ impl CodeRoom {
 
     /// Room for a component of this size.
     pub(super) fn take(self: &Arc<Self>, bytes: u64) -> Result<TakenRoom, LoadError> {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used.lock();
         let sum = used.saturating_add(bytes);
         if bytes > SMALL_BYTES && (bytes > self.share || sum > self.limit) {
             return Err(self.refusal(Some(bytes), *used));
@@ -124,20 +125,20 @@ impl TakenRoom {
     pub(super) fn shrink(&mut self, bytes: u64) {
         let excess = self.bytes.saturating_sub(bytes);
         self.bytes -= excess;
-        let mut used = self.room.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.room.used.lock();
         *used = used.saturating_sub(excess);
     }
 
     /// Of a component that takes more than was reserved.
     pub(super) fn too_small(&self) -> LoadError {
-        let used = *self.room.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = *self.room.used.lock();
         self.room.refusal(None, used.saturating_sub(self.bytes))
     }
 }
 
 impl Drop for TakenRoom {
     fn drop(&mut self) {
-        let mut used = self.room.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.room.used.lock();
         *used = used.saturating_sub(self.bytes);
     }
 }
@@ -167,7 +168,7 @@ mod tests {
         third.shrink(20 * MIB);
         drop(room.take(20 * MIB).expect("it needed less"));
         drop((second, third));
-        assert_eq!(*room.used.lock().expect("no panic"), 0);
+        assert_eq!(*room.used.lock(), 0);
         let room = Arc::new(CodeRoom::new(100 * MIB, 1));
         assert_eq!(room.reserve(200 * MIB).bytes(), 100 * MIB, "all of it, for the only tenant");
     }

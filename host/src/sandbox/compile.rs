@@ -11,11 +11,12 @@ use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::Engine;
@@ -30,7 +31,6 @@ use crate::text::printable;
 
 /// The service's own program, and the same one after it was replaced on disk.
 const PROGRAM: &str = "/proc/self/exe";
-/// The hidden command.
 pub const COMMAND: &str = "compile";
 /// Native code for a byte of a component, at most, besides [`MIN_CODE_BYTES`]. About 5 are usual.
 const MAX_EXPANSION: u64 = 32;
@@ -121,7 +121,7 @@ impl Compilers {
     }
 
     fn slow(&self) -> MutexGuard<'_, HashSet<TenantName>> {
-        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slow.lock()
     }
 }
 

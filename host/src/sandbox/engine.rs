@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{
@@ -157,11 +158,11 @@ impl SandboxEngine {
     }
 
     fn cached_component(&self, code: Code, digest: Digest) -> Arc<CachedComponent> {
-        let mut compiled = self.0.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut compiled = self.0.compiled.lock();
         // What is nobody's any more, and is not being compiled.
         compiled.retain(|_, cached| {
             Arc::strong_count(cached) > 1
-                || cached.try_lock().is_ok_and(|component| component.strong_count() > 0)
+                || cached.try_lock().is_some_and(|component| component.strong_count() > 0)
         });
         Arc::clone(compiled.entry((code, digest)).or_default())
     }
@@ -232,7 +233,7 @@ impl Sandbox {
     ) -> Result<Arc<Compiled>, LoadError> {
         let cached = self.shared.cached_component(Code::from_limits(&self.limits), digest);
         // Held while it is compiled: who wants the same waits for it.
-        let mut cached = cached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = cached.lock();
         if let Some(compiled) = cached.upgrade() {
             return Ok(compiled);
         }
@@ -289,7 +290,6 @@ impl Sandbox {
 /// A component that is somewhere else until it is needed.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
-    /// Its name.
     pub digest: Digest,
     /// Its size, or about.
     pub about_bytes: u64,
@@ -478,7 +478,6 @@ mod tests {
         assert!(taken.is_empty(), "{taken:#?}");
     }
 
-    /// What compilers make.
     #[test]
     fn code_of_the_usual_proposals_is_taken() {
         let sandbox = Sandbox::new(Limits::default()).expect("a sandbox");

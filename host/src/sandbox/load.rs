@@ -23,10 +23,7 @@ pub enum LoadError {
     },
     /// Not WebAssembly, or not whole.
     #[error("no WebAssembly component: it begins with {found}; wanted `\\0asm` and a component's version")]
-    NotWasm {
-        /// The first bytes.
-        found: String,
-    },
+    NotWasm { found: String },
     /// A core module.
     #[error(
         "a core module, not a component: build it for wasm32-wasip2, or wrap it by `wasm-tools component new`"
@@ -50,7 +47,6 @@ pub enum LoadError {
          component's; is there data far apart in a memory?"
     )]
     CodeTooLarge {
-        /// For this component.
         limit_bytes: u64,
         /// Bytes of code for a byte of the component.
         factor: u64,

@@ -1,7 +1,8 @@
 //! What a guest prints: kept up to a limit, logged line by line, never more than the log can bear.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
@@ -48,7 +49,7 @@ impl Output {
     }
 
     fn lock(&self) -> MutexGuard<'_, Printed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -119,7 +120,7 @@ impl PrintLog {
     /// Standard output at the level info, standard error as warnings.
     pub(super) fn log(&self, output: &Output) {
         let printed = output.lock();
-        let mut logged = self.printed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.printed.lock();
         if let Some(lines) = logged.limit.end_of_second() {
             self.tell_suppressed(lines, std::mem::take(&mut logged.dropped_bytes));
         }
@@ -153,7 +154,7 @@ impl PrintLog {
 
 impl Drop for PrintLog {
     fn drop(&mut self) {
-        let logged = self.printed.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let logged = self.printed.get_mut();
         let (lines, bytes) = (logged.limit.take_suppressed(), logged.dropped_bytes);
         self.tell_suppressed(lines, bytes);
     }

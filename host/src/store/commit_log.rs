@@ -14,9 +14,10 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
@@ -84,7 +85,7 @@ struct Given {
 
 impl Numbers {
     pub(super) fn take(&self) -> Number {
-        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = self.0.lock();
         let number = given.next;
         given.next += 1;
         given.in_use.insert(number);
@@ -93,7 +94,7 @@ impl Numbers {
 
     /// All before this one are acknowledged, or were never committed.
     fn oldest(&self) -> i64 {
-        let given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = self.0.lock();
         given.in_use.first().copied().unwrap_or(given.next)
     }
 }
@@ -116,7 +117,7 @@ impl Number {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.numbers.0.lock().unwrap_or_else(PoisonError::into_inner).in_use.remove(&self.number);
+        self.numbers.0.lock().in_use.remove(&self.number);
     }
 }
 
@@ -367,7 +368,6 @@ pub struct StaleRun {
     run: Uuid,
     /// The milliseconds of the smallest ID in it.
     pub first: u64,
-    /// Of the greatest.
     pub last: u64,
 }
 
@@ -408,7 +408,7 @@ impl Store {
 
     /// How many transactions have been given a number.
     pub fn numbers_given(&self) -> i64 {
-        self.numbers.0.lock().unwrap_or_else(PoisonError::into_inner).next
+        self.numbers.0.lock().next
     }
 
     /// Deletes what this run has decided before, of which nothing is in flight any more.

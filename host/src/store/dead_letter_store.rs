@@ -13,19 +13,14 @@ use crate::text::first_digits;
 /// Which letters are meant: those that match all that is given.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// This one.
     pub id: Option<i64>,
-    /// With this reason.
     pub reason: Option<String>,
     /// With a violation of this code.
     pub code: Option<String>,
-    /// Of this tenant.
     pub tenant: Option<String>,
-    /// From this stream.
     pub stream: Option<String>,
     /// Judged by a component whose digest begins so, in hexadecimal digits.
     pub guest: Option<String>,
-    /// Recorded before.
     pub before: Option<DateTime<Utc>>,
     /// Recorded at this time or later.
     pub since: Option<DateTime<Utc>>,
@@ -33,12 +28,10 @@ pub struct Filter {
     pub open: bool,
 }
 
-/// One dead letter.
 #[derive(Clone, Debug)]
 pub struct Letter {
     /// Its number in the table.
     pub id: i64,
-    /// Whose it is.
     pub tenant: String,
     /// Where the entry came from.
     pub stream: String,
@@ -46,7 +39,6 @@ pub struct Letter {
     pub entry_id: String,
     /// Why it was not stored.
     pub reason: String,
-    /// In detail.
     pub violations: Vec<Violation>,
     /// Name, value, name, value, …; none when it was deleted before it was read.
     pub fields: Option<Vec<Vec<u8>>>,
@@ -54,11 +46,9 @@ pub struct Letter {
     pub deliveries: i64,
     /// The version of the rules, by its first digits.
     pub component: String,
-    /// When.
     pub recorded_at: DateTime<Utc>,
     /// What came of the last replay.
     pub replay_outcome: Option<String>,
-    /// When that was.
     pub replayed_at: Option<DateTime<Utc>>,
 }
 
@@ -67,7 +57,6 @@ pub struct Letter {
 pub struct Cause {
     /// How many there are.
     pub letters: i64,
-    /// Whose they are.
     pub tenant: String,
     /// Where the entries came from.
     pub stream: String,
@@ -145,7 +134,6 @@ impl DeadLetterStore {
         self.number(filter.query("SELECT count(*) FROM dead_letters")).await
     }
 
-    /// The newest.
     pub async fn newest(&self, filter: &Filter, limit: u32) -> Result<Vec<Letter>, Error> {
         let mut query = filter.query(LETTERS);
         query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit));

@@ -20,7 +20,6 @@ pub enum Error {
     ServerTooOld {
         /// As the server says it.
         found: String,
-        /// The major version.
         wanted: u32,
     },
     /// No TimescaleDB on this server.
@@ -38,7 +37,6 @@ pub enum Error {
     /// The role may not make what the service needs.
     #[error("the role may not {what} ({}); let an administrator run: {remedy}", plain(source))]
     NoRights {
-        /// What was tried.
         what: &'static str,
         /// SQL for the administrator.
         remedy: &'static str,
@@ -48,7 +46,6 @@ pub enum Error {
     /// The table is there, but it is another.
     #[error("the table {table} has another form: {found}; wanted {wanted}")]
     WrongTable {
-        /// Its name.
         table: String,
         /// Its columns and its key.
         found: String,
@@ -57,17 +54,13 @@ pub enum Error {
     },
     /// A table of another program has the name of one of ours.
     #[error("the table {table} is there already, and is not of this program; {OWN_SCHEMA}")]
-    NotOurs {
-        /// Its name.
-        table: &'static str,
-    },
+    NotOurs { table: &'static str },
     /// A migration failed.
     #[error("migrating: {}", plain_migrate(.0))]
     Migrate(#[from] MigrateError),
     /// No answer: the server, or the network to it, hangs.
     #[error("no answer to {what} within {after:?}")]
     TimedOut {
-        /// What was asked.
         what: &'static str,
         /// How long was waited.
         after: std::time::Duration,
@@ -99,12 +92,7 @@ pub enum Error {
     #[error(
         "the table {table} has dropped the row: a trigger gave NULL before the insert, perhaps (rows: {rows})"
     )]
-    Dropped {
-        /// How many.
-        rows: u64,
-        /// The tenant's table.
-        table: String,
-    },
+    Dropped { rows: u64, table: String },
     /// A statement failed, or the connection did.
     #[error("{}", plain(.0))]
     Statement(#[from] sqlx::Error),

@@ -26,11 +26,9 @@ const NEWEST: &str = "SELECT consumer, component, salt, settings, since FROM rul
 /// The rules that a replica has told to be in force.
 #[derive(Clone, Debug)]
 pub struct RulesInForce {
-    /// The replica.
     pub consumer: String,
     /// The digest of the component.
     pub component: Vec<u8>,
-    /// Since when.
     pub since: DateTime<Utc>,
     salt: Vec<u8>,
     settings: Vec<u8>,

@@ -29,10 +29,11 @@ mod writer;
 
 use std::ops::Deref;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -123,7 +124,6 @@ impl Committed {
         &self.publications
     }
 
-    /// How they ended.
     pub fn tally(&self) -> Tally {
         self.tally
     }
@@ -180,7 +180,7 @@ impl Database {
 
     /// Of the URL as it is now, if it can have changed. A file that is being written is read the next time.
     fn options(&self) -> PgConnectOptions {
-        let mut last = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.options.lock();
         if self.url.is_file() {
             match self.url.read().map_err(Error::from).and_then(|url| options(&url)) {
                 Ok(options) => *last = options,
@@ -264,7 +264,6 @@ pub struct Store {
 }
 
 impl Store {
-    /// Where it is.
     pub fn database(&self) -> &Database {
         &self.database
     }

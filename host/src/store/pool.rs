@@ -8,8 +8,9 @@
 //! which their rules made much more than they brought are written one after the
 //! other: however many connections there are, PostgreSQL has only so many processors.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -80,7 +81,7 @@ impl Pool {
     }
 
     fn take_idle(&self) -> Option<PgConnection> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        self.idle.lock().pop()
     }
 }
 
@@ -132,7 +133,7 @@ impl Database {
     /// connections are as dead: whoever took one would only find that out.
     pub(super) fn failed(&self, error: Error) -> Error {
         if error.is_of_connection() {
-            self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.pool.idle.lock().clear();
         }
         error
     }
@@ -152,6 +153,6 @@ impl PooledConnection {
     /// After a success: nothing is open on it.
     pub(super) fn release(self, database: &Database) {
         let Self { connection, _permits, _tenant_permit } = self;
-        database.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        database.pool.idle.lock().push(connection);
     }
 }

@@ -27,7 +27,6 @@ pub type Judge<'a> = &'a (dyn Fn(Vec<Entry>, &mut HostContext) -> Result<Vec<Jud
 pub struct ReplayPage<'a> {
     /// Where the rows go to.
     pub store: &'a Store,
-    /// Of what.
     pub scope: &'a Scope,
     /// Letters after this number.
     pub after: i64,
@@ -35,7 +34,6 @@ pub struct ReplayPage<'a> {
     pub limit: u32,
     /// Only to tell what would come of them: nothing is written.
     pub trial: bool,
-    /// By what.
     pub judge: Judge<'a>,
     /// How long that may take without a word to the database.
     pub pause: Duration,
@@ -222,7 +220,6 @@ fn outcomes(judged: &[Judged], mut new: Option<Keys>) -> (BTreeMap<String, u64>,
 struct Marks {
     ids: Vec<i64>,
     marks: Vec<&'static str>,
-    /// The rules.
     by: Digest,
 }
 

@@ -274,7 +274,6 @@ async fn write(
 /// Whether rows can be written to a tenant's table, other than one that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Others {
-    /// Yes.
     Written,
     /// No: the server refuses them too.
     Refused,
@@ -331,12 +330,10 @@ pub(super) async fn look_at_others(store: &Store, connection: &mut PgConnection)
 
 /// What there is when a transaction was to begin.
 pub enum Begun {
-    /// The transaction.
     Open(Box<Session>),
     /// Some of the entries are decided: an earlier transaction of this batch has committed after all, or another run has
     /// decided them, before the group was set back.
     Decided {
-        /// Those that are.
         committed: Committed,
         /// Those that are not.
         rest: Vec<Entry>,
@@ -357,7 +354,6 @@ fn keys(rows: &[PgRow]) -> Result<Keys, Error> {
 enum NewRows {
     /// So many of a batch in which each entry has one row.
     Count(u64),
-    /// These.
     Keys(Keys),
 }
 

@@ -38,7 +38,6 @@ impl Unacknowledged {
         self.committed.ids().len()
     }
 
-    /// How they ended.
     pub fn tally(&self) -> Tally {
         self.committed.tally()
     }

@@ -56,9 +56,7 @@ pub enum Error {
     /// A command failed, or the connection did.
     #[error("redis at {address}: {command}: {source}{hint}")]
     Command {
-        /// Host and port.
         address: String,
-        /// The command's name.
         command: &'static str,
         /// What redis-rs says.
         source: RedisError,
@@ -68,21 +66,16 @@ pub enum Error {
     /// The server is older than what the service needs.
     #[error("redis at {address} has version {found}; wanted {MIN_REDIS_MAJOR}.0 or later")]
     TooOld {
-        /// Host and port.
         address: String,
         /// As the server says it.
         found: String,
     },
     /// A command that was given up at the shutdown.
     #[error("redis: {command} had no reply by the shutdown")]
-    Unanswered {
-        /// The command's name.
-        command: &'static str,
-    },
+    Unanswered { command: &'static str },
     /// A reply of a form that the command does not have.
     #[error("redis: {command} replied {found}; wanted {wanted}")]
     Reply {
-        /// The command's name.
         command: &'static str,
         /// The beginning of the reply.
         found: String,
@@ -185,12 +178,10 @@ impl Stream {
         self.make_group(connection).await
     }
 
-    /// The reading side.
     pub fn reader(&self, tenant: &Tenant) -> Reader {
         Reader::new(self.clone(), tenant)
     }
 
-    /// The acknowledging side.
     pub fn acknowledger(&self) -> Acknowledger {
         Acknowledger::new(self.clone())
     }

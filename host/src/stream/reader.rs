@@ -84,7 +84,6 @@ pub enum Read {
     Nothing,
     /// Entries that nobody was given before, in the order of the stream.
     New {
-        /// At least one.
         entries: Vec<Entry>,
         /// Whether fewer came than were asked for, so that a pause makes the next batch fuller.
         is_partial: bool,
@@ -437,7 +436,6 @@ impl Reader {
 /// Whether a read is to wait until nothing is in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quiet {
-    /// No.
     NotWanted,
     /// If that does not take too long: an entry that is suspected to kill the process should be alone with it.
     Wanted,
@@ -451,7 +449,6 @@ enum WhenToRead {
     Now,
     /// When nothing else is in flight.
     Quiet,
-    /// Not now.
     Later,
 }
 

@@ -4,7 +4,7 @@
 //! answered at once, acknowledgements and figures, one does for all tenants.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -31,7 +31,7 @@ struct RedisInner {
     tls: Option<TlsCertificates>,
     silence: Duration,
     /// Of the URL that was read last.
-    client: std::sync::Mutex<redis::Client>,
+    client: parking_lot::Mutex<redis::Client>,
     shared: Mutex<Option<SharedConnection>>,
 }
 
@@ -50,14 +50,14 @@ impl Redis {
     pub fn new(config: &Config) -> Result<Self, Error> {
         let (url, tls) = (config.redis_url(), tls(config)?);
         let silence = config.redis_silence.0;
-        let client = std::sync::Mutex::new(client(&url.read()?, tls.as_ref(), silence)?);
+        let client = parking_lot::Mutex::new(client(&url.read()?, tls.as_ref(), silence)?);
         Ok(Self(Arc::new(RedisInner { url, tls, silence, client, shared: Mutex::new(None) })))
     }
 
     /// Of the URL as it is now, if it can have changed. A file that is being written is read the next time.
     fn client(&self) -> redis::Client {
         let RedisInner { url, tls, silence, client: last, .. } = &*self.0;
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = last.lock();
         if url.is_file() {
             match url.read().map_err(Error::from).and_then(|url| client(&url, tls.as_ref(), *silence)) {
                 Ok(client) => *last = client,
@@ -82,7 +82,7 @@ impl Redis {
 
     /// Host and port, without the password.
     pub fn address(&self) -> String {
-        let client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = self.0.client.lock();
         client.get_connection_info().addr().to_string()
     }
 
@@ -119,7 +119,7 @@ impl Redis {
 
     /// What a failure to connect suggests.
     fn hint(&self, source: &RedisError) -> &'static str {
-        let client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = self.0.client.lock();
         let is_tls = matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. });
         match is_tls {
             // A Redis without TLS takes the first bytes for a command, and waits for its end.
