@@ -130,7 +130,6 @@ impl Pipeline {
             fences_all_first: self.has_made_group && self.last_decided.is_some(),
             set_back: Backoff::default(),
             has_fenced_all: false,
-            delivered: EntryId::ZERO,
             partial_batch_delay: tenant.partial_batch_delay.0,
             counters: Arc::clone(&counters),
             to_judge,

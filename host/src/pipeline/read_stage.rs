@@ -25,8 +25,6 @@ pub(super) struct ReadStage {
     pub(super) fences_all_first: bool,
     /// When it was told that the group was set back.
     pub(super) set_back: Backoff,
-    /// What the group had been given last, when it was looked at before: by whichever consumer.
-    pub(super) delivered: EntryId,
     /// Whether all others were fenced since it was.
     pub(super) has_fenced_all: bool,
     pub(super) partial_batch_delay: Duration,
@@ -73,19 +71,18 @@ impl ReadStage {
         let read = self.reader.read(slot.is_alone, &is_in_flight, &self.shutdown).await;
         self.counters.lost(self.reader.take_lost());
         // By any replica.
-        let delivered = self.reader.last_delivered();
-        self.last_read = self.last_read.max(Some(delivered));
-        if delivered < std::mem::replace(&mut self.delivered, delivered) {
-            self.has_fenced_all = false; // set back, once more perhaps
-        }
+        self.last_read = self.last_read.max(Some(self.reader.last_delivered()));
         let (entries, in_flight, is_partial) = match read {
             Ok(Read::Nothing) => return Ok(ReadOutcome::Read { is_partial: false }),
             Ok(Read::GroupIsGone) => return self.make_group_again().await,
-            Ok(Read::New { entries, is_partial, owners }) => {
+            Ok(Read::New { entries, is_partial, was_set_back, owners }) => {
                 let in_flight = self.in_flight(slot, &entries);
                 let (first, last) =
                     (entries.first().map(|entry| entry.id), entries.last().map(|entry| entry.id));
-                let entries = match first <= self.last_read || !owners.is_empty() {
+                if was_set_back {
+                    self.has_fenced_all = false; // once more, perhaps
+                }
+                let entries = match first <= self.last_read || was_set_back || !owners.is_empty() {
                     true => self.lookup_set_back(entries, &owners, &in_flight).await?,
                     false => {
                         self.commit_log.rest();
@@ -94,7 +91,6 @@ impl ReadStage {
                     }
                 };
                 self.last_read = last.max(self.last_read);
-                self.delivered = last.map_or(self.delivered, |last| last.max(self.delivered));
                 (entries, in_flight, is_partial)
             }
             Ok(Read::Pending(pending)) => {
@@ -158,7 +154,7 @@ impl ReadStage {
         if !self.fence(None).await? {
             return Ok(ReadOutcome::Read { is_partial: false });
         }
-        (self.has_fenced_all, self.delivered) = (true, EntryId::ZERO);
+        self.has_fenced_all = true;
         match self.reader.make_group_again().await {
             Ok(()) => Ok(ReadOutcome::Read { is_partial: false }),
             Err(error) if error.is_permanent() => Err(error.into()),

@@ -69,6 +69,10 @@ pub struct Reader {
     quiet: Quiet,
     /// Whether some that this consumer has pending were passed over, because quiet did not come.
     has_passed_over: bool,
+    /// What the group had been given last, after the last read.
+    delivered: EntryId,
+    /// Whether it was found to have been given less since, which was not told yet.
+    was_set_back: bool,
     /// Where the stream ended at the last read, if that gave fewer entries than were wanted.
     end: Option<EntryId>,
     /// What the last look at the group found.
@@ -87,7 +91,9 @@ pub enum Read {
         entries: Vec<Entry>,
         /// Whether fewer came than were asked for, so that a pause makes the next batch fuller.
         is_partial: bool,
-        /// The consumers that had some of them pending: the group was set back.
+        /// Whether the group has been given less than it had been before.
+        was_set_back: bool,
+        /// The consumers that had some of the entries pending, in a group that was set back.
         owners: BTreeSet<String>,
     },
     /// The stream or the group was deleted, and nothing is in flight: it is to be [made again](Reader::make_group_again).
@@ -110,6 +116,8 @@ impl Reader {
             claimed_at: Instant::now(),
             quiet: Quiet::NotWanted,
             has_passed_over: false,
+            delivered: EntryId::ZERO,
+            was_set_back: false,
             end: None,
             seen: Look::default(),
             lost: 0,
@@ -223,6 +231,7 @@ impl Reader {
         if is_made && now.added < self.seen.added {
             self.lost += self.seen.unread.unwrap_or(0);
         }
+        (self.delivered, self.was_set_back) = (now.last_delivered, false);
         self.seen = now;
         self.quiet = Quiet::NotWanted;
         Ok(())
@@ -291,7 +300,12 @@ impl Reader {
         self.note_size(&entries);
         Ok(match entries.is_empty() {
             true => Read::Nothing,
-            false => Read::New { entries, is_partial, owners: std::mem::take(&mut self.seen.owners) },
+            false => Read::New {
+                entries,
+                is_partial,
+                was_set_back: std::mem::take(&mut self.was_set_back),
+                owners: std::mem::take(&mut self.seen.owners),
+            },
         })
     }
 
@@ -318,6 +332,8 @@ impl Reader {
         self.seen.unread = self.seen.unread.map(|unread| unread.saturating_sub(read));
         let last = entries.last().map_or(self.seen.last_delivered, |last| last.id);
         self.end = (entries.len() < wanted).then_some(last);
+        self.was_set_back |= self.seen.last_delivered < self.delivered;
+        self.delivered = last;
         Ok(entries)
     }
 
