@@ -1,10 +1,13 @@
 //! What is in flight is not taken over by who has it, and what is stuck holds up nothing else.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use redis::cmd;
-use sluicegate_tests::{Event, Fields, GRANTS, Metrics, STATEMENTS, Scene, Stage, block_on, event_of, until};
+use sluicegate_tests::{
+    Event, Fault, Fields, GRANTS, Metrics, Proxy, STATEMENTS, Scene, Stage, block_on, event_of, until,
+};
 
 /// Much longer than a consumer may hold entries before others take them over.
 const LOCKED: Duration = Duration::from_secs(4);
@@ -144,4 +147,47 @@ fn many_pending_entries_of_a_live_consumer_hold_up_nothing() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     let ended = service.stop();
     assert_eq!(ended.metrics().tally(), [2, 0, 0, 0, 0], "{}", ended.log);
+}
+
+/// Between the look that finds an entry abandoned and the command that takes it, somebody else takes it, time and again.
+#[test]
+fn what_another_takes_meanwhile_stays_with_it() {
+    let scene = Scene::new();
+    scene.stream.make_group();
+    let event = Event::new();
+    let id = scene.stream.add(&event.data());
+    scene.stream.read_as("first", 1);
+    let (name, group) = (&scene.stream.name, &scene.stream.group);
+    let claim = |consumer: &str| {
+        let mut claim = cmd("XCLAIM");
+        claim.arg(name).arg(group).arg(consumer).arg(0).arg(&id).arg("IDLE").arg(3_600_000).arg("JUSTID");
+        scene.stream.run::<redis::Value>(&claim);
+    };
+    let proxy = Proxy::start(scene.stream.url());
+    proxy.set(Fault::Delay(Duration::from_millis(150)));
+    let launch = scene.service().set("REDIS_URL", proxy.url(scene.stream.url()));
+    let launch = launch.set("CLAIM_MIN_IDLE", "100ms").set("BLOCK", "100ms");
+    let (claiming, begun) = (AtomicBool::new(true), Instant::now());
+    let service = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for consumer in ["second", "third"].into_iter().cycle() {
+                if !claiming.load(Ordering::Relaxed) || begun.elapsed() > Duration::from_secs(60) {
+                    return;
+                }
+                claim(consumer);
+                sleep(Duration::from_millis(20)); // the others' pace, much faster than a reply
+            }
+        });
+        let service = launch.start();
+        service.until_logged(&["running redis="]);
+        sleep(Duration::from_secs(2)); // for several looks, and what would be taken after them
+        let rows = scene.database.value::<i64>("SELECT count(*) FROM events");
+        claiming.store(false, Ordering::Relaxed);
+        assert_eq!(rows, 0, "{}", service.log());
+        service
+    });
+    proxy.set(Fault::None);
+    assert_eq!(scene.until_stored(1), [event]);
+    scene.stream.until_drained();
+    service.stop();
 }
