@@ -315,6 +315,11 @@ pub(super) fn by_sqlstate(code: &str) -> Remedy {
     }
 }
 
+/// Whether the role may not do this.
+pub(super) fn is_denied(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "42501")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{sleep, timeout};
 
+use super::error::is_denied;
 use super::{CONNECT_TIMEOUT, Database, Error, Store, table};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
@@ -312,10 +313,6 @@ pub(super) async fn extension_version(connection: &mut PgConnection) -> Result<O
 fn parts(version: &str) -> Option<(u32, u32, u32)> {
     let mut parts = version.split(['.', '-']).map_while(|part| part.parse().ok());
     Some((parts.next()?, parts.next()?, parts.next().unwrap_or(0)))
-}
-
-pub(super) fn is_denied(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "42501")
 }
 
 fn must_be_preloaded(error: &sqlx::Error) -> bool {

@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use super::migrator::{OWN_TABLES, is_denied, is_there};
+use super::error::is_denied;
+use super::migrator::{OWN_TABLES, is_there};
 use super::{Error, Store};
 use crate::config::TableName;
 
