@@ -44,7 +44,7 @@ impl Error {
     }
 }
 
-/// Starts the servers that the environment does not name, runs the command, stops them; gives the command's exit code.
+/// Starts the servers that the environment does not name, runs the command, stops them; returns the command's exit code.
 pub async fn with_servers(command: &OsStr, arguments: &[OsString]) -> Result<u8, Error> {
     let mut signals = Signals::catch().map_err(Error::Signals)?;
     let servers = match start_servers(&mut signals).await? {

@@ -64,7 +64,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// The exit code of a program whose output nobody reads any more, as a shell reports SIGPIPE.
 const BROKEN_PIPE: u8 = 141;
 
-/// Runs the demo; gives its exit code: 0 when the ledger adds up, 1 when not, 128 and more after a signal.
+/// Runs the demo; returns its exit code: 0 when the ledger adds up, 1 when not, 128 and more after a signal.
 pub async fn run() -> Result<u8, Error> {
     let mut terminal = Terminal::stdout();
     match on_servers(&mut terminal).await {

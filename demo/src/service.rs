@@ -121,7 +121,7 @@ impl Service {
         Error::ServiceStuck { what: what.into(), after, log: self.log.path.clone(), tail: self.log.tail() }
     }
 
-    /// SIGTERM, and SIGKILL to one that takes longer than it may; gives how it ended and how long it took.
+    /// SIGTERM, and SIGKILL to one that takes longer than it may; returns how it ended and how long it took.
     pub(super) async fn stop(&mut self) -> Result<(ExitStatus, Duration), Error> {
         let begin = Instant::now();
         if self.try_wait()?.is_none() {

@@ -42,7 +42,7 @@ mod enabled {
     #[derive(Debug)]
     pub(super) struct Point {
         pub(super) action: Action,
-        /// Acts at every so manieth time.
+        /// Acts each time that a multiple of this number is reached.
         pub(super) every: u64,
         reached: AtomicU64,
     }

@@ -19,7 +19,7 @@ pub enum Error {
     Store(#[from] store::Error),
 }
 
-/// Sends all that is due, except what somebody else is sending; gives how many entries it were.
+/// Sends all that is due, except what somebody else is sending; returns how many entries were sent.
 ///
 /// The stream is made only when there is something to send.
 pub async fn send(store: &Store, stream: impl Fn() -> Result<Stream, stream::Error>) -> Result<usize, Error> {

@@ -106,7 +106,7 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Gives a line at a time, and counts them: so it is known how far a reader is.
+/// Returns a line at a time, and counts them: so it is known how far a reader is.
 struct Lines<'a> {
     rest: &'a [u8],
     count: &'a Cell<usize>,

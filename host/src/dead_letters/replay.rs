@@ -201,7 +201,7 @@ impl ReplayRun<'_> {
         }
     }
 
-    /// Once through the letters that nobody holds; gives how many they were.
+    /// Once through the letters that nobody holds; returns how many they were.
     async fn pass(
         &mut self,
         replay_judge: &ReplayJudge<'_>,

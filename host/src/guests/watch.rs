@@ -81,7 +81,7 @@ impl RulesLoader {
         }
     }
 
-    /// Looks at the file, and swaps if it holds another version than the one in force. Gives when to look again, if
+    /// Looks at the file, and swaps if it holds another version than the one in force. Returns when to look again, if
     /// nothing happens before.
     async fn look(self: &Arc<Self>, file: &Path, folders: &Arc<Folders>, seen: &mut Seen) -> Duration {
         let in_force = self.digest();
@@ -186,7 +186,7 @@ fn at_rest(stamp: Stamp) -> Option<Stamp> {
     stamp.until_rest().is_zero().then_some(stamp)
 }
 
-/// Tells once that the file is gone, if it is not only being replaced. Gives when to look again.
+/// Tells once that the file is gone, if it is not only being replaced. Returns when to look again.
 fn tell_gone(file: &Path, in_force: Digest, seen: &mut Seen) -> Duration {
     let since = *seen.gone_since.get_or_insert_with(Instant::now);
     let left = GONE.saturating_sub(since.elapsed());

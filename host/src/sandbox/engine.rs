@@ -293,7 +293,7 @@ pub struct Source<'a> {
     pub digest: Digest,
     /// Its size, or about.
     pub about_bytes: u64,
-    /// Gives the bytes that have this digest.
+    /// Returns the bytes that have this digest.
     pub read: &'a dyn Fn() -> Result<Vec<u8>, LoadError>,
 }
 

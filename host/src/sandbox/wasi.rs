@@ -90,7 +90,7 @@ pub(super) const GRANTED: [&str; 28] = [
     "wasi:sockets/udp-create-socket",
 ];
 
-/// Gives guests what they may import.
+/// Links what guests may import.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_sync(linker)?;
     linker.allow_shadowing(true);

@@ -165,7 +165,7 @@ impl DeadLetterStore {
         self.number(scope.query("SELECT count(*) FROM dead_letters")).await
     }
 
-    /// Deletes the oldest after this number, at most `limit`. Gives how many it were, and the last one's number.
+    /// Deletes the oldest after this number, at most `limit`. Returns how many were deleted, and the last one's number.
     pub async fn purge(&self, filter: &Filter, after: i64, limit: u32) -> Result<Option<(u64, i64)>, Error> {
         let mut query =
             filter.query("WITH purged AS (DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters");

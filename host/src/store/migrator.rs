@@ -145,7 +145,7 @@ impl Database {
         Ok(found.map_err(|_| Error::TimedOut { what: "a look at sessions", after: CONNECT_TIMEOUT })??)
     }
 
-    /// Makes the extension if it is missing; gives its version, or `None` for a plain table.
+    /// Makes the extension if it is missing; returns its version, or `None` for a plain table.
     async fn make_extension(&self, connection: &mut PgConnection) -> Result<Option<String>, Error> {
         if let Some(version) = extension_version(connection).await? {
             return Ok(Some(version));
