@@ -110,7 +110,7 @@ settings! {
             "an event that happened longer ago, 50 years by default, becomes a dead letter: each week of events is a chunk of the table"
         max_event_ahead: Time = Time::days(366), Time::days(1)..=Time::days(100_000_000);
             "the same of an event that is so far ahead of the clock"
-        guest_log: Size = Size::kib(4), Size(0)..=Size::mib(1);
+        guest_log_size: Size = Size::kib(4), Size(0)..=Size::mib(1);
             "what is logged of what the guest prints in one call"
         guest_component: Size = Size::mib(64), Size::kib(1)..=Size::gib(1);
             "a component file"

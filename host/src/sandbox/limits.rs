@@ -24,7 +24,7 @@ pub struct Limits {
     pub instances: u32,
     /// `GUEST_HANDLES`: resources held at the same time, and how often they may be lent in one call.
     pub handles: usize,
-    /// `GUEST_LOG`: kept of what is printed during a call.
+    /// `GUEST_LOG_SIZE`: kept of what is printed during a call.
     pub log_bytes: usize,
     /// `GUEST_COMPONENT`: a component's file.
     pub component_bytes: usize,
@@ -51,7 +51,7 @@ impl From<&Tenant> for Limits {
             table_elements: tenant.guest_table_elements,
             instances: tenant.guest_instances,
             handles: tenant.guest_handles,
-            log_bytes: tenant.guest_log.bytes(),
+            log_bytes: tenant.guest_log_size.bytes(),
             component_bytes: tenant.guest_component.bytes(),
             compile_time: tenant.guest_compile_time.0,
             compile_memory_bytes: tenant.guest_compile_memory.0,

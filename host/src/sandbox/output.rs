@@ -146,7 +146,7 @@ impl PrintLog {
                 guest = %self.guest,
                 lines,
                 bytes,
-                "guest printed more than is logged: {MAX_LINES_PER_SECOND} lines a second, GUEST_LOG a call"
+                "guest printed more than is logged: {MAX_LINES_PER_SECOND} lines a second, GUEST_LOG_SIZE a call"
             );
         }
     }

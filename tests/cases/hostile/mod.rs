@@ -373,7 +373,7 @@ fn suppressed(log: &str) -> [usize; 2] {
         text.split_once(name).unwrap().1.split(' ').next().unwrap().parse().unwrap()
     };
     told.fold([0, 0], |[lines, bytes], (_, rest)| {
-        assert!(rest.contains("GUEST_LOG a call"), "{rest}");
+        assert!(rest.contains("GUEST_LOG_SIZE a call"), "{rest}");
         [lines + number(rest, " lines="), bytes + number(rest, " bytes=")]
     })
 }
@@ -398,7 +398,7 @@ fn many_lines() {
     assert!(suppressed(&log)[1] > 0);
 
     let scene = Scene::new();
-    let launch = hostile(&scene, "many_lines").set("BATCH_SIZE", 1).set("GUEST_LOG", "1MiB");
+    let launch = hostile(&scene, "many_lines").set("BATCH_SIZE", 1).set("GUEST_LOG_SIZE", "1MiB");
     let provocations: Vec<Fields> = (0..20).map(|_| provoking(&Event::new(), Some(5_000))).collect();
     let log = printed(launch, &scene, &provocations);
     let lines = log.matches("line=\"flood\"").count();
@@ -422,7 +422,7 @@ fn control_characters() {
     let log = service.stop().log;
     assert!(!log.contains(['\x1b', '\r', '\u{202e}']), "control characters are escaped: {log:?}");
 
-    let silent = hostile(&scene, "control_characters").set("GUEST_LOG", "0B").start();
+    let silent = hostile(&scene, "control_characters").set("GUEST_LOG_SIZE", "0B").start();
     scene.stream.add(&provocation());
     scene.until_stored(2);
     let log = silent.stop().log;

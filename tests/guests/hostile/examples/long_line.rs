@@ -1,4 +1,4 @@
-//! Prints a mebibyte in one line. Cut by GUEST_LOG.
+//! Prints a mebibyte in one line. Cut by GUEST_LOG_SIZE.
 #![expect(clippy::print_stdout, reason = "it is what the guest is for")]
 
 hostile::provoked!(|entry| {
