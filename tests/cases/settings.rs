@@ -107,6 +107,17 @@ fn a_file_that_does_not_read_is_refused() {
         ("batch_size = \"many\"\n", "BATCH_SIZE"),
         ("batch_size = 0\n", "BATCH_SIZE is 0; wanted 1 to 10000"),
         ("batch_size =", "sluicegate.toml"),
+        (
+            "block = \"5\"\n",
+            "BLOCK is \"5\", which is no time with a unit such as 500ms, 10s or 30d; wanted how long",
+        ),
+        ("block = 5\n", "int `5`; wanted how long"),
+        ("block = \"2h\"\n", "BLOCK is 2h; wanted 1ms to 1m"),
+        (
+            "guest_memory = \"much\"\n",
+            "GUEST_MEMORY is \"much\", which is no size such as 64KiB or 128MiB; wanted memory",
+        ),
+        ("block_ms = 5\n", "block_ms is not a setting; did you mean block? "),
         ("block = \"5ms\"\nbatch_size = x\n", "sluicegate.toml, line 2, column 14: "),
         // In capitals they would have no effect.
         ("BATCH_SIZE = 0\n", "BATCH_SIZE is not a setting in the file; wanted batch_size, in lower case"),
