@@ -70,7 +70,7 @@ settings! {
         consumer_group: String = "analytics-consumers".to_owned();
             "created at `0`, with the stream, if missing"
         events_table: TableName = TableName::default();
-            "the table for events, made if missing; of a tenant NAME: `events_NAME`; [a-z_][a-z0-9_]{0,62}"
+            "the table for events, made if missing; of a tenant NAME: `events_NAME`; `[a-z_][a-z0-9_]{0,62}`"
         batch_size: usize = 100, 1..=10_000;
             "entries one XREADGROUP asks for, at most"
         block: Time = Time::secs(1), Time::millis(1)..=Time::secs(60);
