@@ -142,7 +142,7 @@ fn a_claimed_entry_is_known_too() {
 /// Another claims what it has in flight, or a process of its own name reads it again, and decides otherwise.
 #[test]
 fn a_replica_that_was_frozen_writes_nothing_that_was_taken_over() {
-    for robber in ["robber", "frozen"] {
+    for claimer in ["claimer", "frozen"] {
         let scene = Scene::new();
         let frozen = scene.service().set("CONSUMER_NAME", "frozen");
         let frozen = frozen.with_failpoints("before_insert=delay:2000/1").start();
@@ -150,13 +150,13 @@ fn a_replica_that_was_frozen_writes_nothing_that_was_taken_over() {
         frozen.until_logged(&["failpoint", "before_insert"]);
         frozen.signal(Signal::STOP);
         let service = scene.service().set("GUEST", guest(&scene, guests::STRICT));
-        let service = service.set("CONSUMER_NAME", robber).set("CLAIM_MIN_IDLE", "100ms").start();
+        let service = service.set("CONSUMER_NAME", claimer).set("CLAIM_MIN_IDLE", "100ms").start();
         scene.stream.until_drained();
         assert_eq!(service.stop().metrics().tally(), [0, 0, 1, 0, 0]);
 
         frozen.signal(Signal::CONT);
         frozen.until_logged(&["taken over by another", "beginning again"]);
-        assert_eq!(scene.database.events(), [], "{robber}");
+        assert_eq!(scene.database.events(), [], "{claimer}");
         assert_eq!(scene.database.letters().len(), 1);
         // And it goes on.
         let new = Event::new();

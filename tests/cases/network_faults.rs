@@ -295,7 +295,7 @@ fn what_a_fenced_replica_writes_late_adds_nothing() {
         51 => Ok(()),
         found => Err(format!("{found}")),
     });
-    let robber = scene.service().set("CONSUMER_NAME", "robber").set("CLAIM_MIN_IDLE", "300ms").start();
+    let claimer = scene.service().set("CONSUMER_NAME", "claimer").set("CLAIM_MIN_IDLE", "300ms").start();
     assert_eq!(scene.until_stored(50), events);
     scene.stream.until_drained();
     let in_flight = |service: &Service| Metrics::last(&service.log()).map(|metrics| metrics.get("in_flight"));
@@ -307,7 +307,7 @@ fn what_a_fenced_replica_writes_late_adds_nothing() {
         found => Err(format!("{found:?}")),
     });
     assert_eq!(fenced.stop().metrics().tally(), [0, 0, 0, 0, 0]);
-    assert_eq!(robber.stop().metrics().tally(), [50, 0, 1, 0, 0]);
+    assert_eq!(claimer.stop().metrics().tally(), [50, 0, 1, 0, 0]);
     assert_eq!(scene.database.events(), events);
     assert_eq!(scene.database.letters().len(), 1);
 }

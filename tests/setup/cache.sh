@@ -1,5 +1,5 @@
 # Sourced by the scripts beside it: where unpacked servers and built tools are kept between runs.
-# host/src/demo/servers/programs.rs follows the same rule.
+# demo/src/servers/programs.rs follows the same rule.
 
 umask 022 # as root, PostgreSQL runs as another user, who must be able to read all this
 

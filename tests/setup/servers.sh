@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that a Redis server and a PostgreSQL with TimescaleDB are there for private use.
 # Takes what the machine has; else unpacks Debian 13's packages in the cache folder, without root and
-# without touching the system. Starting them is the affair of host/src/demo/servers.rs.
+# without touching the system. Starting them is the affair of demo/src/servers/mod.rs.
 # With the argument `redis-7.0` it makes sure instead that a Redis 7.0 is there, the oldest that the service
 # supports, for the tests: that of Debian 12's packages, in a folder of its own beside the others.
 set -euo pipefail
@@ -9,7 +9,7 @@ set -euo pipefail
 # shellcheck source=cache.sh
 source "${BASH_SOURCE[0]%/*}/cache.sh"
 
-# Tags count up with the layout written below; host/src/demo/servers/programs.rs names them too.
+# Tags count up with the layout written below; demo/src/servers/programs.rs names them too.
 servers=servers-trixie-1
 redis_7_0=redis-7.0-bookworm-1
 

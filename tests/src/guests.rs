@@ -32,7 +32,7 @@ pub fn scripted() -> PathBuf {
 /// Calls a macro with the names of all hostile guests: those of `tests/guests/hostile/examples`.
 ///
 /// Each obeys the default rules until an entry is [`provoking`]. The test of
-/// the same name in `tests/cases/hostile.rs` shows which limit stops it.
+/// the same name in `tests/cases/hostile/` shows which limit stops it.
 #[macro_export]
 macro_rules! hostile_guests {
     ($call:ident) => {

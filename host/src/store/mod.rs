@@ -101,7 +101,7 @@ async fn within_timeout<T, E: Into<Error>>(
 
 /// Entries whose outcome is committed: the only thing that can be acknowledged (invariant 1).
 ///
-/// Nothing but a successful [`Writer::write`], or the [record](CommitLog) of one, makes it.
+/// Only a transaction of [`Writer`] that has committed makes it, or the [commit log](CommitLog), which tells of one.
 #[derive(Debug)]
 #[must_use = "committed entries must be acknowledged"]
 pub struct Committed {
