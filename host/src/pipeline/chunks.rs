@@ -14,17 +14,21 @@ use crate::batch_budget;
 const PAUSE: Duration = Duration::from_millis(25);
 /// So many are made without one.
 const FREE: usize = 8;
+/// The pause is at most so many times as long as the transaction took: a week that is new to the run may have its chunk
+/// already, and then writing there takes hardly any time.
+const MAX_RATIO: u32 = 5;
 
 /// The weeks that this run has written rows of.
 #[derive(Debug, Default)]
 pub(super) struct KnownWeeks(Mutex<BTreeSet<i64>>);
 
 impl KnownWeeks {
-    /// The pause that is due after these are committed.
-    pub(super) fn pause_after(&self, committed: &[Judged]) -> Duration {
+    /// The pause that is due after these are committed, which took so long.
+    pub(super) fn pause_after(&self, committed: &[Judged], took: Duration) -> Duration {
         let mut known = self.0.lock();
         let new = batch_budget::weeks(committed).into_iter().filter(|week| known.insert(*week)).count();
-        PAUSE * u32::try_from(new.saturating_sub(FREE)).unwrap_or(u32::MAX)
+        let pause = PAUSE * u32::try_from(new.saturating_sub(FREE)).unwrap_or(u32::MAX);
+        pause.min(took * MAX_RATIO)
     }
 }
 
@@ -52,10 +56,12 @@ mod tests {
 
     #[test]
     fn only_what_is_new_has_a_price() {
-        let known = KnownWeeks::default();
-        assert_eq!(known.pause_after(&of_weeks(0..8)), Duration::ZERO);
-        assert_eq!(known.pause_after(&of_weeks(0..72)), 56 * PAUSE);
-        assert_eq!(known.pause_after(&of_weeks(0..72)), Duration::ZERO);
-        assert_eq!(known.pause_after(&[]), Duration::ZERO);
+        let (known, long) = (KnownWeeks::default(), Duration::from_secs(60));
+        assert_eq!(known.pause_after(&of_weeks(0..8), long), Duration::ZERO);
+        assert_eq!(known.pause_after(&of_weeks(0..72), long), 56 * PAUSE);
+        assert_eq!(known.pause_after(&of_weeks(0..72), long), Duration::ZERO);
+        assert_eq!(known.pause_after(&[], long), Duration::ZERO);
+        let took = Duration::from_millis(20);
+        assert_eq!(known.pause_after(&of_weeks(100..164), took), MAX_RATIO * took, "their chunks were there");
     }
 }

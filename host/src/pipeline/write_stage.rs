@@ -162,13 +162,14 @@ impl WriteStage {
         in_flight: &InFlight,
         CommitProgress { record, used }: &mut CommitProgress,
     ) -> Result<Attempt, Error> {
+        let begun = Instant::now();
         let (entries, rules) = match part {
             Work::Judged(judged) => {
                 let committed = writer.write(judged, record, number).await;
                 let mut pause = Duration::ZERO;
                 if committed.is_ok() {
                     self.counters.discarded(judged);
-                    pause = self.known_weeks.pause_after(judged);
+                    pause = self.known_weeks.pause_after(judged, begun.elapsed());
                 }
                 return Ok(Attempt { pause, ..Attempt::new(committed) });
             }
@@ -213,7 +214,7 @@ impl WriteStage {
             self.rejections.log(&judged);
             self.counters.discarded(&judged);
             self.counters.sampled(effects.samples, effects.dropped_samples);
-            pause = self.known_weeks.pause_after(&judged);
+            pause = self.known_weeks.pause_after(&judged, begun.elapsed());
         }
         Ok(Attempt { judged: judged.into_iter().next(), pause, ..Attempt::new(committed) })
     }
