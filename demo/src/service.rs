@@ -100,7 +100,7 @@ impl Service {
             .stdout(output.try_clone().map_err(at)?)
             .stderr(output);
         if std::env::var_os("MONITORING_INTERVAL").is_none() {
-            command.env("MONITORING_INTERVAL", "1000");
+            command.env("MONITORING_INTERVAL", "1s");
         }
         let child = spawn(command, &program)?;
         Ok(Self { child, log, ended: None })

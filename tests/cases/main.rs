@@ -16,6 +16,7 @@ mod claim;
 mod commit_log;
 mod dead_letters;
 mod delivery;
+mod demo;
 mod duplicates;
 mod failpoints;
 mod guest_files;

@@ -17,6 +17,11 @@ pub(crate) fn target_folder() -> PathBuf {
     release.and_then(Path::parent).expect("target/release/program, or a folder deeper").to_owned()
 }
 
+/// A program that cargo built.
+pub fn program(name: &str) -> PathBuf {
+    target_folder().join("release").join(name)
+}
+
 /// A component file that cargo built.
 pub fn built(file: &str) -> PathBuf {
     let path = target_folder().join("wasm32-wasip2/guest").join(file);

@@ -44,7 +44,7 @@ pub struct Ended {
 /// Where cargo puts the release build.
 fn program() -> PathBuf {
     let program = std::env::var_os("SLUICEGATE_BIN")
-        .map_or_else(|| crate::guests::target_folder().join("release/sluicegate"), PathBuf::from);
+        .map_or_else(|| crate::guests::program("sluicegate"), PathBuf::from);
     assert!(program.is_file(), "{} is missing; run: make build", program.display());
     program
 }
@@ -61,7 +61,7 @@ impl Launch {
     /// With the failpoints that `FAILPOINTS` sets: another build of the program.
     #[must_use]
     pub fn with_failpoints(mut self, points: &str) -> Self {
-        self.program = crate::guests::target_folder().join("release/sluicegate-failpoints");
+        self.program = crate::guests::program("sluicegate-failpoints");
         assert!(self.program.is_file(), "{} is missing; run: make failpoints", self.program.display());
         self.set("FAILPOINTS", points)
     }
