@@ -4,13 +4,15 @@
 //! - `attempts`: how often the process died with an entry in hand
 //! - `acknowledger`: XACK, for what is committed
 //! - `publish`: XADD, for what rules have published
-//! - `group_stats`: how full the stream is, and what was trimmed before it was read
+//! - `look`: what was trimmed before it was read, and who has what comes next
+//! - `group_stats`: how full the stream is
 //! - `server`: the server, and the connection that all tenants share
 //! - `reply`: from Redis' replies to entries
 
 mod acknowledger;
 mod attempts;
 mod group_stats;
+mod look;
 mod publish;
 mod reader;
 mod reply;

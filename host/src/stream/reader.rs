@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::group_stats::Look;
+use super::look::Look;
 use super::reply;
 use super::{Error, REPLY_TIMEOUT, Stream, script};
 use crate::batch::{Entry, EntryId};
