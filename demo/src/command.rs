@@ -1,4 +1,4 @@
-//! `sluicegate-demo servers`: runs a command that finds private servers at REDIS_URL and POSTGRES_URL.
+//! Implements `sluicegate-demo servers`: runs a command with private servers in its environment.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
@@ -14,10 +14,9 @@ use super::public::public;
 use super::servers::{self, Servers};
 use super::signals::{Caught, Signals, start_servers, stop_servers};
 
-/// How long the command may take to end after a signal, before it is ended.
+/// Bounds how long the command may take to end after each signal, before a stronger one is sent.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why the command was not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -27,13 +26,13 @@ pub enum Error {
     #[error("cannot run {}: {source}", .command.display())]
     Command {
         command: OsString,
-        /// What the system says.
+        /// Says why the system did not run it.
         source: io::Error,
     },
 }
 
 impl Error {
-    /// As a shell has it: 127 when there is no such command, 126 when it cannot be run.
+    /// Returns what a shell returns: 127 when there is no such command, 126 when it cannot be run.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -44,7 +43,8 @@ impl Error {
     }
 }
 
-/// Starts the servers that the environment does not name, runs the command, stops them; returns the command's exit code.
+/// Starts the servers that the environment does not name, runs the command, stops the servers, and
+/// returns the command's exit code.
 pub async fn with_servers(command: &OsStr, arguments: &[OsString]) -> Result<u8, Error> {
     let mut signals = Signals::catch().map_err(Error::Signals)?;
     let servers = match start_servers(&mut signals).await? {
@@ -60,7 +60,7 @@ pub async fn with_servers(command: &OsStr, arguments: &[OsString]) -> Result<u8,
     ended.map(exit_code).map_err(|source| Error::Command { command: command.to_owned(), source })
 }
 
-/// To standard error: standard output is the command's.
+/// Writes to standard error, because standard output belongs to the command.
 fn tell(servers: &Servers) {
     let ours = |is_private| if is_private { "private" } else { "as given" };
     let _ = writeln!(
@@ -82,13 +82,13 @@ fn start(servers: &Servers, command: &OsStr, arguments: &[OsString]) -> io::Resu
         .spawn()
 }
 
-/// Waits for the command; once a signal came, not for ever.
+/// Waits until the command ends. After a signal, a command that takes too long is ended.
 async fn until_ended(mut child: Child, signals: &mut Signals) -> io::Result<ExitStatus> {
     let caught = tokio::select! {
         status = child.wait() => return status,
         caught = signals.next() => caught,
     };
-    // At Ctrl-C the terminal has sent it to the command as well, and a second one may mean something else.
+    // At Ctrl-C the terminal sends SIGINT to the command too. A second one may mean something else.
     if caught != Caught::Interrupt {
         send(&child, caught.signal());
     }

@@ -1,4 +1,4 @@
-//! What can go wrong with the demo itself. What goes wrong with the service is the ledger's affair.
+//! Defines the errors that leave the demo without a result.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,29 +8,27 @@ use std::time::Duration;
 use super::servers;
 use sluicegate::stream;
 
-/// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A variable that does not read.
+    /// The value of an environment variable cannot be used.
     #[error("{name} is `{found}`; wanted {wanted}")]
     Setting {
         name: &'static str,
         found: String,
-        /// What it may be.
+        /// Says which values are possible.
         wanted: String,
     },
     #[error(transparent)]
     Servers(#[from] servers::Error),
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
-    /// Standard output is gone.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
-    /// A file of the demo's own.
+    /// A file of the demo's own cannot be used.
     #[error("cannot use {}: {source}", .path.display())]
     File {
         path: PathBuf,
-        /// What the system says.
+        /// Holds the system's error.
         source: io::Error,
     },
     /// Two demos in one folder would write to the same files.
@@ -39,59 +37,53 @@ pub enum Error {
         .0.display()
     )]
     Busy(PathBuf),
-    /// A URL that does not read. It may hold a password, so it is not repeated.
+    /// A URL does not parse. It may hold a password, so the error does not repeat it.
     #[error("{0} does not read as a URL")]
     Url(&'static str),
-    /// Redis, on the producer's side.
+    /// The demo's own work with Redis failed.
     #[error("redis: {what}: {source}")]
     Redis {
         what: &'static str,
-        /// What redis-rs says.
+        /// Holds the error of redis-rs.
         source: redis::RedisError,
     },
-    /// Redis, on the observer's side.
+    /// The observer's work with Redis failed.
     #[error(transparent)]
     Stream(#[from] stream::Error),
-    /// PostgreSQL.
     #[error("postgres: {what}: {source}")]
     Postgres { what: &'static str, source: sqlx::Error },
-    /// A time limit.
     #[error("{what} took longer than {}s", .after.as_secs())]
     TimedOut {
-        /// What was waited for.
+        /// Names the step that took too long.
         what: &'static str,
         after: Duration,
     },
-    /// The service ended by itself.
     #[error("the service ended by itself with {status}; the end of its log, {}:\n{tail}", .log.display())]
     ServiceEnded {
         status: ExitStatus,
         log: PathBuf,
-        /// The last lines of it.
+        /// Holds the last lines of the log.
         tail: String,
     },
-    /// The service does not get on.
     #[error(
         "{what} within {}s; the end of the service's log, {}:\n{tail}",
         .after.as_secs(), .log.display()
     )]
     ServiceStuck {
-        /// What did not happen.
+        /// Says what did not happen.
         what: String,
         after: Duration,
         log: PathBuf,
-        /// The last lines of it.
         tail: String,
     },
-    /// The service cannot be waited for.
     #[error("cannot watch the service: {0}")]
     Watching(io::Error),
-    /// A defect of the demo.
+    /// A defect of the demo made a task panic.
     #[error("a task panicked: {0}")]
     Panicked(#[from] tokio::task::JoinError),
 }
 
-/// Does not wait longer than `after`.
+/// Runs the work, and fails if it takes longer than `after`.
 pub(super) async fn within<T, E: Into<Error>>(
     what: &'static str,
     after: Duration,

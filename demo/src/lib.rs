@@ -1,15 +1,15 @@
-//! `sluicegate-demo`: the whole service on private servers, with a generator and a ledger.
+//! Runs the whole service on private servers, with a generator and a ledger.
 //!
-//! In the order of the story:
-//! - `settings`: what can be set
-//! - [`servers`], `signals`, `place`: servers to run on, and how to leave them
-//! - `service`: the real service, as a process of its own
-//! - [`generator`], [`producer`]: what is sent, and its sending
-//! - `observer`: how things stand, and what is in the tables in the end
-//! - [`ledger`]: whether it adds up
-//! - `summary`, `terminal`: how it is told
+//! The modules follow the order of the story:
+//! - `settings` reads what can be set.
+//! - [`servers`], `signals` and `place` provide servers to run on, and leave them.
+//! - `service` runs the real service as a process of its own.
+//! - [`generator`] makes what is sent, and [`producer`] sends it.
+//! - `observer` sees how things stand, and reads the tables in the end.
+//! - [`ledger`] checks whether everything adds up.
+//! - `summary` and `terminal` tell the result.
 //!
-//! [`command`] is `sluicegate-demo servers`: the same servers for any command.
+//! [`command`] is `sluicegate-demo servers`: it gives the same servers to any command.
 
 use std::io;
 use std::path::PathBuf;
@@ -51,20 +51,20 @@ use signals::{Caught, Signals, start_servers};
 use summary::{Rules, Summary};
 use terminal::{Ink, Terminal, grouped, short};
 
-/// Rules that are stricter than the default ones, which are swapped in.
+/// Holds the rules that are swapped in, which are stricter than the default ones.
 pub const STRICT: &[u8] = include_bytes!(env!("SLUICEGATE_GUEST_STRICT"));
 
-/// Entries a second. A laptop takes it easily.
+/// Sets how many entries are sent per second. A laptop takes them easily.
 const RATE: u64 = 2_000;
-/// How long the service may take to make its tables.
+/// Bounds how long the service may take to make its tables and its group.
 const MAX_READY: Duration = Duration::from_secs(60);
-/// How long it may take to empty the stream when nothing is added any more.
+/// Bounds how long the service may take to empty the stream when nothing is added any more.
 const MAX_DRAIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
-/// The exit code of a program whose output nobody reads any more, as a shell reports SIGPIPE.
+/// A shell reports SIGPIPE with this exit code: nobody reads the program's output any more.
 const BROKEN_PIPE: u8 = 141;
 
-/// Runs the demo; returns its exit code: 0 when the ledger adds up, 1 when not, 128 and more after a signal.
+/// Runs the demo. Its code is 0 if the ledger adds up, 1 if not, and 128 and more after a signal.
 pub async fn run() -> Result<u8, Error> {
     let mut terminal = Terminal::stdout();
     match on_servers(&mut terminal).await {
@@ -76,7 +76,7 @@ pub async fn run() -> Result<u8, Error> {
     }
 }
 
-/// Sets the stage, and clears it however the story ends.
+/// Prepares the servers, and clears up however the demo ends.
 async fn on_servers(terminal: &mut Terminal) -> Result<u8, Error> {
     let settings = Settings::from_environment()?;
     let mut signals = Signals::catch().map_err(Error::Signals)?;
@@ -102,28 +102,27 @@ fn rules() -> Rules {
     Rules { default: Digest::new(guests::DEFAULT), strict: Digest::new(STRICT) }
 }
 
-/// One line, and no error when it cannot be told: the terminal may be what is gone.
+/// Prints one line. A failure to print it is no error, because the terminal may be what is gone.
 fn interrupted(terminal: &mut Terminal, caught: Caught) -> Result<u8, Error> {
     let _ = terminal.break_in(format_args!("interrupted by {}: stopping what was started", caught.name()));
     Ok(caught.exit_code())
 }
 
-/// Everything that the demo holds and must let go.
+/// Holds everything that the demo must let go in the end.
 struct Story<'a> {
     settings: Settings,
     terminal: &'a mut Terminal,
     place: Workdir,
     rules: Rules,
     service: Option<Service>,
-    /// The folder of the component's file.
+    /// Holds the component's file.
     guest: Option<TempDir>,
 }
 
-/// What came of the flow of events.
 struct Flow {
     ledger: Ledger,
     took: Duration,
-    /// When the component's file was replaced, in milliseconds since the epoch.
+    /// Says when the component's file was replaced, in milliseconds since the epoch.
     swapped_at: i64,
 }
 
@@ -189,7 +188,7 @@ impl Story<'_> {
         self.say(format_args!("ready in {}, with the default rules {default}", short(begin.elapsed())))
     }
 
-    /// Generates events, replaces the rules half-way, and waits until nothing is left in the stream.
+    /// Generates events, replaces the rules half-way, and waits until the stream is drained.
     async fn flow(&mut self, observer: &mut Observer) -> Result<Flow, Error> {
         let ledger = Ledger::new(self.rules.default, Some(self.rules.strict));
         let generator = Generator::new(self.settings.seed);
@@ -231,7 +230,7 @@ impl Story<'_> {
         Ok(Flow { ledger, took, swapped_at: swapped_at.unwrap_or_default() })
     }
 
-    /// Replaces the component's file as an operator would: written beside it, then renamed.
+    /// Replaces the component's file as an operator would: writes beside it, then renames.
     fn swap(&mut self) -> Result<(), Error> {
         let folder = self.guest.as_ref().map(|folder| folder.path().to_owned()).unwrap_or_default();
         let (new, guest) = (folder.join("rules.wasm.new"), folder.join("rules.wasm"));
@@ -265,7 +264,7 @@ impl Story<'_> {
         }
     }
 
-    /// Holds the service's own numbers, in its log and in its CSV, against the report.
+    /// Compares the service's own numbers, in its log and in its CSV, with the report.
     fn check_numbers(&mut self, report: &mut Report) -> Result<Option<sluicegate::batch::Tally>, Error> {
         let tally = self.service()?.last_counters()?;
         match tally {
@@ -310,12 +309,12 @@ impl Story<'_> {
     }
 }
 
-/// One line for each second or two.
+/// Makes a line of progress for each second or two.
 struct DemoProgress {
     sent: Arc<AtomicU64>,
     rules: Rules,
     begin: Instant,
-    /// When the last line was told, and how many entries had ended by then.
+    /// Says when the last line was made, and how many entries had ended by then.
     last: (Instant, u64),
 }
 
@@ -327,7 +326,7 @@ impl DemoProgress {
         Self { sent, rules, begin, last: (begin, 0) }
     }
 
-    /// Each second; of a longer demo, less often.
+    /// Returns whether a line is due: each second, or in a longer demo less often.
     fn is_due(&self, duration: Duration) -> bool {
         let every = if duration > Duration::from_secs(30) { 2 } else { 1 };
         self.last.0.elapsed() >= Duration::from_millis(every * 1_000 - 250)
@@ -340,7 +339,7 @@ impl DemoProgress {
         let ended = group_stats.length.saturating_sub(group_stats.lag.unwrap_or(0) + group_stats.pending);
         let (last_at, last_ended) = std::mem::replace(&mut self.last, (now, ended));
         let millis = u64::try_from((now - last_at).as_millis()).unwrap_or(u64::MAX);
-        // Over less time it would be noise.
+        // Over less time the rate would be noise.
         let rate =
             (millis >= 500).then(|| grouped(ended.saturating_sub(last_ended).saturating_mul(1_000) / millis));
         Ok(format!(

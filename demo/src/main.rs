@@ -1,4 +1,4 @@
-//! The command line.
+//! Parses the command line.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -57,7 +57,7 @@ fn run<E: std::error::Error>(
         Ok(Err(error)) => (code_of(&error), error.to_string()),
         Err(error) => (1, format!("starting tokio: {error}")),
     };
-    // If anybody is there to read it: `eprintln!` would end the program instead.
+    // Nobody may be there to read the error, and then `eprintln!` would end the program instead.
     let _ = writeln!(std::io::stderr(), "sluicegate-demo: {error}");
     ExitCode::from(code)
 }

@@ -1,4 +1,4 @@
-//! Looks at Redis and PostgreSQL while the service works, and takes stock in the end. Asks the service nothing.
+//! Looks at Redis and PostgreSQL, never at the service, and takes stock in the end.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -17,31 +17,30 @@ use sluicegate::batch::Event;
 use sluicegate::config::{Config, Secret, Tenant};
 use sluicegate::stream::{GroupMonitor, GroupStats, Redis};
 
-/// How long taking stock may take.
+/// Bounds how long taking stock may take.
 const AUDIT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Connections of its own.
+/// Looks at both servers over connections of its own.
 pub(super) struct Observer {
     monitor: GroupMonitor,
     postgres: PgConnection,
 }
 
-/// How things stand.
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) group_stats: GroupStats,
     pub(super) rows: u64,
     pub(super) letters: u64,
-    /// The rules that made the newest dead letter.
+    /// Names the rules that made the newest dead letter.
     pub(super) component: Option<Vec<u8>>,
 }
 
-/// What PostgreSQL alone knows.
+/// Holds what only PostgreSQL knows.
 #[derive(Debug, Default)]
 pub(super) struct Measured {
-    /// Transactions that wrote something.
+    /// Counts the transactions that wrote something.
     pub(super) transactions: u64,
-    /// From the event's time to the commit of its row, in order. None where PostgreSQL keeps no commit times.
+    /// Holds the microseconds from events to commits, in order; `None` without commit times.
     pub(super) latencies: Option<Vec<i64>>,
 }
 
@@ -57,11 +56,11 @@ impl Observer {
         Ok(Self { monitor: Redis::new(&config)?.stream(&config, &tenant).monitor(), postgres })
     }
 
-    /// Whether the service has made its group and its tables.
+    /// Returns whether the service has made its group and its tables.
     pub(super) async fn is_ready(&mut self) -> Result<bool, Error> {
         let ready = sqlx::query_scalar("SELECT to_regclass('dead_letters') IS NOT NULL");
         let has_tables: bool = self.ask("looking for the tables", ready).await?;
-        // Redis has no figures of a stream that is not there.
+        // Redis has no figures of a stream that does not exist.
         let has_group = self.monitor.group_stats().await.is_ok_and(|group_stats| group_stats.lag.is_some());
         Ok(has_tables && has_group)
     }
@@ -83,7 +82,7 @@ impl Observer {
         Ok(View { group_stats, rows: rows.unsigned_abs(), letters: letters.unsigned_abs(), component })
     }
 
-    /// Holds every row and every dead letter against the ledger.
+    /// Compares every row and every dead letter with the ledger.
     pub(super) async fn take_stock(&mut self, ledger: &Ledger) -> Result<(Report, Measured), Error> {
         within("reading the tables", AUDIT_TIMEOUT, self.read_tables(ledger)).await
     }
@@ -133,7 +132,7 @@ impl Observer {
     }
 }
 
-/// The event, its transaction, and when that was committed.
+/// Reads the event, its transaction, and when the transaction was committed.
 fn event(row: &PgRow) -> Result<(Event, String, Option<DateTime<Utc>>), sqlx::Error> {
     let event = Event {
         event_id: row.try_get(0)?,
@@ -164,7 +163,7 @@ fn take_letter(row: &PgRow, audit: &mut Audit<'_>) -> Result<String, sqlx::Error
 }
 
 impl Measured {
-    /// So that so many percent of the rows were committed sooner.
+    /// Returns the time within which `percent` percent of the rows were committed.
     pub(super) fn percentile(&self, percent: usize) -> Option<Duration> {
         let latencies = self.latencies.as_ref()?;
         let micros = latencies.get(latencies.len().saturating_sub(1) * percent / 100)?;

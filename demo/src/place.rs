@@ -1,4 +1,4 @@
-//! Where the demo takes place: private servers, or a corner of given ones that nobody else uses.
+//! Prepares private servers for the demo, or a corner of given ones that nobody else uses.
 
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -15,23 +15,22 @@ use super::public::public;
 use super::servers::Servers;
 use super::signals::stop_servers;
 
-/// How long a server may take to answer.
+/// Bounds how long a server may take to answer.
 pub(super) const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Servers, a database and a stream.
+/// Holds servers, a database and a stream.
 #[derive(Debug)]
 pub(super) struct Workdir {
     servers: Servers,
-    /// The database for the service.
+    /// Names the database that the service uses.
     pub(super) postgres_url: String,
-    /// The stream for the service.
     pub(super) stream: String,
-    /// What was made on a given PostgreSQL and is dropped again.
+    /// Names the database that was made on a given PostgreSQL and must be dropped again.
     database: Option<String>,
 }
 
 impl Workdir {
-    /// Makes a database on a given PostgreSQL. Must not be cancelled: PostgreSQL would go on making it.
+    /// Makes a database on a given PostgreSQL. It must not be cancelled: PostgreSQL would go on.
     pub(super) async fn prepare(servers: Servers) -> Result<Self, Error> {
         let name = format!("sluicegate_demo_{}_{:08x}", std::process::id(), fastrand::u32(..));
         let stream = match servers.redis {
@@ -39,7 +38,7 @@ impl Workdir {
             None => name.clone(),
         };
         if servers.redis.is_none() {
-            // The service would wait for it. We would rather say so.
+            // The service would wait for Redis. The demo reports instead that it is away.
             connect_redis(&servers.redis_url).await?;
         }
         if servers.postgres.is_some() {
@@ -57,7 +56,7 @@ impl Workdir {
         &self.servers.redis_url
     }
 
-    /// Where it is and what becomes of it, for people.
+    /// Tells people where the servers are and what becomes of them.
     pub(super) fn description(&self) -> [(&'static str, String); 2] {
         let redis = match self.servers.redis {
             Some(_) => public(self.redis_url()),
@@ -70,7 +69,7 @@ impl Workdir {
         [("redis", redis), ("postgres", postgres)]
     }
 
-    /// Removes what was made, stops what was started.
+    /// Removes what was made, and stops what was started.
     pub(super) async fn clear(self) -> Result<(), Error> {
         let dropped = match &self.database {
             None => Ok(()),
@@ -92,7 +91,7 @@ async fn statement(what: &'static str, url: &str, statement: String) -> Result<(
     let at = |source| Error::Postgres { what, source };
     within(what, STEP_TIMEOUT, async {
         let mut connection = connect(url).await?;
-        // Only a name of our own making is in it.
+        // The statement contains only a name of the demo's own making.
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.map_err(at)?;
         Ok::<_, Error>(())
     })
@@ -106,9 +105,9 @@ async fn remove_stream(url: &str, stream: &str) -> Result<(), Error> {
     removed.map_err(|source| Error::Redis { what, source })
 }
 
-/// A connection of our own to PostgreSQL.
+/// Opens a connection of the demo's own to PostgreSQL.
 pub(super) async fn connect(url: &str) -> Result<PgConnection, Error> {
-    // Its message may repeat the password.
+    // The error's message may repeat the password.
     let options = PgConnectOptions::from_str(url).map_err(|_| Error::Url("POSTGRES_URL"))?;
     let options = options.application_name("sluicegate demo").disable_statement_logging();
     let what = "connecting";
@@ -118,7 +117,7 @@ pub(super) async fn connect(url: &str) -> Result<PgConnection, Error> {
     .await
 }
 
-/// A connection of our own to Redis.
+/// Opens a connection of the demo's own to Redis.
 pub(super) async fn connect_redis(url: &str) -> Result<MultiplexedConnection, Error> {
     let client = redis::Client::open(url).map_err(|_| Error::Url("REDIS_URL"))?;
     let config = AsyncConnectionConfig::new()

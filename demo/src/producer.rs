@@ -14,15 +14,15 @@ use super::ledger::Ledger;
 use super::place::connect_redis;
 use sluicegate::batch::EntryId;
 
-/// How often entries are sent.
+/// Sets the interval at which entries are sent.
 const TICK: Duration = Duration::from_millis(10);
-/// Entries sent at once, at most: after an outage there is much to catch up with.
+/// Bounds the entries sent at once, because there is much to catch up with after an outage.
 const AT_ONCE: u64 = 1_000;
-/// How long Redis may be away.
+/// Bounds how long Redis may be away.
 const MAX_OUTAGE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A producer that knows what it has sent.
+/// Sends entries and knows what it has sent.
 #[derive(Debug)]
 pub struct Producer {
     redis_url: String,
@@ -34,7 +34,7 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// Connects to nothing yet.
+    /// Makes a producer that is not connected yet.
     #[must_use]
     pub fn new(redis_url: &str, stream: &str, generator: Generator, ledger: Ledger) -> Self {
         Self {
@@ -47,13 +47,13 @@ impl Producer {
         }
     }
 
-    /// Counts the entries that Redis has taken, for somebody who watches.
+    /// Returns the counter of the entries that Redis has taken, for somebody who watches.
     #[must_use]
     pub fn counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.sent)
     }
 
-    /// Sends so many entries a second for so long, and gives what was sent.
+    /// Sends `a_second` entries per second for `duration`, and returns what was sent.
     ///
     /// While Redis is away it tries again, for half a minute at most; then it catches up.
     pub async fn run(mut self, a_second: u64, duration: Duration) -> Result<Ledger, Error> {
@@ -66,7 +66,7 @@ impl Producer {
             let elapsed = start.elapsed().min(duration);
             let due = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).saturating_mul(a_second) / 1_000;
             let now = due.saturating_sub(made).min(AT_ONCE);
-            // Each event has the moment in which it is handed to Redis, to the microsecond.
+            // The time of an event is when it is handed to Redis, to the microsecond.
             let samples: Vec<Sample> = (0..now).map(|_| self.generator.sample(Utc::now())).collect();
             self.send(samples).await?;
             made += now;
@@ -76,7 +76,7 @@ impl Producer {
         }
     }
 
-    /// Sends these entries, until Redis has taken all of them.
+    /// Sends these entries, and tries again until Redis has taken all of them.
     async fn send(&mut self, samples: Vec<Sample>) -> Result<(), Error> {
         if samples.is_empty() {
             return Ok(());

@@ -1,11 +1,11 @@
-//! Connection strings as people may see them.
+//! Makes connection strings fit for people to see.
 
 use url::Url;
 
-/// Without the password and the options.
+/// Returns the URL without its password and its options.
 pub(super) fn public(url: &str) -> String {
     let Ok(mut url) = Url::parse(url) else { return "(a URL that does not read)".to_owned() };
-    // Neither can fail on a URL with a host, and without one there is no password.
+    // This cannot fail on a URL with a host, and a URL without one has no password.
     let _ = url.set_password(None);
     url.set_query(None);
     url.into()

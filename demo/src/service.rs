@@ -1,4 +1,4 @@
-//! The real service as a child process, with settings by environment and a log file.
+//! Runs the real service as a child process, with settings by environment and a log file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
@@ -15,22 +15,22 @@ use super::servers::child::spawn;
 use super::settings::Settings;
 use sluicegate::batch::Tally;
 
-/// The group that the service reads as.
+/// Names the group that the service reads as.
 pub(super) const GROUP: &str = "analytics-consumers";
-/// How long the service may take from SIGTERM to its end.
+/// Bounds how long the service may take from SIGTERM to its end.
 pub(super) const MAX_STOP: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 const TAIL_LINES: usize = 12;
 const TAIL_BYTES: u64 = 64 << 10;
 
-/// The log, and at first nothing that writes to it.
+/// Holds the log, to which nothing writes at first.
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) path: PathBuf,
     file: File,
 }
 
-/// A process that runs. Killed when dropped.
+/// Holds a process that runs, and kills it when dropped.
 #[derive(Debug)]
 pub(super) struct Service {
     child: Child,
@@ -39,13 +39,13 @@ pub(super) struct Service {
 }
 
 impl Log {
-    /// An empty log, locked against another demo in the same folder.
+    /// Makes an empty log, locked against another demo in the same folder.
     pub(super) fn create(path: &Path) -> Result<Self, Error> {
         let at = |source| Error::File { path: path.to_owned(), source };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(at)?;
         }
-        // Not emptied before it is locked.
+        // The file is not emptied before it is locked.
         let file =
             OpenOptions::new().read(true).append(true).create(true).truncate(false).open(path).map_err(at)?;
         match file.try_lock() {
@@ -56,7 +56,7 @@ impl Log {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// The last lines, without those that only tell of invalid entries, of which the demo makes many.
+    /// Returns the last lines but those of invalid entries, of which the demo makes many.
     fn tail(&self) -> String {
         let text = end_of(&self.path).unwrap_or_default();
         let lines: Vec<&str> = text.lines().filter(|line| !line.contains(" entry not stored ")).collect();
@@ -65,7 +65,7 @@ impl Log {
     }
 }
 
-/// The end of a file, which may be large.
+/// Reads the end of a file, which may be large.
 fn end_of(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let start = file.metadata()?.len().saturating_sub(TAIL_BYTES);
@@ -76,7 +76,7 @@ fn end_of(path: &Path) -> io::Result<String> {
 }
 
 impl Service {
-    /// Starts `sluicegate run`, the program beside this one. It ends with us, however we end.
+    /// Starts `sluicegate run`, the program beside this one, which ends when this process does.
     pub(super) fn start(log: Log, settings: &Settings, place: &Workdir, guest: &Path) -> Result<Self, Error> {
         let at = |source| Error::File { path: PathBuf::from("/proc/self/exe"), source };
         let program = std::env::current_exe().map_err(at)?.with_file_name("sluicegate");
@@ -106,7 +106,7 @@ impl Service {
         Ok(Self { child, log, ended: None })
     }
 
-    /// An error once it has ended by itself.
+    /// Returns an error once the service has ended by itself.
     pub(super) fn check(&mut self) -> Result<(), Error> {
         match self.try_wait()? {
             None => Ok(()),
@@ -116,12 +116,12 @@ impl Service {
         }
     }
 
-    /// Something did not happen in time.
+    /// Makes the error that something did not happen in time.
     pub(super) fn stuck(&self, what: impl Into<String>, after: Duration) -> Error {
         Error::ServiceStuck { what: what.into(), after, log: self.log.path.clone(), tail: self.log.tail() }
     }
 
-    /// SIGTERM, and SIGKILL to one that takes longer than it may; returns how it ended and how long it took.
+    /// Sends SIGTERM, and in the end SIGKILL. Returns how the service ended and how long it took.
     pub(super) async fn stop(&mut self) -> Result<(ExitStatus, Duration), Error> {
         let begin = Instant::now();
         if self.try_wait()?.is_none() {
@@ -131,7 +131,7 @@ impl Service {
             if let Some(status) = self.try_wait()? {
                 return Ok((status, begin.elapsed()));
             }
-            // A little beyond, so as to tell slow from stuck.
+            // The limit is a little beyond, so as to tell slow from stuck.
             if begin.elapsed() > MAX_STOP + Duration::from_secs(1) {
                 self.child.kill().map_err(Error::Watching)?;
             }
@@ -139,7 +139,7 @@ impl Service {
         }
     }
 
-    /// The counters of the last metrics line in the log.
+    /// Returns the counters of the last metrics line in the log.
     pub(super) fn last_counters(&self) -> Result<Option<Tally>, Error> {
         let at = |source| Error::File { path: self.log.path.clone(), source };
         let file = BufReader::new(File::open(&self.log.path).map_err(at)?);
@@ -166,7 +166,7 @@ impl Drop for Service {
     }
 }
 
-/// `… metrics processed=9 stored=8 duplicate=1 …`
+/// Parses a line like `… metrics processed=9 stored=8 duplicate=1 …`.
 fn counters(line: &str) -> Option<Tally> {
     let (_, values) = line.split_once(" metrics ")?;
     let value = |name: &str| {
@@ -182,7 +182,7 @@ fn counters(line: &str) -> Option<Tally> {
     })
 }
 
-/// `events_processed` and `lag` of the last line of the metrics file.
+/// Returns `events_processed` and `lag` of the last line of the metrics file.
 pub(super) fn last_metrics(path: &Path) -> Result<Option<(String, String)>, Error> {
     let text = end_of(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
     let last = text.lines().next_back().unwrap_or_default();

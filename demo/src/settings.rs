@@ -1,4 +1,4 @@
-//! What can be set about the demo.
+//! Reads what can be set about the demo.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use super::Error;
 const SECONDS_DEFAULT: u64 = 20;
 const SECONDS: std::ops::RangeInclusive<u64> = 5..=300;
 
-/// `DEMO_SECONDS` and the like.
+/// Holds `DEMO_SECONDS` and the like.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
-    /// How long events are generated.
+    /// Says how long events are generated.
     pub(super) duration: Duration,
     pub(super) seed: u64,
-    /// `METRICS_CSV`, as the service will have it.
+    /// Holds `METRICS_CSV`, as the service will have it.
     pub(super) metrics_csv: PathBuf,
-    /// The service's log, beside it.
+    /// Names the service's log, beside the metrics file.
     pub(super) log: PathBuf,
 }
 

@@ -1,4 +1,4 @@
-//! The signals that ask for an end, caught so that nothing is left behind.
+//! Catches the signals that ask for an end, so that nothing is left behind.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::servers::{self, Servers};
 
-/// Catches SIGINT, SIGTERM and SIGHUP from its making on.
+/// Catches SIGINT, SIGTERM and SIGHUP from its creation on.
 #[derive(Debug)]
 pub(super) struct Signals {
     interrupt: Stream,
@@ -16,19 +16,18 @@ pub(super) struct Signals {
     hang_up: Stream,
 }
 
-/// A signal that came.
+/// Names a signal that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Caught {
-    /// SIGINT: Ctrl-C. A terminal sends it to all of its foreground processes.
+    /// SIGINT came, as after Ctrl-C. A terminal sends it to all of its foreground processes.
     Interrupt,
-    /// SIGTERM.
     Terminate,
-    /// SIGHUP: the terminal is gone.
+    /// SIGHUP came: the terminal is gone.
     HangUp,
 }
 
 impl Signals {
-    /// Needs a tokio runtime.
+    /// Begins to catch the signals. It needs a tokio runtime.
     pub(super) fn catch() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -37,7 +36,7 @@ impl Signals {
         })
     }
 
-    /// The next one. It may have come before the call.
+    /// Waits for the next signal, which may have come before the call.
     pub(super) async fn next(&mut self) -> Caught {
         tokio::select! {
             _ = self.interrupt.recv() => Caught::Interrupt,
@@ -48,7 +47,7 @@ impl Signals {
 }
 
 impl Caught {
-    /// To send it on.
+    /// Returns the signal, to be sent on.
     pub(super) fn signal(self) -> Signal {
         match self {
             Self::Interrupt => Signal::INT,
@@ -57,7 +56,6 @@ impl Caught {
         }
     }
 
-    /// As people know it.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Interrupt => "SIGINT",
@@ -66,7 +64,7 @@ impl Caught {
         }
     }
 
-    /// What a shell reports of a program that the signal ended.
+    /// Returns the code that a shell reports for a program that the signal ended.
     pub(super) fn exit_code(self) -> u8 {
         match self {
             Self::Interrupt => 130,
@@ -76,7 +74,7 @@ impl Caught {
     }
 }
 
-/// Starts the servers on a thread that may block, unless a signal comes first: then nothing is left of the start.
+/// Starts the servers on a thread that may block. Nothing is left if a signal comes first.
 pub(super) async fn start_servers(signals: &mut Signals) -> Result<Result<Servers, Caught>, servers::Error> {
     let given_up = CancellationToken::new();
     let token = given_up.clone();
@@ -90,7 +88,7 @@ pub(super) async fn start_servers(signals: &mut Signals) -> Result<Result<Server
     };
     match (caught, started) {
         (Some(caught), Ok(started)) => {
-            // They may have been ready at the very moment.
+            // The servers may have been ready at the very moment of the signal.
             if let Ok(servers) = started {
                 stop_servers(servers).await;
             }
@@ -102,7 +100,7 @@ pub(super) async fn start_servers(signals: &mut Signals) -> Result<Result<Server
     }
 }
 
-/// Stops them on a thread that may block.
+/// Stops the servers on a thread that may block.
 pub(super) async fn stop_servers(servers: Servers) {
     let _ = tokio::task::spawn_blocking(move || drop(servers)).await;
 }

@@ -1,4 +1,4 @@
-//! The end of the story, as a page of text.
+//! Tells the end of the story as a page of text.
 
 use std::time::Duration;
 
@@ -8,19 +8,18 @@ use super::settings::Settings;
 use super::terminal::{Ink, Terminal, grouped, short};
 use sluicegate::batch::{Digest, Tally};
 
-/// All that is told.
 pub(super) struct Summary<'a> {
     pub(super) settings: &'a Settings,
     pub(super) report: &'a Report,
     pub(super) measured: &'a Measured,
-    /// The service's own, if it told them.
+    /// Holds the service's own counters, if it logged any.
     pub(super) tally: Option<Tally>,
     pub(super) rules: Rules,
-    /// From the first entry until the last one was acknowledged.
+    /// Measures from the first entry until the last one was acknowledged.
     pub(super) took: Duration,
-    /// From the replacement of the component's file to the first entry that the new rules judged, roughly.
+    /// Measures from the file's replacement to the first entry that the new rules judged, roughly.
     pub(super) swap: Option<Duration>,
-    /// From SIGTERM to the end.
+    /// Measures from SIGTERM to the end.
     pub(super) stop: Duration,
 }
 
@@ -31,7 +30,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// `strict 9cb1e27d01aa`.
+    /// Formats a version like `strict 9cb1e27d01aa`.
     pub(super) fn name(self, component: &[u8]) -> String {
         match component {
             _ if component == self.default.as_bytes() => format!("default {}", self.default),
@@ -41,12 +40,12 @@ impl Rules {
     }
 }
 
-/// The width of the first column, and that of a number after it.
+/// Sets the width of the first column, and `NUMBER` that of a number after it.
 const LABEL: usize = 29;
 const NUMBER: usize = 9;
-/// The width of the page.
+/// Sets the width of the page.
 const PAGE: usize = 80;
-/// Discrepancies shown of each check.
+/// Bounds the discrepancies shown of each check.
 const SHOWN: usize = 5;
 
 impl Summary<'_> {
@@ -166,7 +165,7 @@ impl Summary<'_> {
         ]
     }
 
-    /// How much a check has looked at.
+    /// Returns the figure that is shown for a check that holds, mostly how much it has looked at.
     fn checked(&self, check: Check) -> String {
         let report = self.report;
         match check {
@@ -206,7 +205,7 @@ impl Summary<'_> {
     }
 }
 
-/// A label, a number and remarks, on as many lines as they need.
+/// Formats a label, a number and remarks, on as many lines as they need.
 fn row(label: &str, number: &str, remarks: &[String]) -> String {
     let mut row = format!("  {label:<27} {number:>NUMBER$}   ");
     let margin = row.chars().count();

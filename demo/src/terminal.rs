@@ -1,20 +1,20 @@
-//! The one place that writes to standard output, and how numbers look there.
+//! Writes to standard output, which no other module does, and formats numbers for it.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Stdout, Write as _};
 use std::time::Duration;
 
-/// Standard output, with colours where a person reads it.
+/// Writes to standard output, with colours where a person reads it.
 #[derive(Debug)]
 pub(super) struct Terminal {
     out: Stdout,
     is_terminal: bool,
     has_colours: bool,
-    /// After [`Self::begin`].
+    /// Is true after [`Self::begin`], until the line is ended.
     is_within_line: bool,
 }
 
-/// How a piece of text stands out.
+/// Says how a piece of text stands out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ink {
     Bold,
@@ -38,28 +38,27 @@ impl Terminal {
         }
     }
 
-    /// A line.
     pub(super) fn line(&mut self, text: impl Display) -> io::Result<()> {
         self.is_within_line = false;
         writeln!(self.out, "{text}")?;
         self.out.flush()
     }
 
-    /// The beginning of a line that [`Self::line`] ends.
+    /// Writes the beginning of a line that [`Self::line`] ends.
     pub(super) fn begin(&mut self, text: impl Display) -> io::Result<()> {
         self.is_within_line = true;
         write!(self.out, "{text}")?;
         self.out.flush()
     }
 
-    /// Ends a line that [`Self::begin`] began and nothing ended, as well as it can.
+    /// Ends a line that [`Self::begin`] began and nothing ended, and ignores an error.
     pub(super) fn give_up(&mut self) {
         if self.is_within_line {
             let _ = self.line("failed");
         }
     }
 
-    /// A line for itself: in place of the `^C` that a terminal shows.
+    /// Writes a line of its own, in place of the `^C` that a terminal shows.
     pub(super) fn break_in(&mut self, text: impl Display) -> io::Result<()> {
         match (self.is_terminal, self.is_within_line) {
             (true, _) => self.line(format_args!("\r\x1b[K{text}")),
@@ -81,7 +80,7 @@ impl Terminal {
     }
 }
 
-/// `12,345`.
+/// Formats a number like `12,345`.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -94,7 +93,7 @@ pub(super) fn grouped(number: u64) -> String {
     text
 }
 
-/// `0.42 s`, `12 ms`.
+/// Formats a time like `12 ms` or `1.2 s`.
 pub(super) fn short(duration: Duration) -> String {
     match duration.as_millis() {
         ms @ ..1_000 => format!("{ms} ms"),

@@ -1,8 +1,7 @@
-//! What the rules make of a batch beyond what it brought, and how much of that is written at once.
+//! Tells what rules make of a batch beyond what it brought, and how much of it is written at once.
 //!
-//! A batch of a few kilobytes can become a hundred thousand rows. In a single
-//! transaction they would keep the database, and a thread of the service, from
-//! the other tenants for seconds.
+//! A batch of a few kilobytes can become a hundred thousand rows. In a single transaction they
+//! would keep the database, and a thread of the service, from the other tenants for seconds.
 
 use std::collections::BTreeSet;
 
@@ -10,27 +9,27 @@ use crate::batch::{Event, Judged, Outcome, Violation};
 use crate::capabilities::Publication;
 use crate::validate::{MAX_EXPANSION_WEEKS, week};
 
-/// What a row or a letter may take beyond twice its entry, and not count as excess.
+/// The bytes that an outcome may take beyond twice its entry without counting as excess.
 const FREE_BYTES: usize = 1 << 10;
 
-/// Rows beyond one an entry that a transaction has, unless they are of a single
-/// entry: as many as an entry may have.
+/// The rows of a transaction beyond one for each entry, unless they are of a single entry: as many
+/// as an entry may have.
 pub const ROWS_AT_ONCE: usize = 1_000;
 
-/// Bytes beyond what the entries brought that a transaction has, unless they are of a single entry.
+/// The bytes of a transaction beyond those of its entries, unless they are of a single entry.
 pub const BYTES_AT_ONCE: usize = 1 << 20;
 
-/// Bytes of a transaction in all, what the entries brought included: a statement has an end at a GiB.
+/// The bytes of a transaction in all, its entries included: PostgreSQL ends a statement at a GiB.
 const ALL_BYTES_AT_ONCE: usize = 64 << 20;
 
-/// Weeks that the rows of a transaction lie in: those of a single entry at
-/// most. Each may be a new chunk, for which the server does a good deal more than for a row.
+/// The weeks that the rows of a transaction lie in: at most those of a single entry. Each may be a
+/// new chunk, for which the server does a good deal more than for a row.
 pub const WEEKS_AT_ONCE: usize = MAX_EXPANSION_WEEKS;
 
-/// Up to this part of them a batch passes for one without an excess.
+/// Up to the limits divided by this, a batch passes for one without an excess.
 const NEGLIGIBLE: usize = 5;
 
-/// Rows that the outcome makes.
+/// Returns the number of rows that the outcome makes.
 pub fn rows(outcome: &Outcome) -> usize {
     match outcome {
         Outcome::Store(events) => events.as_slice().len(),
@@ -38,19 +37,19 @@ pub fn rows(outcome: &Outcome) -> usize {
     }
 }
 
-/// The bytes that an event takes.
+/// Returns the bytes that an event takes.
 pub fn event_bytes(event: &Event) -> usize {
     let properties = event.properties.as_ref().map_or(0, String::len);
     size_of::<Event>() + event.event_type.len() + event.user_id.len() + properties
 }
 
-/// The bytes that a outcome takes beyond what can be expected of an entry that
-/// brought so many: what is as long as the entry is held in memory as the entry is.
+/// Returns the bytes that an outcome takes beyond what can be expected of an entry that brought so
+/// many. What is as long as the entry is held in memory as the entry is.
 pub fn bytes(brought: usize, outcome: &Outcome) -> usize {
     taken(outcome).saturating_sub(2 * brought + FREE_BYTES)
 }
 
-/// The bytes that a outcome takes.
+/// Returns the bytes that an outcome takes.
 fn taken(outcome: &Outcome) -> usize {
     let violation = |violation: &Violation| {
         size_of::<Violation>() + violation.path.len() + violation.code.len() + violation.message.len()
@@ -62,17 +61,17 @@ fn taken(outcome: &Outcome) -> usize {
     }
 }
 
-/// The bytes of an entry's fields.
+/// Returns the bytes of an entry's fields.
 fn brought(judged: &Judged) -> usize {
     judged.entry.fields.iter().flatten().map(|(name, value)| name.len() + value.len()).sum()
 }
 
-/// The excess of entries, in sum.
+/// The excess of several entries.
 #[derive(Default)]
 struct Excess {
     rows: usize,
     bytes: usize,
-    /// Not the excess alone.
+    /// All bytes, and not the excess alone.
     all_bytes: usize,
     weeks: Weeks,
 }
@@ -81,7 +80,7 @@ struct Excess {
 #[derive(Default)]
 struct Weeks {
     all: BTreeSet<i64>,
-    /// The one that was added last: mostly that of the next event too.
+    /// The week that was added last, which is mostly that of the next event too.
     last: Option<i64>,
 }
 
@@ -96,7 +95,7 @@ impl Weeks {
     }
 }
 
-/// The weeks that the rows of these lie in.
+/// Returns the weeks that the rows of a batch lie in.
 pub fn weeks(batch: &[Judged]) -> BTreeSet<i64> {
     let mut weeks = Weeks::default();
     batch.iter().for_each(|judged| weeks.add(&judged.outcome));
@@ -118,7 +117,7 @@ impl Excess {
         self.weeks.add(outcome);
     }
 
-    /// As if what is published for a batch were rows.
+    /// Adds what is published for a batch as if it were rows.
     fn add_publications(&mut self, batch: &[Judged], publications: &[Publication]) {
         let expected: usize = batch.iter().map(|judged| 2 * brought(judged) + FREE_BYTES).sum();
         let bytes: usize = publications.iter().map(Publication::bytes).sum();
@@ -126,7 +125,7 @@ impl Excess {
         self.bytes = self.bytes.saturating_add(bytes.saturating_sub(expected));
     }
 
-    /// Whether it is more than such a part of what a transaction has.
+    /// Returns whether there is more than the limits of a transaction, divided by `part`.
     fn exceeds(&self, part: usize) -> bool {
         self.rows > ROWS_AT_ONCE / part
             || self.bytes > BYTES_AT_ONCE / part
@@ -135,7 +134,7 @@ impl Excess {
     }
 }
 
-/// Cuts a batch between its entries into what is written at once: one portion, unless there is an excess.
+/// Cuts a batch between its entries into portions to write at once: one, if there is no excess.
 pub fn split_to_budget(mut batch: Vec<Judged>) -> Vec<Vec<Judged>> {
     let mut cuts = Vec::new();
     let mut sum = Excess::default();
@@ -152,15 +151,15 @@ pub fn split_to_budget(mut batch: Vec<Judged>) -> Vec<Vec<Judged>> {
     parts
 }
 
-/// Whether writing these, and sending what was published for them, is a good deal more work than their entries are.
+/// Returns whether to write a batch, and send its publications, is much more work than its entries.
 pub fn is_heavy(batch: &[Judged], publications: &[Publication]) -> bool {
     let mut sum = Excess::from_batch(batch);
     sum.add_publications(batch, publications);
     sum.exceeds(NEGLIGIBLE)
 }
 
-/// Whether one transaction would be too large for the server, or make more chunks than its locks are good for, and less
-/// of the batch would not.
+/// Returns whether one transaction would be too large for the server, or make more chunks than its
+/// locks are good for, and a part of the batch would not.
 pub fn is_too_much_at_once(batch: &[Judged]) -> bool {
     let sum = Excess::from_batch(batch);
     batch.len() > 1 && (sum.weeks.all.len() > WEEKS_AT_ONCE || sum.all_bytes > ALL_BYTES_AT_ONCE)
@@ -194,7 +193,7 @@ mod tests {
         judged(sequence, Outcome::Store(Vec1::Many(vec![event(0); rows])))
     }
 
-    /// The sequence numbers of the entries of each portion.
+    /// Returns the sequence numbers of the entries of each portion.
     fn cut(batch: Vec<Judged>) -> Vec<Vec<u64>> {
         let sequences =
             |portion: Vec<Judged>| portion.iter().map(|judged| judged.entry.id.sequence).collect();
@@ -218,7 +217,7 @@ mod tests {
         assert_eq!(cut(batch), [vec![0, 1, 2], vec![3, 4]]);
         let batch = (0..3).map(|i| of_rows(i, 1_000)).collect();
         assert_eq!(cut(batch), [[0], [1], [2]]);
-        // However much is of one entry is not cut.
+        // A single entry is not cut, however much it makes.
         assert_eq!(cut(vec![of_rows(0, 5_000), of_rows(1, 1)]), [[0], [1]]);
     }
 

@@ -1,11 +1,12 @@
-//! Failpoints: places at which a test makes the service fail, stall or die.
+//! Failpoints are places at which a test makes the service fail, stall or die.
 //!
-//! Only in a build with the feature `failpoints` (`make failpoints`): in any other, [`failpoint!`] is nothing at all.
-//! There the variable `FAILPOINTS` says what happens where, such as
-//! `after_read=error/5;before_insert=delay:300/3;after_ack=kill/20`: the action at every fifth, third and twentieth time.
+//! They need the feature `failpoints` (`make failpoints`): in any other build, [`failpoint!`] is
+//! nothing at all. The variable `FAILPOINTS` says what happens where, such as
+//! `after_read=error/5;before_insert=delay:300/3;after_ack=kill/20`: the action at every fifth,
+//! third and twentieth time.
 
-/// A place by its name, and the error that the action `error` stands for here, if there can be one.
-/// It is returned, so it takes the same path as a real one.
+/// Marks a place by its name, with the error that the action `error` stands for, if there can be
+/// one. The error is returned, so it takes the same path as a real one.
 macro_rules! failpoint {
     ($name:literal) => {
         #[cfg(feature = "failpoints")]
@@ -42,7 +43,7 @@ mod enabled {
     #[derive(Debug)]
     pub(super) struct Point {
         pub(super) action: Action,
-        /// Acts each time that a multiple of this number is reached.
+        /// The action takes place each time that a multiple of this number is reached.
         pub(super) every: u64,
         reached: AtomicU64,
     }
@@ -69,7 +70,7 @@ mod enabled {
         text.split(';').filter(|part| !part.is_empty()).map(point).collect()
     }
 
-    /// Does what is to be done at this place; whether it is to fail.
+    /// Does what is to be done at this place, and returns whether the place is to fail.
     pub(crate) async fn reach(name: &str) -> bool {
         let Some(Point { action, every, reached }) = POINTS.get(name) else { return false };
         if (reached.fetch_add(1, Ordering::Relaxed) + 1) % every != 0 {

@@ -1,11 +1,11 @@
-//! A bound for log lines about what others do: a flood of bad entries must not become a flood of lines.
+//! Limits log lines about what others do: a flood of bad entries must not become a flood of lines.
 
 use std::time::{Duration, Instant};
 
-/// Lines in a second. What goes beyond is counted and told in one line more.
+/// The lines of a second. Those beyond it are counted, and told in one line more.
 pub(crate) const MAX_LINES_PER_SECOND: u32 = 100;
 
-/// How many lines there were in the running second, and how many there was no room for.
+/// Counts the lines of the running second, and those that there was no room for.
 #[derive(Debug, Default)]
 pub(crate) struct LogLimit {
     begun: Option<Instant>,
@@ -14,7 +14,7 @@ pub(crate) struct LogLimit {
 }
 
 impl LogLimit {
-    /// When a second is over, begins another one and returns how many lines the old one had no room for.
+    /// After a second, begins another and returns how many lines the old one had no room for.
     pub(crate) fn end_of_second(&mut self) -> Option<u64> {
         let is_over = self.begun.is_some_and(|begun| begun.elapsed() >= Duration::from_secs(1));
         is_over.then(|| self.take_suppressed())
@@ -25,7 +25,7 @@ impl LogLimit {
         self.begun.get_or_insert_with(Instant::now);
     }
 
-    /// Whether there is room for a line; counts it.
+    /// Returns whether there is room for a line, and counts it.
     pub(crate) fn has_room(&mut self) -> bool {
         self.begin();
         self.lines = self.lines.saturating_add(1);
@@ -34,7 +34,7 @@ impl LogLimit {
         has_room
     }
 
-    /// How many lines there was no room for. Begins anew.
+    /// Returns how many lines there was no room for, and begins anew.
     pub(crate) fn take_suppressed(&mut self) -> u64 {
         std::mem::take(self).suppressed
     }
@@ -48,7 +48,7 @@ mod tests {
     fn a_flood_has_a_bound_and_is_counted() {
         let mut limit = LogLimit::default();
         assert_eq!((0..150).filter(|_| limit.has_room()).count(), 100);
-        // As if the second did not end.
+        // It is as if the second did not end.
         limit.begun = Some(Instant::now() + Duration::from_secs(3_600));
         assert_eq!(limit.end_of_second(), None);
         limit.begun = Instant::now().checked_sub(Duration::from_secs(1));

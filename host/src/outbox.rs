@@ -1,25 +1,23 @@
 //! Sends what replays of dead letters have published.
 //!
-//! It is committed with the rows of the replay, and sent afterwards: by the
-//! replay itself or, if that was killed, by the next one or by the service. So
-//! it may be sent twice, but is not lost, and nothing is sent that is not committed.
+//! It is committed with the rows of the replay, and sent afterwards: by the replay itself or, if
+//! that was killed, by the next one or by the service. So it may be sent twice but is not lost, and
+//! nothing is sent that is not committed.
 
 use crate::failpoint::failpoint;
 use crate::store::{self, Store};
 use crate::stream::{self, Stream};
 
-/// Why it was not sent. It is kept.
+/// Why publications were not sent. They are kept.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Redis.
     #[error(transparent)]
     Stream(#[from] stream::Error),
-    /// PostgreSQL.
     #[error("postgres: {0}")]
     Store(#[from] store::Error),
 }
 
-/// Sends all that is due, except what somebody else is sending; returns how many entries were sent.
+/// Sends all that is due, except what somebody else is sending. Returns the number of sent entries.
 ///
 /// The stream is made only when there is something to send.
 pub async fn send(store: &Store, stream: impl Fn() -> Result<Stream, stream::Error>) -> Result<usize, Error> {

@@ -1,14 +1,14 @@
-//! How long to wait before trying again, and how often to say so.
+//! Decides how long to wait before trying again, and how often to say so.
 
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio_util::sync::CancellationToken;
 
-/// Between two log lines about the same trouble.
+/// The time between two log lines about the same trouble.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// The longest delay of a slow one.
+/// The longest delay of [`Backoff::slow`], before jitter.
 const MAX_DELAY: Duration = Duration::from_secs(30);
 
 /// Delays that grow from 50 ms to between 1 and 2 s, with jitter, so that
@@ -30,7 +30,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Delays that grow from 1 s to between 30 and 60 s: each attempt costs something.
+    /// Returns delays that grow from 1 s to between 30 and 60 s, as each attempt costs something.
     pub(crate) fn slow() -> Self {
         let delays = ExponentialBuilder::new()
             .with_min_delay(Duration::from_secs(1))
@@ -44,7 +44,7 @@ impl Backoff {
         self.delays.next().unwrap_or(MAX_DELAY)
     }
 
-    /// Whether this failure is worth a log line: the first is, and then one every 10 s.
+    /// Returns whether this failure is worth a log line: the first is, and then one every 10 s.
     pub(crate) fn should_log(&mut self) -> bool {
         let should_log = self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY);
         if should_log {
@@ -53,7 +53,6 @@ impl Backoff {
         should_log
     }
 
-    /// Waits for the next delay.
     pub(crate) async fn wait(&mut self) {
         tokio::time::sleep(self.delay()).await;
     }

@@ -1,4 +1,4 @@
-//! All tenants in one process: what they share, and that one's failure stays its own.
+//! Runs all tenants in one process. They share the servers, and the failure of one stays its own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,13 +43,13 @@ async fn run_all(shared: ProcessWide, shutdown: CancellationToken) -> Result<(),
     }
     let mut runs = JoinSet::new();
     for tenant in tenants {
-        // On every line that is about the tenant, whatever level is wanted.
+        // The span is on every line about the tenant, whatever level is wanted.
         let span = tracing::error_span!("serve", tenant = %tenant.name);
         runs.spawn(run(tenant).supervised().instrument(span));
     }
     let mut outcome = Ok(());
     while let Some(ended) = runs.join_next().await {
-        // A tenant ends at the shutdown only, or by a defect of the service: then nothing should seem well.
+        // A tenant ends before the shutdown only by a defect, and then nothing should seem well.
         if let Err(panicked) = ended {
             shutdown.cancel();
             outcome = Err(panicked.into());
@@ -58,7 +58,7 @@ async fn run_all(shared: ProcessWide, shutdown: CancellationToken) -> Result<(),
     outcome
 }
 
-/// The tables that several tenants write to.
+/// Returns the tables that several tenants write to.
 fn tables_in_common(tenants: &[Tenant]) -> BTreeMap<&TableName, Vec<&TenantName>> {
     let mut tables: BTreeMap<&TableName, Vec<&TenantName>> = BTreeMap::new();
     for tenant in tenants {

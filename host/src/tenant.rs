@@ -1,4 +1,4 @@
-//! One supervised pipeline a tenant: start when the servers are there, again after a failure, drain at shutdown.
+//! Starts a tenant's pipeline when the servers are there, again after a failure, and drains it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -20,36 +20,36 @@ use crate::store;
 use crate::store::{Database, DeadLetterStore, Filter, Store};
 use crate::stream::{self, Redis, Stream};
 
-/// How long the batches in flight may take to be committed and acknowledged
-/// after the shutdown. What is not done by then stays pending, for the next start.
+/// How long the batches in flight may take to be committed and acknowledged after the shutdown.
+/// What is not done by then stays pending for the next start.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a start waits until it is noted which rules are in force.
+/// How long a start waits for the record of which rules are in force.
 const NOTING: Duration = Duration::from_secs(2);
 
 /// How long the exit waits until the consumer has left its group.
 const LEAVING: Duration = Duration::from_secs(1);
 
-/// A run that lasted so long before it failed went well: the delays begin anew.
+/// A run that lasted so long before it failed went well, and the delays begin anew.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
 /// Why the service, or a tenant, ended on its own.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Redis, and trying again cannot help.
+    /// Redis failed, and trying again cannot help.
     #[error(transparent)]
     Stream(#[from] stream::Error),
-    /// PostgreSQL, and trying again cannot help.
+    /// PostgreSQL failed, and trying again cannot help.
     #[error("postgres at {address}: {source}")]
     Store {
         /// Host, port and database.
         address: String,
         source: store::Error,
     },
-    /// PostgreSQL's URL.
+    /// PostgreSQL's URL cannot be used.
     #[error(transparent)]
     StoreUrl(store::Error),
-    /// No rules to begin with.
+    /// There are no rules to begin with.
     #[error(transparent)]
     Guest(#[from] guests::Error),
     /// The sandbox does not start.
@@ -57,7 +57,7 @@ pub enum Error {
     Sandbox(wasmtime::Error),
     #[error(transparent)]
     Pipeline(#[from] pipeline::Error),
-    /// A defect of the service.
+    /// The service has a defect.
     #[error("a task panicked: {0}")]
     Panicked(#[from] tokio::task::JoinError),
 }
@@ -81,30 +81,29 @@ pub(crate) struct ProcessWide {
     pub(crate) rules: RulesSource,
 }
 
-/// Where rules come from.
 pub(crate) enum RulesSource {
     /// The components that the tenants' settings name.
     RulesLoader(SandboxEngine, Arc<Folders>),
-    /// These, for every tenant.
+    /// These rules, for every tenant.
     Given(RulesInForce),
 }
 
-/// A tenant's run, for as long as the process lives.
+/// Serves one tenant for as long as the process lives.
 pub(crate) struct Run {
     shared: Arc<ProcessWide>,
     tenant: Tenant,
     counters: Arc<Counters>,
     reporter: Reporter,
-    /// Kept when the pipeline is started again.
+    /// The rules, which are kept when the pipeline is started again.
     rules: Option<Watched>,
-    /// What is not compiled again when it is started again.
+    /// The version that was refused, which is not compiled again at the next start.
     refused: Option<Refused>,
     /// Whether both servers were once as they must be.
     has_run: bool,
     shutdown: CancellationToken,
 }
 
-/// RulesSource in force, and the task that watches their file.
+/// The rules in force, and the task that watches their file.
 struct Watched {
     in_force: RulesInForce,
     _watching: Option<AbortOnDropHandle<()>>,
@@ -127,7 +126,8 @@ impl Run {
         }
     }
 
-    /// Until the shutdown, or an error. Credentials that were good before may be so again: somebody changes them.
+    /// Serves until the shutdown, or an error. Credentials that were good before are tried again
+    /// later, because somebody may be changing them.
     pub(crate) async fn once(mut self) -> Result<(), Error> {
         let shutdown = self.shutdown.clone();
         let mut backoff = Backoff::slow();
@@ -146,8 +146,8 @@ impl Run {
         }
     }
 
-    /// Until the shutdown. After an error it is started again, with growing
-    /// delays: somebody may have mended what was wrong.
+    /// Serves until the shutdown. After an error it starts again, with growing delays: somebody may
+    /// have mended what was wrong.
     pub(crate) async fn supervised(mut self) {
         let mut backoff = Backoff::slow();
         loop {
@@ -171,7 +171,8 @@ impl Run {
         }
     }
 
-    /// Those of the last run, or loaded now; `None` at the `shutdown`, for which a compilation may be too long.
+    /// Returns the rules of the last run, or loads them. Returns `None` at the `shutdown`, for
+    /// which a compilation may take too long.
     async fn rules(&mut self, shutdown: &CancellationToken) -> Result<Option<RulesInForce>, Error> {
         if let Some(watched) = &self.rules {
             return Ok(Some(watched.in_force.clone()));
@@ -183,7 +184,7 @@ impl Run {
         Ok(Some(self.rules.insert(watched).in_force.clone()))
     }
 
-    /// Runs of the pipeline, until `shutdown` or an error that a new one would meet too.
+    /// Runs the pipeline until `shutdown`, or an error that a new run would meet too.
     async fn serve(&mut self, shutdown: CancellationToken) -> Result<(), Error> {
         let mut backoff = Backoff::slow();
         loop {
@@ -195,7 +196,7 @@ impl Run {
             if begun.elapsed() >= HEALTHY_AFTER {
                 backoff = Backoff::slow();
             }
-            // With a pause: two of the same name would fence each other as fast as they can, and store nothing.
+            // Without a pause, two of one name would fence each other for ever, and store nothing.
             let delay = backoff.delay();
             tracing::warn!(
                 %error,
@@ -204,7 +205,7 @@ impl Run {
                  set the one higher, or give each replica another name"
             );
             self.counters.failed();
-            // What was in flight is the other's: at the shutdown there is nothing to wait for.
+            // What was in flight is the other's, so the shutdown has nothing to wait for.
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.reporter.run(&self.counters, &shutdown) => return Ok(()),
@@ -212,7 +213,7 @@ impl Run {
         }
     }
 
-    /// One run of the pipeline, until `shutdown` or an error.
+    /// Runs the pipeline once, until `shutdown` or an error.
     async fn serve_once(&mut self, shutdown: CancellationToken) -> Result<(), Error> {
         let Some(rules) = self.rules(&shutdown).await? else { return Ok(()) };
         let ProcessWide { config, redis, database, .. } = &*self.shared;
@@ -232,7 +233,7 @@ impl Run {
             consumer = config.consumer_name,
             "running"
         );
-        // What was trimmed while nobody read shows before the first read only.
+        // What was trimmed while nobody read shows only before the first read.
         reporter.look_for_losses(counters).await;
 
         let noting = note_swaps(store.clone(), tenant.clone(), rules.clone());
@@ -266,7 +267,7 @@ impl Run {
             // A batch that is dropped ends the run, whatever the stages say.
             return Err(pipeline::Error::Dropped.into());
         }
-        // A try, while somebody waits for the exit.
+        // Leaving is only tried, because somebody waits for the exit.
         if let Ok(Err(error)) = tokio::time::timeout(LEAVING, stream.leave()).await {
             tracing::debug!(%error, "the consumer stays in its group");
         }
@@ -274,7 +275,7 @@ impl Run {
     }
 }
 
-/// Loads the tenant's rules, unless they are those that were refused lately, and watches their file until `shutdown`.
+/// Loads the tenant's rules, unless they were refused lately, and watches their file.
 async fn load_rules(
     shared: &ProcessWide,
     tenant: &Tenant,
@@ -308,7 +309,7 @@ async fn load_rules(
     Ok(Watched { in_force, _watching: Some(AbortOnDropHandle::new(watching)) })
 }
 
-/// Writes down which rules are in force, and each version that comes into force, until the run ends.
+/// Records which rules are in force, and each version that comes into force, until the run ends.
 async fn note_swaps(store: Store, tenant: Tenant, mut rules: RulesInForce) {
     loop {
         let mut backoff = Backoff::default();
@@ -326,13 +327,13 @@ async fn note_swaps(store: Store, tenant: Tenant, mut rules: RulesInForce) {
     }
 }
 
-/// Between two deletions of what was decided.
+/// The time between two deletions of what was decided.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 /// Deletes what was decided so long ago that it does not come again, until the run ends.
 async fn prune_decided(store: Store, kept: Duration) {
     let mut backoff = Backoff::default();
-    // Before that nothing is old enough, and who has nothing to do asks PostgreSQL nothing.
+    // Before that nothing is old enough, and a tenant with nothing to do asks PostgreSQL nothing.
     tokio::time::sleep(kept).await;
     let (mut given, mut given_at) = (0, Instant::now());
     loop {
@@ -343,7 +344,7 @@ async fn prune_decided(store: Store, kept: Duration) {
         if given == 0 || given_at.elapsed() > kept + 3 * FORGET_EVERY {
             continue;
         }
-        // One tenant after the other: many that started together would ask at the same moment.
+        // Tenants take turns: many that started together would ask at the same moment.
         let Ok(_permit) = store.database().housekeeping_permit().await else { return };
         if let Err(error) = store.prune_decided(kept).await
             && backoff.should_log()
@@ -359,7 +360,7 @@ async fn housekeep(stream: Stream, store: Store, tenant: Tenant) {
     let mut hours = tokio::time::interval(Duration::from_secs(3_600));
     loop {
         hours.tick().await;
-        // One tenant after the other, or a hundred would want a connection at the same moment.
+        // Tenants take turns, or a hundred would want a connection at the same moment.
         let Ok(_permit) = store.database().housekeeping_permit().await else { return };
         match purge(&store, &tenant.name, retention).await {
             Ok(0) => {}
@@ -386,7 +387,7 @@ async fn housekeep(stream: Stream, store: Store, tenant: Tenant) {
 
 /// Deletes dead letters that are older than the setting says, if it says anything.
 async fn purge(store: &Store, tenant: &TenantName, retention: Option<Time>) -> Result<u64, store::Error> {
-    /// Letters deleted in one transaction.
+    /// The letters that are deleted in one transaction.
     const CHUNK: u32 = 1_000;
     let Some(Time(retention)) = retention else { return Ok(0) };
     let before = Some(chrono::Utc::now() - retention);
@@ -415,7 +416,7 @@ async fn prune(stream: &Stream, store: &Store) -> Result<(), pipeline::Error> {
 struct Prepared {
     /// The greatest ID that is known to have been decided.
     last_decided: Option<EntryId>,
-    /// Whether there was no group.
+    /// Whether there was no group, so that it was made.
     has_made_group: bool,
 }
 
@@ -468,7 +469,7 @@ async fn prepare(
             backoff.wait().await;
         };
         counters.waits_for(Dependency::Postgres, false);
-        // So that a replay knows of it at once. No reason to wait for long, nor not to start: see `note_swaps`.
+        // This lets a replay know at once. It is not worth a long wait: `note_swaps` tries again.
         let component = rules.borrow().digest();
         let _ = tokio::time::timeout(NOTING, store.note_rules_in_force(component, tenant)).await;
         Ok(last_decided)
@@ -477,7 +478,7 @@ async fn prepare(
     Ok(Prepared { last_decided, has_made_group })
 }
 
-/// The pipeline's outcome; after the shutdown, not longer than [`DRAIN_TIMEOUT`].
+/// Returns the pipeline's outcome, after the shutdown within [`DRAIN_TIMEOUT`].
 async fn drained(
     pipeline: impl Future<Output = Result<(), pipeline::Error>>,
     shutdown: &CancellationToken,

@@ -1,21 +1,21 @@
-//! Text of others, made safe for logs and terminals: a line must be what it seems.
+//! Makes text of others safe for logs and terminals: a line must be what it seems.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Bytes in hexadecimal digits.
+/// Returns bytes in hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The first twelve digits of a digest: as many as a log line has.
+/// Returns the first twelve digits of a digest, which are as many as a log line has.
 pub(crate) fn first_digits(digest: &[u8]) -> String {
     hex(digest.get(..6).unwrap_or(digest))
 }
 
-/// Escapes what a terminal would obey or would not show: control characters of both kinds, line separators, marks that
-/// turn the direction of text, and other invisible ones, as in `\u{202e}`. All else stays as it is, quotes and
-/// backslashes too.
+/// Escapes, as in `\u{202e}`, what a terminal would obey or would not show: control characters of
+/// both kinds, line separators, marks that turn the direction of text, and other invisible ones.
+/// All else stays as it is, quotes and backslashes too.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_printable) {
         return Cow::Borrowed(text);
@@ -31,7 +31,7 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// The same for JSON that is written already: the escapes are those of JSON, so that it reads back as the same value.
+/// Does the same for JSON text, with the escapes of JSON, so that it reads back as the same value.
 pub(crate) fn printable_json(json: &str) -> Cow<'_, str> {
     if json.chars().all(is_printable) {
         return Cow::Borrowed(json);
@@ -49,16 +49,16 @@ pub(crate) fn printable_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// By the standard library's table of characters that show. Marks that combine with the letter before them are no harm:
-/// alone, `escape_debug` would escape them.
+/// Decides by the standard library's table of characters that show. Marks that combine with the
+/// letter before them do no harm, but alone `escape_debug` would escape them.
 fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return !c.is_ascii_control();
     }
     match c {
-        // They join letters and emoji, and are spaces: people write them.
+        // People write these: they join letters and emoji, or are spaces.
         '\u{200c}' | '\u{200d}' | '\u{a0}' | '\u{3000}' => return true,
-        // Letters that are blank.
+        // These letters are blank.
         '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}' => {
             return false;
         }

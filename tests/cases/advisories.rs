@@ -1,4 +1,4 @@
-//! No locked crate has a known hole that the service could meet.
+//! Tests that no locked crate has a known hole that the service could meet.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,10 +7,10 @@ use std::path::Path;
 use semver::{Version, VersionReq};
 use serde::Deserialize;
 
-/// The file `advisories.toml`.
+/// Holds the file `advisories.toml`.
 #[derive(Deserialize)]
 struct Advisories {
-    /// When the list was taken from the database.
+    /// Says when the list was taken from the database.
     date: String,
     advisory: Vec<Advisory>,
 }
@@ -25,7 +25,7 @@ struct Advisory {
     fixed: Vec<String>,
     #[serde(default)]
     unaffected: Vec<String>,
-    /// Why it cannot be met here, if a locked version is affected.
+    /// Says why the hole cannot be met here, if a locked version is affected.
     mitigated: Option<String>,
 }
 

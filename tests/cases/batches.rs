@@ -1,12 +1,12 @@
-//! How entries are grouped into transactions.
+//! Tests how entries are grouped into transactions.
 
 use std::time::{Duration, Instant};
 
 use sluicegate_tests::{Event, Fields, Producer, Scene, scripted, until, verdict};
 
-/// The transactions that stored the events.
+/// Counts the transactions that stored the events.
 const TRANSACTIONS: &str = "SELECT count(DISTINCT xmin::text) FROM events";
-/// The most events that one of them stored.
+/// Counts the most events that one transaction stored.
 const LARGEST: &str =
     "SELECT max(count) FROM (SELECT count(*) FROM events GROUP BY xmin::text) AS transaction";
 
@@ -14,7 +14,7 @@ const LARGEST: &str =
 fn a_trickle_is_gathered() {
     let scene = Scene::new();
     let service = scene.start();
-    // 27 events a second, for eight seconds.
+    // The producer sends 27 events per second, for eight seconds.
     let producer = Producer::paced(&scene.stream, 1, Duration::from_millis(37), Event::new);
     producer.until_sent(216);
     let sent = producer.stop();
@@ -29,7 +29,7 @@ fn a_trickle_is_gathered() {
     );
 }
 
-/// With a pause that nobody would survive.
+/// The pause is so long that the test would not survive one.
 #[test]
 fn a_full_batch_is_not_followed_by_a_pause() {
     let scene = Scene::new();
@@ -72,7 +72,7 @@ fn batch_size_bounds_a_transaction() {
 #[test]
 fn a_batch_may_be_large() {
     let scene = Scene::new();
-    // The first batches are smaller, four times as large each as the one before.
+    // The first batches are smaller, each four times as large as the one before.
     let events: Vec<Event> = (0..25_000).map(|_| Event::new()).collect();
     scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
     let service = scene.service().set("BATCH_SIZE", 10_000).start();
@@ -82,7 +82,7 @@ fn a_batch_may_be_large() {
     assert_eq!(scene.database.value::<i64>(LARGEST), 10_000);
 }
 
-/// And dies between two of them.
+/// The service dies between two commits.
 #[test]
 fn what_rules_make_beyond_an_entry_each_is_committed_bit_by_bit() {
     let scene = Scene::new();
@@ -96,7 +96,7 @@ fn what_rules_make_beyond_an_entry_each_is_committed_bit_by_bit() {
         true => Ok(()),
         false => Err("it lives".to_owned()),
     });
-    // Two entries are 798 rows more than entries, three would be more than a thousand.
+    // Two entries make 798 rows beyond one each, and three would make more than a thousand.
     assert_eq!(scene.database.value::<i64>("SELECT count(*) FROM events"), 1_600);
     assert_eq!(scene.database.value::<i64>(TRANSACTIONS), 2);
 
@@ -123,6 +123,6 @@ fn large_entries_come_in_smaller_batches() {
     scene.stream.until_drained();
     let metrics = service.stop().metrics();
     assert_eq!(metrics.tally(), [60, 0, 0, 0, 0]);
-    // Eight each: of more entries the first has none, and of the others it is known that they have a mebibyte each.
+    // Each batch has eight entries: the first by its bound, the others as each has a mebibyte.
     assert!(metrics.get("batches") >= 6, "{metrics:?}");
 }

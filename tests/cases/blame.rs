@@ -1,10 +1,10 @@
-//! Whose fault it is that PostgreSQL does not take a batch: a row's, or the server's.
+//! Tests whose fault it is that PostgreSQL does not take a batch: a row's, or the server's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sluicegate_tests::{Event, Fields, Scene, until};
 
-/// Each may be the server's fault, and is a trigger's here.
+/// Lists errors that may be the server's fault, and are a trigger's here.
 const ANY: [&str; 21] = [
     "08000", "23505", "25006", "40001", "53200", "53400", "55000", "57014", "58030",
     "XX000", // may pass
@@ -13,7 +13,7 @@ const ANY: [&str; 21] = [
     "P0001",
 ];
 
-/// A trigger that raises what an event's type says.
+/// Makes a trigger that raises the error that an event's type names.
 const RAISE: &str = "CREATE FUNCTION raise() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
          IF NEW.event_type LIKE 'raise %' THEN
              RAISE EXCEPTION 'said so' USING ERRCODE = substr(NEW.event_type, 7);
@@ -60,7 +60,7 @@ fn a_row_that_fails_with_any_code_costs_itself_alone() {
     assert_eq!(tally, [3 * ANY.len() as u64, 0, 0, 0, ANY.len() as u64]);
 }
 
-/// There is nothing to compare it with but what is in the table already.
+/// Such a row can be compared only with what is in the table already.
 #[test]
 fn a_row_that_comes_alone_is_judged_by_the_rows_before_it() {
     for code in ["58030", "0A000"] {
@@ -76,7 +76,7 @@ fn a_row_that_comes_alone_is_judged_by_the_rows_before_it() {
     }
 }
 
-/// Then no row is to blame, however long it lasts.
+/// If every row is refused, no row is to blame, however long that lasts.
 #[test]
 fn what_refuses_every_row_costs_none() {
     let scene = Scene::new();
@@ -104,7 +104,7 @@ fn what_refuses_every_row_costs_none() {
     assert_eq!(service.stop().metrics().tally(), [35, 0, 0, 0, 0]);
 }
 
-/// As a right that was taken away: the service ends, and says so.
+/// The error is like that of a right that was taken away: the service ends, and says so.
 #[test]
 fn what_somebody_must_mend_ends_the_run_and_costs_no_row() {
     let scene = Scene::new();
@@ -130,7 +130,7 @@ fn what_somebody_must_mend_ends_the_run_and_costs_no_row() {
     service.stop();
 }
 
-/// As TimescaleDB does for a chunk that was frozen, which the build of the tests cannot do.
+/// The trigger acts as TimescaleDB does for a frozen chunk, which the tests' build cannot make.
 #[test]
 fn a_late_event_for_a_frozen_chunk_costs_itself_alone() {
     let scene = Scene::new();
@@ -155,7 +155,7 @@ fn a_late_event_for_a_frozen_chunk_costs_itself_alone() {
     assert_eq!(service.stop().metrics().tally(), [21, 0, 0, 0, 1]);
 }
 
-/// The key of events is the one that makes a duplicate.
+/// Only the key of events makes a duplicate.
 #[test]
 fn another_unique_index_makes_no_duplicates() {
     let scene = Scene::new();

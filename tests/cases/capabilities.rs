@@ -1,4 +1,4 @@
-//! A guest of the world `pipeline`: what it does besides judging happens with its batch, or not at all.
+//! Tests that what a guest of the world `pipeline` does happens with its batch, or not at all.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ fn plan(event: &Event) -> &Value {
     &event.properties.as_ref().unwrap()["plan"]
 }
 
-/// PostgreSQL has times that no number of microseconds can tell, and years that the host's own calendar does not have.
+/// PostgreSQL has times that no microseconds can tell, and years that the host's calendar lacks.
 #[test]
 fn a_time_that_cannot_be_given_is_an_error_of_the_guest() {
     let stage = Stage::new();
@@ -129,7 +129,7 @@ fn a_statement_that_takes_too_long_is_ended() {
     assert!(letters[0].violations.to_string().contains("TimedOut(200)"), "{letters:?}");
 }
 
-/// PostgreSQL refuses a row: the batch is split, and what the guest did for the others happens once.
+/// PostgreSQL refuses a row: the batch is split, and what was done for the others happens once.
 #[test]
 fn a_refused_row_takes_back_what_was_done_for_it() {
     let stage = Stage::new();
@@ -148,7 +148,7 @@ fn a_refused_row_takes_back_what_was_done_for_it() {
     assert_eq!(stage.purchases().len(), 19);
 }
 
-/// A count that is not idempotent, under crashes at each step: exactly one for each event.
+/// Checks that a count that is not idempotent stays exact under crashes at each step.
 fn survive(points: &str) {
     let stage = Stage::new();
     let settings = format!("{GRANTS}{STATEMENTS}");
@@ -174,7 +174,7 @@ fn survive(points: &str) {
     assert_eq!(deaths > 0, points.contains("kill"), "{deaths} deaths");
     assert_eq!(stage.scene.database.events().len(), 200);
     assert_eq!(stage.counted("ada"), 200, "{points}");
-    // What is published may come twice, but is not lost.
+    // An entry may be published twice, but none is lost.
     let published = stage.purchases();
     let ids: std::collections::BTreeSet<&str> = published.iter().map(|fields| fields[0].1.as_str()).collect();
     assert_eq!(ids.len(), 200, "{points}: {} published", published.len());
@@ -215,7 +215,7 @@ fn a_database_that_goes_away_in_the_middle_blames_nobody() {
     assert_eq!(stage.counted("ada"), 500);
 }
 
-/// What the server answers to a statement is an answer for the guest, not a reason to judge the batch again for ever.
+/// What the server answers is told to the guest, and the batch is not judged again for ever.
 #[test]
 fn a_statement_that_can_never_work_is_told_to_the_guest() {
     let stage = Stage::new();
@@ -232,7 +232,7 @@ fn a_statement_that_can_never_work_is_told_to_the_guest() {
     service.stop();
 }
 
-/// All tenants share the connections.
+/// All tenants share the connections, so the session must be left as it was.
 #[test]
 fn what_a_statement_leaves_in_the_session_is_gone_with_the_batch() {
     let stage = Stage::new();
@@ -270,7 +270,7 @@ fn what_redis_has_no_memory_for_is_published_once_and_holds_up_no_others() {
     set_memory(1);
     block_on(async { sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap() });
     service.until_logged(&["acknowledging failed; trying again", "OOM"]);
-    // What has nothing to publish is acknowledged all the same.
+    // Entries that have nothing to publish are acknowledged all the same.
     until("the others to be acknowledged", || match stage.scene.stream.pending().len() {
         ..=300 => Ok(()),
         found => Err(format!("{found} pending")),

@@ -1,4 +1,4 @@
-//! What is in flight is not taken over by who has it, and what is stuck holds up nothing else.
+//! Tests that no consumer claims what it has in flight, and that what is stuck holds up nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
@@ -9,11 +9,11 @@ use sluicegate_tests::{
     Event, Fault, Fields, GRANTS, Metrics, Proxy, STATEMENTS, Scene, Stage, block_on, event_of, until,
 };
 
-/// Much longer than a consumer may hold entries before others take them over.
+/// Lasts much longer than a consumer may hold entries before others take them over.
 const LOCKED: Duration = Duration::from_secs(4);
 const MIN_IDLE_MS: u64 = 400;
 
-/// They wait for somebody's lock for longer than entries may be idle, with all places taken and more to read.
+/// The lock is held for longer than entries may be idle, with all slots taken and more to read.
 #[test]
 fn rules_count_each_entry_once_though_their_row_is_locked() {
     let stage = Stage::new();
@@ -47,7 +47,7 @@ fn rules_count_each_entry_once_though_their_row_is_locked() {
     );
 }
 
-/// It would deliver them again, and rules would count them twice.
+/// A new group would deliver the entries again, and the rules would count them twice.
 #[test]
 fn a_group_that_is_lost_is_not_made_again_before_what_is_in_flight_has_ended() {
     let scene = Scene::new();
@@ -78,7 +78,7 @@ fn a_group_that_is_lost_is_not_made_again_before_what_is_in_flight_has_ended() {
     assert_eq!(ended.log.matches("the consumer group is gone").count(), 1, "{}", ended.log);
 }
 
-/// A compression or a reorder of one old chunk, say.
+/// The lock stands for a compression or a reorder of one old chunk.
 #[test]
 fn one_late_event_for_a_locked_chunk_does_not_stop_the_others() {
     let scene = Scene::new();
@@ -107,7 +107,7 @@ fn one_late_event_for_a_locked_chunk_does_not_stop_the_others() {
         sent += 10;
         sleep(Duration::from_millis(100)); // a load that goes on meanwhile
     }
-    // Only what came in one batch with the late one waits with it. The table cannot be asked: it would wait, too.
+    // Only the late event's batch waits. A query on the table would wait, too.
     until("the others to be stored", || {
         match Metrics::last(&service.log()).map(|metrics| metrics.get("stored")) {
             Some(found) if found >= sent - 10 => Ok(()),
@@ -120,7 +120,7 @@ fn one_late_event_for_a_locked_chunk_does_not_stop_the_others() {
     assert_eq!(ended.metrics().tally(), [sent + 2, 0, 0, 0, 0], "{}", ended.log);
 }
 
-/// Redis looks through all of them, whichever command asks.
+/// Redis looks through all pending entries, whichever command asks.
 #[test]
 fn many_pending_entries_of_a_live_consumer_hold_up_nothing() {
     const ENTRIES: usize = 100_000;
@@ -149,7 +149,7 @@ fn many_pending_entries_of_a_live_consumer_hold_up_nothing() {
     assert_eq!(ended.metrics().tally(), [2, 0, 0, 0, 0], "{}", ended.log);
 }
 
-/// Between the look that finds an entry abandoned and the command that takes it, somebody else takes it, time and again.
+/// Time and again, somebody else takes the entry between the look that finds it and the take.
 #[test]
 fn what_another_takes_meanwhile_stays_with_it() {
     let scene = Scene::new();

@@ -1,4 +1,4 @@
-//! What is committed and not acknowledged when the service dies is not decided a second time.
+//! Tests that what is committed but not acknowledged at a crash is not decided a second time.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use sluicegate_tests::{
     Event, Fields, GRANTS, Producer, STATEMENTS, Scene, Service, Stage, block_on, event_of, guests, until,
 };
 
-/// Starts with these rules, and dies right after its first commit.
+/// Starts the service with these rules, and waits until it dies right after its first commit.
 fn die_after_commit(scene: &Scene, rules: &[u8]) {
     let service = scene.service().set("GUEST", guest(scene, rules)).with_failpoints("after_commit=kill/1");
     until_dead(service.start_unready());
@@ -31,7 +31,7 @@ fn guest(scene: &Scene, rules: &[u8]) -> String {
     file.display().to_string()
 }
 
-/// Only the default rules store it.
+/// Makes an event that only the default rules store.
 fn purchase_without_amount() -> Event {
     Event { properties: None, ..Event::of_type("purchase") }
 }
@@ -60,7 +60,7 @@ fn a_rejected_event_is_not_stored_by_the_next_rules() {
     scene.stream.add_all(&[good.data(), purchase.data(), heartbeat.data()]);
     die_after_commit(&scene, guests::STRICT);
 
-    // One that nobody has decided is pending beside them, in the same batch.
+    // An entry that nobody has decided is pending beside them, in the same batch.
     let new = purchase_without_amount();
     scene.stream.add(&new.data());
     scene.stream.read_as("consumer-1", 1);
@@ -72,7 +72,7 @@ fn a_rejected_event_is_not_stored_by_the_next_rules() {
     assert_eq!(scene.database.letters().len(), 1, "the heartbeat is discarded, and stays so");
 }
 
-/// The others of a batch that was split are known as well.
+/// The commit log knows the other parts of a batch that was split as well.
 #[test]
 fn a_batch_that_committed_in_parts_is_known_in_parts() {
     let scene = Scene::new();
@@ -89,7 +89,7 @@ fn a_batch_that_committed_in_parts_is_known_in_parts() {
         .map(|(i, event)| if i == 5 { refused.data() } else { event.data() })
         .collect();
     scene.stream.add_all(&entries);
-    // The third commit is not the last, and none is acknowledged.
+    // The third commit is not the last, and no entry is acknowledged.
     let service = scene.service().with_failpoints("after_commit=kill/3;before_ack=delay:60000/1");
     until_dead(service.start_unready());
     let stored = scene.database.events().len();
@@ -126,7 +126,7 @@ fn an_id_that_is_used_again_is_another_entry() {
     assert_eq!(scene.database.events(), [old, new]);
 }
 
-/// What another replica committed before it died is known to the one that claims it.
+/// A replica that claims an entry knows what another one committed before it died.
 #[test]
 fn a_claimed_entry_is_known_too() {
     let scene = Scene::new();
@@ -139,7 +139,7 @@ fn a_claimed_entry_is_known_too() {
     assert_eq!(scene.database.letters(), []);
 }
 
-/// Another claims what it has in flight, or a process of its own name reads it again, and decides otherwise.
+/// Another replica claims the entry, or one of the same name reads it again, and decides otherwise.
 #[test]
 fn a_replica_that_was_frozen_writes_nothing_that_was_taken_over() {
     for claimer in ["claimer", "frozen"] {
@@ -158,7 +158,7 @@ fn a_replica_that_was_frozen_writes_nothing_that_was_taken_over() {
         frozen.until_logged(&["taken over by another", "beginning again"]);
         assert_eq!(scene.database.events(), [], "{claimer}");
         assert_eq!(scene.database.letters().len(), 1);
-        // And it goes on.
+        // The replica then goes on.
         let new = Event::new();
         scene.stream.add(&new.data());
         assert_eq!(scene.until_stored(1), [new]);
@@ -167,7 +167,7 @@ fn a_replica_that_was_frozen_writes_nothing_that_was_taken_over() {
     }
 }
 
-/// Each reads again what the other has in flight. They pause, so that one of them gets something done.
+/// Each replica reads again what the other has in flight. They pause, so one gets something done.
 #[test]
 fn two_replicas_of_one_name_do_not_fence_each_other_without_a_pause() {
     let scene = Scene::new();
@@ -193,7 +193,7 @@ fn two_replicas_of_one_name_do_not_fence_each_other_without_a_pause() {
     until_fenced(1);
     let first = Instant::now();
     until_fenced(3);
-    // After the first a second at least, after the second two; the test may have seen the first late.
+    // The pauses are at least one second and two. The test may have seen the first fence late.
     assert!(first.elapsed() > Duration::from_millis(2_500), "{:?}", first.elapsed());
     let sent = producer.stop();
     scene.until_stored(sent.len());
@@ -219,7 +219,7 @@ fn the_record_is_deleted_when_nothing_of_it_is_pending() {
     };
     assert_eq!(count(), 2);
 
-    // It does not take the entry from the dead one, so one row must stay.
+    // This replica does not take the entry from the dead one, so one row must stay.
     let service = scene.service().set("CONSUMER_NAME", "another").start();
     until("one row to be deleted", || match count() {
         2 => Err("two are left".to_owned()),
@@ -239,7 +239,7 @@ fn the_record_is_deleted_when_nothing_of_it_is_pending() {
     service.stop();
 }
 
-/// Somebody sets the group back, or destroys it: what was decided a moment ago is not decided again.
+/// Somebody sets the group back or destroys it, and what was decided is not decided again.
 #[test]
 fn what_comes_again_as_new_is_not_decided_again() {
     for command in ["SETID", "DESTROY"] {
@@ -251,7 +251,7 @@ fn what_comes_again_as_new_is_not_decided_again() {
         scene.until_stored(121);
         scene.stream.until_drained();
         service.stop();
-        // Other rules, which would reject the last one.
+        // The new rules would reject the last event.
         let service = start(&scene, guests::STRICT);
         let mut xgroup = redis::cmd("XGROUP");
         xgroup.arg(command).arg(&scene.stream.name).arg(&scene.stream.group);
@@ -270,7 +270,7 @@ fn what_comes_again_as_new_is_not_decided_again() {
     }
 }
 
-/// A replica has entries in flight for long, and another one, which knows nothing of them, is given them as new ones.
+/// A replica has entries in flight for long. Another one is given them as new, and knows nothing.
 #[test]
 fn what_is_in_flight_is_not_decided_by_a_replica_that_starts_after_a_set_back() {
     for command in ["SETID", "DESTROY"] {
@@ -314,8 +314,8 @@ fn what_is_in_flight_is_not_decided_by_a_replica_that_starts_after_a_set_back() 
     }
 }
 
-/// A replica stands still while another one decides entries. Then the group is set back, and the first goes on with what
-/// it has never seen.
+/// One replica stands still while another decides entries. Then the group is set back, and the one
+/// that stood still goes on with entries that it has never seen.
 #[test]
 fn what_another_has_decided_before_a_set_back_is_not_decided_again() {
     for command in ["SETID", "DESTROY"] {
@@ -350,7 +350,7 @@ fn what_another_has_decided_before_a_set_back_is_not_decided_again() {
     }
 }
 
-/// It would grow with each batch, and so would the time for each.
+/// Otherwise the commit log would grow with each batch, and so would the time for each.
 #[test]
 fn the_record_is_forgotten_after_a_while() {
     let scene = Scene::new();

@@ -1,4 +1,4 @@
-//! `sluicegate dead-letters`: look, replay, purge, as an operator does.
+//! Tests `sluicegate dead-letters`: look, replay and purge, as an operator does.
 
 use std::fs;
 use std::process::{Child, Stdio};
@@ -16,14 +16,14 @@ fn tell(scene: &Scene, arguments: &[&str]) -> Told {
     told(scene.service(), arguments)
 }
 
-/// What it prints when it succeeds.
+/// Returns what the command prints when it succeeds.
 fn run(scene: &Scene, arguments: &[&str]) -> String {
     let told = tell(scene, arguments);
     assert_eq!(told.code, Some(0), "{arguments:?}: {told:?}");
     told.out
 }
 
-/// Events that the strict rules reject and the default rules accept, and two entries that nobody accepts.
+/// Makes letters of events that only the default rules accept, and of two that nobody accepts.
 fn refused(scene: &Scene, count: usize) -> Vec<Event> {
     let strict = scene.folder().join("strict.wasm");
     fs::write(&strict, guests::STRICT).unwrap();
@@ -41,7 +41,7 @@ fn refused(scene: &Scene, count: usize) -> Vec<Event> {
     events
 }
 
-/// The default rules come into force, which accept what the strict ones reject.
+/// Brings the default rules into force, which accept what the strict ones reject.
 fn mend(scene: &Scene) {
     scene.start().stop();
 }
@@ -84,7 +84,7 @@ fn letters_are_listed_and_shown() {
     assert!(unknown.code == Some(1) && unknown.err.contains("there is no dead letter 999999"), "{unknown:?}");
 }
 
-/// Most letters are settled; what is asked for are the others, by indexes. A page begins where the one before it ended.
+/// Indexes find the few open letters. A page begins where the one before it ended.
 #[test]
 fn few_letters_among_many_are_found_without_reading_all() {
     const LETTERS: i64 = 50_000;
@@ -100,7 +100,7 @@ fn few_letters_among_many_are_found_without_reading_all() {
     ));
     scene.database.execute("VACUUM ANALYZE dead_letters");
     let rows_read = || {
-        // A connection tells what it has read at its end, at the latest.
+        // A connection tells at its end, at the latest, what it has read.
         until("the ends of the commands' connections", || {
             let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'sluicegate'";
             match number(&scene.database, sql) {
@@ -127,7 +127,7 @@ fn few_letters_among_many_are_found_without_reading_all() {
     assert!(found < LETTERS / 2, "{found} rows were read for 2,010 letters and a replay of 1,000");
 }
 
-/// Neither of a page of text nor of a line of JSON.
+/// This holds for a page of text and for a line of JSON.
 #[test]
 fn no_letter_writes_to_the_terminal() {
     let scene = Scene::new();
@@ -175,12 +175,12 @@ fn a_replay_stores_what_is_now_accepted_once() {
     assert_eq!(counted(&out, "are stored"), 700, "{out}");
     assert_eq!(scene.database.events(), events);
     assert_eq!(number(&scene.database, SETTLED), 700);
-    // Again: what is settled is not asked again, what is still refused stays.
+    // A second replay does not ask again about what is settled, and what is still refused stays.
     let out = run(&scene, &["replay"]);
     assert_eq!((counted(&out, "are stored"), counted(&out, "are dead letters still")), (0, 2), "{out}");
     assert_eq!(run(&scene, &["list"]).lines().count(), 3, "the open ones only");
     assert!(run(&scene, &["list", "--settled"]).contains("[replayed: stored]"));
-    // Somebody else stored it meanwhile.
+    // Somebody else has stored the event meanwhile.
     scene.database.execute(
         "UPDATE dead_letters SET replay_outcome = NULL WHERE id = (SELECT min(id) FROM dead_letters)",
     );
@@ -189,7 +189,7 @@ fn a_replay_stores_what_is_now_accepted_once() {
     assert_eq!(scene.database.events(), events);
 }
 
-/// Of others the letters would be judged in a way that nobody has asked for.
+/// Other rules would judge the letters in a way that nobody has asked for.
 #[test]
 fn a_replay_judges_by_the_rules_that_are_in_force() {
     let scene = Scene::new();
@@ -228,7 +228,7 @@ fn a_replay_judges_by_the_rules_that_are_in_force() {
     is_refused(&replay(scene.service(), &[]), "has never told which rules are in force");
 }
 
-/// It is for replays alone: the events are stored, and it is tried again.
+/// The note of the rules is for replays alone: events are stored without it, and it is tried again.
 #[test]
 fn a_service_that_cannot_tell_its_rules_starts_all_the_same() {
     let scene = Scene::new();
@@ -245,13 +245,13 @@ fn a_service_that_cannot_tell_its_rules_starts_all_the_same() {
         1 => Ok(()),
         found => Err(format!("{found} rows")),
     });
-    // Begun again with the same rules, it has had them in force since then.
+    // A service that begins again with the same rules has had them in force since then.
     let since = "SELECT since::text FROM rules_in_force";
     let before: String = scene.database.value(since);
     service.stop();
     scene.start().stop();
     assert_eq!(scene.database.value::<String>(since), before);
-    // What no clock shows is an error, and no panic.
+    // A time that no clock shows is an error, and no panic.
     scene.stream.add(&fields([("data", "no JSON")]));
     let service = scene.service().start();
     scene.stream.until_drained();
@@ -261,7 +261,7 @@ fn a_service_that_cannot_tell_its_rules_starts_all_the_same() {
     assert!(told.code == Some(1) && told.err.contains("found infinity, wanted a time"), "{told:?}");
 }
 
-/// A swap is told to the database as soon as it can be.
+/// The service tells the database of a swap as soon as it can.
 #[test]
 fn a_replay_knows_of_a_swap() {
     let scene = Scene::new();
@@ -330,13 +330,13 @@ fn replays_side_by_side_share_the_work() {
     assert_eq!(number(&scene.database, SETTLED), 3_000);
 }
 
-/// The third chunk waits for a row of ours, and there the replay is killed.
+/// The third chunk waits for a row that the test holds, and there the replay is killed.
 #[test]
 fn a_replay_that_is_killed_goes_on_where_it_was() {
     let scene = Scene::new();
     let events = refused(&scene, 2_600);
     let mut other = scene.database.connect();
-    // Batches commit in any order, and so the letters' order is not that of the events.
+    // Batches commit in any order, so the letters' order is not that of the events.
     let letters = scene.database.letters().into_iter().filter(|letter| letter.codes().contains(&"missing"));
     let fields = letters.skip(1_300).find_map(|letter| letter.fields);
     let held = events.iter().find(|event| Some(event.data()) == fields).unwrap();
@@ -345,7 +345,7 @@ fn a_replay_that_is_killed_goes_on_where_it_was() {
         held.timestamp(),
         held.event_id
     );
-    // The chunk must be there, or every insert waits for its making.
+    // The chunk must be there, or every insert waits until it is made.
     scene.database.execute(&format!("{insert}; DELETE FROM events"));
     let insert = format!("BEGIN; {insert}");
     block_on(async { sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&mut other).await.unwrap() });
@@ -358,7 +358,7 @@ fn a_replay_that_is_killed_goes_on_where_it_was() {
     });
     replay.kill().unwrap();
     replay.wait().unwrap();
-    // At once: the dead one's third part may be locked still, and is not to be passed over in silence.
+    // The dead one's third part may be locked still, and must not be passed over in silence.
     let mut again = scene.service().tool(&["dead-letters", "replay", "--code", "missing"]);
     let again = again.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     block_on(async {
@@ -373,7 +373,7 @@ fn a_replay_that_is_killed_goes_on_where_it_was() {
     assert_eq!(number(&scene.database, SETTLED), 2_600);
 }
 
-/// What another replay holds is waited for, and what it does not give back is told.
+/// A replay waits for what another one holds, and reports what is not given back.
 #[test]
 fn letters_that_are_held_are_not_passed_over() {
     let scene = Scene::new();
@@ -392,7 +392,7 @@ fn letters_that_are_held_are_not_passed_over() {
     let mut replay = scene.service().tool(&[&["dead-letters", "replay"], &code[..]].concat());
     let mut replay = replay.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     assert_eq!(second_line(&mut replay), "waiting for 10 dead letters that another replay holds");
-    // The other one has judged some of them, and they are dead letters still; it left the rest.
+    // The other replay has judged some letters, which are dead letters still, and left the rest.
     let judge = "UPDATE dead_letters SET replay_outcome = 'rejected', replayed_at = clock_timestamp()
                  WHERE id IN (SELECT id FROM dead_letters WHERE reason = 'rejected' ORDER BY id LIMIT 4); COMMIT";
     block_on(async { sqlx::raw_sql(judge).execute(&mut other).await.unwrap() });
@@ -403,7 +403,7 @@ fn letters_that_are_held_are_not_passed_over() {
     assert_eq!(scene.database.events(), events);
 }
 
-/// One row of a chunk is refused by the database: the others are stored.
+/// The database refuses one row of a chunk, and the others are stored.
 #[test]
 fn a_replayed_row_that_postgres_refuses_costs_its_own_letter() {
     let scene = Scene::new();
@@ -448,7 +448,7 @@ fn letters_are_purged_by_what_they_are() {
     assert_eq!(scene.database.letters(), []);
 }
 
-/// In the middle of its transaction.
+/// The network falls silent in the middle of the replay's transaction.
 #[test]
 fn a_network_that_falls_silent_ends_a_replay_in_its_midst() {
     let scene = Scene::new();
@@ -463,7 +463,7 @@ fn a_network_that_falls_silent_ends_a_replay_in_its_midst() {
     proxy.set(Fault::HalfOpen);
     block_on(async { sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap() });
     ends_by_itself(replay, "no answer to storing what was replayed within 30s");
-    // The server ends the session whose client is silent; then its letters are free.
+    // The server ends the session whose client is silent, and then its letters are free.
     until_within(Duration::from_secs(90), "the letters to be free", || {
         match counted(&run(&scene, &["replay", "--code", "missing", "--wait", "30s"]), "are stored") {
             10 => Ok(()),
@@ -473,7 +473,7 @@ fn a_network_that_falls_silent_ends_a_replay_in_its_midst() {
     assert_eq!(scene.database.events(), events);
 }
 
-/// Each command waits for a lock when the network falls silent: the lock is given, and the answer never comes.
+/// Each command waits for a lock when the network falls silent, and the answer never comes.
 #[test]
 fn a_network_that_falls_silent_ends_each_command() {
     let scene = Scene::new();

@@ -1,4 +1,4 @@
-//! The pending entries list, whole life; what was lost before it could be read; what the counters say of it all.
+//! Tests the life of pending entries, what was lost unread, and what the counters say of both.
 
 use std::collections::BTreeMap;
 use std::thread::sleep;
@@ -29,7 +29,7 @@ fn until_letters(scene: &Scene, count: usize) -> BTreeMap<String, String> {
     scene.database.letters().into_iter().map(|letter| (letter.entry_id, letter.reason)).collect()
 }
 
-/// More than one batch.
+/// The consumer has left more than one batch.
 #[test]
 fn what_a_consumer_that_is_gone_left_is_claimed_to_the_end() {
     let scene = Scene::new();
@@ -52,7 +52,7 @@ fn what_a_consumer_that_is_gone_left_is_claimed_to_the_end() {
     assert_eq!(service.stop().metrics().tally(), [91, 0, 0, 0, 4]);
 }
 
-/// Whoever takes over deleted entries may die before their dead letters are committed: they are told of all the same.
+/// Deleted entries become dead letters even if their claimer dies before that is committed.
 #[test]
 fn deleted_entries_of_a_consumer_that_is_gone_outlive_who_claims_them() {
     for point in ["after_read=kill/2", "after_judge=kill/1", "before_commit=kill/1"] {
@@ -61,9 +61,9 @@ fn deleted_entries_of_a_consumer_that_is_gone_outlive_who_claims_them() {
         let (mut events, ids) = send(&scene, 12);
         scene.stream.read_as("gone", 12);
         delete(&scene, &[&ids[3], &ids[7]]);
-        // One commit at a time: that of the deleted entries, which are read first, is the first.
+        // Commits come one at a time, and the deleted entries, which are read first, come first.
         let launch = || scene.service().set("CLAIM_MIN_IDLE", "100ms").set("COMMITS_IN_FLIGHT", 1);
-        // The first read finds nothing of its own.
+        // The first read finds no pending entries of the service's own.
         let ended = launch().with_failpoints(point).run_to_end();
         assert_eq!(ended.code, None, "killed at {point}");
         let service = launch().start();
@@ -77,7 +77,7 @@ fn deleted_entries_of_a_consumer_that_is_gone_outlive_who_claims_them() {
     }
 }
 
-/// One that goes away later is noticed too, and one that is only slow keeps its entries until its time.
+/// A later crash is noticed too, and a replica that is only slow keeps its entries for its time.
 #[test]
 fn replicas_take_over_from_one_that_crashed() {
     let scene = Scene::new();
@@ -101,7 +101,7 @@ fn replicas_take_over_from_one_that_crashed() {
     assert!(log.contains("claimed what other consumers left pending"), "{log}");
 }
 
-/// The table `events`, locked: every insert waits.
+/// Locks the table `events`, so that every insert waits.
 struct LockedTable(sqlx::PgConnection);
 
 impl LockedTable {
@@ -143,7 +143,7 @@ fn what_is_in_flight_is_not_claimed_however_long_it_takes() {
     assert_eq!(service.stop().metrics().tally(), [70, 0, 0, 0, 0], "nothing was processed twice");
 }
 
-/// Whoever reads it may die of it. Its neighbours are not to blame, even those that were read with it.
+/// The process may die of the entry. Those that were read with it are not to blame.
 #[test]
 fn an_entry_that_was_delivered_too_often_costs_only_itself() {
     for consumer in ["consumer-1", "gone"] {
@@ -166,7 +166,7 @@ fn an_entry_that_was_delivered_too_often_costs_only_itself() {
     }
 }
 
-/// Whatever the process was killed for: the rules had answered, and the database was locked.
+/// The process is killed after the rules have answered, while the database is locked.
 #[test]
 fn crashes_alone_cost_no_entry() {
     let scene = Scene::new();
@@ -200,7 +200,7 @@ fn crashes_alone_cost_no_entry() {
     service.stop();
 }
 
-/// The process dies of an entry again and again while the rules are asked about it, until it is given up.
+/// The process dies of an entry again and again while the rules judge it, until it is given up.
 #[test]
 fn an_entry_that_the_process_dies_of_is_given_up() {
     let scene = Scene::new();
@@ -225,7 +225,7 @@ fn an_entry_that_the_process_dies_of_is_given_up() {
     service.stop();
 }
 
-/// As FLUSHALL and a deleted stream look to a reader that is blocked, and a group destroyed by mistake.
+/// To a blocked reader, FLUSHALL, a deleted stream and a group destroyed by mistake look like this.
 #[test]
 fn a_group_that_is_lost_is_made_again_at_the_beginning() {
     for command in ["DEL", "DESTROY"] {
@@ -294,7 +294,7 @@ fn the_state_tells_what_is_waited_for() {
     assert_eq!(scene.database.events().len(), sent.len() - rejected);
 }
 
-/// Older letters go by themselves.
+/// The service deletes older letters by itself.
 #[test]
 fn letters_are_kept_as_long_as_the_setting_says() {
     let scene = Scene::new();

@@ -1,11 +1,11 @@
-//! The demo, as a newcomer sees it.
+//! Tests the demo, as a newcomer sees it.
 
 use std::process::Command;
 
 use sluicegate_tests::{guests, shared_postgres_url, shared_redis_url};
 use tempfile::TempDir;
 
-/// On the servers of the tests, where it keeps to a stream and a database of its own.
+/// The demo runs on the servers of the tests, where it keeps to a stream and a database of its own.
 #[test]
 fn the_demo_adds_up() {
     let folder = TempDir::new().unwrap();

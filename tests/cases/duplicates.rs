@@ -1,4 +1,4 @@
-//! What comes twice is stored once: duplicates and redelivered entries.
+//! Tests that what comes twice is stored once: duplicates and redelivered entries.
 
 use redis::cmd;
 use sluicegate_tests::{Event, Fields, Producer, Scene, Service, until};
@@ -10,18 +10,18 @@ fn duplicates_add_no_row() {
     let entries: Vec<Fields> = events.iter().map(Event::data).collect();
     let twice: Vec<Fields> = entries.iter().chain(&entries).cloned().collect();
 
-    // Within a batch.
+    // These duplicates are within a batch.
     scene.stream.add_all(&twice);
     let service = scene.start();
     assert_eq!(scene.until_stored(30), events);
     scene.stream.until_drained();
-    // Across batches: the other form, another content, but the same key.
+    // These are across batches: the other form or another content, but the same key.
     let changed = Event { user_id: "another".to_owned(), ..events[0].clone() };
     scene.stream.add_all(&[events[1].flat(), changed.data()]);
     scene.stream.until_drained();
     assert_eq!(service.stop().metrics().tally(), [30, 32, 0, 0, 0]);
 
-    // Across runs, between new ones.
+    // These are across runs, between new events.
     let new = Event::new();
     scene.stream.add_all(&[entries[2].clone(), new.data(), entries[3].clone()]);
     let service = scene.start();
@@ -31,7 +31,7 @@ fn duplicates_add_no_row() {
     assert_eq!(scene.database.events()[..30], events, "the first one stays as it was");
 }
 
-/// Whatever the rows hold otherwise.
+/// It does not matter what else the rows hold.
 #[test]
 fn of_two_events_with_one_key_the_first_is_stored() {
     let scene = Scene::new();
@@ -95,7 +95,7 @@ fn what_an_earlier_run_left_pending_comes_first() {
     scene.stream.read_as("consumer-1", 23);
     assert_eq!(scene.stream.pending().len(), 23);
 
-    // One commit after the other, so that the transactions' numbers tell the order.
+    // One commit comes after the other, so that the transactions' numbers tell the order.
     let service = scene.service().set("BATCH_SIZE", 5).set("COMMITS_IN_FLIGHT", 1).start();
     assert_eq!(scene.until_stored(40), events);
     scene.stream.until_drained();
@@ -116,7 +116,7 @@ fn only_ones_own_pending_entries_are_taken() {
     scene.stream.make_group();
     scene.stream.read_as("42", 2);
     scene.stream.read_as("consumer-1", 2);
-    // A name that looks like a number is a name.
+    // A consumer's name that looks like a number is still a name.
     let service = scene.service().set("CONSUMER_NAME", "42").start();
     assert_eq!(scene.until_stored(2), events[..2]);
     service.until_logged(&["running", "consumer=\"42\""]);
@@ -124,8 +124,7 @@ fn only_ones_own_pending_entries_are_taken() {
     assert_eq!(scene.stream.pending().len(), 2);
 }
 
-/// Three at the same instant on an empty database: all make the extension, the
-/// tables and the group.
+/// Three replicas start at once on an empty database: all make extension, tables and group.
 #[test]
 fn replicas_start_together_and_share_the_load() {
     let scene = Scene::new();

@@ -1,16 +1,16 @@
-//! The service fails, stalls or dies at each step of its work, again and again, under load:
-//! each entry ends once all the same. See `host/src/failpoint.rs`.
+//! Tests that each entry ends once although the service fails, stalls or dies at each step of its
+//! work, again and again, under load. See `host/src/failpoint.rs`.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use sluicegate_tests::{Load, Scene};
 
-/// However often it fails, so much must pass within so long.
+/// Counts the entries that must pass within `BOUND`, however often the service fails.
 const ENTRIES: u64 = 600;
 const BOUND: Duration = Duration::from_secs(60);
 
-/// With the action at this point, a load goes through: the service is started again whenever it has died.
+/// Checks that a load goes through with the action at this point, however often the service dies.
 fn survive(point: &str, action: &str) {
     let scene = Scene::new();
     let points = format!("{point}={action}");
@@ -43,7 +43,7 @@ fn survive(point: &str, action: &str) {
     load.settle(&scene);
 }
 
-/// Errors and delays are frequent; a death costs a start, and each life must be long enough to get on.
+/// Errors and delays are frequent; a death costs a start, and each life must be long enough.
 fn survive_all(point: &str) {
     survive(point, "error/3");
     survive(point, "delay:150/4");
@@ -55,7 +55,7 @@ fn after_read() {
     survive_all("after_read");
 }
 
-/// Judging knows no error: whatever the guest does, there is an outcome.
+/// Judging cannot fail: whatever the guest does, there is an outcome.
 #[test]
 fn after_judge() {
     survive("after_judge", "delay:150/4");
@@ -67,7 +67,7 @@ fn before_insert() {
     survive_all("before_insert");
 }
 
-/// In the transaction, after its inserts.
+/// The failpoint is in the transaction, after its inserts.
 #[test]
 fn before_commit() {
     survive_all("before_commit");

@@ -1,4 +1,5 @@
-//! The files of components: read when they are news, one after the other; told once; tried again when there is a reason.
+//! Tests the files of components: they are read when they change, one after the other, reported
+//! once, and tried again when there is a reason.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,21 +12,21 @@ use rustix::process::{Signal, kill_process};
 use sluicegate::batch::Digest;
 use sluicegate_tests::{Scene, Service, Tenants, guests, until};
 
-/// A service with a file of its own for the rules, which begins as the default rules.
+/// Starts a service with a file of its own for the rules, which begins as the default rules.
 fn started(scene: &Scene) -> (Service, PathBuf) {
     let file = scene.folder().join("guest.wasm");
     fs::write(&file, guests::DEFAULT).unwrap();
     (scene.service().set("GUEST", file.display()).start(), file)
 }
 
-/// At once, as `mv` does it.
+/// Replaces the file at once, as `mv` does.
 fn put(file: &Path, component: &[u8]) {
     let new = file.with_extension("new");
     fs::write(&new, component).unwrap();
     fs::rename(&new, file).unwrap();
 }
 
-/// Lines with all of these parts.
+/// Counts the lines with all of these parts.
 fn count(log: &str, parts: &[&str]) -> usize {
     log.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
 }
@@ -44,7 +45,7 @@ fn a_change_in_a_folder_has_no_file_read_that_did_not_change() {
     const MIB: usize = 1 << 20;
     let names: Vec<String> = (0..24).map(|i| format!("t{i}")).collect();
     let folder = tempfile::tempdir().unwrap();
-    // One file of 48 MiB under many names: a custom section of zeros changes nothing of the rules.
+    // One file of 48 MiB has many names. A custom section of zeros changes nothing of the rules.
     let file = folder.path().join("rules.wasm");
     fs::write(&file, guests::padded(guests::DEFAULT, 48 * MIB)).unwrap();
     let settings = |name: &String| {
@@ -58,7 +59,7 @@ fn a_change_in_a_folder_has_no_file_read_that_did_not_change() {
     let tenants = Tenants::new(&tenants);
     let service = tenants.start(&tenants_names(&names));
     fs::write(folder.path().join("another"), b"").unwrap();
-    // All have looked when one that was told last has: its own file is another one now.
+    // All have looked when the one that was told last has: its own file is another one now.
     let own = folder.path().join("t0.wasm");
     put(&own, guests::STRICT);
     service.until_logged(&["new guest loaded", &format!("to={}", Digest::new(guests::STRICT))]);
@@ -115,7 +116,7 @@ fn a_slow_copy_is_waited_for() {
     assert_eq!(count(&log, &["ERROR"]), 0, "{log}");
 }
 
-/// What compiles for long has a line of its own to wait in.
+/// Rules that compile for long wait in a queue of their own.
 #[test]
 fn tenants_whose_rules_compile_for_long_hold_up_no_swap_of_others() {
     let folder = tempfile::tempdir().unwrap();
@@ -125,7 +126,7 @@ fn tenants_whose_rules_compile_for_long_hold_up_no_swap_of_others() {
     let component = guests::handmade_of(&format!("{functions} (func $provoked (param i32))"));
     fs::write(&slow, &component).unwrap();
     fs::write(&file, guests::DEFAULT).unwrap();
-    // Two settings that code depends on, so that each tenant compiles it for itself.
+    // Compiled code depends on this setting, so each tenant compiles it for itself.
     let slow = |stack: u32| format!("guest = {:?}\nguest_stack = \"{stack}B\"", slow.display().to_string());
     let tenants = Tenants::new(&[
         ("one", &slow(300_000)),
@@ -143,7 +144,7 @@ fn tenants_whose_rules_compile_for_long_hold_up_no_swap_of_others() {
     service.stop();
 }
 
-/// It says so, and the version is tried again after a touch. The kernel would choose it, too, where memory is short.
+/// A touch has the version tried again. Where memory is short, the kernel would choose it, too.
 #[test]
 fn a_compiler_that_is_killed_refuses_nothing_for_good() {
     let scene = Scene::new();

@@ -1,4 +1,4 @@
-//! The rules change while events flow; bad rules do not come into force.
+//! Tests that the rules change while events flow, and that bad rules do not come into force.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,7 +14,7 @@ use sluicegate::batch::Digest;
 use sluicegate_tests::{Event, Metrics, Producer, Scene, Sent, Service, guests, until};
 use uuid::Uuid;
 
-/// A folder in the scene with a component in it.
+/// Makes a folder in the scene with a component in it.
 fn guest_file(scene: &Scene, component: &[u8]) -> PathBuf {
     let folder = scene.folder().join("rules");
     fs::create_dir_all(&folder).unwrap();
@@ -23,14 +23,14 @@ fn guest_file(scene: &Scene, component: &[u8]) -> PathBuf {
     file
 }
 
-/// As `mv` and most editors do.
+/// Replaces the file as `mv` and most editors do.
 fn replace_by_rename(file: &Path, component: &[u8]) {
     let other = file.with_extension("new");
     fs::write(&other, component).unwrap();
     fs::rename(&other, file).unwrap();
 }
 
-/// As `cp` over a slow network does.
+/// Replaces the file as `cp` over a slow network does.
 fn replace_in_place(file: &Path, component: &[u8]) {
     let mut file = fs::File::create(file).unwrap();
     for part in component.chunks(component.len() / 5) {
@@ -40,7 +40,7 @@ fn replace_in_place(file: &Path, component: &[u8]) {
     }
 }
 
-/// Events that both versions of the rules store, and events that only the default rules store.
+/// Makes events that both versions store, and events that only the default rules store.
 fn mixed_events() -> impl FnMut() -> Event {
     let mut types = ["page_view", "heartbeat", "purchase"].into_iter().cycle();
     move || Event::of_type(types.next().unwrap())
@@ -128,7 +128,7 @@ fn a_file_copied_in_place_is_swapped_in_under_load() {
     swap_under_load(replace_in_place);
 }
 
-/// Sends events until one of them is judged by the rules `to`.
+/// Waits until the rules `to` are loaded, and sends an event that brings them into force.
 fn send_until_swapped(scene: &Scene, service: &Service, from: &[u8], to: &[u8]) {
     let (from, to) = (Digest::new(from), Digest::new(to));
     service.until_logged(&["new guest loaded", &format!("from={from}"), &format!("to={to}")]);
@@ -158,7 +158,7 @@ fn a_config_map_is_swapped_in() {
     send_until_swapped(&scene, &service, guests::DEFAULT, guests::STRICT);
 }
 
-/// No event of the watched folder tells of it: only looking from time to time helps.
+/// No event of the watched folder tells of the swap: only looking from time to time finds it.
 #[test]
 fn a_link_to_another_folder_is_swapped_in() {
     let scene = Scene::new();
@@ -219,7 +219,7 @@ fn the_file_may_be_away_for_a_while() {
     send_until_swapped(&scene, &service, guests::DEFAULT, guests::STRICT);
 }
 
-/// Nobody would ever write into it, and the watch must not wait for that.
+/// Nobody would ever write into the pipe, and the watch must not wait for that.
 #[test]
 fn a_pipe_in_the_place_of_the_file_is_told_and_ends_no_watch() {
     let scene = Scene::new();

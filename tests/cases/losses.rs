@@ -1,4 +1,4 @@
-//! What is gone before it could be read: it is counted, once, and told.
+//! Tests that what is gone before it could be read is counted once and reported.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -56,7 +56,7 @@ fn entries_trimmed_while_postgres_hangs_are_told() {
     scene.until_stored(1);
     let lock = lock(&scene);
     send(&scene, 300);
-    // Reading stops by itself when so many batches are in flight.
+    // Reading stops by itself when all slots are taken.
     let delivered = until("reading stopped", || {
         let read = scene.stream.group_info("entries-read").unwrap_or_default();
         sleep(Duration::from_millis(300));
@@ -74,14 +74,14 @@ fn entries_trimmed_while_postgres_hangs_are_told() {
     assert_eq!(service.stop().metrics().get("lost"), u64::try_from(gone).unwrap());
 }
 
-/// The table is locked, for as long as the connection lives.
+/// Locks the table for as long as the connection lives.
 fn lock(scene: &Scene) -> sqlx::PgConnection {
     let mut connection = scene.database.connect();
     block_on(async { sqlx::raw_sql("BEGIN; LOCK TABLE events").execute(&mut connection).await.unwrap() });
     connection
 }
 
-/// Adds so many at once, of which so many are left.
+/// Adds `count` entries at once, and leaves `length` in the stream.
 fn burst(scene: &Scene, count: usize, length: usize) {
     let mut pipeline = redis::pipe();
     pipeline.atomic();
@@ -114,7 +114,7 @@ fn what_is_trimmed_between_two_looks_is_counted_by_one_of_the_replicas() {
     assert!(lost > 3_000, "{lost}");
 }
 
-/// It never had a chance: the stream was deleted, or its server has evicted it.
+/// Nobody had a chance to read such an entry: the stream was deleted, or its server has evicted it.
 #[test]
 fn what_was_unread_when_the_stream_was_deleted_is_lost() {
     let scene = Scene::new();

@@ -1,5 +1,5 @@
-//! A server did what it was told, and its answer is lost with the connection:
-//! the service cannot know, and must do the right thing all the same.
+//! Tests a server that did what it was told, and whose answer is lost with the connection. The
+//! service cannot know, and must do the right thing all the same.
 
 use sluicegate_tests::{Event, Fields, Proxy, Scene, until};
 
@@ -16,7 +16,7 @@ fn send(scene: &Scene, count: usize) -> Vec<Event> {
     events
 }
 
-/// The server has delivered the entries: it will not do so again by itself.
+/// The server has delivered the entries, and will not do so again by itself.
 #[test]
 fn entries_that_never_arrived_are_read_again() {
     let scene = Scene::new();
@@ -67,7 +67,7 @@ fn a_commit_without_an_answer_is_repeated() {
     assert_eq!(ended.metrics().tally(), [1, 1, 0, 0, 0]);
 }
 
-/// BEGIN, the letters, the rows, COMMIT: whichever answer is lost, the letter is there once.
+/// Of BEGIN, the letters, the rows and COMMIT, whichever answer is lost, the letter is there once.
 #[test]
 fn a_transaction_without_an_answer_is_repeated() {
     for request in [b"BEGIN".as_slice(), b"marked letter", b"marked event", b"COMMIT"] {

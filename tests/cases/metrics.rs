@@ -1,4 +1,4 @@
-//! The metrics file and the log.
+//! Tests the metrics file and the log.
 
 use std::fs;
 
@@ -9,17 +9,17 @@ use sluicegate_tests::{Event, Fields, Scene, fields, until};
 
 const HEADER: &str = "timestamp,events_processed,lag,batch_time_ms,processing_rate";
 
-/// One line of the file, whose form is checked to the byte.
+/// Holds one line of the file, whose form is checked to the byte.
 #[derive(Debug)]
 struct Line {
     timestamp: DateTime<Utc>,
     events_processed: u64,
-    /// Nothing, as long as Redis has not told it.
+    /// Is `None` as long as Redis has not told the lag.
     lag: Option<u64>,
     rate: f64,
 }
 
-/// Like `2026-01-18T22:17:34.827Z,137,2,8,13.59`.
+/// Parses a line like `2026-01-18T22:17:34.827Z,137,2,8,13.59`.
 fn parse(line: &str) -> Line {
     let parts: Vec<&str> = line.split(',').collect();
     let [timestamp, events_processed, lag, batch_time_ms, rate] = parts.as_slice() else {
@@ -43,7 +43,7 @@ fn parse(line: &str) -> Line {
     }
 }
 
-/// The file's lines but the header, which must stand once, at the beginning.
+/// Returns the file's lines but the header, which must stand once, at the beginning.
 fn lines(text: &str) -> Vec<Line> {
     assert!(text.ends_with('\n') && !text.contains(['\r', '"', ' ']), "{text:?}");
     let rest =
@@ -101,7 +101,7 @@ fn discards_are_told_by_their_reasons() {
     service.stop();
 }
 
-/// It loses nothing, and costs time with each batch.
+/// Slow rules lose nothing, and cost time with each batch.
 #[test]
 fn rules_that_are_too_slow_for_a_batch_are_told_once() {
     let scene = Scene::new();

@@ -1,5 +1,4 @@
-//! The network between the service and its servers breaks, stalls, goes silent: what it swallowed
-//! is sent again, and work goes on soon after it works again.
+//! Tests that what a broken, slow or silent network swallows is sent again, and work goes on.
 
 use std::time::Duration;
 
@@ -7,7 +6,7 @@ use sluicegate_tests::{
     Event, Fault, Fields, Load, Metrics, Proxy, Scene, Service, block_on, fields, until, until_within,
 };
 
-/// Which of the two servers is behind the proxy.
+/// Says which of the two servers is behind the proxy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Server {
     Redis,
@@ -22,7 +21,7 @@ struct Network {
 }
 
 impl Network {
-    /// Under load, through a network that works.
+    /// Starts the service under load, through a network that works.
     fn start(server: Server) -> Self {
         let scene = Scene::new();
         let (variable, url) = match server {
@@ -36,7 +35,7 @@ impl Network {
         Self { scene, proxy, service, load }
     }
 
-    /// The fault, for as long as `more` entries take to be sent; then everything must be done within the bound.
+    /// Sets the fault while `more` entries are sent. Then all must be done within the bound.
     fn survive(self, fault: Fault, more: u64, bound: Duration) {
         let Self { scene, proxy, service, mut load } = self;
         proxy.set(fault);
@@ -72,7 +71,7 @@ fn a_slow_network() {
     }
 }
 
-/// In the middle of a reply, of connecting as well.
+/// The reset comes in the middle of a reply, and in the middle of connecting as well.
 #[test]
 fn connections_that_are_reset() {
     for server in [Server::Redis, Server::Postgres] {
@@ -82,21 +81,21 @@ fn connections_that_are_reset() {
     }
 }
 
-/// Nobody says that the connection is gone: only patience tells. 5 s beyond the block for Redis.
+/// Only a time-out tells that the connection is gone: 5 s beyond the block for Redis.
 #[test]
 fn a_redis_that_goes_silent() {
     let network = Network::start(Server::Redis);
     network.survive(Fault::HalfOpen, 300, Duration::from_secs(20));
 }
 
-/// 30 s for PostgreSQL.
+/// The time-out is 30 s for PostgreSQL.
 #[test]
 fn a_postgres_that_goes_silent() {
     let network = Network::start(Server::Postgres);
     network.survive(Fault::HalfOpen, 300, Duration::from_secs(60));
 }
 
-/// A service that waits in the server for a lock while it prepares the database.
+/// Holds a service that waits in the server for a lock while it prepares the database.
 struct Migrator {
     scene: Scene,
     proxy: Proxy,
@@ -135,7 +134,7 @@ impl Migrator {
         block_on(async { sqlx::raw_sql("ROLLBACK").execute(&mut self.lock).await.unwrap() });
     }
 
-    /// The lock is given while the network is silent: the service does not hear of it, and holds it.
+    /// Gives the lock while the network is silent: the service does not hear of it, and holds it.
     fn fall_silent(&mut self) {
         self.proxy.set(Fault::HalfOpen);
         self.release();
@@ -157,7 +156,7 @@ impl Migrator {
     }
 }
 
-/// The server gives such a session up after 10 s, and the service sees it 3 s later.
+/// The server gives such a session up after 10 s, and the service sees that 3 s later.
 #[test]
 fn a_network_that_falls_silent_during_the_start() {
     let mut migrator = Migrator::start();
@@ -167,7 +166,7 @@ fn a_network_that_falls_silent_during_the_start() {
     assert!(log.contains("lost without a word"), "{log}");
 }
 
-/// For so long that it is told.
+/// The network stays silent for so long that the service says so.
 #[test]
 fn a_network_that_stays_silent_during_the_start() {
     let mut migrator = Migrator::start();
@@ -177,7 +176,7 @@ fn a_network_that_stays_silent_during_the_start() {
     migrator.serves_within(Duration::from_secs(30));
 }
 
-/// Longer than a lost connection would be kept: a migration may take hours.
+/// The start takes longer than a lost connection would be kept: a migration may take hours.
 #[test]
 fn a_start_that_takes_long_is_not_given_up() {
     let mut migrator = Migrator::start();
@@ -194,8 +193,7 @@ fn a_start_that_takes_long_is_not_given_up() {
     assert_eq!(states, ["starting", "running"]);
 }
 
-/// Redis delivers, and its replies do not arrive, many times: nothing dies of the entries, and so they
-/// are not given up as if it did.
+/// Replies of Redis do not arrive, many times. Nothing dies of the entries, so none is given up.
 #[test]
 fn replies_that_never_arrive_are_not_blamed_on_the_entries() {
     let scene = Scene::new();
@@ -216,8 +214,8 @@ fn replies_that_never_arrive_are_not_blamed_on_the_entries() {
     service.stop();
 }
 
-/// A statement that waits in the server for a lock ends when the service gives it up: otherwise each
-/// attempt would leave one behind, until the server takes no more connections.
+/// A statement that waits in the server for a lock ends when the service gives it up. Otherwise
+/// each attempt would leave one behind, until the server takes no more connections.
 #[test]
 fn a_batch_that_is_given_up_leaves_nothing_behind_in_the_server() {
     let scene = Scene::new();
@@ -231,15 +229,15 @@ fn a_batch_that_is_given_up_leaves_nothing_behind_in_the_server() {
         "SELECT count(*) FROM pg_stat_activity
          WHERE datname = current_database() AND application_name = 'sluicegate'",
     );
-    // And one that deletes what was decided long ago.
+    // The fourth connection deletes what was decided long ago.
     assert!(waiting <= 4, "{waiting} connections of 3 writers");
     block_on(async { sqlx::raw_sql("ROLLBACK").execute(&mut lock).await.unwrap() });
     load.settle(&scene);
     service.stop();
 }
 
-/// The server has done a part of it, and hears nothing any more: it does not keep the locks, which would keep the batch
-/// from being written again.
+/// The server has done a part of the transaction, and hears nothing any more. It does not keep the
+/// locks, which would keep the batch from being written again.
 #[test]
 fn a_transaction_whose_network_falls_silent_is_written_again() {
     let scene = Scene::new();
@@ -274,7 +272,7 @@ fn a_transaction_whose_network_falls_silent_is_written_again() {
     assert_eq!(service.stop().metrics().tally(), [1, 0, 1, 0, 0]);
 }
 
-/// Its database goes silent, its entries are claimed and stored by another, and then it would write them too.
+/// A replica's database goes silent, and another stores its entries. Then it would write them too.
 #[test]
 fn what_a_fenced_replica_writes_late_adds_nothing() {
     let scene = Scene::new();

@@ -1,4 +1,4 @@
-//! Servers go away and come back, under load: nothing is lost, nothing is acknowledged too early.
+//! Tests that outages under load lose nothing, and that nothing is acknowledged too early.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -10,12 +10,12 @@ use sluicegate_tests::{
 use sqlx::Connection as _;
 use uuid::Uuid;
 
-/// The IDs of the stored events.
+/// Returns the IDs of the stored events.
 fn stored(scene: &Scene) -> HashSet<Uuid> {
     scene.database.events().iter().map(|event| event.event_id).collect()
 }
 
-/// Checks that everything that Redis accepted is stored, with nothing beside it.
+/// Checks that everything that Redis accepted is stored, and nothing besides.
 fn check_all_stored(scene: &Scene, sent: &[Sent]) {
     scene.stream.until_drained();
     let rows = scene.database.events();
@@ -53,7 +53,7 @@ fn postgres_crashes_under_load() {
     service.until_logged(&["writing to postgres failed; trying again"]);
     producer.until_sent(300);
 
-    // The service stands still while we look.
+    // The service stands still while the test looks.
     service.signal(Signal::STOP);
     postgres.start_again().unwrap();
     let sent = producer.stop();
@@ -144,7 +144,7 @@ fn servers_may_come_up_after_the_service() {
 const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'sluicegate'";
 
-/// Only those whose statement waits for a lock on the table.
+/// Ends only the connections whose statement waits for a lock.
 const TERMINATE_BLOCKED: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'sluicegate' AND wait_event_type = 'Lock'";
 

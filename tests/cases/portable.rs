@@ -1,11 +1,11 @@
-//! The default guest is an ordinary component: the wasmtime command line runs it as it is.
+//! Tests that the default guest is an ordinary component, which the wasmtime command line runs.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use sluicegate_tests::guests;
 
-/// The same rule as in `tests/setup/cache.sh`.
+/// Finds wasmtime by the same rule as `tests/setup/cache.sh`.
 fn wasmtime() -> PathBuf {
     let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = set("SLUICEGATE_CACHE").unwrap_or_else(|| match rustix::process::geteuid().is_root() {
@@ -42,7 +42,7 @@ fn the_wasmtime_command_line_runs_the_default_guest() {
     assert_eq!(verdicts.matches(r#"code: "missing""#).count(), 4, "{verdicts}");
 }
 
-/// So that what the CLI ran is what the service runs.
+/// This shows that what the command line ran is what the service runs.
 #[test]
 fn the_service_carries_this_very_component() {
     assert!(std::fs::read(guests::built("guest_default.wasm")).unwrap() == guests::DEFAULT);

@@ -1,4 +1,4 @@
-//! The essentials on the oldest Redis that is supported: whatever depends on how the server itself behaves.
+//! Tests on the oldest Redis that is supported whatever depends on how the server behaves.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use sluicegate_demo::servers::{Options, Redis};
 use sluicegate_tests::{Event, Fields, Metrics, Proxy, Scene, fields, shared_postgres_url, until};
 
-/// A server of the test's own, and a scene on it.
+/// Starts a server of the test's own, with a scene on it.
 fn redis_7_0() -> (Redis, Scene) {
     let redis = Redis::start_7_0(&Options::default()).unwrap();
     let scene = Scene::on(&redis.url(), &shared_postgres_url());
@@ -22,7 +22,7 @@ fn send(scene: &Scene, count: usize) -> (Vec<Event>, Vec<String>) {
     (events, ids)
 }
 
-/// From a server without the stream to a service that is ended while it waits for entries.
+/// The service starts on a server without the stream, and is ended while it waits for entries.
 #[test]
 fn new_entries() {
     let (_redis, scene) = redis_7_0();
@@ -42,7 +42,7 @@ fn new_entries() {
     assert_eq!(ended.metrics().tally(), [250, 0, 1, 0, 0]);
 }
 
-/// What it had read and not acknowledged is read again.
+/// What the service had read and not acknowledged is read again.
 #[test]
 fn a_kill() {
     let (_redis, scene) = redis_7_0();
@@ -60,7 +60,7 @@ fn a_kill() {
     service.stop().metrics().tally();
 }
 
-/// Its entries are taken over, and those that were deleted meanwhile are told of.
+/// The consumer's entries are claimed, and the deleted ones become dead letters.
 #[test]
 fn a_consumer_that_is_gone() {
     let (_redis, scene) = redis_7_0();
@@ -87,7 +87,7 @@ fn a_consumer_that_is_gone() {
     assert_eq!(service.stop().metrics().tally(), [32, 0, 0, 0, 3]);
 }
 
-/// They are lost, and counted, once. This Redis goes on counting what was read as if nothing had been skipped.
+/// The entries are lost, and counted once, though this Redis counts as if nothing was skipped.
 #[test]
 fn entries_that_were_trimmed_unread() {
     let (_redis, scene) = redis_7_0();
@@ -110,7 +110,7 @@ fn entries_that_were_trimmed_unread() {
     assert_eq!((metrics.get("lost"), metrics.tally()), (30, [20, 0, 0, 0, 0]));
 }
 
-/// The reply arrives late; the entries in it are finished before the end.
+/// The reply arrives late, and the entries in it are finished before the end.
 #[test]
 fn entries_on_their_way_at_the_signal() {
     let (_redis, scene) = redis_7_0();

@@ -1,4 +1,4 @@
-//! What cannot be stored is kept, acknowledged and told, and costs nothing else.
+//! Tests that what cannot be stored is kept, acknowledged and reported, and costs nothing else.
 
 use redis::cmd;
 use sluicegate::batch::Digest;
@@ -119,7 +119,7 @@ fn a_redelivered_letter_is_kept_once_and_another_of_the_same_id_as_well() {
     assert_eq!(kept, [Some(fields([("data", "one")])), Some(fields([("data", "two")]))]);
 }
 
-/// Refuses as the operator's own constraint, and as his trigger.
+/// The operator's own constraint refuses one row, and the operator's trigger another.
 #[test]
 fn a_row_that_only_postgres_refuses_costs_its_own_entry() {
     let scene = Scene::new();

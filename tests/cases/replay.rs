@@ -1,4 +1,4 @@
-//! Dead letters replayed by a guest of the world `pipeline`: what it does happens with its letter, once.
+//! Tests that what a guest does in a replay of dead letters happens with its letter, once.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use sluicegate_tests::{
     Event, GRANTS, Launch, STATEMENTS, Stage, Told, block_on, counted, purchase_of, second_line, told, until,
 };
 
-/// Letters of purchases, which the guest could not count when they came, but can now.
+/// Holds letters of purchases that the guest could not count when they came, but can now.
 struct Play {
     stage: Stage,
 }
@@ -45,7 +45,7 @@ impl Play {
         told
     }
 
-    /// The purchases that were published, and how often in all.
+    /// Returns the purchases that were published, and how often in all.
     fn published(&self) -> (BTreeSet<String>, usize) {
         let published = self.stage.purchases();
         (published.iter().map(|fields| fields[0].1.clone()).collect(), published.len())
@@ -55,7 +55,7 @@ impl Play {
         self.stage.scene.database.value(sql)
     }
 
-    /// All that a replay might change.
+    /// Returns a digest of all that a replay might change.
     fn state(&self) -> String {
         let state = "SELECT md5(concat((SELECT string_agg(l::text, '' ORDER BY id) FROM dead_letters l),
             (SELECT string_agg(a::text, '') FROM user_activity a), (SELECT string_agg(e::text, '') FROM events e),
@@ -64,7 +64,7 @@ impl Play {
     }
 }
 
-/// The statement is another one by then, which the operator wants.
+/// The statement is another one by then, as the operator wants.
 #[test]
 fn a_time_that_cannot_be_given_ends_no_replay() {
     let play = Play::of(2);
@@ -98,7 +98,7 @@ fn a_letter_counts_and_is_published_once() {
     assert_eq!((play.stage.counted("ada"), play.published().1), (25, 25));
 }
 
-/// A count that is not idempotent, under crashes at each step. Gives how many were published.
+/// Checks that a count that is not idempotent holds under crashes. Returns how many were published.
 fn survive(points: &str) -> usize {
     let play = Play::of(100);
     let mut deaths = 0;
@@ -130,7 +130,7 @@ fn a_letter_counts_once_whatever_kills_the_replay() {
     assert!(published > 100, "{published}: what is published may come twice");
 }
 
-/// Nobody replays again: the service does the rest.
+/// Nobody replays again, so the service does the rest.
 #[test]
 fn the_service_publishes_what_a_killed_replay_has_left() {
     let play = Play::of(10);
@@ -146,7 +146,7 @@ fn the_service_publishes_what_a_killed_replay_has_left() {
     assert_eq!((play.published().0.len(), play.published().1), (10, 10));
 }
 
-/// PostgreSQL refuses a row: the others are asked again, one by one, and what was done before is taken back.
+/// PostgreSQL refuses a row. What was done is taken back, and the others are asked one by one.
 #[test]
 fn a_refused_row_takes_back_what_was_done_for_it() {
     let mut purchases: Vec<Event> = (0..20).map(|_| purchase_of("ada", 1.0)).collect();
@@ -175,7 +175,7 @@ fn a_refused_row_takes_back_what_was_done_for_it() {
     assert_eq!(play.published().1, 20);
 }
 
-/// The guest accepts what the host then finds too deep: a letter that stays one, replayed as often as one likes.
+/// The guest accepts what the host then finds too deep: the letter stays one in each replay.
 #[test]
 fn what_is_done_for_a_letter_that_stays_one_is_taken_back() {
     let mut purchases: Vec<Event> = (0..20).map(|_| purchase_of("ada", 1.0)).collect();

@@ -1,4 +1,4 @@
-//! Short random schedules of faults; `make soak` runs a long one. `SOAK_SEED` repeats what failed.
+//! Runs short random schedules of faults, which `SOAK_SEED` repeats; `make soak` runs a long one.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Where settings come from: the environment, then `.env`, then the file, then the default.
+//! Tests where settings come from: the environment, then `.env`, then the file, then the default.
 
 use std::fs;
 
@@ -119,7 +119,7 @@ fn a_file_that_does_not_read_is_refused() {
         ),
         ("block_ms = 5\n", "block_ms is not a setting; did you mean block? "),
         ("block = \"5ms\"\nbatch_size = x\n", "sluicegate.toml, line 2, column 14: "),
-        // In capitals they would have no effect.
+        // In capitals these settings would have no effect.
         ("BATCH_SIZE = 0\n", "BATCH_SIZE is not a setting in the file; wanted batch_size, in lower case"),
         (
             "Guest = \"/nonexistent.wasm\"\n",
@@ -137,7 +137,7 @@ fn a_file_that_does_not_read_is_refused() {
     }
 }
 
-/// A quote that is missing, and the like: the line that is wrong is the one with the password.
+/// The wrong line, such as one that lacks a quote, is the one with the password.
 #[test]
 fn a_file_that_does_not_read_is_not_repeated() {
     let scene = Scene::new();
@@ -168,7 +168,7 @@ fn urls_may_be_in_files() {
     let service = launch().start();
     scene.stream.add(&Event::new().data());
     scene.until_stored(1);
-    // A server that hangs up is reached again by what is in the file then.
+    // When a server hangs up, it is reached again by what is in the file then.
     fs::write(&postgres, format!("{}?application_name=rotated", scene.database.url())).unwrap();
     scene.database.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity

@@ -1,11 +1,11 @@
-//! What all tenants share, the connections to the database above all, is kept by none of them.
+//! Tests that no tenant keeps what all of them share, the connections to the database above all.
 
 use std::fs;
 use std::time::Duration;
 
 use sluicegate_tests::{Tenants, block_on, guests, until, until_running, until_within, verdict};
 
-/// A transaction that locks a table, until it is dropped.
+/// Locks a table in a transaction, until the connection is dropped.
 fn locked(tenants: &Tenants, table: &str, mode: &str) -> sqlx::PgConnection {
     let mut connection = tenants.scene.database.connect();
     let sql = format!("BEGIN; LOCK TABLE {table} IN {mode} MODE");
@@ -13,13 +13,13 @@ fn locked(tenants: &Tenants, table: &str, mode: &str) -> sqlx::PgConnection {
     connection
 }
 
-/// Its table is there, without being a hypertable, and somebody works on it.
+/// The tenant's table is there, without being a hypertable, and somebody works on it.
 #[test]
 fn a_tenant_whose_table_is_locked_holds_up_nobody() {
     let tenants = Tenants::new(&[("locked", ""), ("quick_1", ""), ("quick_2", "")]);
     let file = tenants.scene.folder().join("sluicegate.toml");
     let tables = fs::read_to_string(&file).unwrap();
-    // So few connections that the one tenant could have them all.
+    // There are so few connections that the one tenant could have them all.
     fs::write(&file, format!("postgres_connections = 1\ncommits_in_flight = 1\n{tables}")).unwrap();
     tenants.scene.database.execute(
         "CREATE TABLE events_locked (
@@ -43,7 +43,7 @@ fn a_tenant_whose_table_is_locked_holds_up_nobody() {
     assert_eq!(tenants.rows("timescaledb_information.hypertables"), 4, "and that of the migration");
 }
 
-/// All the time that their statements take, such guests hold a connection.
+/// Such guests hold a connection all the time that their statements take.
 #[test]
 fn guests_that_hold_transactions_leave_connections_to_the_others() {
     let slow = format!(
@@ -78,7 +78,7 @@ fn guests_that_hold_transactions_leave_connections_to_the_others() {
     service.crash();
 }
 
-/// However many it may have in flight.
+/// However many batches the tenant may have in flight, it gets only its share of connections.
 #[test]
 fn a_tenant_whose_table_is_locked_leaves_connections_to_the_others() {
     let tenants = Tenants::new(&[("stuck", "commits_in_flight = 20\nbatch_size = 1"), ("quick", "")]);
@@ -102,7 +102,7 @@ fn a_tenant_whose_table_is_locked_leaves_connections_to_the_others() {
     service.crash();
 }
 
-/// What rules make beyond an entry each is written over one connection, for one tenant at a time.
+/// Heavy batches are written over one connection, for one tenant at a time.
 #[test]
 fn a_locked_table_holds_up_no_other_heavy_batch() {
     let guest = format!("guest = {:?}", guests::scripted().display().to_string());

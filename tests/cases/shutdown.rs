@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT end the service soon, and cleanly.
+//! Tests that SIGTERM, SIGINT and SIGHUP end the service soon, and cleanly.
 
 use std::fs;
 use std::process::Stdio;
@@ -12,7 +12,7 @@ const PROMPTLY: Duration = Duration::from_secs(2);
 
 fn stopped_under_load(signal: Signal) {
     let scene = Scene::new();
-    // More than can be done by then, and more coming: every stage is busy.
+    // There is more than can be done by then, and more is coming, so every stage is busy.
     let events: Vec<Event> = (0..20_000).map(|_| Event::new()).collect();
     scene.stream.add_all(&events.iter().map(Event::data).collect::<Vec<Fields>>());
     let producer = Producer::start(&scene.stream, Event::new);
@@ -77,7 +77,7 @@ fn sigint_under_load_finishes_what_was_read() {
     stopped_under_load(Signal::INT);
 }
 
-/// Delivered by the server, but not here yet: nobody else would be given them.
+/// The server has delivered the entries, which are not here yet: nobody else would get them.
 #[test]
 fn entries_on_their_way_at_the_signal_are_finished() {
     let scene = Scene::new();
@@ -135,7 +135,7 @@ fn waiting_for_the_servers_is_cut_short() {
     assert!(ended.took < PROMPTLY, "{:?}", ended.took);
 }
 
-/// It may take minutes. The process that compiles ends too.
+/// Compiling may take minutes. The process that compiles ends too.
 #[test]
 fn compiling_the_rules_is_cut_short() {
     let scene = Scene::new();
@@ -188,7 +188,7 @@ fn a_database_that_hangs_does_not_hold_up_the_end() {
     service.stop();
 }
 
-/// A consumer that is gone for good would stay in the group for ever; one that has entries pending is needed.
+/// A consumer that is gone for good would stay in the group; one with entries pending is needed.
 #[test]
 fn a_clean_stop_leaves_the_group() {
     let scene = Scene::new();

@@ -1,4 +1,4 @@
-//! A service that cannot work says why, and ends with code 1.
+//! Tests that a service that cannot work says why, and ends with code 1.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use sluicegate_tests::{
     Ended, Event, Launch, Scene, fields, guests, shared_postgres_url, shared_redis_url, until,
 };
 
-/// Starts it, expects it to give up, and to say all of this, but no password.
+/// Starts the service, and expects it to give up and to say all parts, but no password.
 fn refused(launch: Launch, parts: &[&str]) -> Ended {
     let ended = launch.run_to_end();
     assert_eq!(ended.code, Some(1), "wanted {parts:?}; the log:\n{}", ended.log);
@@ -138,7 +138,7 @@ fn a_database_that_is_not_there() {
     );
 }
 
-/// A role of the test's own, dropped with its rights.
+/// Holds a role of the test's own, which is dropped with its rights.
 struct Role<'a>(&'a Scene, String);
 
 impl Role<'_> {
@@ -180,7 +180,7 @@ fn a_role_without_rights() {
     service.stop();
 }
 
-/// It has no memory for a new group, and this one is there. What is acknowledged may be trimmed, which is what helps.
+/// Redis lacks memory for a group, but this one is there. What is acknowledged may be trimmed.
 #[test]
 fn a_redis_without_memory_is_read_all_the_same() {
     let redis = Redis::start(&Options::default()).unwrap();
@@ -217,7 +217,7 @@ fn a_redis_without_tls_is_told_from_one_that_is_away() {
     );
 }
 
-/// docs/operations.md has the list.
+/// The page docs/operations.md has the list of rights.
 #[test]
 fn a_redis_user_with_few_rights_is_enough() {
     let redis = Redis::start(&Options::default()).unwrap();
@@ -252,7 +252,7 @@ fn a_redis_user_with_few_rights_is_enough() {
     assert!(!log.contains("NOPERM") && !log.contains("WARN") && ids.len() == 1, "{log}");
 }
 
-/// A server whose credentials are changed, and a service that is told a moment later.
+/// A server's credentials are changed, and the service is told a moment later.
 #[test]
 fn credentials_that_were_good_may_be_so_again() {
     let scene = Scene::new();
@@ -278,7 +278,7 @@ fn credentials_that_were_good_may_be_so_again() {
     service.stop();
 }
 
-/// As somebody cleans up who does not know what they are for.
+/// Somebody may clean up who does not know what the tables are for.
 #[test]
 fn tables_of_the_service_that_were_dropped_are_made_again() {
     let scene = Scene::new();
@@ -299,7 +299,7 @@ fn tables_of_the_service_that_were_dropped_are_made_again() {
     );
 }
 
-/// Names as plain as ours are somebody else's, too.
+/// Another program may use names as plain as the service's, too.
 #[test]
 fn tables_of_another_program_are_left_alone() {
     let scene = Scene::new();
@@ -334,7 +334,7 @@ fn tables_of_another_program_are_left_alone() {
     assert_eq!(scene.database.value::<String>("SELECT sha FROM public.commits"), "a");
 }
 
-/// Where it is not found without its name.
+/// The extension is in a schema where it is not found without the schema's name.
 #[test]
 fn an_extension_in_a_schema_of_its_own_is_found() {
     let scene = Scene::new();
@@ -357,7 +357,7 @@ fn an_extension_in_a_schema_of_its_own_is_found() {
     assert_eq!(scene.database.value::<i64>(chunks), 1);
 }
 
-/// Beneath a service that runs, whose statements are prepared, and before the next start.
+/// The table is altered beneath prepared statements, and again before the next start.
 #[test]
 fn a_table_that_somebody_alters_is_written_to_all_the_same() {
     let scene = Scene::new();
@@ -385,7 +385,7 @@ fn a_table_that_somebody_alters_is_written_to_all_the_same() {
     assert!(scene.database.letters().is_empty());
 }
 
-/// A later version has prepared the database, and was taken back.
+/// A later version has prepared the database, and was then taken back.
 #[test]
 fn an_older_program_goes_on_with_a_newer_database() {
     let scene = Scene::new();
@@ -401,7 +401,7 @@ fn an_older_program_goes_on_with_a_newer_database() {
     service.stop();
 }
 
-/// What a role or a database is set up with must weaken nothing.
+/// The settings of a role or a database must weaken nothing.
 #[test]
 fn a_session_sets_what_the_promise_needs() {
     let scene = Scene::new();

@@ -1,11 +1,11 @@
-//! Valid events become rows, as they are.
+//! Tests that valid events become rows, as they are.
 
 use std::collections::BTreeSet;
 
 use redis::cmd;
 use sluicegate_tests::{Event, Scene, fields};
 
-/// Events as different as the contract allows.
+/// Makes events as different as the contract allows.
 fn varied_events(count: usize) -> Vec<Event> {
     let mut events: Vec<Event> = (0..count).map(|_| Event::new()).collect();
     events[0].properties = None;

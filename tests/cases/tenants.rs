@@ -1,4 +1,4 @@
-//! Many tenants in one process: what is whose, and that one's failure stays its own.
+//! Tests many tenants in one process: what is whose, and that one tenant's failure stays its own.
 
 use std::fs;
 use std::path::Path;
@@ -146,7 +146,7 @@ fn two_groups_of_one_stream_are_two_tenants() {
     assert_eq!(number("SELECT count(DISTINCT tenant) FROM dead_letters"), 2, "each has a letter of its own");
 }
 
-/// Everything that somebody must mend, each with what mends it.
+/// Each tenant but one has something that somebody must mend, and that is mended later.
 #[test]
 fn a_tenant_that_cannot_work_holds_up_nobody_and_recovers() {
     let tenants = Tenants::new(&[
@@ -185,7 +185,7 @@ fn a_tenant_that_cannot_work_holds_up_nobody_and_recovers() {
     service.stop();
 }
 
-/// Somebody could otherwise keep the compiler busy for as long as the service runs.
+/// Otherwise somebody could keep the compiler busy for as long as the service runs.
 #[test]
 fn a_component_that_is_refused_is_compiled_once() {
     let tenants =
@@ -209,13 +209,13 @@ fn a_component_that_is_refused_is_compiled_once() {
     assert!(spent > Duration::ZERO);
     failed(3);
     assert_eq!(service.children_spent(), spent);
-    // Another version is looked at.
+    // The service looks at another version.
     write_guest(tenants.scene.folder(), "slow.wasm", guests::DEFAULT);
     until_running(&service, "slow");
     service.stop();
 }
 
-/// While entries flow: the table is taken away, and comes back.
+/// While entries flow, a column of the table is renamed, and later renamed back.
 #[test]
 fn a_tenant_that_fails_in_mid_flow_goes_on_when_it_is_mended() {
     let tenants = Tenants::new(&[("fine", ""), ("broken", "")]);
@@ -236,7 +236,7 @@ fn a_tenant_that_fails_in_mid_flow_goes_on_when_it_is_mended() {
     assert!(last.contains("processed=10") && last.contains("in_flight=0"), "{last}");
 }
 
-/// More tenants than guests that may run at the same time, and all but one hang.
+/// There are more tenants than guests that may run at the same time, and all but one hang.
 #[test]
 fn poison_of_many_tenants_stays_their_own() {
     let guest = guests::hostile("endless_loop").display().to_string();
@@ -296,7 +296,7 @@ fn letters_are_replayed_by_the_rules_and_into_the_table_of_their_tenant() {
     assert_eq!((tenants.rows("events_acme"), tenants.rows("events_globex")), (2, 3));
 }
 
-/// A hundred tenants are not a hundred services.
+/// A hundred tenants cost less than a hundred services.
 #[test]
 fn a_hundred_idle_tenants_cost_little() {
     let names: Vec<String> = (0..100).map(|i| format!("t{i}")).collect();
@@ -316,7 +316,7 @@ fn a_hundred_idle_tenants_cost_little() {
     let connections = tenants.scene.database.value::<i64>(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'sluicegate'",
     );
-    // One more for whoever tidies up at the moment.
+    // One more connection may be housekeeping at the moment.
     assert!(connections <= 11, "{connections} connections to postgres");
     let memory = service.memory_bytes() >> 20;
     assert!(memory < 150, "{memory} MiB");

@@ -1,14 +1,14 @@
-//! What the host validates, PostgreSQL takes: extreme values, in great variety.
+//! Tests that PostgreSQL takes what the host validates: extreme values, in great variety.
 
 use std::fmt::Write as _;
 
 use sluicegate_tests::{Event, Fields, Scene, fields, guests};
 
-/// The same numbers in every run.
+/// Makes the same numbers in every run.
 struct Numbers(u64);
 
 impl Numbers {
-    /// xorshift64*.
+    /// Returns the next number, by xorshift64*.
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -44,7 +44,7 @@ impl Numbers {
         (0..self.below(12)).map(|_| self.pick(&PALETTE)).collect()
     }
 
-    /// From 4713 BC to AD 262142, the ends themselves, and days on which calendars change.
+    /// Picks a time: the ends, 4713 BC and AD 262142, or one at which calendars change.
     fn time(&mut self) -> i64 {
         self.pick(&[
             -210_863_520_000_000_000,
@@ -95,7 +95,7 @@ impl Numbers {
         }
     }
 
-    /// With keys that repeat.
+    /// Makes an object with keys that may repeat.
     fn object(&mut self, levels: u64) -> String {
         let mut object = String::from("{");
         for i in 0..self.below(4) {
@@ -109,7 +109,7 @@ impl Numbers {
 
     fn properties(&mut self) -> String {
         match self.below(10) {
-            // 127 levels, the limit.
+            // This has 127 levels, the limit.
             0 => format!("{{\"a\":{}{}}}", "[".repeat(126), "]".repeat(126)),
             1 => format!("{}1{}", "{\"a\":".repeat(127), "}".repeat(127)),
             2 => format!("\r\n\t {{ \"a\" : {} }}\n", self.number()),
@@ -151,7 +151,7 @@ fn what_passes_the_screen_is_stored() {
     let letters = scene.database.letters();
     assert!(letters.is_empty(), "{} letters, the first: {:#?}", letters.len(), letters[0]);
     assert_eq!(scene.database.value::<i64>("SELECT count(*) FROM events"), i64::try_from(COUNT).unwrap());
-    // And stored as it was: the IDs were counted up.
+    // The rows are stored as they were sent, in the order of the IDs, which were counted up.
     let column = |i: usize| -> Vec<String> {
         entries.iter().map(|entry| String::from_utf8(entry[i].1.clone()).unwrap()).collect()
     };

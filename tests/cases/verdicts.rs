@@ -1,6 +1,6 @@
-//! What a guest returns is checked, value by value: what cannot be stored costs its own entry.
+//! Tests that each value of a guest is checked: what cannot be stored costs its own entry.
 //!
-//! The guest returns the verdict that the entry's field `verdict` names: see `tests/guests/scripted`.
+//! The guest is `tests/guests/scripted`, whose verdict an entry's field `verdict` names.
 
 use serde_json::Value;
 use sluicegate_demo::servers::{Options, Postgres};
@@ -86,7 +86,7 @@ fn an_entry_may_become_several_rows_or_none() {
         verdict("expand", &[("count", "1000"), ("event_id", &at(0))]),
         verdict("discard", &[("reason", "a bot")]),
         verdict("expand", &[("count", "3"), ("event_id", &at(5_000))]),
-        // Everything in it is there already, from this very batch.
+        // Every event of this entry is there already, from this very batch.
         verdict("expand", &[("count", "2"), ("event_id", &at(5_001))]),
         verdict("accept", &[("event_id", &at(5_002))]),
         // One row of two is new.
@@ -109,7 +109,7 @@ fn more_weeks_than_the_server_can_lock_cost_their_own_entry() {
     let scene = Scene::on(&shared_redis_url(), &postgres.url());
     let week = 7 * 86_400_000_000_u64;
 
-    // Nearly all locks that the server has are somebody's.
+    // Somebody else holds nearly all locks that the server has.
     scripted(&scene).start().stop(); // there are tables now
     let mut greedy = scene.database.connect();
     let mut run = |sql: &'static str| block_on(sqlx::raw_sql(sql).execute(&mut greedy)).unwrap();
@@ -124,7 +124,7 @@ fn more_weeks_than_the_server_can_lock_cost_their_own_entry() {
     assert_eq!(reasons(&letters), ["refused"]);
     drop(greedy);
 
-    // More than the server is good for at once, but each entry is in order.
+    // Together the entries are more than the server can do at once, but each is in order.
     let weeks: Vec<Fields> =
         (1..=200).map(|i| verdict("accept", &[("time", &(i * week).to_string())])).collect();
     scene.stream.add_all(&weeks);

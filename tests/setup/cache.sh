@@ -1,4 +1,4 @@
-# Sourced by the scripts beside it: where unpacked servers and built tools are kept between runs.
+# The scripts beside this one source it: it says where servers and tools are kept between runs.
 # demo/src/servers/programs.rs follows the same rule.
 
 umask 022 # as root, PostgreSQL runs as another user, who must be able to read all this
@@ -20,7 +20,7 @@ else
     fail "HOME is not set: set SLUICEGATE_CACHE to a folder that may be written to"
 fi
 
-# One run at a time for each thing $1; a second one waits here, and then finds the work done.
+# Lets one run at a time work on the thing $1. A second run waits, and then finds the work done.
 lock_cache() {
     mkdir -p "$cache" || fail "cannot create $cache: set SLUICEGATE_CACHE to a folder that may be written to"
     cache=$(cd "$cache" && pwd)

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Makes sure that a Redis server and a PostgreSQL with TimescaleDB are there for private use.
-# Takes what the machine has; else unpacks Debian 13's packages in the cache folder, without root and
-# without touching the system. Starting them is the affair of demo/src/servers/mod.rs.
-# With the argument `redis-7.0` it makes sure instead that a Redis 7.0 is there, the oldest that the service
-# supports, for the tests: that of Debian 12's packages, in a folder of its own beside the others.
+# Makes sure that a Redis server and a PostgreSQL with TimescaleDB are there for private use. If the
+# machine has none, it unpacks Debian 13's packages in the cache folder, without root and without
+# touching the system. demo/src/servers/mod.rs starts the servers.
+# With the argument `redis-7.0` it provides Debian 12's Redis 7.0 instead, beside the others, for
+# the tests: that is the oldest version that the service supports.
 set -euo pipefail
 
 # shellcheck source=cache.sh
 source "${BASH_SOURCE[0]%/*}/cache.sh"
 
-# Tags count up with the layout written below; demo/src/servers/programs.rs names them too.
+# The tags count up with the layout written below. demo/src/servers/programs.rs names them too.
 servers=servers-trixie-1
 redis_7_0=redis-7.0-bookworm-1
 
@@ -26,8 +26,8 @@ on_system() {
     return 1
 }
 
-# The machine's own source of its own Debian release. A third party's is passed over by its origin; where apt
-# has no lists yet, so that no origin is known, the Debian keyring below refuses it.
+# Prints the machine's own source of its Debian release. A third party's is passed over by origin.
+# Where apt has no lists yet, no origin is known, and the Debian keyring below refuses the source.
 debian_source() {
     local codename
     # shellcheck source=/dev/null
@@ -38,7 +38,7 @@ debian_source() {
             '$2 == codename && $3 == "main" && ($4 == "Debian" || $4 == "$(ORIGIN)") { print $1; exit }'
 }
 
-# Downloads packages of a Debian release into $1/archives, by an apt that knows nothing but $1 and how this
+# Downloads packages of a Debian release into $1/archives. This apt knows only $1 and how the
 # machine reaches the network (proxies and the like): no other source, no pin, no hook.
 download() {
     local apt=$1 uri=$2 keyring=$3 suite=$4
@@ -60,8 +60,8 @@ CONFIGURATION
         apt-get -qq install --download-only --no-install-recommends --yes "$@"
 }
 
-# A script that starts program $2 by the root's own loader, with the root's own libraries.
-# It finds the root from its own place, so that the root may be moved.
+# Writes a script that starts program $2 by the root's own loader, with the root's own libraries.
+# The script finds the root from its own place, so that the root may be moved.
 wrap() {
     local wrapper=$1 program=$2 up=$3
     cat >"$wrapper" <<WRAPPER
@@ -72,7 +72,7 @@ WRAPPER
     chmod 755 "$wrapper"
 }
 
-# Unpacks packages into a root, and finds its loader and its libraries.
+# Unpacks packages into a root, and finds the root's loader and libraries.
 unpack() {
     local root=$1 archives=$2 package folder
     mkdir -p "$root/bin"
@@ -80,7 +80,7 @@ unpack() {
         dpkg-deb -x "$package" "$root"
     done
     rm -rf "$root"/usr/share/{doc,locale,man}
-    # Debian 12's libc is not under usr yet.
+    # The libc of Debian 12 is not under usr yet.
     for folder in "$root"/lib*; do
         [[ -L $folder || ! -d $folder ]] || cp -a "$folder" "$root/usr/"
     done
@@ -107,7 +107,7 @@ wrap_redis() {
     "$root/bin/redis-server" --version >/dev/null || fail "the unpacked redis-server does not start here"
 }
 
-# Fetches packages of release $3 into the folder $1 of the cache, and hands the new root to the commands in $2.
+# Fetches packages of release $3 into the cache's folder $1, and hands that to the commands in $2.
 fetch() {
     local tag=$1 wraps=$2 suite=$3 what=$4 root work uri keyring program
     shift 4

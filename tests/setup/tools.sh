@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that guests can be built (the target wasm32-wasip2); with the argument `wasmtime`, also that the
-# wasmtime command line is there, at <cache>/wasmtime-48.0.8/bin/wasmtime.
+# Makes sure that guests can be built (the target wasm32-wasip2). With the argument `wasmtime` it
+# also provides the wasmtime command line, at <cache>/wasmtime-48.0.8/bin/wasmtime.
 set -euo pipefail
 
 # shellcheck source=cache.sh

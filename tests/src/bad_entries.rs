@@ -1,4 +1,4 @@
-//! Bad entries between good ones, and what becomes of each.
+//! Sends bad entries between good ones, and returns what becomes of each.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use crate::guests;
 use crate::scene::Scene;
 use crate::service::{Ended, Launch};
 
-/// The names of the files in a folder of guests that end so, sorted.
+/// Returns the names of the files in a folder of guests that end so, sorted and without the end.
 pub fn files_of(folder: &str, end: &str) -> Vec<String> {
     let folder = format!("{}/guests/{folder}", env!("CARGO_MANIFEST_DIR"));
     let names = fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
@@ -18,13 +18,13 @@ pub fn files_of(folder: &str, end: &str) -> Vec<String> {
     found
 }
 
-/// With time enough for whatever ends by itself, on a busy machine too.
+/// Sets a hostile guest, with time enough for whatever ends by itself, on a busy machine too.
 pub fn hostile(scene: &Scene, name: &str) -> Launch {
     scene.service().set("GUEST", guests::hostile(name).display()).set("GUEST_TIME_LIMIT", "20s")
 }
 
-/// Sends the bad entries, each between good ones, in one batch, and gives their
-/// dead letters in the order of the entries. Everything else must be stored.
+/// Sends the bad entries, each between good ones, in one batch. Returns their dead letters in the
+/// order of the entries. Everything else must be stored.
 pub fn letters_of(scene: &Scene, launch: Launch, bad: &[Fields]) -> (Vec<Letter>, Ended) {
     let mut good = vec![Event::new()];
     let mut entries = vec![good[0].data()];
@@ -47,7 +47,7 @@ pub fn letters_of(scene: &Scene, launch: Launch, bad: &[Fields]) -> (Vec<Letter>
         letter
     });
     let in_order = in_order.collect();
-    // It still works.
+    // The service still works.
     scene.stream.add(&Event::new().data());
     scene.until_stored(good.len() + 1);
     (in_order, service.stop())

@@ -1,4 +1,4 @@
-//! A database of the test's own, and what stands in it.
+//! Provides a database of the test's own, and reads what stands in it.
 
 use std::str::FromStr as _;
 use std::thread::sleep;
@@ -17,32 +17,30 @@ use crate::events::{Event, Fields};
 use crate::guests::DEFAULT;
 use crate::wait::{block_on, until};
 
-/// Made empty; dropped, by force, when the value is.
+/// Owns a database. It is made empty, and dropped, by force, when the value is.
 pub struct Database {
     server: PgConnectOptions,
     name: String,
     pool: PgPool,
 }
 
-/// One row of the table `dead_letters`.
+/// Holds one row of the table `dead_letters`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Letter {
-    /// Where it came from.
     pub stream: String,
-    /// As Redis writes it.
+    /// Holds the ID as Redis writes it.
     pub entry_id: String,
-    /// The reason's name.
     pub reason: String,
-    /// A JSON array.
+    /// Holds a JSON array.
     pub violations: Value,
-    /// As they came.
+    /// Holds the fields as they came.
     pub fields: Option<Fields>,
-    /// The digest of the component that was in force.
+    /// Holds the digest of the component that was in force.
     pub component: Vec<u8>,
 }
 
 impl Letter {
-    /// The violations' codes, in order.
+    /// Returns the violations' codes, in order.
     pub fn codes(&self) -> Vec<&str> {
         let violations = self.violations.as_array().expect("an array of violations");
         violations.iter().map(|violation| violation["code"].as_str().expect("a code")).collect()
@@ -52,12 +50,12 @@ impl Letter {
 impl Database {
     pub(crate) fn create(server_url: &str, name: &str) -> Self {
         let server = PgConnectOptions::from_str(server_url).expect("POSTGRES_URL reads");
-        // Nobody can be connected to template0, as TimescaleDB's workers may be to template1.
+        // Nobody can be connected to template0, but TimescaleDB's workers may be to template1.
         until("a database of the test's own", || {
             run(&server, &format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"))
                 .map_err(|error| error.to_string())
         });
-        // Asynchronous only in name: the pool starts a task.
+        // This is asynchronous only in name: the pool starts a task.
         let pool = block_on(async {
             PgPoolOptions::new()
                 .max_connections(2)
@@ -67,17 +65,17 @@ impl Database {
         Self { server, name: name.to_owned(), pool }
     }
 
-    /// For the service.
+    /// Returns the URL for the service.
     pub fn url(&self) -> String {
         self.server.clone().database(&self.name).to_url_lossy().to_string()
     }
 
-    /// For the service, in another role.
+    /// Returns the URL for the service, in another role.
     pub fn url_of_role(&self, role: &str, password: &str) -> String {
         self.server.clone().database(&self.name).username(role).password(password).to_url_lossy().to_string()
     }
 
-    /// A connection of the test's own.
+    /// Opens a connection of the test's own.
     pub fn connect(&self) -> PgConnection {
         let options = self.server.clone().database(&self.name);
         until("a connection to the database", || {
@@ -85,13 +83,11 @@ impl Database {
         })
     }
 
-    /// Runs statements.
     pub fn execute(&self, sql: &str) {
         let done = block_on(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.pool));
         done.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
-    /// One value.
     pub fn value<T>(&self, sql: &str) -> T
     where
         T: for<'r> Decode<'r, Postgres> + Type<Postgres> + Send + Unpin,
@@ -99,7 +95,7 @@ impl Database {
         self.try_value(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    /// One value, or why there is none: the table may not be there yet, or the server be away.
+    /// Returns one value, or why there is none: the table may not be there, or the server be away.
     pub fn try_value<T>(&self, sql: &str) -> Result<T, String>
     where
         T: for<'r> Decode<'r, Postgres> + Type<Postgres> + Send + Unpin,
@@ -108,7 +104,7 @@ impl Database {
             .map_err(|error| error.to_string())
     }
 
-    /// All rows of `events`, in the order of their IDs.
+    /// Returns all rows of `events`, in the order of their IDs.
     pub fn events(&self) -> Vec<Event> {
         let sql = "SELECT event_id, time, event_type, user_id, properties::text FROM events ORDER BY event_id, time";
         self.rows(sql, |row| Event {
@@ -120,7 +116,7 @@ impl Database {
         })
     }
 
-    /// All rows of `dead_letters`, in the order of their making.
+    /// Returns all rows of `dead_letters`, in the order of their making.
     pub fn letters(&self) -> Vec<Letter> {
         let sql = "SELECT stream, entry_id, reason, violations::text, fields, component FROM dead_letters ORDER BY id";
         self.rows(sql, |row| Letter {
@@ -133,7 +129,7 @@ impl Database {
         })
     }
 
-    /// Hands everything of a stream to the oracle. A letter of one of these versions is taken for one of the default rules.
+    /// Hands all events and a stream's letters to the audit. `versions` pass for the default rules.
     pub fn audit(&self, audit: &mut Audit<'_>, stream: &str, versions: &[Digest]) {
         let rows =
             self.rows("SELECT event_id, time, event_type, user_id, properties::text FROM events", |row| {
@@ -181,7 +177,7 @@ fn pairs(flat: Vec<Vec<u8>>) -> Fields {
     flat.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
 }
 
-/// One statement on the server itself.
+/// Runs one statement on the server itself.
 fn run(server: &PgConnectOptions, sql: &str) -> Result<(), sqlx::Error> {
     block_on(async {
         let mut connection = PgConnection::connect_with(server).await?;
@@ -193,7 +189,7 @@ fn run(server: &PgConnectOptions, sql: &str) -> Result<(), sqlx::Error> {
 impl Drop for Database {
     fn drop(&mut self) {
         block_on(self.pool.close());
-        // More than once: a worker of TimescaleDB's may come in between.
+        // This is tried more than once, because a worker of TimescaleDB's may come in between.
         for _ in 0..5 {
             match run(&self.server, &format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)) {
                 Err(sqlx::Error::Database(_)) => sleep(Duration::from_millis(100)),

@@ -1,4 +1,4 @@
-//! Events, as a producer sends them and as the table holds them.
+//! Makes events, as a producer sends them and as the table holds them.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::LazyLock;
@@ -8,31 +8,31 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// A stream entry's fields, as bytes.
+/// Holds a stream entry's fields, as bytes.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Fields of text or bytes.
+/// Makes fields of text or bytes.
 pub fn fields<N: AsRef<[u8]>, V: AsRef<[u8]>>(pairs: impl IntoIterator<Item = (N, V)>) -> Fields {
     pairs.into_iter().map(|(name, value)| (name.as_ref().to_vec(), value.as_ref().to_vec())).collect()
 }
 
-/// One event; also one row of the table `events`, so that the two compare.
+/// Holds one event, and also one row of the table `events`, so that the two compare.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// With `time`, the key.
+    /// Is the key, together with `time`.
     pub event_id: Uuid,
-    /// To the microsecond.
+    /// Has a precision of a microsecond.
     pub time: DateTime<Utc>,
-    /// Not empty.
+    /// Must not be empty.
     pub event_type: String,
-    /// Not empty.
+    /// Must not be empty.
     pub user_id: String,
-    /// A JSON object, or nothing.
+    /// Holds a JSON object, or nothing.
     pub properties: Option<Value>,
 }
 
 impl Event {
-    /// An event like no other.
+    /// Makes an event like no other.
     pub fn new() -> Self {
         static RUN: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -49,12 +49,11 @@ impl Event {
         }
     }
 
-    /// An event of this type.
     pub fn of_type(event_type: &str) -> Self {
         Self { event_type: event_type.to_owned(), ..Self::new() }
     }
 
-    /// The one field `data`.
+    /// Renders the event as one field `data`.
     pub fn data(&self) -> Fields {
         let mut data = json!({
             "event_id": self.event_id.to_string(),
@@ -68,7 +67,7 @@ impl Event {
         fields([("data", data.to_string())])
     }
 
-    /// A field for each part.
+    /// Renders the event as a field for each part.
     pub fn flat(&self) -> Fields {
         let mut flat = vec![
             ("event_id", self.event_id.to_string()),
@@ -82,7 +81,7 @@ impl Event {
         fields(flat)
     }
 
-    /// As a producer writes it.
+    /// Returns the time as a producer writes it.
     pub fn timestamp(&self) -> String {
         self.time.to_rfc3339_opts(SecondsFormat::Micros, true)
     }

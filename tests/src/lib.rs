@@ -1,4 +1,4 @@
-//! The harness of the tests across processes.
+//! Provides the harness of the tests across processes.
 //!
 //! A test sets a [`Scene`]: a stream, a group, a database and a folder of its
 //! own, on servers that the tests share. It puts [`Event`]s into the stream,
@@ -6,9 +6,9 @@
 //! and looks at what the stream, the database and the log say. Whatever a test
 //! made is gone when its values are dropped.
 //!
-//! `REDIS_URL` and `POSTGRES_URL` name the shared servers: `make test` starts
-//! private ones. Nothing is ever flushed or dropped there but a test's own.
-//! Tests that stop servers start their own, by `sluicegate_demo::servers`.
+//! `REDIS_URL` and `POSTGRES_URL` name the shared servers: `make test` starts private ones. The
+//! tests flush and drop nothing there but what is their own. Tests that stop servers start their
+//! own, by `sluicegate_demo::servers`.
 //!
 //! The harness is blocking, because a test is a plain sequence of steps.
 //! It panics where a test is to fail.

@@ -1,4 +1,4 @@
-//! A load with a ledger: every kind of entry, right and wrong, and what must have become of each.
+//! Sends a load with a ledger: entries right and wrong, and what must have become of each.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,9 +16,8 @@ use crate::scene::Scene;
 use crate::stream::Stream;
 use crate::wait::until;
 
-/// Sends the demo's entries from a thread of its own, and keeps the ledger.
-/// While Redis is away it goes on trying; what it sent without an answer may
-/// have arrived or not.
+/// Sends the demo's entries from a thread of its own, and keeps the ledger. While Redis is away it
+/// goes on trying. What it sent without an answer may have arrived or not.
 pub struct Load {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -31,7 +30,7 @@ struct Shared {
 }
 
 impl Load {
-    /// `portion` entries, a pause of 10 ms, and so on; the seed decides which.
+    /// Sends `portion` entries, pauses for 10 ms, and so on. The seed decides which entries.
     pub fn start(stream: &Stream, seed: u64, portion: usize) -> Self {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
@@ -43,12 +42,12 @@ impl Load {
         Self { shared, thread: Some(thread) }
     }
 
-    /// How many entries Redis has taken so far.
+    /// Returns how many entries Redis has taken so far.
     pub fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more were taken.
+    /// Waits until Redis has taken `more` entries more.
     pub fn until_sent(&self, more: u64) {
         let wanted = self.sent() + more;
         until(&format!("{more} more entries taken by redis"), || match self.sent() {
@@ -57,7 +56,6 @@ impl Load {
         });
     }
 
-    /// Ends the load.
     pub fn stop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -65,9 +63,9 @@ impl Load {
         }
     }
 
-    /// Holds the database against the ledger, once everything was acknowledged.
-    /// All these versions of the rules judge like the default rules. `may_give_up` says whether the service
-    /// is killed so often that it may give up an entry that is not to blame.
+    /// Compares the database with the ledger, once everything was acknowledged. All these versions
+    /// of the rules judge like the default rules. `may_give_up` says whether the service is killed
+    /// so often that it may give up an entry that is not to blame.
     pub fn audit(&self, scene: &Scene, versions: &[Digest], may_give_up: bool) -> Report {
         let ledger = self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let mut audit = ledger.audit();
@@ -78,7 +76,7 @@ impl Load {
         audit.finish()
     }
 
-    /// Ends the load, waits until everything was acknowledged, and fails the test if anything does not add up.
+    /// Ends the load, waits until everything was acknowledged, and fails unless everything adds up.
     pub fn settle(mut self, scene: &Scene) -> Report {
         self.stop();
         scene.stream.until_drained();

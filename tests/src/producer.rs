@@ -1,4 +1,4 @@
-//! A load: events that flow while the test does something else.
+//! Sends a load: events that flow while the test does something else.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,22 +21,21 @@ pub struct Producer {
     thread: Option<JoinHandle<Vec<Sent>>>,
 }
 
-/// An event that Redis accepted.
+/// Holds an event that Redis accepted.
 #[derive(Clone, Debug)]
 pub struct Sent {
-    /// The entry's ID.
+    /// Names the entry.
     pub id: String,
-    /// The event.
     pub event: Event,
 }
 
 impl Producer {
-    /// About 1,000 events a second.
+    /// Sends about 1,000 events per second.
     pub fn start(stream: &Stream, make: impl FnMut() -> Event + Send + 'static) -> Self {
         Self::paced(stream, 10, Duration::from_millis(10), make)
     }
 
-    /// `portion` events at each interval, on time on average even if single ones are late.
+    /// Sends `portion` events at each interval, on time on average even if single ones are late.
     pub fn paced(
         stream: &Stream,
         portion: usize,
@@ -51,7 +50,7 @@ impl Producer {
             let mut next = Instant::now();
             while !stopped.load(Ordering::Relaxed) {
                 let mut events: Vec<Event> = (0..portion).map(|_| make()).collect();
-                // The same events again after an error: nobody knows whether they arrived.
+                // The same events are sent again after an error: nobody knows whether they arrived.
                 while let Err(_away) = send(&stream, &mut connection, &mut events, &mut sent) {
                     connection = None;
                     sleep(Duration::from_millis(20));
@@ -60,7 +59,7 @@ impl Producer {
                     }
                 }
                 counted.store(sent.len(), Ordering::Relaxed);
-                // After an outage it does not make up for what was missed.
+                // After an outage the producer makes up for half a second, and no more.
                 next = (next + interval).max(Instant::now().checked_sub(MAX_CATCH_UP).unwrap_or(next));
                 sleep(next.saturating_duration_since(Instant::now()));
             }
@@ -69,12 +68,12 @@ impl Producer {
         Self { stop, count, thread: Some(thread) }
     }
 
-    /// How many events Redis has accepted so far.
+    /// Returns how many events Redis has accepted so far.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more events were accepted.
+    /// Waits until Redis has accepted `more` events more.
     pub fn until_sent(&self, more: usize) {
         let wanted = self.count() + more;
         until(&format!("{more} more events accepted by redis"), || match self.count() {
@@ -83,7 +82,7 @@ impl Producer {
         });
     }
 
-    /// Ends the load, and tells what was accepted.
+    /// Ends the load, and returns what was accepted.
     pub fn stop(mut self) -> Vec<Sent> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().expect("joined once");

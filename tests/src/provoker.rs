@@ -1,4 +1,4 @@
-//! Entries for a hostile tenant, for as long as something else is watched.
+//! Sends entries to a hostile tenant, for as long as something else is watched.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,17 +9,17 @@ use crate::events::Event;
 use crate::guests::provoking;
 use crate::stream::Stream;
 
-/// Between two looks at the stream.
+/// Sets the time between two looks at the stream.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Keeps the stream filled from a thread of its own, until it is dropped. While Redis is away it goes on trying.
+/// Keeps a stream filled from a thread of its own. While Redis is away it goes on trying.
 pub struct Provoker {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Provoker {
-    /// So many provoking entries wait to be read, or are put there; the tenant never has nothing to do.
+    /// Adds `backlog` provoking entries whenever fewer are unread, so that there is always work.
     pub fn start(stream: &Stream, backlog: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, stream) = (Arc::clone(&stop), stream.another());

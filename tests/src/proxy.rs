@@ -1,4 +1,4 @@
-//! A network that fails: connections break, stall or go silent when a test says so.
+//! Simulates a network that fails: connections break, stall or go silent when a test says so.
 
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,35 +11,34 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-/// What the network does to every connection through the proxy.
+/// Says what the network does to every connection through the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing: it works.
     None,
-    /// Connections are closed, new ones as soon as they are made.
+    /// Connections are closed, and new ones as soon as they are made.
     Cut,
-    /// Every piece of data waits so long.
+    /// Every piece of data waits for this time.
     Delay(Duration),
     /// Data is swallowed, and nobody is told. A connection that has lost
     /// something stays silent for ever, as behind a firewall that forgot it.
     HalfOpen,
-    /// Each connection is reset after so many bytes of replies, mostly in the middle of one.
+    /// Each connection is reset after this many bytes of replies, mostly in the middle of a reply.
     ResetAfter(usize),
 }
 
-/// Stands between the service and a server. It also loses or holds back single replies on
-/// demand: the server has done what it was told, and the service does not hear of it, or late.
+/// Stands between the service and a server. On demand it also loses or holds back single replies:
+/// the server has done what it was told, and the service does not hear of it, or late.
 pub struct Proxy {
     address: SocketAddr,
     state: Arc<State>,
-    /// A thread of its own, so that no other test's work delays it. `None` only while being dropped.
+    /// Runs one thread, so that no other test's work delays it. `None` only while being dropped.
     runtime: Option<Runtime>,
 }
 
 struct State {
     server: SocketAddr,
     fault: watch::Sender<Fault>,
-    /// What becomes of the reply to the next request with these bytes.
+    /// Says what becomes of the reply to the next request with these bytes.
     doomed: Mutex<Option<(Vec<u8>, Doom)>>,
     lost: AtomicUsize,
     released: watch::Sender<bool>,
@@ -52,7 +51,7 @@ enum Doom {
 }
 
 impl Proxy {
-    /// To the server of this URL, which has a host and a port.
+    /// Starts a proxy to the server of this URL, which has a host and a port.
     pub fn start(url: &str) -> Self {
         let server = host_and_port(url).to_socket_addrs().expect("an address").next().expect("an address");
         let state = Arc::new(State {
@@ -76,12 +75,12 @@ impl Proxy {
         Self { address, state, runtime: Some(runtime) }
     }
 
-    /// The URL with the proxy in place of the server.
+    /// Returns the URL with the proxy in place of the server.
     pub fn url(&self, url: &str) -> String {
         url.replacen(host_and_port(url), &self.address.to_string(), 1)
     }
 
-    /// From now on the network does this.
+    /// Makes the network do this from now on.
     pub fn set(&self, fault: Fault) {
         self.state.fault.send_replace(fault);
     }
@@ -101,12 +100,12 @@ impl Proxy {
         self.state.released.send_replace(true);
     }
 
-    /// Whether that request is still to come.
+    /// Returns whether that request is still to come.
     pub fn is_armed(&self) -> bool {
         lock(&self.state.doomed).is_some()
     }
 
-    /// How many replies were lost.
+    /// Returns how many replies were lost.
     pub fn lost(&self) -> usize {
         self.state.lost.load(Ordering::SeqCst)
     }
@@ -124,7 +123,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is between `//` or `@` and `/`.
+/// Returns what is between `//` or `@` and `/`.
 fn host_and_port(url: &str) -> &str {
     let rest = url.split_once("//").map_or(url, |(_, rest)| rest);
     let rest = rest.split('/').next().unwrap_or(rest);
@@ -148,23 +147,23 @@ async fn join(mut client: TcpStream, state: Arc<State>) {
         }
     }
     if matches!(*fault.borrow(), Fault::ResetAfter(_)) {
-        // Without a farewell: RST instead of FIN.
+        // The connection ends without a farewell: by RST instead of FIN.
         let _ = client.set_zero_linger();
         let _ = server.set_zero_linger();
     }
 }
 
-/// One connection.
+/// Forwards one connection.
 struct Line<'a> {
     state: &'a State,
-    /// What becomes of the next reply.
+    /// Says what becomes of the next reply.
     doom: Mutex<Option<Doom>>,
-    /// Something was swallowed.
+    /// Is true once something was swallowed.
     silent: AtomicBool,
 }
 
 impl Line<'_> {
-    /// Until either side closes, or the connection is to end.
+    /// Forwards until either side closes, or the connection is to end.
     async fn forward(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, requests: bool) {
         let mut buffer = vec![0; 1 << 16];
         let mut forwarded = 0;
@@ -181,7 +180,7 @@ impl Line<'_> {
                         return;
                     }
                     Some(Doom::Held) => {
-                        // Fails only when the proxy is gone.
+                        // This fails only when the proxy is gone.
                         let _ = self.state.released.subscribe().wait_for(|released| *released).await;
                     }
                 }
@@ -209,7 +208,7 @@ impl Line<'_> {
             forwarded += count;
         }
         if self.silent.load(Ordering::SeqCst) {
-            // That one side has closed the connection is swallowed too.
+            // The news that one side has closed the connection is swallowed too.
             std::future::pending::<()>().await;
         }
     }

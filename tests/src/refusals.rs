@@ -1,11 +1,11 @@
-//! Components that the service must refuse.
+//! Starts the service with components that it must refuse.
 
 use std::fs;
 
 use crate::scene::Scene;
 use crate::service::Launch;
 
-/// With this component as its guest.
+/// Sets this component as the guest.
 pub fn with_guest(scene: &Scene, component: &[u8]) -> Launch {
     let file = scene.folder().join("handmade.wasm");
     fs::write(&file, component).unwrap();

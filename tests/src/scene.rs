@@ -1,4 +1,4 @@
-//! What a test has of its own.
+//! Provides what a test has of its own.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
@@ -11,11 +11,9 @@ use crate::service::{Launch, Service};
 use crate::stream::Stream;
 use crate::wait::until;
 
-/// A stream, a database and a folder that no other test sees.
+/// Holds a stream, a database and a folder that no other test sees.
 pub struct Scene {
-    /// In Redis.
     pub stream: Stream,
-    /// In PostgreSQL.
     pub database: Database,
     folder: TempDir,
 }
@@ -27,23 +25,22 @@ fn shared(variable: &str) -> String {
     }
 }
 
-/// The Redis that all tests use.
+/// Returns the URL of the Redis that all tests use.
 pub fn shared_redis_url() -> String {
     shared("REDIS_URL")
 }
 
-/// The PostgreSQL that all tests use, as a user who may make databases.
+/// Returns the URL of the PostgreSQL that all tests use, for a user who may make databases.
 pub fn shared_postgres_url() -> String {
     shared("POSTGRES_URL")
 }
 
 impl Scene {
-    /// On the shared servers.
+    /// Sets a scene on the shared servers.
     pub fn new() -> Self {
         Self::on(&shared_redis_url(), &shared_postgres_url())
     }
 
-    /// On these servers.
     pub fn on(redis_url: &str, postgres_url: &str) -> Self {
         let name = format!("sluicegate_test_{:016x}", RandomState::new().hash_one(()));
         Self {
@@ -53,12 +50,12 @@ impl Scene {
         }
     }
 
-    /// The folder in which the service runs.
+    /// Returns the folder in which the service runs.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The service, to be configured and started.
+    /// Returns the service, to be configured and started.
     pub fn service(&self) -> Launch {
         Launch::new(self.folder())
             .set("REDIS_URL", self.stream.url())
@@ -67,12 +64,12 @@ impl Scene {
             .set("CONSUMER_GROUP", &self.stream.group)
     }
 
-    /// The service as it comes.
+    /// Starts the service without further settings.
     pub fn start(&self) -> Service {
         self.service().start()
     }
 
-    /// Waits until the table has so many rows, and gives them.
+    /// Waits until the table has `count` rows, and returns them.
     pub fn until_stored(&self, count: usize) -> Vec<Event> {
         until(&format!("{count} rows in events"), || {
             match self.database.try_value::<i64>("SELECT count(*) FROM events")? {

@@ -1,11 +1,11 @@
-//! Rules that return the verdict which an entry's field `verdict` names: see `tests/guests/scripted`.
+//! Uses rules that return the verdict which an entry names: see `tests/guests/scripted`.
 
 use crate::events::{Event, Fields, fields};
 use crate::guests;
 use crate::scene::Scene;
 use crate::service::Launch;
 
-/// An entry that gets this verdict, with an event ID of its own.
+/// Makes an entry that gets this verdict, with an event ID of its own.
 pub fn verdict(name: &str, more: &[(&str, &str)]) -> Fields {
     let event_id = Event::new().event_id.to_string();
     let mut entry = vec![("verdict", name)];
@@ -16,7 +16,7 @@ pub fn verdict(name: &str, more: &[(&str, &str)]) -> Fields {
     fields(entry)
 }
 
-/// With time enough for whatever ends by itself, on a busy machine too.
+/// Sets the scripted guest, with time enough for whatever ends by itself, on a busy machine too.
 pub fn scripted(scene: &Scene) -> Launch {
     let launch = scene.service().set("GUEST", guests::scripted().display()).set("GUEST_TIME_LIMIT", "20s");
     launch.set("MAX_EVENT_AGE", "800000d").set("MAX_EVENT_AHEAD", "3000000d")

@@ -1,4 +1,4 @@
-//! A scene for rules that look up, count and publish: `guest/enrich`, with its tables and statements.
+//! Sets a scene for `guest/enrich`, which looks up, counts and publishes: tables and statements.
 
 use std::fs;
 
@@ -32,14 +32,13 @@ sql = """INSERT INTO user_activity (user_id, events, last_seen) VALUES ($1, 1, $
 parameters = ["text", "timestamp"]
 "#;
 
-/// A scene on a Redis of its own, since the guest publishes to a stream of a fixed name.
+/// Holds a scene on a Redis of its own, since the guest publishes to a stream of a fixed name.
 pub struct Stage {
     pub scene: Scene,
     redis: Redis,
 }
 
 impl Stage {
-    /// On a Redis of its own.
     #[expect(clippy::new_without_default, reason = "it starts a server")]
     pub fn new() -> Self {
         let redis = Redis::start(&Options::default()).unwrap();

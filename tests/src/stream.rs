@@ -1,4 +1,4 @@
-//! A stream of the test's own, with its group.
+//! Provides a stream of the test's own, with its group.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,15 +7,13 @@ use redis::{Cmd, Connection, FromRedisValue, RedisResult, Value, cmd};
 use crate::events::Fields;
 use crate::wait::until;
 
-/// Nothing is made before something is added; deleted when the value is dropped.
+/// Names a stream, which is made when something is added, and deleted when this is dropped.
 pub struct Stream {
     url: String,
     client: redis::Client,
-    /// Whether the stream is this value's to delete.
+    /// Says whether the stream is this value's to delete.
     is_owner: bool,
-    /// The stream's name.
     pub name: String,
-    /// The group's name.
     pub group: String,
 }
 
@@ -31,7 +29,7 @@ impl Stream {
         }
     }
 
-    /// The same stream, for another thread.
+    /// Returns the same stream, for another thread.
     pub(crate) fn another(&self) -> Self {
         Self {
             is_owner: false,
@@ -42,48 +40,47 @@ impl Stream {
         }
     }
 
-    /// The same stream, seen by another group.
+    /// Returns the same stream, seen by another group.
     pub fn another_group(&self, group: &str) -> Self {
         let mut other = self.another();
         group.clone_into(&mut other.group);
         other
     }
 
-    /// A stream beside it, with a group of the same name.
+    /// Returns a stream beside this one, with a group of the same name.
     pub fn sibling(&self, name: &str) -> Self {
         let mut other = self.another();
         (other.is_owner, other.name) = (true, format!("{}:{name}", self.name));
         other
     }
 
-    /// The server's, for the service.
+    /// Returns the server's URL, for the service.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// A connection of its own for each use: it works again as soon as the server does.
+    /// Opens a connection for one use, which works again as soon as the server does.
     pub fn connect(&self) -> RedisResult<Connection> {
         self.client.get_connection()
     }
 
-    /// Runs a command.
     pub fn run<T: FromRedisValue>(&self, command: &Cmd) -> T {
         self.try_run(command).unwrap_or_else(|error| {
             panic!("{:?}: {error}", command.get_packed_command().escape_ascii().to_string())
         })
     }
 
-    /// Runs a command; the server may be away.
+    /// Runs a command. The server may be away.
     pub fn try_run<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         command.query(&mut self.connect()?)
     }
 
-    /// Adds an entry, and gives its ID.
+    /// Adds an entry, and returns its ID.
     pub fn add(&self, fields: &Fields) -> String {
         self.run(&self.xadd(fields))
     }
 
-    /// Adds entries in one round trip, and gives their IDs.
+    /// Adds entries in one round trip, and returns their IDs.
     pub fn add_all<'a>(&self, entries: impl IntoIterator<Item = &'a Fields>) -> Vec<String> {
         let mut pipeline = redis::pipe();
         for fields in entries {
@@ -93,7 +90,7 @@ impl Stream {
         pipeline.query(&mut connection).expect("entries are added")
     }
 
-    /// The command that adds an entry.
+    /// Returns the command that adds an entry.
     pub fn xadd(&self, fields: &Fields) -> Cmd {
         let mut xadd = cmd("XADD");
         xadd.arg(&self.name).arg("*");
@@ -108,33 +105,33 @@ impl Stream {
         self.run::<()>(cmd("XGROUP").arg("CREATE").arg(&self.name).arg(&self.group).arg("0").arg("MKSTREAM"));
     }
 
-    /// Reads as an earlier run would have, without acknowledging.
+    /// Reads entries as an earlier run would have, without acknowledging them.
     pub fn read_as(&self, consumer: &str, count: usize) {
         let mut read = cmd("XREADGROUP");
         read.arg("GROUP").arg(&self.group).arg(consumer).arg("COUNT").arg(count);
         let _: Value = self.run(read.arg("STREAMS").arg(&self.name).arg(">"));
     }
 
-    /// The IDs that were delivered to the group and not acknowledged.
+    /// Returns the IDs that were delivered to the group and not acknowledged.
     pub fn pending(&self) -> BTreeSet<String> {
         self.deliveries().into_keys().collect()
     }
 
-    /// How often each pending entry was delivered.
+    /// Returns how often each pending entry was delivered.
     pub fn deliveries(&self) -> BTreeMap<String, u64> {
         let entries: Vec<(String, String, u64, u64)> =
             self.run(cmd("XPENDING").arg(&self.name).arg(&self.group).arg("-").arg("+").arg(1_000_000));
         entries.into_iter().map(|(id, .., deliveries)| (id, deliveries)).collect()
     }
 
-    /// Hands pending entries to a consumer, as if it had been delivered them so often.
+    /// Hands pending entries to a consumer, with this count of deliveries.
     pub fn claim_as(&self, consumer: &str, ids: &[String], deliveries: u64) {
         let mut claim = cmd("XCLAIM");
         claim.arg(&self.name).arg(&self.group).arg(consumer).arg(0).arg(ids);
         let _: Value = self.run(claim.arg("RETRYCOUNT").arg(deliveries).arg("JUSTID"));
     }
 
-    /// What XINFO GROUPS says of the group; `None` when it is not there or the value is null.
+    /// Returns what XINFO GROUPS says, or `None` when there is no group or the value is null.
     pub fn group_info(&self, attribute: &str) -> Option<String> {
         let groups: Vec<redis::Value> = self.try_run(cmd("XINFO").arg("GROUPS").arg(&self.name)).ok()?;
         groups.into_iter().find_map(|group| {
@@ -145,7 +142,7 @@ impl Stream {
         })
     }
 
-    /// The IDs that were delivered and acknowledged: no longer pending, not to come any more.
+    /// Returns the IDs that were delivered and acknowledged, and so are not to come any more.
     pub fn acknowledged(&self) -> BTreeSet<String> {
         let last = self.group_info("last-delivered-id").expect("the group is there");
         let entries: Vec<(String, Value)> = self.run(cmd("XRANGE").arg(&self.name).arg("-").arg(last));
@@ -153,7 +150,7 @@ impl Stream {
         entries.into_iter().map(|(id, _)| id).filter(|id| !pending.contains(id)).collect()
     }
 
-    /// Whether everything was delivered and acknowledged.
+    /// Returns whether everything was delivered and acknowledged.
     pub fn is_drained(&self) -> bool {
         ["lag", "pending"].iter().all(|name| self.group_info(name).as_deref() == Some("0"))
     }

@@ -1,4 +1,4 @@
-//! A scene with several tenants.
+//! Provides a scene with several tenants.
 
 use std::fs;
 
@@ -8,14 +8,14 @@ use crate::service::{Launch, Service};
 use crate::stream::Stream;
 use crate::wait::until;
 
-/// Tenants of a scene: each has a stream that begins with the scene's name.
+/// Holds the tenants of a scene. Each has a stream whose name begins with the scene's name.
 pub struct Tenants {
     pub scene: Scene,
     pub streams: Vec<(String, Stream)>,
 }
 
 impl Tenants {
-    /// With these names, and what the table of each says besides its stream.
+    /// Makes tenants with these names, and these settings besides the stream.
     pub fn new(tenants: &[(&str, &str)]) -> Self {
         let scene = Scene::new();
         let stream = |name: &str| scene.stream.sibling(name);
@@ -36,7 +36,7 @@ impl Tenants {
         self.scene.service().unset("STREAM_NAME")
     }
 
-    /// Waits until all of these run.
+    /// Starts the service, and waits until all of these tenants run.
     pub fn start(&self, running: &[&str]) -> Service {
         let service = self.launch().start_unready();
         for name in running {

@@ -1,11 +1,11 @@
-//! `sluicegate dead-letters`, as an operator runs it.
+//! Runs `sluicegate dead-letters`, as an operator does.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Child;
 
 use crate::service::Launch;
 
-/// What a run of the command gave.
+/// Holds what a run of the command gave.
 #[derive(Debug)]
 pub struct Told {
     pub code: Option<i32>,
@@ -20,13 +20,13 @@ pub fn told(launch: Launch, arguments: &[&str]) -> Told {
     Told { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// The beginning of a line of the summary: `{count}  {rest}`.
+/// Sums the counts of the lines `{count}  {rest}` of the summary that begin so.
 pub fn counted(out: &str, rest: &str) -> u64 {
     let lines = out.lines().filter_map(|line| line.trim().split_once("  "));
     lines.filter(|(_, found)| found.starts_with(rest)).map(|(count, _)| count.parse::<u64>().unwrap()).sum()
 }
 
-/// Of what a replay tells of its progress. The first is which rules it judges by.
+/// Returns the second line of a replay's progress. The first says which rules it judges by.
 pub fn second_line(replay: &mut Child) -> String {
     let lines = BufReader::new(replay.stderr.take().unwrap()).lines();
     lines.map_while(Result::ok).nth(1).unwrap_or_default()

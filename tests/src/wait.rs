@@ -1,4 +1,4 @@
-//! Waiting for conditions, never for time.
+//! Waits for conditions, never for time.
 
 use std::sync::LazyLock;
 use std::thread::sleep;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
-/// Long, because the machine may be small and busy; only a failing test waits so long.
+/// Leaves time for a small and busy machine; only a failing test waits so long.
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(15);
 
@@ -20,13 +20,13 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     RUNTIME.block_on(future)
 }
 
-/// Looks again and again until it is so, or fails the test with what was
-/// awaited and what was found last.
+/// Looks again and again until `look` succeeds, or fails the test with what was awaited and what
+/// was found last.
 pub fn until<T>(awaited: &str, look: impl FnMut() -> Result<T, String>) -> T {
     until_within(DEADLINE, awaited, look)
 }
 
-/// [`until`], with a deadline that the test is about.
+/// Does the same as [`until`], with a deadline that the test is about.
 pub fn until_within<T>(deadline: Duration, awaited: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
     let start = Instant::now();
     loop {

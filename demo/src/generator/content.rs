@@ -1,4 +1,4 @@
-//! What the visitors of an imaginary shop do.
+//! Makes up what the visitors of an imaginary shop do.
 
 use chrono::{DateTime, SubsecRound as _, Utc};
 use fastrand::Rng;
@@ -24,7 +24,7 @@ const ELEMENTS: [&str; 5] = ["buy", "add-to-basket", "menu", "newsletter 💌", 
 const CURRENCIES: [&str; 3] = ["EUR", "GBP", "JPY"];
 const USERS: u32 = 4_000;
 
-/// An event that the default rules accept, and what the strict ones make of it.
+/// Makes an event that the default rules accept, and says what the strict rules do with it.
 pub(super) fn event(random: &mut Rng, now: DateTime<Utc>) -> (Event, Strict) {
     let (event_type, properties, strict) = match random.u32(..100) {
         0..56 => ("page_view", Some(page_view(random)), Strict::Accept),
@@ -62,7 +62,7 @@ fn click(random: &mut Rng) -> Value {
     })
 }
 
-/// Three in ten come without an amount.
+/// Makes a purchase. Three in ten have no amount.
 fn purchase(random: &mut Rng) -> (&'static str, Option<Value>, Strict) {
     let mut properties = json!({
         "order": format!("{:08x}", random.u32(..)),

@@ -1,4 +1,4 @@
-//! Holds rows and dead letters, one at a time, against what was sent.
+//! Compares rows and dead letters, one at a time, with what was sent.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,30 +10,26 @@ use super::{Ledger, Origin, Sent, count};
 use crate::generator::{Expected, Fields, Refusal, Strict};
 use sluicegate::batch::{Digest, EntryId, Event, Reason};
 
-/// A row of `dead_letters`.
+/// Holds a row of `dead_letters`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Letter {
-    /// The column `entry_id`.
+    /// Holds the column `entry_id`.
     pub entry: String,
-    /// The column `reason`.
     pub reason: String,
-    /// Path and code of each violation.
+    /// Holds the path and the code of each violation.
     pub violations: Vec<(String, String)>,
-    /// The column `fields`.
     pub fields: Option<Vec<Vec<u8>>>,
-    /// The column `component`.
     pub component: Vec<u8>,
 }
 
-/// A comparison under way.
 #[derive(Debug)]
 pub struct Audit<'a> {
     ledger: &'a Ledger,
     rows: HashSet<Uuid>,
     letters: HashSet<EntryId>,
-    /// How many dead letters there may be of entries whose IDs we were not told.
+    /// Counts the dead letters that there may be of entries whose IDs the producer was not told.
     unanswered: HashMap<&'a Fields, u64>,
-    /// Entries that may have been given up; `None` when none may be.
+    /// Holds the entries that were given up; `None` when none may be.
     given_up: Option<HashSet<EntryId>>,
     report: Report,
 }
@@ -46,8 +42,9 @@ impl<'a> Audit<'a> {
         Self { ledger, rows: HashSet::new(), letters: HashSet::new(), unanswered, given_up: None, report }
     }
 
-    /// From now on any entry may be a dead letter because it was delivered too often: the service was killed so often
-    /// that it could not tell what kills it. A row of its event may be there besides, committed before.
+    /// Allows that any entry is a dead letter because it was delivered too often: a service that is
+    /// killed so often cannot tell what kills it. A row of the entry's event may be there as well,
+    /// committed before.
     pub fn allow_giving_up(&mut self) {
         self.given_up = Some(HashSet::new());
     }
@@ -108,7 +105,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// Whether it may be of an entry that was sent without an answer.
+    /// Returns whether the letter may be of an unanswered entry, and counts that entry off.
     fn guess(&mut self, letter: &Letter) -> bool {
         let fields = letter.fields.as_deref().map(pairs);
         match fields.and_then(|fields| self.unanswered.get_mut(&fields)) {
@@ -120,8 +117,8 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// What the letter should say, of which fields, and whether only the strict rules say so.
-    /// `None` when its entry should have been stored.
+    /// Returns what the letter should say, of which fields, and whether only the strict rules say
+    /// so. Returns `None` when the letter's entry should have been stored.
     fn wanted(
         &self,
         origin: Option<&'a Origin>,
@@ -156,7 +153,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// Notes by which version the entry was judged.
+    /// Notes which version judged the entry.
     fn version(&mut self, entry: EntryId, letter: &Letter, only_strict: bool) {
         let is = |digest: Digest| letter.component == digest.as_bytes();
         let found = || letter.component.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -176,7 +173,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// Looks for what is missing, when all rows and all dead letters were taken.
+    /// Reports what is missing, once all rows and all dead letters were taken.
     #[must_use]
     pub fn finish(mut self) -> Report {
         let ledger = self.ledger;
@@ -197,7 +194,7 @@ impl<'a> Audit<'a> {
 
     fn finish_event(&mut self, sent: &Sent) {
         let event = sent.event.event_id;
-        // Never answered: it may be there or not.
+        // No XADD of the event was answered, so the event may be there or not.
         let Some(&entry) = sent.entries.iter().min() else { return };
         let entries = count(sent.entries.len());
         self.report.events += 1;
@@ -226,7 +223,7 @@ impl<'a> Audit<'a> {
     }
 }
 
-/// JSON in one form: `jsonb` keeps neither spaces nor the order of members.
+/// Writes JSON in one form, because `jsonb` keeps neither spaces nor the order of members.
 fn normal(json: Option<&str>) -> String {
     match json.map(serde_json::from_str::<Value>) {
         None => "none".to_owned(),
@@ -235,7 +232,7 @@ fn normal(json: Option<&str>) -> String {
     }
 }
 
-/// Name, value, name, value as pairs.
+/// Groups alternating names and values into pairs.
 fn pairs(fields: &[Vec<u8>]) -> Fields {
     fields
         .chunks(2)
@@ -252,7 +249,7 @@ fn told_of(refusal: &Refusal) -> String {
     told(refusal.reason.as_str(), &refusal.violations)
 }
 
-/// `rejected (user_id: missing, timestamp: invalid_timestamp)`.
+/// Formats reasons like `rejected (user_id: missing, timestamp: invalid_timestamp)`.
 fn told(reason: &str, violations: &[(impl AsRef<str>, impl AsRef<str>)]) -> String {
     let violations: Vec<String> =
         violations.iter().map(|(path, code)| format!("{}: {}", path.as_ref(), code.as_ref())).collect();

@@ -1,12 +1,12 @@
-//! The oracle outside the service: what was sent, held against what is in the database afterwards.
+//! Judges the service from outside: compares what was sent with what is in the database later.
 //!
-//! Pure. A [`Ledger`] is written while entries are sent; an [`Audit`] then takes every row and every dead letter, one
-//! at a time, and gives a [`Report`]. It knows nothing of how the service works: only what each entry was, and what
-//! each version of the rules makes of it.
+//! The module is pure. A [`Ledger`] is written while entries are sent. An [`Audit`] then takes
+//! every row and every dead letter, and gives a [`Report`]. The ledger knows nothing of how the
+//! service works: it knows each entry, and what each version of the rules makes of it.
 //!
-//! It allows for what a producer cannot know. An XADD that was never answered may have happened: then its entry may
-//! have ended, but need not. And which of two versions judged an entry is for the service to choose, as long as the
-//! entry ended in exactly one of the two ways.
+//! The ledger allows for what a producer cannot know. An XADD without an answer may have happened,
+//! so its entry may have ended, but need not. Which of two versions judges an entry is for the
+//! service to choose, as long as the entry ends in exactly one of the two ways.
 
 use std::collections::HashMap;
 
@@ -27,21 +27,20 @@ pub struct Ledger {
     strict: Option<Digest>,
     events: HashMap<Uuid, Sent>,
     entries: HashMap<EntryId, Origin>,
-    /// Entries that may exist, under an ID that nobody told us.
+    /// Holds entries that may exist, under an ID that the producer was not told.
     unanswered: HashMap<Fields, (Expected, u64)>,
     unanswered_count: u64,
 }
 
-/// A valid event.
 #[derive(Debug)]
 struct Sent {
     event: Event,
     strict: Strict,
-    /// Once, mostly; more often as a duplicate.
+    /// Holds mostly one ID, and more when the event was sent again.
     entries: Vec<EntryId>,
 }
 
-/// What an entry was made from. Fields are kept where they may end as a dead letter.
+/// Says what an entry was made from. The fields are kept if the entry may end as a dead letter.
 #[derive(Debug)]
 enum Origin {
     Event(Uuid, Option<Fields>),
@@ -49,7 +48,7 @@ enum Origin {
 }
 
 impl Ledger {
-    /// An empty one, for a service that runs the default rules and later, perhaps, the strict ones.
+    /// Makes an empty ledger, for the default rules and later, perhaps, the strict ones.
     #[must_use]
     pub fn new(default: Digest, strict: Option<Digest>) -> Self {
         Self {
@@ -62,7 +61,7 @@ impl Ledger {
         }
     }
 
-    /// Redis took the entry, under this ID.
+    /// Notes that Redis took the entry under this ID.
     pub fn sent(&mut self, sample: Sample, id: EntryId) {
         let origin = match sample.expected {
             Expected::Row(event, strict) => {
@@ -80,7 +79,7 @@ impl Ledger {
         self.entries.insert(id, origin);
     }
 
-    /// The entry was sent, and no answer came: Redis may have it or not.
+    /// Notes that the entry was sent and no answer came: Redis may have it or not.
     pub fn unanswered(&mut self, sample: &Sample) {
         if let Expected::Row(event, strict) = &sample.expected {
             self.events.entry(event.event_id).or_insert_with(|| Sent {
@@ -94,13 +93,12 @@ impl Ledger {
         self.unanswered_count += 1;
     }
 
-    /// Entries that Redis took for certain.
+    /// Returns how many entries Redis took for certain.
     #[must_use]
     pub fn produced(&self) -> u64 {
         count(self.entries.len())
     }
 
-    /// Begins to compare.
     #[must_use]
     pub fn audit(&self) -> Audit<'_> {
         Audit::new(self)

@@ -1,4 +1,4 @@
-//! What an audit finds.
+//! Defines what an audit reports.
 
 use std::collections::BTreeMap;
 
@@ -8,144 +8,116 @@ use crate::generator::Strict;
 use sluicegate::batch::{EntryId, Tally};
 use sluicegate::stream::GroupStats;
 
-/// Something that does not add up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Discrepancy {
-    /// A valid event is nowhere.
     #[error("the event {event} (entry {entry}) is not in the table")]
     Lost {
-        /// Its ID.
         event: Uuid,
-        /// The first entry that carried it.
+        /// Names the first entry that carried the event.
         entry: EntryId,
     },
-    /// An event has more than one row.
     #[error("the event {event} is in the table more than once; it was sent {sent} times")]
     Doubled {
-        /// Its ID.
         event: Uuid,
-        /// How many entries carried it.
+        /// Counts the entries that carried the event.
         sent: usize,
     },
-    /// A column is not what was sent.
     #[error("the event {event} has {column} {found}; sent was {sent}")]
     Changed {
-        /// Its ID.
         event: Uuid,
         column: &'static str,
         found: String,
-        /// What it should be.
+        /// Holds what the column should be.
         sent: String,
     },
-    /// A row that nobody sent.
     #[error("the row of the event {event} was never sent")]
     InventedRow {
-        /// Its ID.
+        /// Is an ID that nobody sent.
         event: Uuid,
     },
-    /// An invalid entry is nowhere.
     #[error("the invalid entry {entry} is not among the dead letters; wanted {wanted}")]
     MissingLetter {
         entry: EntryId,
-        /// The reason and the violations that it should have.
+        /// Holds the reason and the violations that the letter should have.
         wanted: String,
     },
-    /// A dead letter does not say what is wrong with its entry.
     #[error("the dead letter of the entry {entry} has {what} {found}; wanted {wanted}")]
     WrongLetter {
         entry: EntryId,
-        /// What is wrong in it.
+        /// Names the part of the letter that is wrong.
         what: &'static str,
         found: String,
-        /// What it should be.
         wanted: String,
     },
-    /// A valid event's entry became a dead letter.
     #[error("the entry {entry} is valid, but a dead letter: {found}")]
     WronglyRefused {
         entry: EntryId,
-        /// The letter's reason and violations.
+        /// Holds the letter's reason and violations.
         found: String,
     },
-    /// A dead letter that nobody sent the entry of.
     #[error("the dead letter of the entry {entry} is of an entry that was never sent")]
     InventedLetter {
-        /// As it stands in the table.
+        /// Holds the ID as it stands in the table.
         entry: String,
     },
-    /// An entry has two dead letters.
     #[error("the entry {entry} has more than one dead letter")]
     DoubledLetter { entry: EntryId },
-    /// Judged by rules that were never in force.
     #[error("the dead letter of the entry {entry} names the component {found}, which was never in force")]
     UnknownRules {
         entry: EntryId,
-        /// The beginning of the digest.
+        /// Holds the beginning of the digest.
         found: String,
     },
-    /// Stored by one version and refused by the other.
     #[error("the event {event} is in the table, and each of its entries is a dead letter too")]
     BothWays {
-        /// Its ID.
+        /// Was stored by one version and refused by the other.
         event: Uuid,
     },
-    /// The old rules came back.
     #[error("the entry {late} was judged by the old rules, after {early} had been judged by the new ones")]
     OutOfOrder {
-        /// Judged by the new rules.
+        /// Was judged by the new rules.
         early: EntryId,
-        /// Judged by the old rules.
+        /// Was judged by the old rules.
         late: EntryId,
     },
     #[error("no entry shows that the new rules were ever in force")]
     NeverSwapped,
-    /// Something is left in the stream.
     #[error("{what} is {found} at the end; wanted 0")]
     NotDrained {
-        /// `lag` or `pending`.
+        /// Is `the lag` or `pending`.
         what: &'static str,
         found: String,
     },
-    /// The service did not end as it should.
     #[error("{found}; wanted {wanted}")]
     Ending {
         found: String,
-        /// How it should end.
+        /// Says how the service should end.
         wanted: String,
     },
-    /// A counter does not fit.
     #[error("{what}: {found}; wanted {wanted}")]
     Sum {
-        /// Whose number of what.
+        /// Says which number it is, and whose.
         what: &'static str,
         found: String,
-        /// What it should be.
         wanted: String,
     },
 }
 
-/// A line of the ledger: what must hold.
+/// Names what must hold. Each check is one line of the printed ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Check {
-    /// Every valid event is stored, unchanged.
     Rows,
-    /// What was sent again added nothing.
     Duplicates,
-    /// Every invalid entry is a dead letter that says why.
     Letters,
-    /// Nothing is there that was not sent.
     Invented,
-    /// One version judged each entry, and there was one swap.
     Swap,
-    /// Nothing is left in the stream.
     Drained,
     Sums,
-    /// The service ended in order.
     Ending,
 }
 
 impl Check {
-    /// All, in the order in which they are told.
+    /// Lists all checks, in the order in which they are printed.
     pub const ALL: [Self; 8] = [
         Self::Rows,
         Self::Duplicates,
@@ -157,7 +129,7 @@ impl Check {
         Self::Ending,
     ];
 
-    /// What must hold, for people.
+    /// Returns what must hold, for people.
     #[must_use]
     pub fn claim(self) -> &'static str {
         match self {
@@ -174,7 +146,7 @@ impl Check {
 }
 
 impl Discrepancy {
-    /// The check that it fails.
+    /// Returns the check that the discrepancy fails.
     #[must_use]
     pub fn check(&self) -> Check {
         match self {
@@ -196,12 +168,10 @@ impl Discrepancy {
     }
 }
 
-/// The discrepancies of one check: all counted, the first ones kept.
+/// Counts all discrepancies of one check, and keeps the first ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// How many there are.
     pub count: u64,
-    /// The first of them.
     pub first: Vec<Discrepancy>,
 }
 
@@ -216,42 +186,40 @@ impl Found {
     }
 }
 
-/// How often each of several names came up.
+/// Counts how often each of several names came up.
 pub type Counts = BTreeMap<String, u64>;
 
-/// All that an audit tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// What does not add up. Empty when everything does.
+    /// Holds what does not add up, and is empty when everything does.
     pub discrepancies: BTreeMap<Check, Found>,
-    /// Entries that Redis took.
+    /// Counts the entries that Redis took.
     pub produced: u64,
-    /// Entries that it may have taken besides.
+    /// Counts the entries that Redis may have taken besides.
     pub unanswered: u64,
-    /// Different valid events among them.
+    /// Counts the different valid events among the entries.
     pub events: u64,
-    /// Entries that carried an event that an earlier one had carried.
+    /// Counts the entries whose event an earlier entry had carried.
     pub copies: u64,
     pub invalid: u64,
-    /// Entries that were given up because they were delivered too often, where that may be.
+    /// Counts the entries that were given up because they were delivered too often, if that may be.
     pub given_up: u64,
-    /// Rows.
     pub rows: u64,
-    /// Dead letters by reason.
+    /// Counts the dead letters by reason.
     pub letters: Counts,
-    /// Violations of the dead letters by code, and then by path.
+    /// Counts the violations of the dead letters by code, and then by path.
     pub codes: BTreeMap<String, Counts>,
-    /// Dead letters by version: default, strict.
+    /// Counts the dead letters by version: default, strict.
     pub letters_by_version: [u64; 2],
-    /// Events that the strict rules discard: stored, and not stored.
+    /// Counts the events that the strict rules discard: stored, and not stored.
     pub discardable: [u64; 2],
-    /// Events that the strict rules reject: stored, and not stored.
+    /// Counts the events that the strict rules reject: stored, and not stored.
     pub rejectable: [u64; 2],
-    /// Entries that were discarded for certain, and those besides that may have been: copies of stored events.
+    /// Counts entries discarded for certain, and copies of stored events that may have been.
     pub discarded: [u64; 2],
-    /// The last entry that was judged by the default rules for certain.
+    /// Names the last entry that the default rules judged for certain.
     pub last_default: Option<EntryId>,
-    /// The first entry that was judged by the strict rules for certain.
+    /// Names the first entry that the strict rules judged for certain.
     pub first_strict: Option<EntryId>,
 }
 
@@ -260,7 +228,6 @@ impl Report {
         self.discrepancies.entry(discrepancy.check()).or_default().add(discrepancy);
     }
 
-    /// Whether everything adds up.
     #[must_use]
     pub fn adds_up(&self) -> bool {
         self.discrepancies.is_empty()
@@ -298,8 +265,8 @@ impl Report {
         *(if stored { in_table } else { elsewhere }) += 1;
     }
 
-    /// For a service that read everything once and in order, and whose rules were replaced once: there was one moment
-    /// between two entries at which the rules changed.
+    /// Checks that the rules changed at one moment, between two entries. The service must have read
+    /// everything once and in order, and its rules must have been replaced once.
     pub fn check_swap(&mut self) {
         match (self.first_strict, self.last_default) {
             (None, _) => self.add(Discrepancy::NeverSwapped),
@@ -308,7 +275,7 @@ impl Report {
         }
     }
 
-    /// Nothing is left.
+    /// Checks that nothing is left to read or to acknowledge.
     pub fn check_group(&mut self, group: GroupStats) {
         let lag = group.lag.map_or("unknown".to_owned(), |lag| lag.to_string());
         for (what, found) in [("the lag", lag), ("pending", group.pending.to_string())] {
@@ -318,7 +285,7 @@ impl Report {
         }
     }
 
-    /// The counters of a service that ran from the first entry to the last.
+    /// Checks the counters of a service that ran from the first entry to the last.
     pub fn check_counters(&mut self, tally: Tally) {
         let rejected = self.letters.get("rejected").copied().unwrap_or(0);
         let [certain, possible] = self.discarded;
@@ -341,7 +308,7 @@ impl Report {
         }
     }
 
-    /// A number, and what it may be.
+    /// Checks that `found` is not less than `least` and not more than `most`.
     pub fn check_sum(&mut self, what: &'static str, found: u64, least: u64, most: u64) {
         if !(least..=most).contains(&found) {
             let wanted = if least == most { least.to_string() } else { format!("{least} to {most}") };

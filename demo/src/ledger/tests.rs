@@ -8,14 +8,14 @@ use sluicegate::batch::{Reason, Tally};
 use sluicegate::stream::GroupStats;
 
 const SENT: u64 = 3_000;
-/// The entry from which on the strict rules are in force.
+/// The strict rules are in force from this entry on.
 const SWAP: u64 = 1_500;
 
 fn id(sequence: u64) -> EntryId {
     EntryId { milliseconds: 1, sequence }
 }
 
-/// What a faultless service leaves behind, to be spoilt by a test.
+/// Holds what a faultless service leaves behind, to be spoilt by a test.
 #[derive(Clone)]
 struct World {
     rows: Vec<Event>,
@@ -93,7 +93,7 @@ fn audit(ledger: &Ledger, world: &World) -> Report {
     report
 }
 
-/// The discrepancies of a world that was spoilt; those of sums aside.
+/// Returns the discrepancies of a world that was spoilt, except those of sums.
 fn found(spoil: impl FnOnce(&mut World)) -> Vec<Discrepancy> {
     let mut world = world();
     spoil(&mut world);
@@ -210,7 +210,7 @@ fn a_dead_letter_of_a_valid_or_an_unknown_entry_is_found() {
     assert!(matches!(invented, Discrepancy::InventedLetter { .. }), "{invented:?}");
 }
 
-/// Where that may be, and for no other reason than this one.
+/// The audit excuses such an entry only where that may be, and for no other reason than this one.
 #[test]
 fn an_entry_that_was_given_up_is_excused() {
     let too_often = Refusal { reason: Reason::DeliveredTooOften, violations: Vec::new() };
@@ -300,7 +300,7 @@ fn an_entry_without_an_answer_may_be_there_or_not() {
     for i in SENT..SENT + 500 {
         let sample = generator.sample(DateTime::from_timestamp_millis(i.cast_signed()).expect("a time"));
         ledger.unanswered(&sample);
-        // Every second one happened.
+        // Every second XADD happened.
         match (i % 2, &sample.expected) {
             (0, Expected::Row(event, Strict::Accept)) if !world.rows.contains(event) => {
                 world.rows.push(event.clone());

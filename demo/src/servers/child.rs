@@ -1,4 +1,4 @@
-//! Child processes that end when we do.
+//! Starts child processes that end when this process does.
 
 use std::io;
 use std::path::Path;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Error, POLL};
 
-/// None when the deadline passed first, or `given_up` was called.
+/// Waits for the child. Returns `None` if the deadline passes first, or `given_up` is cancelled.
 pub(super) fn wait(
     child: &mut Child,
     at_most: Duration,
@@ -30,8 +30,8 @@ pub(super) fn wait(
 
 type Spawn = (Command, SyncSender<io::Result<Child>>);
 
-/// Starts every child: the kernel's signal for a parent's death is sent when the *thread* that started the child ends,
-/// so that thread has to live as long as the process.
+/// Starts every child. The kernel signals a parent's death when the *thread* that started the child
+/// ends, so that thread has to live as long as the process.
 static KEEPER: LazyLock<io::Result<SyncSender<Spawn>>> = LazyLock::new(|| {
     let (sender, requests) = sync_channel::<Spawn>(1);
     thread::Builder::new().name("server-keeper".to_owned()).spawn(move || {

@@ -1,4 +1,4 @@
-//! A server's data folder, the programs that are run in it, and the end of both.
+//! Makes a server's data folder, runs programs in it, and ends both.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -19,7 +19,7 @@ use super::{Error, POLL, READY_DEADLINE};
 const PREFIX: &str = "sluicegate-servers-";
 const LOG_LINES_SHOWN: usize = 20;
 
-/// A server's folder in the temporary folder, removed when dropped. The lock says that its owner lives.
+/// Owns a server's temporary folder, and removes it when dropped. The lock says the owner lives.
 #[derive(Debug)]
 pub(super) struct Folder {
     pub(super) path: PathBuf,
@@ -30,7 +30,7 @@ pub(super) struct Folder {
 impl Folder {
     pub(super) fn create(server: &str) -> Result<Self, Error> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        // Canonical, because it is compared with what /proc says.
+        // The path is canonical, because it is compared with what /proc says.
         let temporary = std::env::temp_dir();
         let temporary =
             temporary.canonicalize().map_err(|source| Error::Folder { path: temporary, source })?;
@@ -83,22 +83,23 @@ impl Folder {
         Error::Failed { program: program.to_owned(), problem, log }
     }
 
-    /// A command that runs as the servers' user, in a process group of its own, so that Ctrl-C reaches us alone,
-    /// with nothing of our environment, and that gets `death` from the kernel when we die.
+    /// Makes a command that runs as the servers' user, in a process group of its own, so that
+    /// Ctrl-C reaches only this process. The command has only PATH of this process's environment,
+    /// and the kernel sends it `death` when this process dies.
     pub(super) fn command(&self, program: &Path, death: &str) -> Result<Command, Error> {
         let log = OpenOptions::new().create(true).append(true).open(self.log());
         let at = |source| Error::Folder { path: self.log(), source };
         let log = log.map_err(at)?;
         let mut command = Command::new("setpriv");
-        // After the change of user, which would clear it: setpriv sees to that.
+        // A change of user would clear this signal, but setpriv sets it after the change.
         command.arg("--pdeathsig").arg(death);
         if let Some(user) = &self.user {
             let (id, group) = (user.id.to_string(), user.group.to_string());
             command.args(["--reuid", &id, "--regid", &group, "--clear-groups"]);
         }
-        // Whoever started us in the background may have had SIGQUIT ignored, which is inherited.
+        // Whoever started this in the background may have had SIGQUIT ignored: that is inherited.
         command.args(["env", "--default-signal=QUIT"]);
-        // Had we died before setpriv asked for the signal, it would never come.
+        // If this process died before setpriv asked for the signal, the signal would never come.
         command.args(["sh", "-c", r#"[ "$PPID" = "$1" ] || exit 1; shift; exec "$@""#, "sh"]);
         command.arg(std::process::id().to_string()).arg(program);
         command
@@ -143,7 +144,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Of a program that did not end by itself, children may still be writing here.
+        // Children of a program that did not end by itself may still be writing here.
         for _ in 0..100 {
             let left = processes_in(&self.path);
             if left.is_empty() {
@@ -158,13 +159,13 @@ impl Drop for Folder {
     }
 }
 
-/// Removes the folders of owners that were killed, and whatever still runs in them.
+/// Removes the folders of owners that were killed, and ends whatever still runs in them.
 fn sweep(temporary: &Path) {
     for entry in fs::read_dir(temporary).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
         let owner = rest.split('-').next().unwrap_or(rest);
-        // A live owner may not hold its lock yet; one that we cannot see, in another container, may hold it.
+        // A live owner may not hold its lock yet; an unseen one, in another container, may hold it.
         if Path::new("/proc").join(owner).exists() {
             continue;
         }
@@ -179,8 +180,8 @@ fn sweep(temporary: &Path) {
     }
 }
 
-/// Processes whose working folder is in `folder`: those of one server, PostgreSQL's backends included,
-/// which make process groups of their own.
+/// Returns the processes whose working folder is in `folder`. They are those of one server,
+/// including PostgreSQL's backends, which make process groups of their own.
 pub(super) fn processes_in(folder: &Path) -> Vec<Pid> {
     let ours = |entry: fs::DirEntry| {
         let process = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
@@ -190,7 +191,7 @@ pub(super) fn processes_in(folder: &Path) -> Vec<Pid> {
     fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(ours).collect()
 }
 
-/// The user that servers run as.
+/// Identifies the user that servers run as.
 #[derive(Debug, Clone)]
 struct User {
     id: u32,
@@ -198,7 +199,7 @@ struct User {
 }
 
 impl User {
-    /// None for an ordinary user, who runs them as himself.
+    /// Returns `None` for an ordinary user, who runs the servers without a change of user.
     fn for_servers() -> Result<Option<Self>, Error> {
         if !geteuid().is_root() {
             return Ok(None);

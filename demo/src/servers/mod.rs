@@ -1,10 +1,10 @@
-//! Private servers: a Redis, and a PostgreSQL with TimescaleDB, as values that clean up after themselves.
+//! Provides a private Redis and a PostgreSQL with TimescaleDB, as values that clean up.
 //!
-//! The demo, the tests and the benchmark run on them. Each server listens on a free port of 127.0.0.1, keeps its data in
-//! a temporary folder, and is stopped and forgotten when its value is dropped. It cannot outlive this process either: the
-//! kernel ends it when we die, however we die.
+//! The demo, the tests and the benchmark run on them. Each server listens on a free port of
+//! 127.0.0.1, has its data in a temporary folder, and is stopped and forgotten when its value is
+//! dropped. The kernel ends it when this process dies, however that happens.
 //!
-//! Linux only (`/proc`, `setpriv`), and blocking: asynchronous callers use `spawn_blocking`.
+//! It needs Linux (`/proc`, `setpriv`) and blocks: asynchronous callers use `spawn_blocking`.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
@@ -27,97 +27,88 @@ mod programs;
 use child::{spawn, wait};
 use folder::{Folder, processes_in};
 
-/// The superuser's name, and the name of the database made for us.
+/// Names the superuser, and also the database that is made for the caller.
 const DATABASE: &str = "sluicegate";
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 const PORT_ATTEMPTS: usize = 5;
 
-/// Why a private server is not there, or not in the state asked for.
+/// Says why a private server is not there, or not in the state asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No program to start.
     #[error(
         "found no {what}, neither in {} nor on this system: run tests/setup/servers.sh of sluicegate's sources, \
          or install it (on Debian 13: apt-get install {package}), or set {variable} to a server that runs",
         .cache.display()
     )]
     Missing {
-        /// The server looked for.
+        /// Names the server that was looked for.
         what: &'static str,
-        /// Where the set-up script would have put it.
+        /// Names the cache folder, where the set-up script would have put the server.
         cache: PathBuf,
-        /// Debian's package of it.
+        /// Names Debian's package of the server.
         package: &'static str,
-        /// The variable that makes a private server unnecessary.
+        /// Names the variable that makes a private server unnecessary.
         variable: &'static str,
     },
-    /// No Redis 7.0 to start.
     #[error("{} is missing: run tests/setup/servers.sh redis-7.0 of sluicegate's sources", .program.display())]
     MissingRedis70 {
-        /// Where the set-up script would have put it.
+        /// Says where the set-up script would have put the program.
         program: PathBuf,
     },
-    /// PostgreSQL refuses to run as root, and there is nobody else.
+    /// PostgreSQL refuses to run as root, and there is no other user.
     #[error(
         "servers do not run as root, and /etc/passwd has neither the user postgres nor nobody: add one of them"
     )]
     NoUser,
-    /// The data folder, or a file in it.
     #[error("cannot use {}: {source}; TMPDIR sets another place", .path.display())]
     Folder {
-        /// The folder or file.
         path: PathBuf,
-        /// What the system said.
+        /// Holds the system's error.
         source: io::Error,
     },
-    /// A program could not be started at all.
     #[error("cannot start {} by setpriv (of util-linux): {source}", .program.display())]
     Spawn {
         program: PathBuf,
-        /// What the system said.
+        /// Holds the system's error.
         source: io::Error,
     },
-    /// The start was cancelled.
     #[error("the start of the servers was given up")]
     GivenUp,
-    /// No port of 127.0.0.1 could be had.
     #[error("found no free port on 127.0.0.1 between {FIRST_PORT} and {}", FIRST_PORT + PORTS)]
     NoPort,
-    /// A program ended, or said nothing, where it was to become ready or to finish its work.
+    /// A program ended, or was silent, when it should have become ready or finished its work.
     #[error("{program} {problem}; the end of its log:\n{log}")]
     Failed {
         program: String,
-        /// What it did instead.
+        /// Says what the program did instead.
         problem: String,
-        /// The last lines that it wrote.
+        /// Holds the last lines that the program wrote.
         log: String,
     },
-    /// Processes of the server are there after SIGKILL.
     #[error("{server} still has {processes} processes {}s after SIGKILL", STOP_DEADLINE.as_secs())]
     Immortal {
         server: &'static str,
-        /// How many processes it has.
+        /// Counts the processes that are left.
         processes: usize,
     },
-    /// A signal could not be sent.
     #[error("cannot send a signal to {server}: {source}")]
     Signal {
         server: &'static str,
-        /// What the system said.
+        /// Holds the system's error.
         source: io::Error,
     },
 }
 
-/// What a server is started with besides the project's own choices.
+/// Holds what a server is started with besides the project's own choices.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The server's own settings by name, after ours and so stronger: `("maxmemory", "64mb")`.
+    /// Overrides the project's settings of the server by name: `("maxmemory", "64mb")`.
     pub settings: Vec<(String, String)>,
 }
 
-/// A private Redis, with an append-only file as in production.
+/// Runs a private Redis, with an append-only file as in production.
 #[derive(Debug)]
 pub struct Redis(ServerProcess);
 
@@ -127,7 +118,7 @@ impl Redis {
         Self::start_unless(&CancellationToken::new(), options)
     }
 
-    /// The same with the oldest Redis that the service supports.
+    /// Does the same with the oldest Redis that the service supports.
     pub fn start_7_0(options: &Options) -> Result<Self, Error> {
         Self::start_program(programs::redis_7_0()?, &CancellationToken::new(), options)
     }
@@ -145,19 +136,19 @@ impl Redis {
         ServerProcess::start(Kind::Redis, program, folder, options, given_up).map(Self)
     }
 
-    /// `redis://127.0.0.1:PORT`, the same for the whole life of the value.
+    /// Returns `redis://127.0.0.1:PORT`, which stays the same for the whole life of the value.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://{}:{}", Ipv4Addr::LOCALHOST, self.0.port)
     }
 }
 
-/// A private PostgreSQL with TimescaleDB preloaded. Whatever bears on durability and speed is at its default.
+/// Runs a private PostgreSQL with TimescaleDB, with default settings for durability and speed.
 #[derive(Debug)]
 pub struct Postgres(ServerProcess);
 
 impl Postgres {
-    /// Makes a new cluster with an empty database `sluicegate`, starts it, and waits until it serves.
+    /// Starts a new cluster with an empty database `sluicegate`, and waits until it serves.
     pub fn start(options: &Options) -> Result<Self, Error> {
         Self::start_unless(&CancellationToken::new(), options)
     }
@@ -169,41 +160,42 @@ impl Postgres {
         ServerProcess::start(Kind::Postgres, programs.join("postgres"), folder, options, given_up).map(Self)
     }
 
-    /// The superuser's connection string to the database `sluicegate`, the same for the whole life of the value.
+    /// Returns the superuser's URL of the database `sluicegate`, which never changes.
     #[must_use]
     pub fn url(&self) -> String {
         self.url_of(DATABASE)
     }
 
-    /// The superuser's connection string to another database, such as `postgres`, to create and drop the first from.
+    /// Returns the superuser's URL of another database, such as `postgres`, from which the first
+    /// can be created and dropped.
     #[must_use]
     pub fn url_of(&self, database: &str) -> String {
         format!("postgres://{DATABASE}@{}:{}/{database}", Ipv4Addr::LOCALHOST, self.0.port)
     }
 }
 
-/// The life of a server is the same for both.
+/// Implements the life of a server, which is the same for both.
 macro_rules! life {
     ($server:ty) => {
         impl $server {
-            /// The port on 127.0.0.1.
+            /// Returns the port on 127.0.0.1.
             #[must_use]
             pub fn port(&self) -> u16 {
                 self.0.port
             }
 
-            /// Stops the server as an operator would, within 10 s, and keeps its data for [`Self::start_again`].
+            /// Stops it as an operator would, within 10 s, and keeps its data for `start_again`.
             pub fn stop(&mut self) -> Result<(), Error> {
                 self.0.stop()
             }
 
-            /// Ends every process of the server by SIGKILL, as a crash would, and keeps what it had on disk.
+            /// Kills every process of the server, as a crash would, and keeps what it had on disk.
             pub fn kill(&mut self) -> Result<(), Error> {
                 self.0.kill()
             }
 
-            /// Starts on the same port and data, after [`Self::stop`], [`Self::kill`] or a crash, and waits until it
-            /// serves. A server that still runs is killed first.
+            /// Starts on the same port and data, after [`Self::stop`], [`Self::kill`] or a crash,
+            /// and waits until it serves. A server that still runs is killed first.
             pub fn start_again(&mut self) -> Result<(), Error> {
                 self.0.kill()?;
                 self.0.launch(&CancellationToken::new())
@@ -224,26 +216,24 @@ macro_rules! life {
 life!(Redis);
 life!(Postgres);
 
-/// Both servers, or those that `REDIS_URL` and `POSTGRES_URL` name instead.
+/// Holds both servers, or the URLs of those that `REDIS_URL` and `POSTGRES_URL` name instead.
 #[derive(Debug)]
 pub struct Servers {
-    /// None when `REDIS_URL` names a server that is not ours.
+    /// Is `None` when `REDIS_URL` names a given server.
     pub redis: Option<Redis>,
-    /// None when `POSTGRES_URL` names a server that is not ours.
+    /// Is `None` when `POSTGRES_URL` names a given server.
     pub postgres: Option<Postgres>,
-    /// The Redis to use.
     pub redis_url: String,
-    /// The database to use.
     pub postgres_url: String,
 }
 
 impl Servers {
-    /// Starts what the environment does not name.
+    /// Starts the servers that the environment does not name.
     pub fn start() -> Result<Self, Error> {
         Self::start_unless(&CancellationToken::new())
     }
 
-    /// The same, but once `given_up` is called it ends soon with [`Error::GivenUp`], and leaves nothing behind.
+    /// Does the same, but soon ends with [`Error::GivenUp`] if cancelled, leaving nothing behind.
     pub fn start_unless(given_up: &CancellationToken) -> Result<Self, Error> {
         let (redis, redis_url) = match given("REDIS_URL") {
             Some(url) => (None, url),
@@ -269,7 +259,7 @@ fn given(variable: &str) -> Option<String> {
     std::env::var(variable).ok().filter(|value| !value.is_empty())
 }
 
-/// `initdb`, the settings, and the database, while no server runs yet.
+/// Runs `initdb`, makes the database and writes the settings, while no server runs yet.
 fn create_cluster(
     programs: &Path,
     folder: &Folder,
@@ -321,7 +311,7 @@ impl Kind {
         }
     }
 
-    /// In the log after the server has bound its port and loaded its data.
+    /// Returns what the log says after the server has bound its port and loaded its data.
     fn ready(self) -> &'static str {
         match self {
             Self::Redis => "Ready to accept connections",
@@ -336,7 +326,8 @@ impl Kind {
         }
     }
 
-    /// When the data is not wanted any more. PostgreSQL gives shared memory back on SIGQUIT, and not on SIGKILL.
+    /// Returns the signal for a server whose data is not wanted any more. PostgreSQL gives shared
+    /// memory back on SIGQUIT, and not on SIGKILL.
     fn discard_signal(self) -> (Signal, &'static str) {
         match self {
             Self::Redis => (Signal::KILL, "KILL"),
@@ -351,13 +342,13 @@ struct ServerProcess {
     program: PathBuf,
     folder: Folder,
     port: u16,
-    /// Redis takes them on the command line, PostgreSQL has them in its file.
+    /// Holds the settings. Redis takes them on the command line; PostgreSQL has them in its file.
     settings: Vec<(String, String)>,
     child: Option<Child>,
 }
 
 impl ServerProcess {
-    /// The first start: on another port if someone takes the one chosen before the server does.
+    /// Starts the server for the first time, on another port if someone takes the chosen one first.
     fn start(
         kind: Kind,
         program: PathBuf,
@@ -405,7 +396,7 @@ impl ServerProcess {
         result
     }
 
-    /// The log decides, not an answer on the port: that might be another's server.
+    /// Waits until the log says ready. An answer on the port might come from another's server.
     fn until_ready(&self, child: &mut Child, offset: u64, given_up: &CancellationToken) -> Result<(), Error> {
         let deadline = Instant::now() + READY_DEADLINE;
         let failed = |problem| self.folder.failed(self.kind.name(), problem, offset);
@@ -434,7 +425,7 @@ impl ServerProcess {
         self.end(Signal::KILL)
     }
 
-    /// Sends the signal to the server's first process, which ends the others, and SIGKILL to what is left in the end.
+    /// Sends the signal to the first process, which ends the others, and kills what is left.
     fn end(&mut self, signal: Signal) -> Result<(), Error> {
         let server = self.kind.name();
         if let Some(mut child) = self.child.take() {
@@ -462,7 +453,7 @@ impl ServerProcess {
         }
     }
 
-    /// The first process comes first: it could start others meanwhile.
+    /// Signals the first process before the others, because it could start more meanwhile.
     fn signal_all(&self, signal: Signal) -> Result<(), Error> {
         let first = self.child.as_ref().map(Pid::from_child);
         for process in first.into_iter().chain(processes_in(&self.folder.path)) {
@@ -481,8 +472,8 @@ impl Drop for ServerProcess {
     }
 }
 
-/// Below the ports that the kernel gives to clients. From among those, a client that tries again and again to reach a
-/// stopped server would one day be connected to itself, and hold the port.
+/// Lies below the ports that the kernel gives to clients. On one of those, a client that keeps
+/// trying to reach a stopped server would one day be connected to itself, and hold the port.
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 12_000;
 

@@ -1,4 +1,4 @@
-//! Where the servers' programs are: unpacked by `tests/setup/servers.sh`, or on the system.
+//! Finds the servers' programs: unpacked by `tests/setup/servers.sh`, or on the system.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,12 @@ use rustix::process::geteuid;
 
 use super::Error;
 
-/// The folder that `tests/setup/servers.sh` unpacks into, inside the cache folder.
+/// Names the folder that `tests/setup/servers.sh` unpacks into, inside the cache folder.
 const UNPACKED: &str = "servers-trixie-1";
-/// And with the argument `redis-7.0`.
+/// Names the folder that the script unpacks into with the argument `redis-7.0`.
 const REDIS_7_0: &str = "redis-7.0-bookworm-1";
 
-/// The same rule as in `tests/setup/cache.sh`.
+/// Finds the cache folder by the same rule as `tests/setup/cache.sh`.
 fn cache_folder() -> PathBuf {
     let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = set("SLUICEGATE_CACHE").unwrap_or_else(|| {
@@ -47,7 +47,7 @@ pub(super) fn redis_7_0() -> Result<PathBuf, Error> {
     }
 }
 
-/// The folder of `initdb` and `postgres`; of several versions on the system, the newest with TimescaleDB.
+/// Returns the folder of `initdb` and `postgres`; on the system, of the newest with TimescaleDB.
 pub(super) fn postgres() -> Result<PathBuf, Error> {
     let cache = cache_folder();
     let unpacked = cache.join(UNPACKED).join("bin");

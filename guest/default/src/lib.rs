@@ -1,8 +1,8 @@
-//! The default guest: the rules of [`guest_rules`], nothing added, as a component.
+//! Makes the rules of [`guest_rules`] a component, with nothing added: the default guest.
 
 use guest_rules::{Entry, Guest, Verdict};
 
-/// What the component exports.
+/// Implements what the component exports.
 pub struct Component;
 
 impl Guest for Component {

@@ -1,12 +1,12 @@
-//! A guest of the world `pipeline`: the default rules, and then it enriches.
+//! Applies the default rules and then enriches the event, as a guest of the world `pipeline`.
 //!
 //! - It looks up the user's plan and adds it to the event's properties.
 //! - It counts the user's events, and notes when the last one happened.
 //! - It publishes purchases to a stream of their own, once they are committed.
 //! - It counts purchases by plan, and their amounts.
 //!
-//! It is the example to copy for a guest with capabilities. The operator makes the
-//! tables and grants what it uses:
+//! It is the example to copy for a guest with capabilities. The operator makes the tables and
+//! grants what the guest uses:
 //!
 //! ```toml
 //! guest = "guest_enrich.wasm"
@@ -34,7 +34,7 @@ use serde_json::{Map, Value};
 use bindings::sluicegate::guest::store::{self, Value as Sql};
 use bindings::sluicegate::guest::{metrics, stream};
 
-/// What the world `pipeline` has beyond `validator`, which [`guest_rules`] brings.
+/// Holds what the world `pipeline` has beyond `validator`, whose bindings are in [`guest_rules`].
 mod bindings {
     wit_bindgen::generate!({
         path: "../../wit",
@@ -51,7 +51,7 @@ mod bindings {
     });
 }
 
-/// What the component exports.
+/// Implements what the component exports.
 pub struct Component;
 
 impl Guest for Component {

@@ -1,4 +1,4 @@
-//! What each field of an event must be.
+//! Checks each field of an event.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,11 +9,10 @@ use uuid::Uuid;
 use crate::fields::{Field, Fields, Value, object, wrong_type};
 use crate::{Code, Event, Violation, jsonb, quote, violation};
 
-/// Characters of a UUID with hyphens: the `uuid` crate reads shorter and
-/// longer forms as well.
+/// Counts a UUID's characters with hyphens: the `uuid` crate reads shorter and longer forms too.
 const UUID_LEN: usize = 36;
 
-/// Makes an event of the fields, or names all that is wrong with them.
+/// Makes an event of the fields, or returns everything that is wrong with them.
 pub(crate) fn check(fields: &Fields<'_>) -> Result<Event, Vec<Violation>> {
     match (
         event_id(&fields.event_id),
@@ -48,7 +47,7 @@ fn event_id(field: &Field<'_>) -> Result<String, Violation> {
     }
 }
 
-/// A string that is not empty and that PostgreSQL can hold.
+/// Returns a string that is not empty and that PostgreSQL can hold.
 fn label(field: &Field<'_>) -> Result<String, Violation> {
     let text = string(field)?;
     if text.is_empty() {
@@ -62,9 +61,9 @@ fn label(field: &Field<'_>) -> Result<String, Violation> {
     }
 }
 
-/// Microseconds since the Unix epoch. What is finer is cut off, towards the
-/// past, so that no event moves into the next second. A leap second, `:60`, is
-/// the first second of the next minute, as PostgreSQL has it.
+/// Returns microseconds since the Unix epoch. What is finer is cut off, towards the past, so that
+/// no event moves into the next second. A leap second, `:60`, is the first second of the next
+/// minute, as in PostgreSQL.
 fn time(field: &Field<'_>) -> Result<i64, Violation> {
     let text = string(field)?;
     let refusal = |why: &dyn fmt::Display| {
@@ -75,7 +74,7 @@ fn time(field: &Field<'_>) -> Result<i64, Violation> {
         );
         violation(field.name, Code::InvalidTimestamp, message)
     };
-    // chrono takes more: a space or an underscore for the `T`, U+2212 for the minus.
+    // chrono accepts more: a space or an underscore for the `T`, U+2212 for the minus.
     if !text.is_ascii() || !matches!(text.as_bytes().get(10), None | Some(b'T' | b't')) {
         return Err(refusal(&"input contains invalid characters"));
     }
@@ -105,8 +104,7 @@ fn properties(field: &Field<'_>) -> Result<Option<String>, Violation> {
     }
 }
 
-/// The value of a required field that is a string. It is copied only to
-/// resolve escapes.
+/// Returns the value of a required field that is a string. It is copied only to resolve escapes.
 fn string<'a>(field: &Field<'a>) -> Result<Cow<'a, str>, Violation> {
     let json = match once(field)? {
         None => {
@@ -126,7 +124,7 @@ fn string<'a>(field: &Field<'a>) -> Result<Cow<'a, str>, Violation> {
     }
 }
 
-/// The field's value, unless it is given more than once.
+/// Returns the field's value, unless the field is given more than once.
 fn once<'a>(field: &Field<'a>) -> Result<Option<Value<'a>>, Violation> {
     if field.times > 1 { Err(field.duplicate()) } else { Ok(field.value) }
 }

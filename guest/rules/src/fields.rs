@@ -1,4 +1,4 @@
-//! Which form an entry has, and the five fields in it, not yet judged.
+//! Finds out which form an entry has, and takes the five fields from it without judging them.
 
 use std::fmt;
 
@@ -8,13 +8,13 @@ use serde_json::value::RawValue;
 
 use crate::{Code, Entry, Violation, quote, violation};
 
-/// The one field of the JSON form.
+/// Names the one field of the JSON form.
 const DATA: &str = "data";
 
-/// Names of found fields that a message repeats, at most.
+/// Bounds the names of found fields that a message repeats.
 const QUOTED_NAMES: usize = 8;
 
-/// The known fields of an entry, as it gives them. They borrow from the entry.
+/// Holds the known fields of an entry, as the entry gives them. They borrow from the entry.
 pub(crate) struct Fields<'a> {
     pub(crate) event_id: Field<'a>,
     pub(crate) event_type: Field<'a>,
@@ -23,21 +23,20 @@ pub(crate) struct Fields<'a> {
     pub(crate) properties: Field<'a>,
 }
 
-/// One known field.
 pub(crate) struct Field<'a> {
     pub(crate) name: &'static str,
-    /// The last value given, if any.
+    /// Holds the last value given, if any.
     pub(crate) value: Option<Value<'a>>,
-    /// How often a value was given: a sound entry does so once.
+    /// Counts how often a value was given. A sound entry gives one once.
     pub(crate) times: usize,
 }
 
-/// A value in the words of the producer.
+/// Holds a value in the words of the producer.
 #[derive(Clone, Copy)]
 pub(crate) enum Value<'a> {
-    /// A stream field's: any text.
+    /// Comes from a stream field, and is any text.
     Text(&'a str),
-    /// One out of `data`: JSON of any type, well-formed, without whitespace around.
+    /// Comes from `data`, and is well-formed JSON of any type, without whitespace around it.
     Json(&'a str),
 }
 
@@ -70,14 +69,14 @@ fn read_data(text: &str) -> Result<Fields<'_>, Violation> {
         .map_err(|error| json_syntax(DATA, &error))
 }
 
-/// Checks that a text is a JSON object, and returns it without whitespace around.
+/// Checks that a text is a JSON object, and returns it without the whitespace around it.
 pub(crate) fn object<'a>(path: &str, text: &'a str) -> Result<&'a str, Violation> {
     let json: &RawValue = serde_json::from_str(text).map_err(|error| json_syntax(path, &error))?;
     let json = json.get();
     if json.starts_with('{') { Ok(json) } else { Err(wrong_type(path, json, "a JSON object")) }
 }
 
-/// The violation of a value that is well-formed JSON, but of another type.
+/// Makes the violation of a value that is well-formed JSON, but of another type.
 pub(crate) fn wrong_type(path: &str, json: &str, expected: &str) -> Violation {
     let found = match json.as_bytes().first() {
         Some(b'"') => "the string ",
@@ -92,12 +91,12 @@ pub(crate) fn wrong_type(path: &str, json: &str, expected: &str) -> Violation {
 }
 
 fn json_syntax(path: &str, error: &serde_json::Error) -> Violation {
-    // serde_json's own text names the line and column, and nothing of the input.
+    // The text of serde_json names the line and the column, and nothing of the input.
     let message = format!("found no JSON object: {error}");
     violation(path, Code::JsonSyntax, message)
 }
 
-/// The violation of an entry that has neither form.
+/// Makes the violation of an entry that has neither form.
 fn no_event(entry: &Entry) -> Violation {
     let mut names: Vec<String> =
         entry.fields.iter().take(QUOTED_NAMES).map(|(name, _)| quote(name)).collect();
@@ -156,15 +155,15 @@ impl<'a> Field<'a> {
         self.times += 1;
     }
 
-    /// The violation of a field that is given more than once.
+    /// Makes the violation of a field that is given more than once.
     pub(crate) fn duplicate(&self) -> Violation {
         let message = format!("found {} values, expected one", self.times);
         violation(self.name, Code::DuplicateField, message)
     }
 }
 
-/// Takes the known fields out of a JSON object in one pass. Values stay raw:
-/// most are strings without escapes, for which that is all the parsing needed.
+/// Takes the known fields out of a JSON object in one pass. Values stay raw: most are strings
+/// without escapes, which need no more parsing than that.
 struct FieldsVisitor;
 
 impl<'de> Visitor<'de> for FieldsVisitor {
@@ -188,8 +187,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
     }
 }
 
-/// Turns a key into the field of that name, if it is a known one, without
-/// keeping the key.
+/// Turns a key into the field of that name, if the name is known, without keeping the key.
 struct ByName<'f, 'de>(&'f mut Fields<'de>);
 
 impl<'f, 'de> DeserializeSeed<'de> for ByName<'f, 'de> {

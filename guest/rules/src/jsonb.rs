@@ -1,30 +1,28 @@
-//! What JSON the column `properties` can hold, as the contract in `wit/` has it.
+//! Checks that the column `properties` can hold a JSON text, as the contract in `wit/` says.
 //!
-//! The host would refuse the rest as well; checked here, the producer is told
-//! which value it was.
+//! The host would refuse the rest as well. This check tells the producer which value it was.
 
 use std::slice;
 
 use crate::{Code, quote};
 
-/// Levels of objects and arrays within each other, at most.
+/// Bounds the levels of objects and arrays within each other.
 const MAX_DEPTH: usize = 127;
 
-/// Characters of a number that fits in a 64-bit float if it has no exponent:
-/// the greatest has 309 digits.
+/// A number of this length without an exponent fits in a 64-bit float: the greatest has 309 digits.
 const SAFE_DIGITS: usize = 300;
 
-/// PostgreSQL reads no greater one, even of 0: half of the greatest number of 32 bits.
+/// PostgreSQL reads no greater exponent, even of 0. It is half of the greatest number of 32 bits.
 const MAX_EXPONENT: u64 = 1 << 30;
 
-/// Digits after the point of a number, at most, once its exponent is written out: where PostgreSQL's `numeric` ends.
+/// Bounds the digits of a number after its point, once its exponent is written out. PostgreSQL's
+/// `numeric` ends there.
 const MAX_SCALE: i64 = 16_383;
 
 type Refusal = (Code, String);
 
-/// Checks a text that is known to be well-formed JSON, which makes this simple:
-/// one pass, and a closer look only at strings with `\u` and at numbers with an
-/// exponent.
+/// Checks a text that is known to be well-formed JSON. That makes the check simple: one pass, and a
+/// closer look only at strings with `\u`, and at numbers that are long or have an exponent.
 pub(crate) fn check(json: &str) -> Result<(), Refusal> {
     let mut depth = 0_usize;
     let mut bytes = json.as_bytes().iter();
@@ -55,17 +53,17 @@ pub(crate) fn check(json: &str) -> Result<(), Refusal> {
     }
 }
 
-/// The text of a JSON string with its quotes; none if half a surrogate pair is in it.
+/// Unescapes a JSON string given with its quotes. Returns `None` if half a surrogate pair is in it.
 pub(crate) fn unescape(string: &[u8]) -> Option<String> {
     serde_json::from_slice(string).ok()
 }
 
-/// What of `token` the iterator, which started there, has consumed.
+/// Returns the part of `token` that the iterator, which started there, has consumed.
 fn consumed<'a>(token: &'a [u8], rest: &slice::Iter<'_, u8>) -> &'a [u8] {
     token.get(..token.len().saturating_sub(rest.len())).unwrap_or(token)
 }
 
-/// Consumes a string after its opening quote, and tells whether it has a `\u`.
+/// Consumes a string after its opening quote, and returns whether it has a `\u`.
 fn has_unicode_escape(bytes: &mut slice::Iter<'_, u8>) -> bool {
     let mut found = false;
     while let Some(byte) = bytes.next() {
@@ -122,8 +120,8 @@ fn check_number(number: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// The digits of a number after its point, once its exponent is written out; very many if the exponent is beyond what
-/// `numeric` reads at all.
+/// Returns the digits of a number after its point, once its exponent is written out. Returns very
+/// many if the exponent is beyond what `numeric` reads at all.
 fn scale(number: &str) -> i64 {
     let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let fraction = digits.split_once('.').map_or(0, |(_, fraction)| fraction.len());

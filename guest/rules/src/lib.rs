@@ -1,18 +1,16 @@
-//! The default rules as a library: what a guest component is made of.
+//! Provides the default rules as a library, of which guest components are made.
 //!
-//! A guest is a `cdylib` that implements [`Guest`] and names its type to
-//! [`export!`]; `guest/default` is the shortest one. A guest with rules of its
-//! own calls [`judge`] first and looks at what that accepts; `guest/strict`
-//! shows how.
+//! A guest is a `cdylib` that implements [`Guest`] and names its type to [`export!`];
+//! `guest/default` is the shortest one. A guest with rules of its own calls [`judge`] first, and
+//! looks at the events that [`judge`] accepts; `guest/strict` shows how.
 //!
-//! The rules are here, and not in `guest/default`, because only the crate that
-//! becomes the component may export: two exports in one component would clash.
-//! So they compile natively too, for tests and benchmarks.
+//! The rules are here, and not in `guest/default`, because only the crate that becomes the
+//! component may export: two exports in one component would clash. So they compile natively too,
+//! for tests and benchmarks.
 //!
-//! The modules follow an entry's way: [`judge`], `fields` (which form the
-//! entry has, and its five fields in it), `event` (what each field must be),
-//! `jsonb` (what the column `properties` can hold), `violation` (how a refusal
-//! is told).
+//! The modules follow an entry's way: [`judge`], `fields` (which form the entry has, and its five
+//! fields in it), `event` (what each field must be), `jsonb` (what the column `properties` can
+//! hold), `violation` (how a refusal is told).
 #![warn(missing_docs)]
 
 mod event;
@@ -24,8 +22,8 @@ pub use bindings::exports::sluicegate::guest::handler::Guest;
 pub use bindings::sluicegate::guest::types::{Entry, EntryId, Event, Verdict, Violation};
 pub use violation::{Code, quote, violation};
 
-/// What wit-bindgen makes of `wit/`. Public only because [`export!`] expands to
-/// paths into it: use the names at the root.
+/// Holds what wit-bindgen makes of `wit/`. It is public only because [`export!`] expands to paths
+/// into it: use the names at the root.
 #[doc(hidden)]
 pub mod bindings {
     wit_bindgen::generate!({
@@ -39,7 +37,7 @@ pub mod bindings {
 
 /// Makes a type that implements [`Guest`] the export of the component.
 ///
-/// Only for wasm: elsewhere a linker takes the export's name,
+/// It does so only for wasm: elsewhere a linker takes the export's name,
 /// `sluicegate:guest/handler@0.1.0#process`, for a symbol with a version.
 #[macro_export]
 macro_rules! export {
@@ -55,12 +53,11 @@ pub fn process(batch: &[Entry]) -> Vec<Verdict> {
     batch.iter().map(judge).collect()
 }
 
-/// Judges one entry by the default rules: accepts its event, or rejects it
-/// with all that is wrong with it.
+/// Judges one entry by the default rules: accepts its event, or rejects the entry with everything
+/// that is wrong with it.
 ///
-/// The entry has one field `data`, a JSON object, or flat fields of the same
-/// names; with `data` there, flat fields are ignored. Names unknown here are
-/// ignored in either form.
+/// The entry has one field `data`, a JSON object, or flat fields with the names of the object's
+/// members. If `data` is there, flat fields are ignored. Unknown names are ignored in either form.
 ///
 /// | field | what it must be |
 /// |---|---|

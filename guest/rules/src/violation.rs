@@ -1,42 +1,42 @@
-//! How a refusal is told: its code for programs, its message for people.
+//! Tells a refusal by a code for programs and a message for people.
 
 use std::fmt::Write as _;
 
 use crate::Violation;
 
-/// Characters of a found value that a message repeats, at most.
+/// Bounds the characters of a found value that a message repeats.
 const QUOTED_CHARS: usize = 64;
 
-/// What kind of fault a violation is. The names are stable: they are counted
-/// and alerted upon.
+/// Names the kind of fault that a violation is. The names are stable, because they are counted and
+/// alerted upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
-    /// A required field is not there; with an empty path, none of them is.
+    /// A required field is not there. With an empty path, none of them is.
     Missing,
     /// A field is given more than once, so that its value is ambiguous.
     DuplicateField,
     /// The text is not JSON. The message says at which line and column.
     JsonSyntax,
-    /// JSON of another type than wanted: a number for a string, or null.
+    /// The JSON is of another type than wanted: a number for a string, or null.
     WrongType,
-    /// A string without a character.
+    /// A string is empty.
     Empty,
-    /// A NUL character, which PostgreSQL can hold neither in `text` nor in `jsonb`.
+    /// A text contains a NUL character, which PostgreSQL can hold neither in `text` nor in `jsonb`.
     NulCharacter,
-    /// A JSON string with half a surrogate pair (`\ud800`), which is no text.
+    /// A JSON string contains half a surrogate pair (`\ud800`), which is no text.
     InvalidUnicode,
-    /// Not a UUID of 36 characters with hyphens.
+    /// The text is not a UUID of 36 characters with hyphens.
     InvalidUuid,
-    /// Not an RFC 3339 date and time with offset.
+    /// The text is not an RFC 3339 date and time with an offset.
     InvalidTimestamp,
-    /// A number beyond its limits: for any in `properties`, those of a 64-bit float.
+    /// A number is beyond its limits: in `properties`, those of a 64-bit float and of `numeric`.
     OutOfRange,
-    /// JSON nested deeper than 127 levels.
+    /// The JSON is nested deeper than 127 levels.
     TooDeep,
 }
 
 impl Code {
-    /// The code as a violation carries it.
+    /// Returns the code as a violation carries it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -55,14 +55,14 @@ impl Code {
     }
 }
 
-/// Makes a violation. The message is for people and says what was found and
-/// what is expected; show found values by [`quote`].
+/// Makes a violation. The message is for people and says what was found and what is expected. Show
+/// found values by [`quote`].
 pub fn violation(path: impl Into<String>, code: Code, message: impl Into<String>) -> Violation {
     Violation { path: path.into(), code: code.as_str().to_owned(), message: message.into() }
 }
 
-/// A found value in backquotes, fit for a message: cut after 64 characters,
-/// and with those escaped that could forge or garble a line of a log.
+/// Returns a found value in backquotes, fit for a message. It is cut after 64 characters, and
+/// characters are escaped that could forge or garble a line of a log.
 #[must_use]
 pub fn quote(found: &str) -> String {
     let mut quoted = String::from("`");
@@ -83,7 +83,7 @@ pub fn quote(found: &str) -> String {
     quoted
 }
 
-/// Control characters, and those that break lines or turn the direction of text.
+/// Returns whether a character is a control character, breaks lines or turns the direction of text.
 fn is_unprintable(char: char) -> bool {
     char.is_control()
         || matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

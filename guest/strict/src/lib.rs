@@ -1,7 +1,7 @@
-//! The strict guest: the default rules, and two of its own.
+//! Adds two rules to the default ones: the strict guest.
 //!
-//! It is the example to copy for rules of one's own. The default rules judge
-//! first; what they accept is a sound event, and only that is looked at here.
+//! It is the example to copy for rules of one's own. The default rules judge first, and this guest
+//! looks only at the sound events that they accept.
 //!
 //! - A `purchase` must have a `properties.amount`, a number greater than 0.
 //! - A `heartbeat` is discarded.
@@ -9,7 +9,7 @@
 use guest_rules::{Code, Entry, Event, Guest, Verdict, Violation, quote, violation};
 use serde_json::{Map, Value};
 
-/// What the component exports.
+/// Implements what the component exports.
 pub struct Component;
 
 impl Guest for Component {

@@ -1,4 +1,4 @@
-//! The events of the benchmark, the same in every run.
+//! Makes the events of the benchmark, the same in every run.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use redis::aio::MultiplexedConnection;
 use uuid::Uuid;
 
-/// Entries sent at once.
+/// Counts the entries sent at once.
 const CHUNK: usize = 1_000;
 
 /// Makes valid events of about 250 bytes, all different.
@@ -27,7 +27,7 @@ impl Events {
 impl Iterator for Events {
     type Item = String;
 
-    /// The value of the field `data`.
+    /// Returns the value of the field `data`.
     fn next(&mut self) -> Option<String> {
         self.time += Duration::from_millis(1);
         let random = &mut self.random;
@@ -44,7 +44,7 @@ impl Iterator for Events {
     }
 }
 
-/// Fills a stream.
+/// Fills a stream with events.
 pub(crate) async fn preload(
     redis: &mut MultiplexedConnection,
     stream: &str,

@@ -1,14 +1,14 @@
-//! Events a second, end to end, from a preloaded stream: run by `make bench`.
+//! Measures events per second, end to end, from a preloaded stream. `make bench` runs it.
 //!
-//! Three ways to do the same work, interleaved in one run, each in a process of
-//! its own and on a database of its own:
+//! Three contenders do the same work, interleaved in one run, each in a process of its own and on a
+//! database of its own:
 //!
 //! - (a) the service, as it is shipped
-//! - (b) the same pipeline with the default rules as native code: what the sandbox costs
-//! - (c) the database alone, fed with the same rows ready-made: what is possible
+//! - (b) the same pipeline with the default rules as native code, to show what the sandbox costs
+//! - (c) the database alone, fed with the same rows ready-made, to show what is possible
 //!
-//! Then the transactions of a trickle of 27 events a second.
-//! `BENCH_EVENTS` (300000) and `BENCH_REPETITIONS` (5) change the size.
+//! Then the transactions of a trickle of 27 events per second are counted. `BENCH_EVENTS` (300000)
+//! and `BENCH_REPETITIONS` (5) change the size.
 
 mod child;
 mod load;
@@ -55,8 +55,8 @@ fn bench() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The medians of all rounds. A ratio is the median of the rounds' ratios, so
-/// that what slows the machine for a while slows both sides of it.
+/// Formats the medians of all rounds. A ratio is the median of the rounds' ratios, so that what
+/// slows the machine for a while slows both sides of it.
 fn row(batch_size: usize, rounds: &[[Outcome; 3]]) -> String {
     let of = |value: &dyn Fn(&[Outcome; 3]) -> f64| median(rounds.iter().map(value).collect());
     let rate = |contender: Contender| of(&|round| contender.of(round).events_a_second);
@@ -91,7 +91,7 @@ fn number(variable: &str, default: usize) -> anyhow::Result<usize> {
     }
 }
 
-/// Progress and results go to standard output, without a buffer.
+/// Writes progress and results to standard output, without a buffer.
 fn say(text: &str) {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();

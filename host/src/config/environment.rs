@@ -1,4 +1,4 @@
-//! Variables: those of the environment, and under them those of `.env` in the working directory.
+//! Reads variables of the environment, and behind them those of `.env` in the working directory.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -10,31 +10,30 @@ use std::path::Path;
 use super::settings::{SETTINGS, setting};
 use super::{Problem, range};
 
-/// The file, as many tools have it. Only in the working directory, not in one above it.
+/// The file, as many tools have it. It is looked for in the working directory only.
 pub(super) const FILE: &str = ".env";
 
-/// A file that is larger holds no settings.
+/// The largest number of bytes in the file. A larger one holds no settings.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Where a variable stands.
 const ENVIRONMENT: &str = "the environment";
 
 /// All variables that concern the service.
 #[derive(Debug, Default)]
 pub(super) struct Environment {
-    /// Settings that are not empty, by the names of the manual.
+    /// The settings that are not empty, by their names in the manual.
     pub(super) set: BTreeMap<&'static str, String>,
-    /// Names that are nearly those of settings.
+    /// The names that are nearly those of settings.
     pub(super) misspelt: Vec<Misspelt>,
 }
 
-/// A name that has no effect, and is nearly one that has.
+/// A variable that has no effect, and is nearly one that has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{found} in {place} is not a setting, and has no effect; did you mean {meant}?")]
 pub struct Misspelt {
-    /// As it was found.
+    /// The name as it was found.
     pub found: String,
-    /// `.env`, or the environment.
+    /// Where the variable stands: in `.env` or in the environment.
     pub place: String,
     /// The setting that may be meant.
     pub meant: &'static str,
@@ -48,7 +47,7 @@ impl Environment {
         }
         for (name, value) in std::env::vars_os() {
             if let Some(name) = name.to_str() {
-                // What is not UTF-8 is told below, where it is a setting.
+                // A value that is not UTF-8 is reported below, if it is a setting's.
                 variables.add(name, value.into_string().unwrap_or_default(), ENVIRONMENT);
             }
         }
@@ -60,7 +59,7 @@ impl Environment {
         Ok(variables)
     }
 
-    /// What is added later comes first; an empty one counts as unset.
+    /// Adds a variable, which replaces those before it. An empty one counts as unset.
     fn add(&mut self, name: &str, value: String, place: &str) {
         if let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) {
             if !value.is_empty() {
@@ -74,7 +73,7 @@ impl Environment {
     }
 }
 
-/// The variables of a file, if it is there. Its values are in no error: they may hold passwords.
+/// Reads a file's variables, if it exists. No error repeats a value, which may be a password.
 fn in_file(path: &Path) -> Result<Vec<(String, String)>, Problem> {
     let Some(bytes) =
         read(path).map_err(|source| Problem::UnreadableFile { file: path.to_owned(), source })?
@@ -88,11 +87,11 @@ fn in_file(path: &Path) -> Result<Vec<(String, String)>, Problem> {
     })?;
     let lines_read = Cell::new(0);
     let lines = Lines { rest: text.trim_start_matches('\u{feff}').as_bytes(), count: &lines_read };
-    // Its error holds the line, and not its number.
+    // Its error holds the line, but not the line's number.
     dotenvy::from_read_iter(lines).map(|variable| variable.map_err(|_| no_form(lines_read.get()))).collect()
 }
 
-/// Nothing, if there is no such file. A pipe would be waited for, and a large file is another one by mistake.
+/// Returns `None` if there is no file. A pipe would block, and a large file is there by mistake.
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let found = match fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -106,7 +105,7 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Returns a line at a time, and counts them: so it is known how far a reader is.
+/// Returns a line at a time and counts them, so that it is known how far a reader is.
 struct Lines<'a> {
     rest: &'a [u8],
     count: &'a Cell<usize>,
@@ -126,13 +125,13 @@ impl Read for Lines<'_> {
     }
 }
 
-/// The setting whose name this one nearly is: a letter or two are wrong, or an underscore.
+/// Returns the setting whose name is nearly this: a letter or two are wrong, or an underscore.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let upper = name.to_ascii_uppercase();
     if setting(&upper).is_some_and(|setting| setting.name == name) {
         return None;
     }
-    // Units stand in values here.
+    // Values have units here, and names have none.
     let units = ["_MS", "_S", "_DAYS", "_BYTES"];
     let upper = units.iter().find_map(|unit| upper.strip_suffix(unit)).unwrap_or(&upper);
     let joined = |name: &str| name.replace(['_', '-', '.'], "");

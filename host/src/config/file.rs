@@ -1,4 +1,4 @@
-//! The file with settings, read so that no error repeats a line of it: the line may hold a password.
+//! Reads the file with settings. No error repeats a line of it, which may hold a password.
 
 use std::fs;
 use std::ops::Range;
@@ -10,7 +10,6 @@ use figment::{Metadata, Profile, Provider};
 
 use super::Problem;
 
-/// A file that reads.
 pub(super) struct File {
     path: PathBuf,
     settings: Dict,
@@ -20,7 +19,7 @@ impl File {
     pub(super) fn read(path: &Path) -> Result<Self, Problem> {
         let text = fs::read_to_string(path)
             .map_err(|source| Problem::UnreadableFile { file: path.to_owned(), source })?;
-        // Not by figment's own provider, whose error shows the line.
+        // The error of figment's own provider would show the line.
         let settings = Toml::from_str(&text).map_err(|error| Problem::NoToml {
             file: path.to_owned(),
             place: error.span().map(|span| place(&text, &span)).unwrap_or_default(),
@@ -40,7 +39,7 @@ impl Provider for File {
     }
 }
 
-/// Where a span of bytes begins, for people.
+/// Describes for people where a span of bytes begins.
 fn place(text: &str, span: &Range<usize>) -> String {
     let before = text.get(..span.start).unwrap_or(text);
     let last = before.rsplit('\n').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a guest may do besides judging, by the file only: `[grants]` and `[statements.NAME]`.
+//! What a guest may do besides judging, set in the file only: `[grants]` and `[statements.NAME]`.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{Problem, Time, range, within};
 
-/// The grants of a guest of the world `pipeline`. None by default.
+/// The grants of a guest of the world `pipeline`. By default there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Grants {
-    /// Lag and delivery counts.
+    /// Whether the guest may see lag and delivery counts.
     pub stream: bool,
-    /// Streams that it may publish to, each with the length to which it is trimmed (`MAXLEN ~`).
+    /// The streams that it may publish to, each with the length to trim to (`MAXLEN ~`).
     pub publish: BTreeMap<String, u64>,
-    /// Names of `[statements.NAME]` that it may run.
+    /// The names of the `[statements.NAME]` that it may run.
     pub statements: Vec<String>,
-    /// Counters and histograms of its own.
+    /// Whether it may keep counters and histograms of its own.
     pub metrics: bool,
 }
 
@@ -29,15 +29,14 @@ pub struct Statement {
     /// The types of the parameters, in order.
     #[serde(default)]
     pub parameters: Vec<Parameter>,
-    /// How long it may take.
+    /// How long the statement may take.
     #[serde(default = "default_timeout")]
     pub timeout: Time,
-    /// How many rows it may give.
+    /// How many rows it may return.
     #[serde(default = "default_rows")]
     pub rows: usize,
 }
 
-/// The type of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Parameter {
@@ -60,7 +59,6 @@ pub enum Parameter {
 }
 
 impl Parameter {
-    /// As it is written in the file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Boolean => "boolean",
@@ -83,7 +81,7 @@ fn default_rows() -> usize {
     100
 }
 
-/// What a statement may begin with: nothing that ends the transaction or changes the session.
+/// The first words that a statement may have: none ends the transaction or changes the session.
 const STATEMENTS: [&str; 7] = ["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "VALUES"];
 
 impl Statement {
@@ -99,13 +97,13 @@ impl Statement {
 }
 
 impl Grants {
-    /// Those of the statements that are granted.
+    /// Returns those of the statements that are granted.
     pub(super) fn granted(&self, statements: &BTreeMap<String, Statement>) -> BTreeMap<String, Statement> {
         let granted = |(name, _): &(&String, &Statement)| self.statements.contains(*name);
         statements.iter().filter(granted).map(|(name, statement)| (name.clone(), statement.clone())).collect()
     }
 
-    /// Against the statements that there are, and the stream that is read.
+    /// Checks the grants against the existing statements, and the stream that is read.
     pub(super) fn check(&self, statements: &BTreeMap<String, Statement>, own: &str) -> Result<(), Problem> {
         for name in &self.statements {
             if !statements.contains_key(name) {

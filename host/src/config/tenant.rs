@@ -1,4 +1,4 @@
-//! What each tenant may set for itself.
+//! The settings that each tenant may have for itself.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::{Problem, Statement, Tenant, over};
 
 impl Tenant {
-    /// The defaults of a tenant that has a table of its own in the file.
+    /// Returns the defaults of a tenant that has a table of its own in the file.
     pub(super) fn named(name: TenantName) -> Self {
-        // A tenant that writes into another's table can keep an event from it, by being there first.
+        // A tenant that writes to another's table can keep an event out by storing its key first.
         let events_table = match name == TenantName::default() {
             true => TableName::default(),
             false => TableName(format!("events_{name}")),
@@ -20,7 +20,8 @@ impl Tenant {
         Self { name, events_table, ..Self::default() }
     }
 
-    /// With what is set in `layers`, checked. The statements are all that the operator has named.
+    /// Applies what is set in `layers`, and checks it. The operator has named all of these
+    /// statements.
     pub(super) fn set(
         self,
         layers: &Figment,
@@ -33,21 +34,21 @@ impl Tenant {
         Ok(tenant)
     }
 
-    /// `ROW_RETRY`, but no longer than until others would take the entry over, and begin anew.
+    /// Returns `ROW_RETRY`, or less if others would take the entry over before that.
     pub fn row_retry(&self) -> Duration {
         self.row_retry.0.min(self.claim_min_idle.0 / 2)
     }
 }
 
-/// A tenant's name: short, and good for a file's, a table's and a label's part.
+/// A tenant's name. It is short, and may be part of a file's, a table's or a label's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantName(String);
 
 impl TenantName {
-    /// What a name must be.
+    /// Says what a name must be.
     pub const WANTED: &'static str = "a lower-case letter, then at most 31 of a-z, 0-9 and _";
 
-    /// `None` for what is no name.
+    /// Returns `None` for what is no name.
     pub fn new(text: &str) -> Option<Self> {
         let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         let is_name = text.starts_with(|c: char| c.is_ascii_lowercase())
@@ -56,7 +57,6 @@ impl TenantName {
         is_name.then(|| Self(text.to_owned()))
     }
 
-    /// As it is written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -80,7 +80,7 @@ impl fmt::Display for TenantName {
 pub struct TableName(String);
 
 impl TableName {
-    /// As it stands in SQL.
+    /// Returns the name as it stands in SQL.
     pub fn quoted(&self) -> String {
         format!("\"{}\"", self.0)
     }

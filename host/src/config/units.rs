@@ -1,4 +1,4 @@
-//! Times and sizes, as people write them.
+//! Reads and writes times and sizes as people write them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,55 +17,49 @@ pub struct Time(pub Duration);
 pub struct Size(pub u64);
 
 impl Time {
-    /// Of so many milliseconds.
     pub const fn millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
     }
 
-    /// Of so many seconds.
     pub const fn secs(secs: u64) -> Self {
         Self(Duration::from_secs(secs))
     }
 
-    /// Of so many days.
     pub const fn days(days: u64) -> Self {
         Self::secs(days * 86_400)
     }
 
-    /// In whole milliseconds.
+    /// Returns the time in whole milliseconds.
     pub fn as_millis(self) -> u64 {
         u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// In whole days.
+    /// Returns the time in whole days.
     pub fn as_days(self) -> u32 {
         u32::try_from(self.0.as_secs() / 86_400).unwrap_or(u32::MAX)
     }
 }
 
 impl Size {
-    /// Of so many KiB.
     pub const fn kib(kib: u64) -> Self {
         Self(kib << 10)
     }
 
-    /// Of so many MiB.
     pub const fn mib(mib: u64) -> Self {
         Self(mib << 20)
     }
 
-    /// Of so many GiB.
     pub const fn gib(gib: u64) -> Self {
         Self(gib << 30)
     }
 
-    /// In bytes, where memory is meant.
+    /// Returns the number of bytes, where memory is meant.
     pub fn bytes(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 }
 
-/// In the greatest unit of which it is a whole number.
+/// Writes a time in the greatest unit of which it is a whole number.
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.as_millis();
@@ -77,7 +71,7 @@ impl fmt::Display for Time {
     }
 }
 
-/// In the greatest unit of which it is a whole number.
+/// Writes a size in the greatest unit of which it is a whole number.
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];

@@ -1,4 +1,4 @@
-//! The metrics file: its form is a contract.
+//! Writes the metrics file, whose form is a contract.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
@@ -10,27 +10,26 @@ const HEADER: [&str; 5] = ["timestamp", "events_processed", "lag", "batch_time_m
 
 #[derive(Clone, Copy, Debug)]
 pub struct MetricsRow {
-    /// When it was taken.
     pub timestamp: DateTime<Utc>,
-    /// Entries that ended, in total since the start.
+    /// The number of entries that have ended since the start.
     pub events_processed: u64,
-    /// Entries not yet delivered to the group; empty in the file when Redis does not know.
+    /// The entries not yet delivered to the group; empty in the file when Redis does not know.
     pub lag: Option<u64>,
     /// How long the last batch took, from its reading to its acknowledgement.
     pub batch_time_ms: u64,
-    /// Events a second over the interval.
+    /// Entries that ended per second, over the interval.
     pub processing_rate: f64,
 }
 
-/// Appended to; made with its folders when it is missing, and again when
-/// somebody moved it away. The header stands once, at the beginning.
+/// The file is appended to. It is made with its folders when it is missing, and again when somebody
+/// has moved it away. The header stands once, at the beginning.
 #[derive(Debug)]
 pub struct CsvFile {
     path: PathBuf,
 }
 
 impl CsvFile {
-    /// Touches nothing yet.
+    /// Names the file, and touches nothing yet.
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned() }
     }

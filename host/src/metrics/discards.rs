@@ -1,4 +1,4 @@
-//! Why entries were discarded: counted by the reason that the rules gave, bounded in number.
+//! Counts discarded entries by the reason that the rules gave, for a limited number of reasons.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,9 +6,9 @@ use std::fmt;
 use crate::batch::{Judged, Outcome};
 use crate::text::printable;
 
-/// Reasons of one tenant that have a count of their own; the others share one.
+/// The largest number of a tenant's reasons that have their own count. The others share one.
 const MAX_REASONS: usize = 20;
-/// Kept of a reason.
+/// The largest number of characters that are kept of a reason.
 const MAX_REASON_CHARS: usize = 64;
 
 /// The counts since the start.
@@ -19,7 +19,7 @@ pub(super) struct Discards {
 }
 
 impl Discards {
-    /// Counts the entries of a batch that is committed.
+    /// Counts the discarded entries of a committed batch.
     pub(super) fn add(&mut self, batch: &[Judged]) {
         for judged in batch {
             let Outcome::Discard(reason) = &judged.outcome else { continue };
@@ -41,13 +41,13 @@ impl Discards {
     }
 }
 
-/// For a line of the log: `"heartbeat"=12 "a bot"=3 others=1`, the most frequent first.
+/// Formats a line of the log, the most frequent first: `"heartbeat"=12 "a bot"=3 others=1`.
 impl fmt::Display for Discards {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut counts: Vec<(&String, &u64)> = self.counts.iter().collect();
         counts.sort_by(|(_, a), (_, b)| b.cmp(a));
         for (at, (reason, count)) in counts.into_iter().enumerate() {
-            // Quotes too: a reason must not look like several.
+            // Quotes are escaped too: a reason must not look like several.
             let reason = printable(reason).replace('"', "\\\"");
             write!(f, "{}\"{reason}\"={count}", if at == 0 { "" } else { " " })?;
         }

@@ -1,11 +1,11 @@
-//! The metrics of guests: counters and histograms of their own, bounded in number.
+//! Keeps the metrics of guests: counters and histograms of their own, limited in number.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::capabilities::{Sample, Series};
 
-/// The series of one tenant. What would be more is counted as dropped.
+/// The largest number of series of one tenant. Samples of further ones are counted as dropped.
 const MAX_SERIES: usize = 100;
 
 /// All series, with their values since the start.
@@ -22,7 +22,7 @@ enum Value {
 }
 
 impl AllSeries {
-    /// Adds what a batch has counted, and how much of it was dropped already.
+    /// Adds the samples of a batch, and the number of those that were dropped already.
     pub(super) fn add(&mut self, samples: Vec<(Series, Sample)>, dropped: u64) {
         self.dropped = self.dropped.saturating_add(dropped);
         for (series, sample) in samples {
@@ -42,7 +42,7 @@ impl AllSeries {
                     *min = min.min(value);
                     *max = max.max(value);
                 }
-                // A name is either the one or the other.
+                // A series is either a counter or a histogram.
                 (Value::Counter(_), Sample::Observe(_)) | (Value::Histogram { .. }, Sample::Add(_)) => {
                     self.dropped += 1;
                 }
@@ -59,7 +59,7 @@ impl AllSeries {
     }
 }
 
-/// For a line of the log: `purchases{plan="gold"}=12 amount=count:3,sum:7.5,min:1,max:4`.
+/// Formats a line of the log: `purchases{plan="gold"}=12 amount=count:3,sum:7.5,min:1,max:4`.
 impl fmt::Display for AllSeries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (Series { name, labels }, value)) in self.values.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The last stage.
+//! The last stage: acknowledges what is committed.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::stream::{Acknowledger, Unacknowledged};
 
 /// Acknowledges what is committed, until Redis has it. Only then does it count.
 ///
-/// What Redis refuses to be told, because its rules have published something and Redis is out of memory, holds up
-/// nothing that is committed later. As many batches are here at most as may be in flight.
+/// Rules may have published what Redis refuses because it is out of memory. That holds up nothing
+/// that is committed later. At most as many batches are here as may be in flight.
 pub(super) async fn acknowledge(
     mut acknowledger: Acknowledger,
     counters: Arc<Counters>,
@@ -21,7 +21,7 @@ pub(super) async fn acknowledge(
 ) -> Result<(), Error> {
     let mut backoff = Backoff::default();
     let mut due: Vec<(Unacknowledged, Arc<InFlight>)> = Vec::new();
-    // Rules that make much of little send it bit by bit.
+    // A heavy batch sends what it publishes bit by bit.
     let of = |CommittedBatch { committed, in_flight }| {
         (Unacknowledged::new(committed, in_flight.is_heavy()), in_flight)
     };

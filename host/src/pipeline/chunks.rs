@@ -1,4 +1,4 @@
-//! How fast a tenant may make new chunks of its hypertable.
+//! Limits how fast a tenant may make new chunks of its hypertable.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,14 +8,15 @@ use parking_lot::Mutex;
 use crate::batch::Judged;
 use crate::batch_budget;
 
-/// After a transaction, for each week that no transaction of this run had rows in before. Every new chunk makes every
-/// connection of the server forget what it knows about hypertables: without the pause it took nearly twice as long to write
-/// an event of another tenant. So a tenant makes 40 in a second, or spends a sixth of its time on them, whichever is more.
+/// The pause after a transaction for each week that no transaction of this run had rows in before.
+/// Every new chunk makes every connection of the server forget what it knows about hypertables:
+/// without the pause, an event of another tenant took nearly twice as long to write. So a tenant
+/// makes 40 in a second, or spends a sixth of its time on them, whichever is more.
 const PAUSE: Duration = Duration::from_millis(25);
-/// So many are made without one.
+/// The number of new weeks that need no pause.
 const FREE: usize = 8;
-/// The pause is at most so many times as long as the transaction took: a week that is new to the run may have its chunk
-/// already, and then writing there takes hardly any time.
+/// The pause is at most so many times as long as the transaction took: a week that is new to the
+/// run may have its chunk already, and then writing there takes hardly any time.
 const MAX_RATIO: u32 = 5;
 
 /// The weeks that this run has written rows of.
@@ -23,7 +24,7 @@ const MAX_RATIO: u32 = 5;
 pub(super) struct KnownWeeks(Mutex<BTreeSet<i64>>);
 
 impl KnownWeeks {
-    /// The pause that is due after these are committed, which took so long.
+    /// Returns the pause that is due after this batch is committed, which took so long.
     pub(super) fn pause_after(&self, committed: &[Judged], took: Duration) -> Duration {
         let mut known = self.0.lock();
         let new = batch_budget::weeks(committed).into_iter().filter(|week| known.insert(*week)).count();

@@ -1,22 +1,24 @@
-//! What is done about a part of a batch that PostgreSQL did not take.
+//! Decides what is done about a part of a batch that PostgreSQL did not take.
 //!
-//! Most errors tell by their SQLSTATE whose fault they are. Many do not: a trigger of the user's can raise any of them
-//! about one row, and so can a chunk that is frozen, a policy, an extension. Then it is looked whether other rows can be
-//! written: if they can, the batch is halved until the row's entry is alone, and it is given up when it has been tried
-//! for long enough; if they cannot, it is the server, and no entry is to blame.
+//! Most errors tell by their SQLSTATE whose fault they are. Many do not: a trigger of the user's
+//! can raise any of them about one row, and so can a frozen chunk, a policy, an extension. Then the
+//! stage looks whether other rows can be written. If they can, the batch is halved until the row's
+//! entry is alone, and it is given up when it has been tried for long enough. If they cannot, it is
+//! the server, and no entry is to blame.
 
 use crate::store::{Others, Remedy};
 
-/// So often the server may be short of what a single entry needs before the entry is refused: for about ten seconds.
+/// How often the server may lack what a single entry needs before it is refused: about ten seconds.
 const MAX_SHORTAGES: u32 = 10;
-/// So often a single entry is tried, whatever the time, before it is refused with an error that may pass.
+/// How often a single entry is tried, whatever the time, before it is refused for an error that may
+/// pass.
 const MIN_TRIES: u32 = 3;
 
 /// A failure to write a part, as far as it decides what comes next.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Failure {
     pub(super) remedy: Remedy,
-    /// Whether the server, or our patience, has ended it because it took too long.
+    /// Whether the write ended because it took the server or the service too long.
     pub(super) is_too_slow: bool,
     /// How often this part has failed, this time included.
     pub(super) failures: u32,
@@ -25,16 +27,15 @@ pub(super) struct Failure {
     pub(super) part: Shape,
     /// Whether others of the batch could be tried first.
     pub(super) is_ahead: bool,
-    /// Whether other rows can be written; `None` before somebody has looked.
+    /// Whether other rows can be written, or `None` before somebody has looked.
     pub(super) others: Option<Others>,
 }
 
-/// What a part is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     /// Several entries.
     Several,
-    /// A single entry with one row, or of which it is not known.
+    /// A single entry with one row, or one whose outcome is not known.
     Row,
     /// A single entry with many rows.
     Rows,
@@ -45,17 +46,17 @@ pub(super) enum Shape {
 /// What is done next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The same, after a pause.
+    /// Tries the same again, after a pause.
     Again,
-    /// The same, when the others of the batch have been tried: they do not wait for it, and tell more.
+    /// Tries the others of the batch first: they need not wait for this part, and tell more.
     Later,
-    /// Each half by itself.
+    /// Tries each half by itself.
     Halve,
-    /// To look whether other rows can be written.
+    /// Looks whether other rows can be written.
     Look,
-    /// To make a dead letter of the entry.
+    /// Makes a dead letter of the entry.
     Refuse,
-    /// To end the run: somebody must change something.
+    /// Ends the run, because somebody must change something.
     Stop,
 }
 
@@ -63,12 +64,12 @@ impl Failure {
     pub(super) fn next(self) -> Step {
         let is_several = self.part == Shape::Several;
         match self.remedy {
-            // Not before the second time: the first may be of somebody's lock.
+            // The first time may be because of somebody's lock.
             Remedy::Retry if self.is_too_slow && self.failures > 1 && is_several => Step::Halve,
             Remedy::Retry => Step::Again,
             Remedy::Split | Remedy::BlameRow if is_several => Step::Halve,
-            // An entry of many rows is at fault itself, if the server is short again and again; one of a single row came
-            // at a bad time, most likely.
+            // An entry of many rows is at fault itself, if the server is short again and again. One
+            // of a single row most likely came at a bad time.
             Remedy::Split if self.part == Shape::Rows && self.failures >= MAX_SHORTAGES => Step::Refuse,
             Remedy::Split if self.part == Shape::Rows => Step::Again,
             Remedy::Split => self.unless_row(Step::Again),
@@ -79,7 +80,7 @@ impl Failure {
         }
     }
 
-    /// After an error that may be a row's fault; `else_` if it is not.
+    /// Decides about an error that may be a row's fault, with `else_` if it is not.
     fn unless_row(self, else_: Step) -> Step {
         let may_pass = else_ == Step::Again;
         match (self.others, self.part) {
@@ -101,7 +102,7 @@ impl Failure {
                     Step::Again
                 }
             }
-            // On another connection, once.
+            // It is tried once more, on another connection.
             (Some(Others::Written), _) if self.failures < 2 => Step::Again,
             (Some(Others::Written), _) => Step::Refuse,
         }
@@ -112,7 +113,7 @@ impl Failure {
 mod tests {
     use super::*;
 
-    /// Remedy, shape, failures, out of patience, others.
+    /// The remedy, the shape, the failures, whether patience is at its end, and the others.
     type Case = (Remedy, Shape, u32, bool, Option<Others>);
 
     fn failure((remedy, part, failures, is_out_of_patience, others): Case) -> Failure {
@@ -136,11 +137,11 @@ mod tests {
             ((Split, Row, 1_000, true, Some(Refused)), Step::Again),
             ((Split, Rows, MAX_SHORTAGES - 1, true, None), Step::Again),
             ((Split, Rows, MAX_SHORTAGES, false, None), Step::Refuse),
-            // A value that it cannot hold, say.
+            // There is a value that it cannot hold, say.
             ((BlameRow, Several, 1, false, None), Step::Halve),
             ((BlameRow, Row, 1, false, None), Step::Refuse),
             ((BlameRow, Letter, 1, false, None), Step::Refuse),
-            // A deadlock, an internal error.
+            // There was a deadlock, or an internal error.
             ((RetryUnlessRow, Several, 1, false, None), Step::Again),
             ((RetryUnlessRow, Several, 2, false, None), Step::Look),
             ((RetryUnlessRow, Several, 2, false, Some(Refused)), Step::Again),
@@ -154,7 +155,7 @@ mod tests {
             ((RetryUnlessRow, Row, 1_000, true, Some(Unknown)), Step::Again),
             ((RetryUnlessRow, Row, 1_000, true, Some(Refused)), Step::Again),
             ((RetryUnlessRow, Letter, 1_000, true, None), Step::Again),
-            // No such table, no right to it.
+            // There is no such table, or no right to it.
             ((StopUnlessRow, Several, 1, false, None), Step::Look),
             ((StopUnlessRow, Several, 1, false, Some(Refused)), Step::Stop),
             ((StopUnlessRow, Several, 1, false, Some(Away)), Step::Again),

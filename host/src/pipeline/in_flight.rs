@@ -1,4 +1,4 @@
-//! A batch on its way from one stage to the next, and the slots for so many of them.
+//! Batches on their way from one stage to the next, and the slots for so many of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,49 +15,50 @@ use crate::judge::Rules;
 use crate::store::Committed;
 use crate::stream::Quiet;
 
-/// How long a batch that is to be alone waits for those in flight, unless it must be. One of them may wait for somebody's lock, for hours.
+/// How long a batch that should be alone waits for those in flight, unless it must be alone. One of
+/// them may wait for somebody's lock, for hours.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A batch on its way, with what belongs to the whole of it.
+/// A batch on its way, with what belongs to the whole of it. It is shared, because a batch can
+/// commit in parts. The last of them gives the slot back.
 ///
-/// Shared, because a batch can commit in parts. The last of them gives the slot back.
-///
-/// Dropped before all of its entries are acknowledged, it ends the run, and only then gives the slot back: a stage has
-/// failed. What would be read after that would count as delivered once more and be judged by nobody.
+/// If it is dropped before all of its entries are acknowledged, a stage has failed. Then it ends
+/// the run, and only after that gives the slot back: what is read after a failure would count as
+/// delivered once more, and be judged by nobody.
 pub(super) struct InFlight {
     pub(super) read_at: Instant,
     pub(super) slot: Slot,
-    /// Entries that are not acknowledged yet.
+    /// The number of entries that are not acknowledged yet.
     pending: AtomicUsize,
     run: CancellationToken,
-    /// The tenant's only one, if it is [not much less](super::judge_stage::is_heavy): no other batch is judged meanwhile.
+    /// While a [heavy](super::judge_stage::is_heavy) batch keeps it, no other batch is judged.
     heavy_permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl InFlight {
-    /// Of these entries, in a run that this token ends.
+    /// Holds these entries in a slot, in a run that this token ends.
     pub(super) fn new(slot: Slot, entries: &[Entry], run: CancellationToken) -> Self {
         slot.hold(entries);
         let (read_at, pending) = (Instant::now(), AtomicUsize::new(entries.len()));
         Self { read_at, slot, pending, run, heavy_permit: Mutex::default() }
     }
 
-    /// So many of its entries are acknowledged.
+    /// Counts so many of the entries as acknowledged.
     pub(super) fn acknowledged(&self, entries: usize) {
         self.pending.fetch_sub(entries, Ordering::Relaxed);
     }
 
-    /// Keeps it until all of the batch is acknowledged.
+    /// Keeps the permit until all of the batch is acknowledged.
     pub(super) fn keep_heavy_permit(&self, heavy_permit: OwnedSemaphorePermit) {
         *self.heavy_permit.lock() = Some(heavy_permit);
     }
 
-    /// Whether it is kept.
+    /// Returns whether the permit is kept.
     pub(super) fn is_heavy(&self) -> bool {
         self.heavy_permit.lock().is_some()
     }
 
-    /// Waits before the next part of it is written, unless the run comes to its end.
+    /// Waits before the next part of the batch is written, unless the run comes to its end.
     pub(super) async fn pause(&self, pause: Duration) {
         if !pause.is_zero() {
             let _ended = tokio::time::timeout(pause, self.run.cancelled()).await;
@@ -92,7 +93,7 @@ pub(super) struct JudgedBatch {
 pub(super) enum Work {
     /// What is to become of each entry is known.
     Judged(Vec<Judged>),
-    /// The rules write too: they are asked within the transaction, by this version.
+    /// The rules write too, so this version is asked within the transaction.
     Open(Vec<Entry>, Arc<dyn Rules>),
 }
 
@@ -104,7 +105,7 @@ impl Work {
         }
     }
 
-    /// What is written at once, the first at the end.
+    /// Returns the parts that are each written at once, the first at the end.
     pub(super) fn split_to_budget(self) -> Vec<Self> {
         match self {
             Self::Judged(entries) => {
@@ -114,11 +115,11 @@ impl Work {
         }
     }
 
-    /// Whether a row of this one has the key of a row of the other.
+    /// Returns whether a row of this part has the key of a row of the other.
     pub(super) fn has_key_of(&self, other: &Self) -> bool {
         let keys = |part: &Self| match part {
             Self::Judged(entries) => entries.iter().flat_map(Judged::keys).collect(),
-            // Nobody knows yet.
+            // The keys are not known yet.
             Self::Open(..) => BTreeSet::new(),
         };
         !keys(self).is_disjoint(&keys(other))
@@ -138,7 +139,7 @@ pub(super) struct CommittedBatch {
     pub(super) in_flight: Arc<InFlight>,
 }
 
-/// The slots of batches in flight, so many and no more.
+/// The slots of batches in flight, in a limited number.
 #[derive(Clone)]
 pub(super) struct Slots {
     permits: Arc<Semaphore>,
@@ -149,17 +150,17 @@ pub(super) struct Slots {
 struct Held {
     /// The numbers of the free slots, at least as many as there are permits.
     free: Vec<i32>,
-    /// By the number of its slot, the IDs of each batch in flight, in their order.
+    /// The IDs of each batch in flight, in their order, by the number of its slot.
     ids: BTreeMap<i32, Vec<EntryId>>,
 }
 
 /// A slot among those in flight, with a number that no other has at the same time.
 pub(super) struct Slot {
     pub(super) number: i32,
-    /// Whether no other batch was in flight when it was taken.
+    /// Whether no other batch was in flight when the slot was taken.
     pub(super) is_alone: bool,
     held: Arc<Mutex<Held>>,
-    /// After the drop, which gives the number back.
+    /// It is released after the drop, which gives the number back.
     _permit: OwnedSemaphorePermit,
 }
 
@@ -180,7 +181,7 @@ impl Drop for Slot {
 
 impl Slots {
     pub(super) fn new(count: usize) -> Self {
-        // A setting of at most 64 and a few.
+        // This is a setting of at most 64, and a few more.
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         let free = (0..i32::try_from(count).unwrap_or(i32::MAX)).rev().collect();
         let permits = usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS);
@@ -188,13 +189,13 @@ impl Slots {
         Self { permits: Arc::new(Semaphore::new(permits)), held, count }
     }
 
-    /// Whether a batch in flight has this entry.
+    /// Returns whether a batch in flight has this entry.
     pub(super) fn hold(&self, id: EntryId) -> bool {
         let held = self.held.lock();
         held.ids.values().any(|ids| ids.binary_search(&id).is_ok())
     }
 
-    /// A slot for a batch. `None` after the shutdown.
+    /// Takes a slot for a batch. Returns `None` after the shutdown.
     pub(super) async fn take(&self, quiet: Quiet, shutdown: &CancellationToken) -> Option<Slot> {
         let all = self.take_of(self.count, shutdown);
         match quiet {

@@ -1,15 +1,14 @@
-//! The loop: read, judge, write, acknowledge. The only file that names all the steps.
+//! The loop: read, judge, write, acknowledge. No other file names all the steps.
 //!
-//! Each step is a task; bounded channels join them, so that batch n+1 is judged
-//! and n+2 read while batch n commits. What is read holds a permit until it is
-//! acknowledged: that bounds the memory, stops reading while the database is
-//! away, and tells when nothing is in flight.
+//! Each step is a task. Bounded channels join them, so that batch n+1 is judged and n+2 is read
+//! while batch n commits. What is read holds a permit until it is acknowledged: that bounds the
+//! memory, stops reading while the database is away, and tells when nothing is in flight.
 //!
-//! - `in_flight`: a batch on its way, and the slots for so many of them
+//! - `in_flight`: batches on their way, and the slots for so many of them
 //! - `read_stage`, `judge_stage`, `write_stage`, `ack_stage`: the stages
-//! - `chunks`: how fast a tenant may make new ones of its table
-//! - `failure`: what is done about what PostgreSQL did not take
-//! - `rejections`, `slow_rules`: log lines about what was not stored, and about rules that are too slow
+//! - `chunks`: limits how fast a tenant may make new chunks of its table
+//! - `failure`: decides what is done about what PostgreSQL did not take
+//! - `rejections`, `slow_rules`: log what was not stored, and rules that are too slow
 
 mod ack_stage;
 mod chunks;
@@ -43,8 +42,8 @@ use rejections::RejectionLog;
 use slow_rules::SlowRulesLog;
 use write_stage::WriteStage;
 
-/// Batches beyond those that commit: one being read, one being judged, one
-/// waiting to be written, one being acknowledged.
+/// The batches beyond those that commit: one being read, one being judged, one waiting to be
+/// written, one being acknowledged.
 const BATCHES_BESIDE_COMMITS: usize = 4;
 
 /// The version of the rules that is in force; a new one takes effect with the next batch.
@@ -53,48 +52,43 @@ pub type RulesInForce = watch::Receiver<Arc<dyn Rules>>;
 /// Why the pipeline stopped on its own.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Redis, and trying again cannot help.
+    /// Redis failed, and trying again cannot help.
     #[error(transparent)]
     Stream(#[from] stream::Error),
-    /// PostgreSQL, and trying again cannot help.
+    /// PostgreSQL failed, and trying again cannot help.
     #[error("postgres: {0}")]
     Store(#[from] store::Error),
-    /// A defect of the service.
+    /// The service has a defect.
     #[error("a batch was dropped before it was acknowledged, and no stage said why")]
     Dropped,
-    /// A defect of the service.
+    /// The service has a defect.
     #[error("a stage of the pipeline panicked: {0}")]
     Panicked(#[from] JoinError),
 }
 
-/// All parts, ready to run.
+/// All parts of the pipeline, ready to run.
 pub struct Pipeline {
-    /// Reads.
     pub reader: Reader,
-    /// Judges.
     pub rules: RulesInForce,
-    /// Writes.
     pub store: Store,
     /// The greatest ID that is known to have been decided.
     pub last_decided: Option<EntryId>,
     /// Whether the group was made now, and so delivers from the beginning.
     pub has_made_group: bool,
     pub acknowledger: Acknowledger,
-    /// Keeps the delivery counts.
     pub attempts: Attempts,
-    /// Counts what was acknowledged.
     pub counters: Arc<Counters>,
 }
 
 impl Error {
-    /// Whether another run has taken over what this one had in flight: a new one can begin at once.
+    /// Returns whether another run has taken over what this one had in flight: a new one may begin.
     pub fn is_fenced(&self) -> bool {
         matches!(self, Self::Store(error) if error.is_fenced())
     }
 }
 
 impl Error {
-    /// Whether a server does not let us in any more.
+    /// Returns whether a server rejects the credentials.
     pub fn is_of_credentials(&self) -> bool {
         match self {
             Self::Stream(error) => error.is_of_credentials(),
@@ -104,14 +98,14 @@ impl Error {
     }
 }
 
-/// The batches that a tenant has in flight at most.
+/// Returns the largest number of batches that a tenant has in flight.
 pub fn slots(tenant: &Tenant) -> usize {
     tenant.commits_in_flight + BATCHES_BESIDE_COMMITS
 }
 
 impl Pipeline {
-    /// Runs until `shutdown` is called and everything read is acknowledged, or
-    /// until trying again cannot help.
+    /// Runs until `shutdown` is called and everything read is acknowledged, or until trying again
+    /// cannot help.
     pub async fn run(self, tenant: &Tenant, shutdown: CancellationToken) -> Result<(), Error> {
         let permits = slots(tenant);
         // The permits bound what the channels can hold.
@@ -126,7 +120,7 @@ impl Pipeline {
             commit_log: self.store.commit_log(),
             slots: Slots::new(permits),
             last_read: self.last_decided,
-            // Others may be at work on what was delivered by a group that is gone.
+            // Others may be at work on what a group that is gone has delivered.
             fences_all_first: self.has_made_group && self.last_decided.is_some(),
             set_back: Backoff::default(),
             has_fenced_all: false,

@@ -23,20 +23,20 @@ pub(super) struct ReadStage {
     pub(super) last_read: Option<EntryId>,
     /// Whether all others are to be fenced before the first read.
     pub(super) fences_all_first: bool,
-    /// When it was told that the group was set back.
+    /// Limits the log lines that say that the group was set back.
     pub(super) set_back: Backoff,
-    /// Whether all others were fenced since it was.
+    /// Whether all others were fenced since the group was set back.
     pub(super) has_fenced_all: bool,
     pub(super) partial_batch_delay: Duration,
     pub(super) counters: Arc<Counters>,
     pub(super) to_judge: mpsc::Sender<ReadBatch>,
-    /// For what was committed before.
+    /// Takes what was committed before.
     pub(super) to_acknowledge: mpsc::Sender<CommittedBatch>,
     pub(super) shutdown: CancellationToken,
 }
 
 impl ReadStage {
-    /// Reads until the shutdown; closing the channels then lets the other stages run empty.
+    /// Reads until the shutdown. Then it closes the channels, and the other stages run empty.
     pub(super) async fn run(mut self) -> Result<(), Error> {
         if self.fences_all_first {
             self.has_fenced_all = self.fence(None).await?;
@@ -66,11 +66,11 @@ impl ReadStage {
 
     /// Reads into this slot, and passes on what nobody has decided yet.
     async fn read(&mut self, slot: Slot) -> Result<ReadOutcome, Error> {
-        // One decision: what is wanted now, and not what was wanted before the slot was there.
+        // The reader decides by what it wants now, not by what it wanted before the slot was taken.
         let is_in_flight = |id| self.slots.hold(id);
         let read = self.reader.read(slot.is_alone, &is_in_flight, &self.shutdown).await;
         self.counters.lost(self.reader.take_lost());
-        // By any replica.
+        // Any replica may have been given that.
         self.last_read = self.last_read.max(Some(self.reader.last_delivered()));
         let (entries, in_flight, is_partial) = match read {
             Ok(Read::Nothing) => return Ok(ReadOutcome::Read { is_partial: false }),
@@ -94,8 +94,8 @@ impl ReadStage {
                 (entries, in_flight, is_partial)
             }
             Ok(Read::Pending(pending)) => {
-                // Fenced before they are taken. The other way round, a take of which the reply is lost would leave them
-                // with us, and nobody would know any more whose they were.
+                // The owners are fenced before the entries are taken. The other way round, a take
+                // whose reply is lost would leave the entries here, and hide whose they were.
                 let owners = pending.iter().map(Pending::owner).collect();
                 if !self.fence(Some(&owners)).await? {
                     return Ok(ReadOutcome::Read { is_partial: false });
@@ -122,9 +122,8 @@ impl ReadStage {
         Arc::new(InFlight::new(slot, entries, self.shutdown.clone()))
     }
 
-    /// Those of the entries that nobody has decided yet; the others were
-    /// committed before, and are acknowledged. None of either when the shutdown
-    /// comes first: they stay pending.
+    /// Returns the entries that nobody has decided yet. The others were committed before, and are
+    /// acknowledged. If the shutdown comes first, neither happens, and they stay pending.
     async fn lookup(&mut self, entries: Vec<Entry>, in_flight: &Arc<InFlight>) -> Result<Vec<Entry>, Error> {
         if entries.is_empty() {
             return Ok(entries);
@@ -149,7 +148,7 @@ impl ReadStage {
         Ok(new)
     }
 
-    /// Nobody may be at work on what a new group delivers again.
+    /// Makes the group again when nobody can be at work any more on what it will deliver.
     async fn make_group_again(&mut self) -> Result<ReadOutcome, Error> {
         if !self.fence(None).await? {
             return Ok(ReadOutcome::Read { is_partial: false });
@@ -162,8 +161,8 @@ impl ReadStage {
         }
     }
 
-    /// Entries that the group was given before, as new ones: somebody has set it back, or Redis has gone back in time.
-    /// Redis told who had them pending, if it still knew.
+    /// Looks up entries that the group gives again as new ones: somebody has set it back, or Redis
+    /// has gone back in time. Redis told who had them pending, if it still knew.
     async fn lookup_set_back(
         &mut self,
         entries: Vec<Entry>,
@@ -176,7 +175,7 @@ impl ReadStage {
         }
         let mut new = self.lookup(entries, in_flight).await?;
         if !new.is_empty() && !std::mem::replace(&mut self.has_fenced_all, true) {
-            // They may be in flight elsewhere, and nobody knows where: they were delivered before the group was set back.
+            // They may be in flight elsewhere, nobody knows where, since before it was set back.
             if !self.fence(None).await? {
                 return Ok(Vec::new());
             }
@@ -193,7 +192,7 @@ impl ReadStage {
         Ok(new)
     }
 
-    /// Lets these consumers, or all others, commit nothing more of what they have. Not done when the shutdown comes first.
+    /// Fences these consumers, or all others. Returns `false` if the shutdown comes first.
     async fn fence(&mut self, owners: Option<&BTreeSet<String>>) -> Result<bool, Error> {
         let mut backoff = Backoff::default();
         while !self.shutdown.is_cancelled() {
@@ -221,7 +220,6 @@ impl ReadStage {
     }
 }
 
-/// What came of a read.
 enum ReadOutcome {
     Read {
         /// Whether a pause makes the next batch fuller.
@@ -229,7 +227,7 @@ enum ReadOutcome {
     },
     /// A later stage has failed, which says why.
     StageFailed,
-    /// It is worth another try.
+    /// The read is worth another try.
     Failed(stream::Error),
 }
 

@@ -1,4 +1,4 @@
-//! The log lines about entries that were not stored.
+//! Logs entries that were not stored.
 
 use parking_lot::Mutex;
 
@@ -6,7 +6,7 @@ use crate::batch::{Judged, Outcome, Violation};
 use crate::log_limit::LogLimit;
 use crate::validate::cut;
 
-/// Logs what was not stored, with a bound.
+/// Logs entries that were not stored, with a limit.
 #[derive(Default)]
 pub(super) struct RejectionLog(Mutex<LogLimit>);
 

@@ -1,4 +1,4 @@
-//! The log line about rules that are too slow for a whole batch.
+//! Logs rules that are too slow for a whole batch.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 use crate::batch::Digest;
 use crate::judge::{Judgement, Rules};
 
-/// Of one version it is told so often.
+/// The time after which one version is reported again.
 const AGAIN_AFTER: Duration = Duration::from_secs(600);
 
-/// Tells that batches are halved because they take too long: it costs throughput, and nothing is lost.
+/// Tells that batches take too long and are halved: it costs throughput, and nothing is lost.
 #[derive(Default)]
 pub(super) struct SlowRulesLog(Mutex<Option<(Digest, Instant)>>);
 

@@ -1,16 +1,15 @@
-//! The record of what is committed: an entry that is delivered again is not decided again.
+//! Records what is committed: an entry that is delivered again is not decided again.
 //!
-//! Between the commit of a batch and its XACK the process may die. Its entries
-//! come again, and the rules may be others by then: a row could be followed by
-//! a dead letter of the same entry. So each transaction also writes which
-//! entries it decided, a row of the table `decided`, which is deleted some minutes
-//! after they are acknowledged. Until then they may come again all the same:
-//! somebody sets the group back, or Redis is restored as it was.
+//! The process may die between the commit of a batch and its XACK. Its entries come again, and the
+//! rules may be others by then: a row could be followed by a dead letter of the same entry. So each
+//! transaction also writes which entries it decided, as a row of the table `decided`. That row is
+//! deleted some minutes after they are acknowledged, since they may still come again: somebody sets
+//! the group back, or Redis is restored as it was.
 //!
-//! A replica can be frozen while it has a batch in flight, and go on when others
-//! have decided its entries. So who takes entries over first fences the runs
-//! that had them. Each run has a row of the table `commits` for each batch that it may
-//! have in flight. A transaction locks that of its batch, and fails as a whole if it is fenced.
+//! A replica can be frozen while it has a batch in flight, and go on when others have decided its
+//! entries. So whoever takes entries over first fences the runs that had them. Each run has a row
+//! of the table `commits` for each batch that it may have in flight. A transaction locks the row of
+//! its batch, and fails as a whole if that is fenced.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -28,24 +27,24 @@ use super::{Committed, Error, Store, within_timeout};
 use crate::batch::{Entry, EntryId, Judged, Tally};
 use crate::capabilities::Publication;
 
-/// What the transactions of one batch are recorded under: one, unless the batch is split.
+/// What the transactions of one batch are recorded under: one number, unless the batch is split.
 pub struct BatchRecord {
-    /// Which row of the table `commits`, among those of this run.
+    /// The batch's row of the table `commits`, among those of this run.
     pub(super) slot: i32,
-    /// Those of which it may be unknown whether they are committed.
+    /// The numbers of which it may be unknown whether they are committed.
     pub(super) numbers: Vec<Number>,
-    /// Those of which the publications were given on.
+    /// The numbers whose publications were passed on.
     given: HashSet<i64>,
 }
 
 impl BatchRecord {
-    /// For a new batch. No two batches in flight may have the same slot.
+    /// Makes a record for a new batch. No two batches in flight may have the same slot.
     pub fn new(slot: i32) -> Self {
         Self { slot, numbers: Vec::new(), given: HashSet::new() }
     }
 
-    /// What was published for these entries, if one of the rows that are of this batch says that they are committed.
-    /// Leaves the rows of other batches.
+    /// Returns what was published for these entries, if a row of this batch says that they are
+    /// committed. Leaves the rows of other batches.
     pub(super) fn lookup(
         &mut self,
         run: Uuid,
@@ -79,7 +78,7 @@ pub(super) struct Numbers(Arc<Mutex<Given>>);
 #[derive(Debug, Default)]
 struct Given {
     next: i64,
-    /// Those whose entries are not acknowledged yet.
+    /// The numbers whose entries are not acknowledged yet.
     in_use: BTreeSet<i64>,
 }
 
@@ -92,14 +91,14 @@ impl Numbers {
         Number(Arc::new(Held { number, numbers: self.clone() }))
     }
 
-    /// All before this one are acknowledged, or were never committed.
+    /// Returns a number before which all are acknowledged, or were never committed.
     fn oldest(&self) -> i64 {
         let given = self.0.lock();
         given.in_use.first().copied().unwrap_or(given.next)
     }
 }
 
-/// What a transaction is recorded under. Its row stays at least as long as somebody has this.
+/// What a transaction is recorded under. Its row stays at least as long as somebody holds this.
 #[derive(Clone, Debug)]
 pub struct Number(Arc<Held>);
 
@@ -121,7 +120,7 @@ impl Drop for Held {
     }
 }
 
-/// What one transaction has decided, and what its rules have published, which is to be sent.
+/// What one transaction has decided, and what its rules have published, to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct CommitPart {
     keys: Vec<EntryKey>,
@@ -134,7 +133,7 @@ impl CommitPart {
     }
 }
 
-/// A row of the table `decided`, to be written with what it tells of.
+/// A row of the table `decided`, to be written together with what it tells of.
 pub(super) struct Recorded {
     pub(super) slot: i32,
     pub(super) number: i64,
@@ -156,13 +155,13 @@ impl Recorded {
     }
 }
 
-/// The milliseconds of the smallest and of the greatest ID; 0, if there is none.
+/// Returns the milliseconds of the smallest and of the greatest ID, or 0 if there is none.
 pub(super) fn ends<I: Iterator<Item = EntryId>>(ids: impl Fn() -> I) -> [i64; 2] {
     [ids().min(), ids().max()].map(|id| id.map_or(0, |id| i64::try_from(id.milliseconds).unwrap_or(i64::MAX)))
 }
 
-/// An entry, by its ID and by its fields: a stream that was deleted and made
-/// again can use an ID a second time.
+/// Identifies an entry by its ID and its fields, because a stream that was deleted and made again
+/// can use an ID a second time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct EntryKey {
     id: EntryId,
@@ -180,8 +179,8 @@ impl EntryKey {
     }
 }
 
-/// A mark as it is written: the milliseconds counted from the mark before, so
-/// that most are one byte.
+/// A key as it is written: its milliseconds are counted from the key before, so that most of them
+/// take one byte.
 #[derive(Serialize, Deserialize)]
 struct Step(u64, u64, [u8; 4]);
 
@@ -218,14 +217,14 @@ fn decode(bytes: &[u8]) -> Result<Vec<CommitPart>, Error> {
     Ok(parts.into_iter().map(decoded).collect())
 }
 
-/// What earlier runs, and other replicas, have committed.
+/// Looks up what earlier runs, and other replicas, have committed.
 pub struct CommitLog {
     store: Store,
-    /// The parts whose publications were passed on meanwhile.
+    /// The parts whose publications were passed on already.
     published: HashSet<Key>,
 }
 
-/// Run, number, number of the part.
+/// The run, the number, and the number of the part.
 pub(super) type Key = (Uuid, i64, usize);
 
 impl CommitLog {
@@ -233,8 +232,8 @@ impl CommitLog {
         Self { store, published: HashSet::new() }
     }
 
-    /// Whatever these consumers, or all, have in flight, but for this run, can no longer commit. Waits for what they
-    /// commit just now.
+    /// Ends the runs of these consumers, or all, except this one: what they have in flight cannot
+    /// be committed any more. Waits for commits that are under way.
     pub async fn fence(&self, owners: Option<&BTreeSet<String>>) -> Result<(), Error> {
         let store = &self.store;
         let mut pooled = store.acquire(Purpose::Plain).await.map_err(|error| store.database.failed(error))?;
@@ -243,10 +242,10 @@ impl CommitLog {
         store.database.finish(pooled, fenced)
     }
 
-    /// Of entries that are delivered again, those whose outcome is committed, and
-    /// the others, in their order.
+    /// Splits entries that are delivered again into those whose outcome is committed and the
+    /// others, in their order.
     ///
-    /// Whoever had them before is to be [fenced](Self::fence) first, so that what it committed is seen.
+    /// Whoever had them before is to be [fenced](Self::fence) first, so that its commits are seen.
     pub async fn lookup(&mut self, entries: &[Entry]) -> Result<(Committed, Vec<Entry>), Error> {
         let store = &self.store;
         let mut pooled = store.acquire(Purpose::Plain).await.map_err(|error| store.database.failed(error))?;
@@ -259,13 +258,13 @@ impl CommitLog {
         Ok((committed, new))
     }
 
-    /// Nothing more comes again for now.
+    /// Forgets what was passed on, since nothing more comes again for now.
     pub fn rest(&mut self) {
         self.published.clear();
     }
 }
 
-/// What rows of the table `decided` tell.
+/// The contents of rows of the table `decided`.
 #[derive(Default)]
 pub(super) struct Known {
     keys: HashMap<EntryId, (u32, Key)>,
@@ -288,12 +287,12 @@ impl Known {
         Ok(known)
     }
 
-    /// The entries that are decided, with what was published for them, the others, in their order, and the
-    /// transactions that decided the first.
+    /// Returns the entries that are decided, with what was published for them; the others, in their
+    /// order; and the transactions that decided the former.
     pub(super) fn split(mut self, entries: &[Entry]) -> (Committed, Vec<Entry>, BTreeSet<Key>) {
         let transaction_of = |entry: &Entry| match (self.keys.get(&entry.id), &entry.fields) {
             (None, _) => None,
-            // Deleted since: there is nothing left to compare.
+            // The entry was deleted since, so there is nothing left to compare.
             (Some((_, key)), None) => Some(*key),
             (Some((checksum, key)), Some(_)) => {
                 (*checksum == EntryKey::from_entry(entry).checksum).then_some(*key)
@@ -318,7 +317,7 @@ impl Known {
     }
 }
 
-/// Ends the runs of these consumers, or of all, but for this one: waits for what they commit just now, and refuses the rest.
+/// Fences the runs of these consumers, or all but this one. Waits for commits under way.
 async fn fence(
     store: &Store,
     owners: Option<&BTreeSet<String>>,
@@ -366,14 +365,14 @@ async fn known(
 #[derive(Debug)]
 pub struct StaleRun {
     run: Uuid,
-    /// The milliseconds of the smallest ID in it.
+    /// The milliseconds of the smallest ID that it decided.
     pub first: u64,
     pub last: u64,
 }
 
 impl Store {
-    /// Makes the rows of this run, for so many batches in flight, before it reads: what is not there cannot
-    /// be fenced. Then, every hour, renews them, so that nobody takes what it has written for [stale](Self::stale).
+    /// Makes this run's rows before it reads, one for each slot: without them it cannot be fenced.
+    /// Renews them every hour, so that nobody takes the run for [stale](Self::stale).
     pub async fn register(&self, slots: usize) -> Result<(), Error> {
         let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let registered = sqlx::query(
@@ -391,7 +390,7 @@ impl Store {
         self.database.finish(pooled, registered).map(drop)
     }
 
-    /// About the greatest ID of which it is known that it was decided.
+    /// Returns about the greatest ID that is known to be decided.
     pub async fn last_decided(&self) -> Result<Option<EntryId>, Error> {
         let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let last =
@@ -402,16 +401,16 @@ impl Store {
         let last = within_timeout("looking for the last commit", last).await;
         let last: Option<i64> = self.database.finish(pooled, last)?;
         let milliseconds = last.and_then(|last| u64::try_from(last).ok());
-        // Of those of the same millisecond nobody knows which they were: each is to be looked up.
+        // Nobody knows which IDs of the last millisecond it were: each is to be looked up.
         Ok(milliseconds.map(|milliseconds| EntryId { milliseconds, sequence: u64::MAX }))
     }
 
-    /// How many transactions have been given a number.
+    /// Returns the count of numbers that were given to transactions.
     pub fn numbers_given(&self) -> i64 {
         self.numbers.0.lock().next
     }
 
-    /// Deletes what this run has decided before, of which nothing is in flight any more.
+    /// Deletes what this run has decided at least this long ago and has acknowledged.
     pub async fn prune_decided(&self, before: Duration) -> Result<(), Error> {
         let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let deleted = sqlx::query(
@@ -425,9 +424,9 @@ impl Store {
         self.database.finish(pooled, deleted).map(drop)
     }
 
-    /// What runs have decided that are not there any more, and deletes their rows by which they could be fenced: those
-    /// that were not renewed for two hours, twice as long as a run that lives lets pass, and, for a day, those that keep a
-    /// run from going on that was fenced.
+    /// Returns what was decided by runs that are gone, and deletes the rows by which they could be
+    /// fenced. Such rows were not renewed for two hours, twice as long as a live run lets pass.
+    /// Rows of a fenced run stay for a day, because they keep it from going on.
     pub async fn stale(&self) -> Result<Vec<StaleRun>, Error> {
         let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let found = async {
@@ -507,7 +506,7 @@ mod tests {
         }
     }
 
-    /// As the statement that takes a place has it.
+    /// The statements that make and read rows of `commits` rely on it.
     #[test]
     fn nothing_is_one_byte() {
         assert_eq!(encode([].into_iter()).expect("plain data"), [0]);

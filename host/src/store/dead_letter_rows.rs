@@ -1,4 +1,4 @@
-//! Dead letters as a batch writes them.
+//! Writes the dead letters of a batch.
 
 use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
@@ -6,8 +6,8 @@ use sqlx::PgConnection;
 use super::{Error, Store};
 use crate::batch::{Entry, Judged, Outcome, Reason, Violation};
 
-/// An array of arrays cannot be unnested by one level, so each letter's fields
-/// are a slice of one long array.
+/// An array of arrays cannot be unnested by one level, so each letter's fields are a slice of one
+/// long array.
 const INSERT_LETTERS: &str =
     "INSERT INTO dead_letters (stream, entry_id, fingerprint, reason, violations, fields, component, deliveries, tenant)
      SELECT $1, entry_id, fingerprint, reason, violations::jsonb,
@@ -26,7 +26,7 @@ pub(super) struct Letters<'a> {
     fingerprints: Vec<Vec<u8>>,
     reasons: Vec<&'static str>,
     violations: Vec<String>,
-    /// Where the letter's fields begin and end in `fields`, counted from 1; none for a lost entry.
+    /// Where each letter's fields begin and end in `fields`, from 1; none for a deleted entry.
     first_fields: Vec<Option<i32>>,
     last_fields: Vec<Option<i32>>,
     components: Vec<&'a [u8]>,

@@ -1,4 +1,4 @@
-//! Dead letters as an operator handles them: look, purge; `replay` judges them again.
+//! Lets an operator look at dead letters and purge them; `replay` judges them again.
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
@@ -10,67 +10,64 @@ use super::{Database, Error, within_timeout};
 use crate::batch::{Entry, EntryId, Field, Violation};
 use crate::text::first_digits;
 
-/// Which letters are meant: those that match all that is given.
+/// Selects the letters that match everything that is given.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub id: Option<i64>,
     pub reason: Option<String>,
-    /// With a violation of this code.
+    /// The code of one of the letter's violations.
     pub code: Option<String>,
     pub tenant: Option<String>,
     pub stream: Option<String>,
-    /// Judged by a component whose digest begins so, in hexadecimal digits.
+    /// The first hexadecimal digits of the component that judged the letter.
     pub guest: Option<String>,
     pub before: Option<DateTime<Utc>>,
-    /// Recorded at this time or later.
+    /// The letter was recorded at this time or later.
     pub since: Option<DateTime<Utc>>,
-    /// Only those that no replay has settled.
+    /// Whether to select only letters that no replay has settled.
     pub open: bool,
 }
 
 #[derive(Clone, Debug)]
 pub struct Letter {
-    /// Its number in the table.
+    /// The letter's number in the table.
     pub id: i64,
     pub tenant: String,
-    /// Where the entry came from.
+    /// The stream that the entry came from.
     pub stream: String,
-    /// The entry's ID.
     pub entry_id: String,
-    /// Why it was not stored.
     pub reason: String,
     pub violations: Vec<Violation>,
-    /// Name, value, name, value, …; none when it was deleted before it was read.
+    /// Name, value, name, value, …; none when the entry was deleted before it was read.
     pub fields: Option<Vec<Vec<u8>>>,
-    /// How often it had been delivered.
+    /// How often the entry had been delivered.
     pub deliveries: i64,
     /// The version of the rules, by its first digits.
     pub component: String,
     pub recorded_at: DateTime<Utc>,
-    /// What came of the last replay.
+    /// What became of the letter in its last replay.
     pub replay_outcome: Option<String>,
     pub replayed_at: Option<DateTime<Utc>>,
 }
 
-/// Letters that have a cause in common.
+/// A cause that letters have in common.
 #[derive(Clone, Debug)]
 pub struct Cause {
-    /// How many there are.
+    /// The number of letters.
     pub letters: i64,
     pub tenant: String,
-    /// Where the entries came from.
+    /// The stream that the entries came from.
     pub stream: String,
-    /// Why they were not stored.
     pub reason: String,
-    /// Where in the entry; empty for the whole of it.
+    /// The place in the entry, empty for the whole of it.
     pub path: Option<String>,
-    /// What is wrong there.
+    /// A name for what is wrong there.
     pub code: Option<String>,
     /// The version of the rules, by its first digits.
     pub component: String,
-    /// When the first was recorded.
+    /// When the first of them was recorded.
     pub first: DateTime<Utc>,
-    /// When the last was.
+    /// When the last of them was recorded.
     pub last: DateTime<Utc>,
 }
 
@@ -90,26 +87,26 @@ impl Cause {
     }
 }
 
-/// What a replay is about, as it was when the replay began.
+/// The letters that a replay covers, as they were when it began.
 ///
-/// Letters that are recorded later are left to the next one, or a busy service
-/// might keep it going for ever.
+/// Letters that are recorded later are left to the next replay, or a busy service might keep this
+/// one going for ever.
 #[derive(Clone, Debug)]
 pub struct Scope {
-    /// Which letters; [`Filter::open`] ones.
+    /// The letters to replay, which are [`Filter::open`] ones.
     filter: Filter,
-    /// By the database's clock. What was replayed since then is done with, by whomever.
+    /// The time by the database's clock. Letters that anybody has replayed since then are done.
     began: DateTime<Utc>,
     /// The newest letter's number.
     newest: i64,
 }
 
-/// What a [`Letter`] is made of.
+/// Selects the columns of a [`Letter`].
 const LETTERS: &str =
     "SELECT id, tenant, stream, entry_id, reason, violations::text AS violations, fields, deliveries,
     component, recorded_at, replay_outcome, replayed_at FROM dead_letters";
 
-/// One row for each tenant, stream, reason, violation and component. Texts of others are cut.
+/// Selects a row for each tenant, stream, reason, violation and component. Foreign texts are cut.
 const CAUSES: &str =
     "SELECT tenant, left(stream, 200) AS stream, reason, left(path, 200) AS path, left(code, 200) AS code, component,
         count(*) AS letters, min(recorded_at) AS first, max(recorded_at) AS last
@@ -118,18 +115,17 @@ const CAUSES: &str =
          FROM jsonb_array_elements(CASE jsonb_typeof(violations) WHEN 'array' THEN violations ELSE '[]' END) AS violation
      ) AS violation ON true";
 
-/// The dead letters of a database. Each of its statements has a time limit of its own.
+/// The dead letters of a database. Its statements have time limits, except those that search.
 pub struct DeadLetterStore {
     pub(super) database: Database,
 }
 
 impl DeadLetterStore {
-    /// Of a database that was prepared.
+    /// Opens the dead letters of a database that was prepared.
     pub fn new(database: &Database) -> Self {
         Self { database: database.clone() }
     }
 
-    /// How many there are.
     pub async fn count(&self, filter: &Filter) -> Result<u64, Error> {
         self.number(filter.query("SELECT count(*) FROM dead_letters")).await
     }
@@ -140,7 +136,7 @@ impl DeadLetterStore {
         Letter::all(&self.look(query).await?)
     }
 
-    /// Why there are letters: the most frequent causes first. A letter counts for each of its violations.
+    /// Returns the causes, the most frequent first. A letter counts for each of its violations.
     pub async fn causes(&self, filter: &Filter, limit: u32) -> Result<Vec<Cause>, Error> {
         let mut query = filter.query(CAUSES);
         query.push(
@@ -151,7 +147,7 @@ impl DeadLetterStore {
         Ok(rows.iter().map(Cause::from_row).collect::<Result<_, _>>()?)
     }
 
-    /// What a replay of these letters is about.
+    /// Fixes what a replay of these letters is about.
     pub async fn scope(&self, filter: Filter) -> Result<Scope, Error> {
         let query = QueryBuilder::new("SELECT now(), coalesce(max(id), 0) FROM dead_letters");
         let rows = self.look(query).await?;
@@ -159,13 +155,14 @@ impl DeadLetterStore {
         Ok(Scope { filter, began: row.try_get(0)?, newest: row.try_get(1)? })
     }
 
-    /// How many letters nobody has replayed yet: those that another replay
-    /// holds, when a replay has come to its end.
+    /// Returns how many letters nobody has replayed yet. At the end of a replay, another one holds
+    /// them.
     pub async fn left(&self, scope: &Scope) -> Result<u64, Error> {
         self.number(scope.query("SELECT count(*) FROM dead_letters")).await
     }
 
-    /// Deletes the oldest after this number, at most `limit`. Returns how many were deleted, and the last one's number.
+    /// Deletes at most `limit` of the oldest letters after this number. Returns how many were
+    /// deleted, and the number of the last one.
     pub async fn purge(&self, filter: &Filter, after: i64, limit: u32) -> Result<Option<(u64, i64)>, Error> {
         let mut query =
             filter.query("WITH purged AS (DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters");
@@ -185,7 +182,7 @@ impl DeadLetterStore {
         Ok(u64::try_from(number).unwrap_or(0))
     }
 
-    /// Reads, for as long as the server works on it: to go through all letters may take minutes.
+    /// Searches for as long as the server works on it: going through all letters may take minutes.
     async fn look(&self, mut query: QueryBuilder<Postgres>) -> Result<Vec<PgRow>, Error> {
         let (mut connection, session) = self.database.session().await?;
         let rows = query.build().persistent(false).fetch_all(&mut connection);
@@ -194,14 +191,14 @@ impl DeadLetterStore {
 }
 
 impl Filter {
-    /// The beginning of a statement and the conditions that are given. The others are not in it, and it is planned for
-    /// these values: migration 0009 has an index for what is asked most.
+    /// Returns a statement with this beginning and only the conditions that are given, so that it
+    /// is planned for these values. Migration 0009 has an index for what is asked most.
     fn query(&self, beginning: &str) -> QueryBuilder<Postgres> {
         let Self { id, reason, code, tenant, stream, guest, before, since, open } = self;
         let mut query = QueryBuilder::new(beginning);
         query.push(" WHERE true");
         if *open {
-            // As the indexes say it.
+            // The condition is written as the indexes have it.
             query.push(
                 " AND (replay_outcome IS NULL OR replay_outcome NOT IN ('stored', 'duplicate', 'discarded'))",
             );
@@ -242,8 +239,8 @@ impl Scope {
         query
     }
 
-    /// The letters after this number. Unless it is a trial, they are locked: what another replay holds is its affair,
-    /// unless it dies (see [`DeadLetterStore::left`]).
+    /// Selects the letters after this number. Unless it is a trial, it locks them and leaves out
+    /// those that another replay holds, unless that one dies (see [`DeadLetterStore::left`]).
     pub(super) fn next(&self, after: i64, limit: u32, is_trial: bool) -> QueryBuilder<Postgres> {
         let mut query = self.query(LETTERS);
         query.push(" AND id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(i64::from(limit));
@@ -254,7 +251,7 @@ impl Scope {
     }
 }
 
-/// Rows that somebody else wrote may hold any.
+/// Converts a time. Rows that somebody else wrote may hold any time.
 pub(super) fn time(time: Timestamp) -> Result<DateTime<Utc>, sqlx::Error> {
     time.try_into().map_err(|error: NoTimestamp| sqlx::Error::Decode(error.into()))
 }
@@ -283,7 +280,7 @@ impl Letter {
         })
     }
 
-    /// The entry as it came. It counts as delivered once: an operator asks for it.
+    /// Returns the entry as it came. It counts as delivered once, since an operator asks for it.
     pub(super) fn entry(&self) -> Entry {
         let pair = |pair: &[Vec<u8>]| match pair {
             [name, value] => Some((name.clone(), value.clone())),

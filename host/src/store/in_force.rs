@@ -1,4 +1,4 @@
-//! Which rules each replica has in force: written by the service, looked at by a replay.
+//! Records which rules each replica has in force. The service writes it, and a replay looks at it.
 
 use chrono::{DateTime, Utc};
 use sqlx::Row as _;
@@ -17,13 +17,13 @@ const NOTE: &str = "INSERT INTO rules_in_force (tenant, consumer, component, sal
      VALUES ($1, $2, $3, $4, $5)
      ON CONFLICT (tenant, consumer) DO UPDATE
          SET component = EXCLUDED.component, salt = EXCLUDED.salt, settings = EXCLUDED.settings, since = now()";
-/// Replicas that are gone; never the newest, which is what a replay goes by.
+/// Deletes replicas that are gone, but never the newest row, by which a replay goes.
 const PRUNE: &str = "DELETE FROM rules_in_force WHERE tenant = $1 AND since < now() - INTERVAL '30 days'
      AND since < (SELECT max(since) FROM rules_in_force WHERE tenant = $1)";
 const NEWEST: &str = "SELECT consumer, component, salt, settings, since FROM rules_in_force WHERE tenant = $1
      ORDER BY since DESC LIMIT 1";
 
-/// The rules that a replica has told to be in force.
+/// The rules that a replica has recorded as in force.
 #[derive(Clone, Debug)]
 pub struct RulesInForce {
     pub consumer: String,
@@ -45,19 +45,19 @@ impl RulesInForce {
         })
     }
 
-    /// Whether a guest of this tenant has the same settings, grants and granted statements, and the same table. Limits are
-    /// not among them: to raise one is what a letter may need.
+    /// Returns whether a guest of this tenant has the same settings, grants, granted statements and
+    /// table. Limits are not compared: raising one may be what a letter needs.
     pub fn has_settings_of(&self, tenant: &Tenant) -> bool {
         hash(&self.salt, tenant).as_bytes() == self.settings.as_slice()
     }
 }
 
-/// Of what decides besides the component, in an order that does not depend on how it was written down. The names of
-/// granted statements are those of the statements.
+/// Hashes what decides besides the component, whatever the order in which it was written down. The
+/// names of granted statements are those of the statements, so their list is left out.
 fn hash(salt: &[u8], tenant: &Tenant) -> Digest {
     let grants = Grants { statements: Vec::new(), ..tenant.grants.clone() };
     let decides = (&tenant.guest_settings, &grants, &tenant.statements, &tenant.events_table);
-    // Maps with text as keys, text, numbers and flags: this always becomes JSON.
+    // Maps with text as keys, text, numbers and flags always become JSON.
     let json = serde_json::to_vec(&decides).unwrap_or_default();
     let mut digester = Digester::default();
     digester.add(salt);
@@ -66,15 +66,15 @@ fn hash(salt: &[u8], tenant: &Tenant) -> Digest {
 }
 
 impl Store {
-    /// Writes down which component is in force for this tenant, and by which settings, unless that is known: the replica
-    /// whose rules changed last tells what is in force, not the one that was started last.
+    /// Records the component and the settings in force for this tenant, unless that is known. So
+    /// the newest row is of the replica whose rules changed last, not of the one that started last.
     pub async fn note_rules_in_force(&self, component: Digest, tenant: &Tenant) -> Result<(), Error> {
         let salt = Uuid::new_v4();
         let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let noted = async {
             let own = sqlx::query(OWN).bind(self.tenant.as_str()).bind(&self.database.consumer);
             let own = own.fetch_optional(&mut pooled.connection).await?;
-            // One that does not read was written by somebody else, and is written anew.
+            // A row that cannot be read was written by somebody else, and is replaced.
             let known = own.as_ref().and_then(|row| RulesInForce::from_row(row).ok());
             if known
                 .is_some_and(|known| known.component == component.as_bytes() && known.has_settings_of(tenant))
@@ -98,7 +98,7 @@ impl Store {
 }
 
 impl DeadLetterStore {
-    /// What was told last for this tenant, by whichever replica.
+    /// Returns what was recorded last for this tenant, by whichever replica.
     pub async fn rules_in_force(&self, tenant: &TenantName) -> Result<Option<RulesInForce>, Error> {
         let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let row = sqlx::query(NEWEST).bind(tenant.as_str()).fetch_optional(&mut pooled.connection);

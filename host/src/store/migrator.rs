@@ -1,4 +1,4 @@
-//! What must be true of the database before the first batch: version, extension, schema.
+//! Checks and prepares what the first batch needs: version, extension and schema.
 
 use std::time::Duration;
 
@@ -13,33 +13,32 @@ use super::{CONNECT_TIMEOUT, Database, Error, Store, table};
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
 const MIN_POSTGRES_MAJOR: u32 = 14;
-/// Below it, ON CONFLICT DO NOTHING on a compressed chunk can drop the rest of
-/// a statement after the first conflict (timescaledb#7672).
+/// Below this version, ON CONFLICT DO NOTHING on a compressed chunk can drop the rest of a
+/// statement after the first conflict (timescaledb#7672).
 const MIN_TIMESCALEDB: (u32, u32, u32) = (2, 18, 1);
 
-/// A migration may take hours, so its statements have no time limit. Instead
-/// the server ends a session that waits for us for so long: a network that
-/// swallows packets would keep its locks for ever. It never takes us so long
-/// to send the next statement.
+/// A migration may take hours, so its statements have no time limit. Instead the server ends a
+/// session that waits this long for the service, which never needs so long to send the next
+/// statement. Otherwise a network that swallows packets would keep the locks for ever.
 const MAX_IDLE: &str = "SET idle_session_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s'";
-/// The extension may be in a schema of its own.
+/// Makes the extension visible, which may be in a schema of its own.
 const SEE_EXTENSION: &str = "SELECT set_config('search_path',
          concat_ws(', ', nullif(current_setting('search_path'), ''), quote_ident(nspname)), false)
      FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace ON pg_namespace.oid = extnamespace
      WHERE extname = 'timescaledb' AND nspname <> ALL (current_schemas(true))";
-/// Between two looks whether the server still works for us.
+/// The time between two looks at whether the server still works for the session.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
-/// So many looks in a row that the server does not answer are enough.
+/// The number of looks without an answer, in a row, after which the server is given up.
 const MAX_LOOKS_IN_VAIN: u32 = 3;
 
-/// Tenants whose tables are made and checked at the same time: all may start at once.
+/// The largest number of tenants whose tables are checked at the same time: all may start at once.
 const MAX_CONCURRENT_TABLES: usize = 8;
 
-/// How far the database is prepared, and who may prepare.
+/// How far the database is prepared, and who may prepare it.
 pub(super) struct Migrator {
     /// Set when the extension and the migrations are in place.
     shared: OnceCell<()>,
-    /// Not the permits of those who write: a table that is large or locked may take hours.
+    /// These permits are not those of writers: a table that is large or locked may take hours.
     tables: Semaphore,
 }
 
@@ -50,10 +49,9 @@ impl Migrator {
 }
 
 impl Database {
-    /// Checks the server, makes the extension and the tables that all tenants
-    /// share if they are missing: once, for whichever tenant comes first. Safe
-    /// when several replicas start together: sqlx takes an advisory lock, and
-    /// what the extension's making races on is tried again.
+    /// Checks the server, and makes the extension and the shared tables if they are missing: once,
+    /// for whichever tenant comes first. Several replicas may start together: sqlx takes an
+    /// advisory lock, and what races while the extension is made is tried again.
     pub async fn prepare(&self) -> Result<(), Error> {
         self.migrator.shared.get_or_try_init(|| self.prepare_now()).await.copied()
     }
@@ -66,12 +64,12 @@ impl Database {
             None => tracing::warn!("no timescaledb: events go to a plain table, as ALLOW_PLAIN_TABLE says"),
         }
         self.tell_weak_settings().await?;
-        // Another connection: some versions end that of who tries to make an extension that is not loaded.
+        // Some versions end the connection that tries to make an extension that is not loaded.
         let (mut connection, session) = self.session().await?;
         self.watched(session, migrate(&mut connection)).await
     }
 
-    /// What is committed is acknowledged. A server may be set up so that it forgets it all the same.
+    /// Warns when the server may forget what it has committed, because that is acknowledged.
     async fn tell_weak_settings(&self) -> Result<(), Error> {
         let (mut connection, _) = self.session().await?;
         let off: Vec<String> = sqlx::query_scalar(
@@ -88,7 +86,7 @@ impl Database {
         Ok(())
     }
 
-    /// A connection of its own, and the server's process for it.
+    /// Opens a connection of its own, and returns it with the server's process for it.
     pub(super) async fn session(&self) -> Result<(PgConnection, i32), Error> {
         let mut connection = self.connect().await?;
         let begin = async {
@@ -103,7 +101,7 @@ impl Database {
         Ok((connection, backend))
     }
 
-    /// Does this in a session, for as long as the server works on it.
+    /// Does this work in a session, for as long as the server works on it.
     pub(super) async fn watched<T>(
         &self,
         backend: i32,
@@ -115,8 +113,8 @@ impl Database {
         }
     }
 
-    /// Looks over other connections, until the session with this process is
-    /// gone or the server cannot be reached; then why.
+    /// Looks over other connections until the session with this process is gone or the server
+    /// cannot be reached, and returns why.
     async fn until_lost(&self, backend: i32) -> Error {
         let mut in_vain = 0;
         loop {
@@ -145,7 +143,7 @@ impl Database {
         Ok(found.map_err(|_| Error::TimedOut { what: "a look at sessions", after: CONNECT_TIMEOUT })??)
     }
 
-    /// Makes the extension if it is missing; returns its version, or `None` for a plain table.
+    /// Makes the extension if it is missing. Returns its version, or `None` for a plain table.
     async fn make_extension(&self, connection: &mut PgConnection) -> Result<Option<String>, Error> {
         if let Some(version) = extension_version(connection).await? {
             return Ok(Some(version));
@@ -158,8 +156,7 @@ impl Database {
         if !available {
             return if self.allow_plain_table { Ok(None) } else { Err(Error::ExtensionMissing) };
         }
-        // In a transaction with a lock of its own: IF NOT EXISTS alone races
-        // with another replica.
+        // The transaction has a lock of its own: IF NOT EXISTS alone races with another replica.
         let mut transaction = connection.begin().await?;
         sqlx::query("SELECT pg_advisory_xact_lock(hashtext('sluicegate.extension'))")
             .execute(&mut *transaction)
@@ -177,8 +174,8 @@ impl Database {
                     source,
                 });
             }
-            // The extension's own check raises `object_not_in_prerequisite_state`
-            // or a fatal error, depending on its version.
+            // The extension's own check raises `object_not_in_prerequisite_state` or a fatal error,
+            // depending on its version.
             Err(source) if must_be_preloaded(&source) => return Err(Error::ExtensionNotLoaded(source)),
             Err(source) => return Err(source.into()),
         }
@@ -200,7 +197,7 @@ impl Store {
     }
 }
 
-/// The tables that all tenants share, each with the migrations that make it as it is to be.
+/// The tables that all tenants share, each with the migrations that give it its present form.
 pub(super) const OWN_TABLES: [(&str, &[i64]); 5] = [
     ("dead_letters", &[2, 4, 9]),
     ("commits", &[3, 6]),
@@ -209,7 +206,7 @@ pub(super) const OWN_TABLES: [(&str, &[i64]); 5] = [
     ("decided", &[8]),
 ];
 
-/// Makes again what somebody has dropped.
+/// Makes tables again that somebody has dropped.
 async fn make_lost_tables(connection: &mut PgConnection) -> Result<(), Error> {
     for (table, migrations) in OWN_TABLES {
         if is_there(table, connection).await? {
@@ -242,7 +239,8 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), Error> {
     if is_migrated(connection).await? {
         return Ok(());
     }
-    // What `run` does: rustc cannot tell that a task may hold `run` itself ("not general enough").
+    // This does what `run` does: rustc cannot tell that a task may hold `run` itself ("not general
+    // enough").
     MIGRATIONS.run_direct(None, connection, false).await.map_err(|error| match error {
         sqlx::migrate::MigrateError::Execute(source)
         | sqlx::migrate::MigrateError::ExecuteMigration(source, _)
@@ -258,9 +256,9 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), Error> {
     })
 }
 
-/// Whether all migrations have been run: then a role needs no right to make tables.
+/// Returns whether all migrations have been run: then a role needs no right to make tables.
 ///
-/// Later versions only add to the tables, so one that is older than the database can go on.
+/// Later versions only add to the tables, so a program that is older than the database can go on.
 async fn is_migrated(connection: &mut PgConnection) -> Result<bool, Error> {
     if !is_there("_sqlx_migrations", connection).await? {
         return Ok(false);

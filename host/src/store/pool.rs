@@ -1,12 +1,11 @@
 //! The connections that the writers of all tenants share.
 //!
-//! So many tenants need no more connections than a few busy ones. Who wants one
-//! waits in a line, and where there are several tenants, none has more than half of
-//! them, so one whose table is locked leaves some to the others. Guests that use
-//! a transaction while they judge can hold one for as long as their limits
-//! allow: so all of them together get half of the connections. And batches of
-//! which their rules made much more than they brought are written one after the
-//! other: however many connections there are, PostgreSQL has only so many processors.
+//! Many tenants need no more connections than a few busy ones. Writers wait for one in a line.
+//! Where there are several tenants, none has more than half of the connections, so that a tenant
+//! whose table is locked leaves some to the others. Guests that use a transaction while they judge
+//! can hold a connection for as long as their limits allow, so all of them together get half.
+//! Batches of which the rules made much more than they brought are written one after the other:
+//! however many connections there are, PostgreSQL has only so many processors.
 
 use std::sync::Arc;
 
@@ -16,38 +15,37 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{CONNECT_TIMEOUT, Database, Error, STATEMENT_TIMEOUT_MS, Store};
 
-/// How many connections write a [`Purpose::Heavy`] at the same time.
+/// The number of connections that write a [`Purpose::Heavy`] at the same time.
 const HEAVY_CONNECTIONS: usize = 1;
 
-/// Connections, so many at a time and no more.
+/// A limited number of connections.
 pub(super) struct Pool {
-    /// Hands out in the order of asking.
+    /// Permits for all connections, given in the order of asking.
     permits: Arc<Semaphore>,
-    /// Which of them guests may hold; the same.
+    /// Permits for those that guests may hold, in the same order.
     guest_permits: Arc<Semaphore>,
-    /// The same for what is written for a [`Purpose::Heavy`].
+    /// Permits for those that write a [`Purpose::Heavy`], in the same order.
     heavy_permits: Arc<Semaphore>,
-    /// Those that nobody has, the one used last at the end.
+    /// The connections that nobody holds, the one used last at the end.
     idle: Mutex<Vec<PgConnection>>,
 }
 
-/// A connection of the pool. Unless it is [released](Self::release) it is
-/// closed: after an error, a time-out or a cancelled write its state is in doubt.
+/// A connection of the pool. Unless it is [released](Self::release) it is closed, because after an
+/// error, a time-out or a cancelled write its state is in doubt.
 pub(super) struct PooledConnection {
     pub(super) connection: PgConnection,
     _permits: Permits,
-    /// Of the tenant's share, if it is for one.
+    /// A permit of the tenant's share, if the connection is for a tenant.
     _tenant_permit: Option<OwnedSemaphorePermit>,
 }
 
-/// What a connection is for.
 #[derive(Clone, Copy)]
 pub(super) enum Purpose {
-    /// To write a batch, or to look something up.
+    /// Writes a batch, or looks something up.
     Plain,
-    /// To write one of which the rules made much more than it brought.
+    /// Writes a batch of which the rules made much more than it brought.
     Heavy,
-    /// A transaction that a guest uses while it judges.
+    /// Runs a transaction that a guest uses while it judges.
     Guest,
 }
 
@@ -71,7 +69,7 @@ impl Pool {
         let take = async |permits: &Arc<Semaphore>| {
             Arc::clone(permits).acquire_owned().await.map_err(|_| Error::Closed)
         };
-        // In this order: who waits for others of the same purpose has no place in the line of all.
+        // In this order, a wait for others of the same purpose takes no place in the main line.
         let of_purpose = match purpose {
             Purpose::Plain => None,
             Purpose::Heavy => Some(take(&self.heavy_permits).await?),
@@ -86,15 +84,16 @@ impl Pool {
 }
 
 impl Database {
-    /// A connection to write with.
+    /// Returns a connection to write with.
     pub(super) async fn acquire(&self, purpose: Purpose) -> Result<PooledConnection, Error> {
         let permits = self.pool.permits(purpose).await?;
         if let Some(connection) = self.pool.take_idle() {
             return Ok(PooledConnection { connection, _permits: permits, _tenant_permit: None });
         }
         let mut connection = self.connect().await?;
-        // Whatever the role or the database has set otherwise: a commit that the server can forget must not be
-        // acknowledged, and each statement is to see what others have committed before it.
+        // These settings hold whatever the role or the database sets otherwise: a commit that the
+        // server can forget must not be acknowledged, and each statement must see what others have
+        // committed before it.
         let set = format!(
             "SET statement_timeout = {STATEMENT_TIMEOUT_MS}; \
              SET idle_in_transaction_session_timeout = {STATEMENT_TIMEOUT_MS}; \
@@ -105,8 +104,9 @@ impl Database {
         );
         let set = async {
             sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut connection).await?;
-            // Otherwise what is killed while its statement waits for a lock keeps its own until then.
-            // A server on a system that cannot do this refuses, and then it is so.
+            // Without this setting, a process killed while its statement waits for a lock keeps its
+            // own locks until then. A server on a system that cannot do this refuses it, which is
+            // accepted.
             match sqlx::query("SET client_connection_check_interval = '1s'").execute(&mut connection).await {
                 Ok(_) | Err(sqlx::Error::Database(_)) => Ok::<(), Error>(()),
                 Err(error) => Err(error.into()),
@@ -118,7 +118,7 @@ impl Database {
         Ok(PooledConnection { connection, _permits: permits, _tenant_permit: None })
     }
 
-    /// After work on a connection that is in no transaction any more: gives it back, unless the work failed.
+    /// Gives back a connection that is in no transaction any more, unless the work has failed.
     pub(super) fn finish<T>(&self, pooled: PooledConnection, outcome: Result<T, Error>) -> Result<T, Error> {
         match outcome {
             Ok(done) => {
@@ -129,8 +129,8 @@ impl Database {
         }
     }
 
-    /// After an error. If it was the server or the network, the idle
-    /// connections are as dead: whoever took one would only find that out.
+    /// After an error of the server or the network, closes the idle connections, which are as dead:
+    /// whoever took one would only find that out.
     pub(super) fn failed(&self, error: Error) -> Error {
         if error.is_of_connection() {
             self.pool.idle.lock().clear();
@@ -140,7 +140,8 @@ impl Database {
 }
 
 impl Store {
-    /// A connection for a batch, of the tenant's share. Who waits for it has no place in the line of all.
+    /// Returns a connection of the tenant's share. Waiting for the share takes no place in the main
+    /// line.
     pub(super) async fn acquire(&self, purpose: Purpose) -> Result<PooledConnection, Error> {
         let tenant_permits =
             Arc::clone(&self.tenant_permits).acquire_owned().await.map_err(|_| Error::Closed)?;
@@ -150,7 +151,7 @@ impl Store {
 }
 
 impl PooledConnection {
-    /// After a success: nothing is open on it.
+    /// Gives the connection back after a success, when nothing is open on it.
     pub(super) fn release(self, database: &Database) {
         let Self { connection, _permits, _tenant_permit } = self;
         database.pool.idle.lock().push(connection);

@@ -1,6 +1,6 @@
-//! What rules have published while letters were replayed: committed with their
-//! rows, and kept until it is sent. For a batch of the stream the record of
-//! its commit does that, until the XACK; a letter has none.
+//! Keeps what rules have published while letters were replayed: it is committed with their rows,
+//! and kept until it is sent. For a batch of the stream, the record of its commit does that until
+//! the XACK; a letter has no record.
 
 use sqlx::{PgConnection, Row as _};
 
@@ -9,12 +9,12 @@ use super::{Error, Store, within_timeout};
 use crate::capabilities::Publication;
 
 const PUT: &str = "INSERT INTO replay_outbox (tenant, publications) VALUES ($1, $2)";
-/// What somebody else is sending is left to them, unless they die.
+/// Leaves to others what they are sending, unless they die.
 const TAKE: &str = "SELECT id, publications FROM replay_outbox WHERE tenant = $1
      ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED";
 const DELETE: &str = "DELETE FROM replay_outbox WHERE id = $1";
 
-/// Puts it there, in a transaction that is open.
+/// Puts publications into the outbox, in a transaction that is open.
 pub(super) async fn put(
     store: &Store,
     publications: &[Publication],
@@ -28,16 +28,15 @@ pub(super) async fn put(
     Ok(())
 }
 
-/// Entries to be sent. Nobody else sends them meanwhile; dropped, they are still to be sent.
+/// Entries to be sent. Nobody else sends them meanwhile. If this is dropped, they remain.
 pub struct Due {
-    /// In this order.
     pub publications: Vec<Publication>,
     id: i64,
     pooled: PooledConnection,
 }
 
 impl Store {
-    /// The oldest that the tenant's replays have left to be sent.
+    /// Takes the oldest entries that the tenant's replays have left to be sent.
     pub async fn due(&self) -> Result<Option<Due>, Error> {
         let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let taken = async {
@@ -58,7 +57,7 @@ impl Store {
         Ok(Some(Due { publications, id: row.try_get("id")?, pooled }))
     }
 
-    /// They are sent.
+    /// Deletes entries from the outbox, since they are sent.
     pub async fn sent(&self, due: Due) -> Result<(), Error> {
         let Due { mut pooled, id, .. } = due;
         let deleted = async {

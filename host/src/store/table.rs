@@ -1,4 +1,4 @@
-//! The table that a tenant's events go to: made if it is missing, its form checked.
+//! Makes the table that a tenant's events go to, if it is missing, and checks its form.
 
 use std::sync::atomic::Ordering;
 
@@ -14,13 +14,13 @@ const FORM: &str = "event_id uuid, event_type text, properties jsonb, time times
                     primary key (event_id, time)";
 
 impl Store {
-    /// Makes the tenant's table if it is missing, as the first migration makes
-    /// `events`, in a database that was prepared.
+    /// Makes the tenant's table if it is missing, as the first migration makes `events`. The
+    /// database must be prepared.
     pub(super) async fn prepare_table(&self, connection: &mut PgConnection) -> Result<(), Error> {
         let table = &self.table;
         self.table_can_drop_rows(connection).await?;
         let is_there = match form(connection, table).await? {
-            // Before anything is made of it: it may be somebody else's.
+            // The check comes before anything is made of the table: it may be somebody else's.
             Some(found) => check(table, found).map(|()| true)?,
             None => false,
         };
@@ -28,8 +28,8 @@ impl Store {
             return Ok(());
         }
         let mut transaction = connection.begin().await?;
-        // IF NOT EXISTS alone races with another replica. A lock for each table: to take over one with rows, or one that
-        // somebody has locked, may take hours.
+        // IF NOT EXISTS alone races with another replica. Each table has its own lock: to take over
+        // one that has rows, or that somebody has locked, may take hours.
         sqlx::query("SELECT pg_advisory_xact_lock(hashtext('sluicegate.table'), hashtext($1))")
             .bind(table.quoted())
             .execute(&mut *transaction)
@@ -48,9 +48,9 @@ impl Store {
 }
 
 impl Store {
-    /// Whether a trigger of the table can drop a row that is inserted. It is remembered.
+    /// Returns whether a trigger of the table can drop a row that is inserted, and remembers it.
     pub(super) async fn table_can_drop_rows(&self, connection: &mut PgConnection) -> Result<bool, Error> {
-        // Those that are called for each row (1) before (2) it is inserted (4); not TimescaleDB's own.
+        // These fire for each row (1) before (2) it is inserted (4), and are not TimescaleDB's own.
         let found: bool = sqlx::query_scalar(
             "SELECT EXISTS (
                  SELECT FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
@@ -64,13 +64,13 @@ impl Store {
         Ok(found)
     }
 
-    /// What was found last.
+    /// Returns what was remembered last.
     pub(super) fn can_drop_rows(&self) -> bool {
         self.drops_rows.load(Ordering::Relaxed)
     }
 }
 
-/// Otherwise it stays a plain table: the service comes here only when it was told that this is wanted.
+/// Returns whether the extension is there. Without it a table stays plain, which is then allowed.
 async fn has_extension(connection: &mut PgConnection) -> Result<bool, Error> {
     let found = sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'timescaledb')",
@@ -78,7 +78,7 @@ async fn has_extension(connection: &mut PgConnection) -> Result<bool, Error> {
     Ok(found.fetch_one(connection).await?)
 }
 
-/// Whether it is a hypertable, or must stay a plain one.
+/// Returns whether the table is a hypertable, or must stay a plain one.
 async fn is_as_wanted(connection: &mut PgConnection, table: &TableName) -> Result<bool, Error> {
     if !has_extension(connection).await? {
         return Ok(true);
@@ -110,7 +110,7 @@ async fn make(connection: &mut PgConnection, table: &TableName) -> Result<(), Er
     Ok(())
 }
 
-/// What the table looks like, if there is one.
+/// Returns what the table looks like, if there is one.
 async fn form(connection: &mut PgConnection, table: &TableName) -> Result<Option<String>, Error> {
     let found = sqlx::query_scalar(
         "SELECT concat(
@@ -128,7 +128,7 @@ async fn form(connection: &mut PgConnection, table: &TableName) -> Result<Option
     Ok(found.bind(table.quoted()).fetch_optional(connection).await?)
 }
 
-/// A table of the same name may have been there before. Without the key, duplicates would not show.
+/// Checks a table, which may have been there before. Without the key, duplicates would not show.
 fn check(table: &TableName, found: String) -> Result<(), Error> {
     match found == FORM {
         true => Ok(()),
@@ -136,8 +136,8 @@ fn check(table: &TableName, found: String) -> Result<(), Error> {
     }
 }
 
-/// Before the migrations make a hypertable of `events`, or add columns to tables: they may be somebody
-/// else's. Later that concerns only the tenant that writes there.
+/// Checks tables before the migrations make a hypertable of `events` or add columns, because they
+/// may be somebody else's. Later that concerns only the tenant that writes there.
 pub(super) async fn check_before_first_migration(connection: &mut PgConnection) -> Result<(), Error> {
     if is_there("_sqlx_migrations", connection).await? {
         return Ok(());

@@ -1,21 +1,21 @@
-//! `timestamptz` as PostgreSQL sends it, read without a panic.
+//! Reads `timestamptz` values as PostgreSQL sends them, without a panic.
 //!
-//! sqlx's own reading into chrono adds to a date without a look at the result: `infinity`, or a year that chrono does not
-//! have, ends the task that reads it.
+//! sqlx's own conversion to chrono adds to a date without a look at the result: `infinity`, or a
+//! year that chrono does not have, ends the task that reads it.
 
 use chrono::{DateTime, Utc};
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgTypeInfo, PgValueRef};
 use sqlx::{Decode, Postgres, Type};
 
-/// Microseconds from the Unix epoch to that of PostgreSQL, 2000-01-01.
+/// The microseconds from the Unix epoch to the epoch of PostgreSQL, 2000-01-01.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// A finite `timestamptz`, in microseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timestamp(pub(super) i64);
 
-/// A value of the type that is none of these.
+/// Why a value of the type cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoTimestamp {
     #[error("found infinity, wanted a time")]

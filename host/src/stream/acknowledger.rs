@@ -1,4 +1,4 @@
-//! XACK, for what is committed.
+//! Acknowledges with XACK what is committed.
 
 use redis::aio::MultiplexedConnection;
 
@@ -8,7 +8,7 @@ use crate::batch::Tally;
 use crate::failpoint::failpoint;
 use crate::store::Committed;
 
-/// Sends XACK, for committed entries only, and before it what their rules have published.
+/// Sends XACK for committed entries only, and before it what their rules have published.
 pub struct Acknowledger {
     stream: Stream,
 }
@@ -23,17 +23,17 @@ pub struct Unacknowledged {
 }
 
 impl Unacknowledged {
-    /// Of which nothing has been sent yet. With `is_paced`, what is published is sent with pauses.
+    /// Wraps entries of which nothing was sent. If `is_paced`, publications go with pauses.
     pub fn new(committed: Committed, is_paced: bool) -> Self {
         Self { unsent: Unsent::all(committed.publications()), committed, is_paced, is_acknowledged: false }
     }
 
-    /// Whether Redis has it.
+    /// Returns whether Redis has acknowledged the entries.
     pub fn is_acknowledged(&self) -> bool {
         self.is_acknowledged
     }
 
-    /// How many entries they are.
+    /// Returns the number of entries.
     pub fn entries(&self) -> usize {
         self.committed.ids().len()
     }
@@ -48,8 +48,8 @@ impl Acknowledger {
         Self { stream }
     }
 
-    /// Publishes what these batches have published, and acknowledges all of their entries. After an error those that
-    /// are not acknowledged are to be given again.
+    /// Sends what these batches have published, and acknowledges all of their entries. After an
+    /// error, the batches that are not acknowledged are to be given again.
     pub async fn acknowledge<'a>(
         &mut self,
         batches: impl Iterator<Item = &'a mut Unacknowledged>,
@@ -61,10 +61,9 @@ impl Acknowledger {
         }
     }
 
-    /// First what has nothing to send: a server that is out of memory takes XACK, which gives it some back.
-    ///
-    /// Then what is published, and then its XACK: what is not acknowledged comes again and is published again, so it may
-    /// come twice, but is not lost.
+    /// Acknowledges first what publishes nothing: a server that is out of memory takes XACK, which
+    /// frees memory. Then it sends publications, and then their XACK. An entry without XACK comes
+    /// again and publishes again, so a publication may be sent twice but is not lost.
     async fn try_acknowledge(
         &self,
         batches: Vec<&mut Unacknowledged>,

@@ -1,19 +1,18 @@
-//! How often the process died with an entry in hand, which is what a delivery count is to tell.
+//! Counts how often the process died with an entry in hand, for the entry's delivery count.
 //!
-//! Redis counts deliveries, and most of them say nothing about the entry: the service was restarted while the database
-//! was locked, or the network swallowed a reply. So a read leaves the count as it is, and it is raised only while the
-//! rules are asked about an entry that was delivered before.
+//! Most deliveries say nothing about the entry: the service was restarted while the database was
+//! locked, or the network swallowed a reply. So a read leaves the count of Redis as it is. It is
+//! raised only while the rules are asked about an entry that was delivered before.
 
 use super::{Error, Stream, script};
 use crate::batch::{Entry, EntryId};
 
-/// Keeps the delivery counts of one consumer's entries.
 #[derive(Clone)]
 pub struct Attempts {
     stream: Stream,
 }
 
-/// Entries that the rules are asked about and that were delivered before, with the number of their deliveries.
+/// The entries delivered before that the rules are asked about, with their delivery counts.
 #[must_use = "what is in hand must be put down"]
 pub struct InHand(Vec<(EntryId, u64)>);
 
@@ -22,8 +21,8 @@ impl Attempts {
         Self { stream }
     }
 
-    /// The rules are about to be asked about these entries: whoever reads them after a crash finds those that were
-    /// delivered before counted once more.
+    /// Raises the counts of entries that were delivered before, because the rules are about to be
+    /// asked about them. Whoever reads them after a crash finds them counted once more.
     pub async fn begin(&self, entries: &[Entry]) -> InHand {
         let is_again = |entry: &&Entry| entry.deliveries > 1 && entry.fields.is_some();
         let in_hand =
@@ -32,13 +31,14 @@ impl Attempts {
         in_hand
     }
 
-    /// The rules have answered: nothing that happens from here on is the entries' fault.
+    /// Lowers the counts: the rules have answered, and no later crash is the entries' fault.
     pub async fn end(&self, in_hand: InHand) {
         self.set(&in_hand, 1).await;
     }
 
-    /// A try. If Redis is away, a crash is not counted, or one is counted that was none. Neither is worth waiting for, as
-    /// it takes several in a row until an entry is given up.
+    /// Tries to set the counts. While Redis is away, a crash may go uncounted, or one may be
+    /// counted that did not happen. Neither is worth waiting for, because giving up an entry takes
+    /// several in a row.
     async fn set(&self, InHand(entries): &InHand, less: u64) {
         if entries.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! How full the stream is, seen from the group.
+//! Asks how full the stream is, seen from the group.
 
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value};
@@ -9,18 +9,17 @@ use super::server::SharedConnection;
 use super::{Error, REPLY_TIMEOUT, Stream};
 use crate::batch::EntryId;
 
-/// How full the stream is, seen from the group.
+/// The figures of the stream and of the group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GroupStats {
-    /// Entries in the stream.
+    /// The length of the stream.
     pub length: u64,
     /// Entries delivered to the group and not acknowledged yet.
     pub pending: u64,
-    /// Entries not delivered to the group yet. Redis does not always know:
-    /// after some deletions this is `None`, which is not 0.
+    /// Entries not delivered to the group yet. After some deletions Redis does not know the number,
+    /// and it is `None`, which is not 0.
     pub lag: Option<u64>,
-    /// Entries that were trimmed or deleted before the group read them, newly
-    /// found since the last time: they are lost.
+    /// Entries newly found lost: they were trimmed or deleted before the group read them.
     pub lost: u64,
 }
 
@@ -34,10 +33,10 @@ impl GroupMonitor {
         Self { stream }
     }
 
-    /// The figures at this moment.
+    /// Returns the figures of this moment.
     ///
-    /// The connection may have broken since it was used last, which shows only
-    /// now: then a new one is asked, so that the report has its figures.
+    /// The connection may have broken since it was used last, which shows only now. Then a new
+    /// connection is asked, so that the report has its figures.
     pub async fn group_stats(&mut self) -> Result<GroupStats, Error> {
         let shared = self.stream.redis.shared().await?;
         let was_there = shared.was_there;
@@ -59,7 +58,7 @@ impl GroupMonitor {
 
     async fn try_ask(&mut self, connection: &mut MultiplexedConnection) -> Result<GroupStats, Error> {
         let stream = &self.stream;
-        // One transaction, so that the replies are of one moment.
+        // The commands are one transaction, so that the replies are of one moment.
         let reply: RedisResult<(Value, u64, Value)> = redis::pipe()
             .atomic()
             .add_command(Look::command(stream, 0))
@@ -72,7 +71,7 @@ impl GroupMonitor {
             .await;
         let (look, length, groups) = match reply {
             Ok(reply) => reply,
-            // Nobody has added anything yet, and the group is made when the pipeline starts. Redis has no code for it.
+            // Nobody has added anything yet, and no group is made. Redis has no code for this.
             Err(source) if source.to_string().contains("no such key") => return Ok(GroupStats::default()),
             Err(source) => return Err(stream.error("XINFO", source)),
         };
@@ -82,14 +81,14 @@ impl GroupMonitor {
             length,
             pending: group.number("pending").unwrap_or(0),
             lost,
-            // Entries that are gone count until the next read, in some versions.
+            // In some versions, entries that are gone count until the next read.
             lag: group.number("lag").map(|lag| lag.min(length)),
         })
     }
 }
 
 impl Stream {
-    /// Whether an entry is pending from `first` to `last`, whoever holds it.
+    /// Returns whether an entry from `first` to `last` is pending, whoever holds it.
     pub async fn is_pending(&self, first: EntryId, last: EntryId) -> Result<bool, Error> {
         let mut command = redis::cmd("XPENDING");
         command.arg(&self.name).arg(&self.group).arg(first.to_string()).arg(last.to_string()).arg(1);

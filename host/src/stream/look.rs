@@ -1,4 +1,4 @@
-//! A look at the group before a read: what was trimmed before its turn, and who has what comes next.
+//! Looks at the group before a read: what was trimmed before its turn, and who has what comes next.
 
 use std::collections::BTreeSet;
 
@@ -7,23 +7,23 @@ use redis::{Cmd, Value};
 use super::{Error, Stream, script};
 use crate::batch::EntryId;
 
-/// What a look at the group found. The look counts what was lost as read: see `look.lua`.
+/// The result of a look at the group. The look counts lost entries as read: see `look.lua`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Look {
-    /// Entries that the group can never be given, newly found.
+    /// The number of entries newly found that the group can never be given.
     pub(super) lost: u64,
-    /// What was delivered last, to any consumer.
+    /// The ID that was delivered last, to any consumer.
     pub(super) last_delivered: EntryId,
-    /// How many entries the stream was ever given.
+    /// The number of entries that were ever added to the stream.
     pub(super) added: u64,
-    /// Those of them that the group was not given yet. `None` when Redis does not know.
+    /// The number of entries that the group was not given yet, or `None` when Redis does not know.
     pub(super) unread: Option<u64>,
     /// The consumers that have some of the next entries pending, since the group was set back.
     pub(super) owners: BTreeSet<String>,
 }
 
 impl Look {
-    /// Before a read of so many entries.
+    /// Returns the command for a look before a read of this many entries.
     pub(super) fn command(stream: &Stream, wanted: usize) -> Cmd {
         let mut command = script(include_str!("look.lua"), &stream.name);
         command.arg(&stream.group).arg(wanted);

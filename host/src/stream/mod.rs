@@ -1,13 +1,13 @@
-//! Redis: the consumer group, reading, acknowledging, figures.
+//! Speaks to Redis: the consumer group, reading, acknowledging, figures.
 //!
-//! - `reader`: XREADGROUP and XCLAIM: new entries, and those that are pending
-//! - `attempts`: how often the process died with an entry in hand
-//! - `acknowledger`: XACK, for what is committed
-//! - `publish`: XADD, for what rules have published
-//! - `look`: what was trimmed before it was read, and who has what comes next
-//! - `group_stats`: how full the stream is
+//! - `reader`: reads new entries with XREADGROUP, and takes over pending ones with XCLAIM
+//! - `attempts`: counts how often the process died with an entry in hand
+//! - `acknowledger`: acknowledges with XACK what is committed
+//! - `publish`: sends with XADD what rules have published
+//! - `look`: finds what was trimmed before it was read, and who has what comes next
+//! - `group_stats`: asks how full the stream is
 //! - `server`: the server, and the connection that all tenants share
-//! - `reply`: from Redis' replies to entries
+//! - `reply`: reads entries from the replies of Redis
 
 mod acknowledger;
 mod attempts;
@@ -33,34 +33,30 @@ pub use server::Redis;
 
 use crate::config::{self, Tenant};
 
-/// How long a connection may take to be established, and a reply to come
-/// beyond the time for which the command blocks.
+/// How long connecting may take, and a reply beyond the time for which its command blocks.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The oldest Redis with the `lag` of a group.
+/// The oldest major version of Redis that reports the `lag` of a group.
 const MIN_REDIS_MAJOR: u32 = 7;
 
-/// What goes wrong with Redis.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No URL.
+    /// The settings give no URL.
     #[error(transparent)]
     Settings(#[from] config::Error),
-    /// The URL does not read. It may hold a password, so it is not repeated.
+    /// The URL cannot be parsed. It may hold a password, so it is not repeated.
     #[error(
         "REDIS_URL does not read ({0}); wanted redis://[user:password@]host:port[/db], or rediss:// with TLS"
     )]
     Url(String),
-    /// Files of TLS that do not read.
+    /// The TLS settings or their files cannot be used.
     #[error(
         "the settings REDIS_TLS_* cannot be used: {0}; wanted files in PEM form, a certificate with its key, and a URL rediss://…"
     )]
     Tls(String),
-    /// A command failed, or the connection did.
     #[error("redis at {address}: {command}: {source}{hint}")]
     Command {
         address: String,
         command: &'static str,
-        /// What redis-rs says.
         source: RedisError,
         /// What may be wrong, if something suggests itself.
         hint: &'static str,
@@ -69,25 +65,24 @@ pub enum Error {
     #[error("redis at {address} has version {found}; wanted {MIN_REDIS_MAJOR}.0 or later")]
     TooOld {
         address: String,
-        /// As the server says it.
+        /// The version that the server reports.
         found: String,
     },
-    /// A command that was given up at the shutdown.
+    /// A command was given up at the shutdown.
     #[error("redis: {command} had no reply by the shutdown")]
     Unanswered { command: &'static str },
-    /// A reply of a form that the command does not have.
+    /// A reply has a form that the command does not have.
     #[error("redis: {command} replied {found}; wanted {wanted}")]
     Reply {
         command: &'static str,
-        /// The beginning of the reply.
+        /// The form of the reply, without its content.
         found: String,
-        /// The form that was expected.
         wanted: &'static str,
     },
 }
 
 impl Error {
-    /// Whether trying again cannot help: somebody must change something.
+    /// Returns whether trying again cannot help, because somebody must change something.
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Settings(_) | Self::Url(_) | Self::Tls(_) | Self::TooOld { .. } => true,
@@ -100,11 +95,11 @@ impl Error {
         }
     }
 
-    /// Whether the server answered, and another connection would be answered the same.
+    /// Returns whether the server answered, and would answer the same on another connection.
     fn is_of_command(&self) -> bool {
         match self {
             Self::Command { source, .. } => {
-                // A code that redis-rs does not know, of a command among others, is not told.
+                // In a pipeline, redis-rs does not report a code that it does not know.
                 (source.kind() == ErrorKind::Extension && source.code().is_none())
                     || matches!(source.code(), Some("ERR" | "WRONGTYPE" | "NOGROUP" | "BUSYGROUP" | "NOPERM"))
             }
@@ -115,7 +110,7 @@ impl Error {
         }
     }
 
-    /// Whether the server said this code. Of a command among others redis-rs tells one that it does not know in its text only.
+    /// Returns whether the server said this code. In a pipeline, it may be in the text only.
     fn says(&self, code: &str) -> bool {
         match self {
             Self::Command { source, .. } => source.code() == Some(code) || source.to_string().contains(code),
@@ -123,7 +118,7 @@ impl Error {
         }
     }
 
-    /// Whether the server does not know us, or not as somebody who may do this.
+    /// Returns whether the server rejects the credentials, or denies their user the command.
     pub fn is_of_credentials(&self) -> bool {
         match self {
             Self::Command { source, .. } => {
@@ -139,24 +134,25 @@ impl Error {
     }
 }
 
-/// One consumer of one group of one stream. Cheap to clone; makes connections.
+/// One consumer of one group of one stream. It is cheap to clone, and makes connections.
 #[derive(Clone)]
 pub struct Stream {
     redis: Redis,
     name: String,
     group: String,
     consumer: String,
-    /// Streams that the guest may publish to, and the length to which each is trimmed; 0 for none.
+    /// The streams that the guest may publish to, with the length to trim to; 0 for no trimming.
     publish: Arc<BTreeMap<String, u64>>,
 }
 
 impl Stream {
-    /// The server's host and port, without the password.
+    /// Returns the server's host and port, without the password.
     pub fn address(&self) -> String {
         self.redis.address()
     }
 
-    /// Connects, checks the server's version and makes the group if it is missing; returns whether it was.
+    /// Connects, checks the server's version, and makes the group if it is missing. Returns whether
+    /// it was missing.
     pub async fn prepare(&self) -> Result<bool, Error> {
         let mut shared = self.redis.shared().await?;
         match self.try_prepare(&mut shared.connection).await {
@@ -166,7 +162,7 @@ impl Stream {
     }
 
     async fn try_prepare(&self, connection: &mut MultiplexedConnection) -> Result<bool, Error> {
-        // A server that keeps INFO from us by its access rules is taken as it is.
+        // A server whose access rules deny INFO is taken as it is.
         if let Ok(Value::BulkString(info)) = redis::cmd("INFO").arg("server").query_async(connection).await
             && let Some(found) = version(&String::from_utf8_lossy(&info))
             && found
@@ -188,12 +184,10 @@ impl Stream {
         Acknowledger::new(self.clone())
     }
 
-    /// Keeps the delivery counts.
     pub fn attempts(&self) -> Attempts {
         Attempts::new(self.clone())
     }
 
-    /// Watches the group's figures.
     pub fn monitor(&self) -> GroupMonitor {
         GroupMonitor::new(self.clone())
     }
@@ -202,9 +196,10 @@ impl Stream {
         self.redis.connect(response_timeout).await
     }
 
-    /// Makes the group at the stream's beginning, and the stream with it, unless it is there; whether it was made now.
+    /// Makes the group at 0, and the stream too, unless it exists. Returns whether it was made.
     async fn make_group(&self, connection: &mut MultiplexedConnection) -> Result<bool, Error> {
-        // First a look: a server that is out of memory, or keeps XGROUP from us, refuses to make even what is there.
+        // It looks first, because a server that is out of memory or denies XGROUP refuses to make
+        // even a group that exists.
         if self.has_group(connection).await {
             return Ok(false);
         }
@@ -231,13 +226,13 @@ impl Stream {
         }
     }
 
-    /// Whether the group is known to be there.
+    /// Returns whether the group is known to exist.
     async fn has_group(&self, connection: &mut MultiplexedConnection) -> bool {
         let groups = redis::cmd("XINFO").arg("GROUPS").arg(&self.name).query_async(connection).await;
         groups.is_ok_and(|groups| group_stats::find_group(groups, &self.group).is_some())
     }
 
-    /// Takes the consumer out of the group, if nothing is pending with it: after a clean stop nobody needs it any more.
+    /// Removes the consumer, which nobody needs after a clean stop, unless it has entries pending.
     pub async fn leave(&self) -> Result<(), Error> {
         let mut shared = self.redis.shared().await?;
         let mut command = script(include_str!("leave.lua"), &self.name);
@@ -254,14 +249,15 @@ impl Stream {
     }
 }
 
-/// A script that uses this key. Sent in full: it is small, and a server that was restarted knows none by its digest.
+/// Returns a command that runs this script on this key. The script is sent in full: it is small,
+/// and a server that was restarted knows no script by its digest.
 fn script(text: &str, key: &str) -> Cmd {
     let mut command = redis::cmd("EVAL");
     command.arg(text).arg(1).arg(key);
     command
 }
 
-/// The value of `redis_version` in the reply to INFO.
+/// Returns the value of `redis_version` in the reply to INFO.
 fn version(info: &str) -> Option<&str> {
     info.lines().find_map(|line| line.strip_prefix("redis_version:")).map(str::trim)
 }

@@ -1,4 +1,4 @@
-//! XADD, for what rules have published and is committed.
+//! Sends with XADD what rules have published, once it is committed.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use redis::{RedisResult, Value};
 use super::{Error, Stream};
 use crate::capabilities::Publication;
 
-/// Entries of one pipeline.
+/// The largest number of entries in one pipeline.
 const ENTRIES_AT_ONCE: usize = 100;
-/// Bytes of one pipeline, unless they are of a single entry.
+/// The largest number of bytes in one pipeline, unless a single entry has more.
 const BYTES_AT_ONCE: usize = 256 << 10;
 
-/// After a pipeline of a batch that publishes more than it brought, for each [`BYTES_AT_ONCE`] of it, begun or whole:
-/// all tenants wait for the server, and for the disk on which it keeps a log. So it is at most 25 MiB a second.
+/// The pause of a heavy batch for each [`BYTES_AT_ONCE`] sent, begun or whole: at most 25 MiB a
+/// second. All tenants wait for the server, and for the disk on which it keeps a log.
 const PAUSE: Duration = Duration::from_millis(10);
 
 impl Stream {
-    /// Adds entries to their streams. After an error none, some or all may be there.
+    /// Adds entries to their streams. After an error, none, some or all of them may be there.
     pub async fn publish(&self, publications: &[Publication]) -> Result<(), Error> {
         let mut shared = self.redis.shared().await?;
         let mut unsent = Unsent::all(publications);
@@ -29,9 +29,8 @@ impl Stream {
     }
 }
 
-/// Which publications of a batch are not sent yet.
-///
-/// A server that is out of memory refuses some and takes others, time and again: what it took is not sent twice.
+/// The publications of a batch that are not sent yet. A server that is out of memory refuses some
+/// and takes others, time and again; those that it took are not sent twice.
 #[derive(Debug)]
 pub(super) struct Unsent(Vec<usize>);
 
@@ -44,8 +43,8 @@ impl Unsent {
         self.0.is_empty()
     }
 
-    /// Sends what is left, in its order, up to the first portion of which something is refused. With a connection that
-    /// breaks it is unknown what of a portion arrived: then all of it is left.
+    /// Sends what is left, in its order, up to the first portion in which something is refused. If
+    /// the connection breaks, nobody knows what of a portion arrived, and all of it is left.
     pub(super) async fn send(
         &mut self,
         stream: &Stream,
@@ -60,7 +59,7 @@ impl Unsent {
             let results = add(stream, left.iter().take(portion), connection).await?;
             let mut refusal = None;
             let mut results = results.into_iter();
-            // Those of the portion that were refused, and those after it.
+            // The refused publications of the portion remain, and so do those after the portion.
             self.0.retain(|_| match results.next() {
                 Some(Ok(_)) => false,
                 Some(Err(error)) => {
@@ -80,8 +79,8 @@ impl Unsent {
     }
 }
 
-/// How many of these go in one pipeline, at least one: the connection is not
-/// this tenant's alone, and neither is the thread that fills it.
+/// Returns how many of these go into one pipeline, at least one: the connection, and the thread
+/// that fills it, are not this tenant's alone.
 fn at_once(publications: &[&Publication]) -> usize {
     let mut bytes = 0_usize;
     let fits = |publication: &&&Publication| {
@@ -91,12 +90,12 @@ fn at_once(publications: &[&Publication]) -> usize {
     publications.iter().take(ENTRIES_AT_ONCE).take_while(fits).count().max(1).min(publications.len())
 }
 
-/// The pause after a pipeline of so many bytes.
+/// Returns the pause after a pipeline of this many bytes.
 fn pause_after(bytes: usize) -> Duration {
     PAUSE * u32::try_from(bytes.div_ceil(BYTES_AT_ONCE)).unwrap_or(u32::MAX)
 }
 
-/// What came of each.
+/// Adds these entries, and returns the result of each.
 async fn add<'a>(
     stream: &Stream,
     publications: impl Iterator<Item = &'a &'a Publication>,

@@ -1,4 +1,4 @@
-//! XREADGROUP and XCLAIM: new entries, and those that are pending.
+//! Reads new entries with XREADGROUP, and takes over pending ones with XCLAIM.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -16,25 +16,26 @@ use crate::failpoint::failpoint;
 
 pub use super::reply::Pending;
 
-/// The bytes of a batch, about, as far as they can be told from the batch before. So what is in flight has a bound in
-/// bytes too: `BATCH_SIZE` entries of a few MB, several times, would be more than a machine has.
+/// The number of bytes that a batch may have, estimated from the batch before it. Without this
+/// bound, several batches of `BATCH_SIZE` entries of a few MB would need more memory than a machine
+/// has.
 const BATCH_BYTES: usize = 8 << 20;
-/// The entries of the first batch, of which nothing is known yet.
+/// The largest number of entries in the first batch, when nothing is known yet about their size.
 const FIRST_BATCH: usize = 8;
-/// How many times as many the next batch may have: so few may have told little.
+/// A batch may have at most this many times as many entries as the one before it had.
 const GROWTH: usize = 4;
-/// How long a reply may take at most, after others that took too long: a large one over a slow network.
+/// The longest that a reply may take after timeouts: it may be large, over a slow network.
 const MAX_REPLY_TIMEOUT: Duration = Duration::from_secs(300);
-/// From this delivery on an entry is read alone: it may be the one that kills
-/// the process, and the others of its batch must not be blamed for it.
+/// From this delivery on, an entry is read alone: it may be the one that kills the process, and the
+/// others of its batch must not be blamed for it.
 const SUSPECT_DELIVERIES: u64 = 4;
 
-/// What the reader goes through.
+/// What the reader reads next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Position {
-    /// What is pending, after this entry.
+    /// The pending entries of this list after this ID.
     Pending(List, EntryId),
-    /// What nobody has been given.
+    /// The entries that the group was not given yet.
     New,
 }
 
@@ -43,21 +44,20 @@ const FROM_THE_BEGINNING: Position = Position::Pending(List::Own, EntryId::ZERO)
 /// A list of pending entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum List {
-    /// What was delivered to this consumer before.
+    /// Entries that were delivered to this consumer before.
     Own,
-    /// What consumers have held for too long.
+    /// Entries that consumers have held for too long.
     Abandoned,
 }
 
 /// Reads batches, on a connection of its own because it waits there for new entries.
 ///
-/// It begins with what an earlier run of this consumer left pending, goes on
-/// with what consumers that are gone left, then with new entries, and looks for
-/// abandoned ones again at intervals.
+/// It begins with entries that an earlier run of this consumer or consumers that are gone left
+/// pending. Then it reads new entries, and looks for abandoned ones again at intervals.
 pub struct Reader {
     stream: Stream,
     batch_size: usize,
-    /// Entries of the next batch: fewer, when those before were large.
+    /// The number of entries to ask for next: fewer, when those before were large.
     wanted: usize,
     block: Duration,
     claim_min_idle: Duration,
@@ -67,38 +67,38 @@ pub struct Reader {
     position: Position,
     claimed_at: Instant,
     quiet: Quiet,
-    /// Whether some that this consumer has pending were passed over, because quiet did not come.
+    /// Whether suspects of this consumer were passed over because they could not be alone.
     has_passed_over: bool,
-    /// What the group had been given last, after the last read.
+    /// The ID that was delivered last to the group, after the last read.
     delivered: EntryId,
-    /// Whether it was found to have been given less since, which was not told yet.
+    /// Whether the group was found to be set back, and this was not reported yet.
     was_set_back: bool,
-    /// Where the stream ended at the last read, if that gave fewer entries than were wanted.
+    /// Where the stream ended at the last read, if fewer entries came than were wanted.
     end: Option<EntryId>,
     /// What the last look at the group found.
     seen: Look,
-    /// Losses that were not told yet.
+    /// The number of lost entries that were not reported yet.
     lost: u64,
 }
 
-/// What one step of the reader gave.
+/// The result of one step of the reader.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Read {
-    /// No entries came in time, or a list of pending ones is at its end.
+    /// No entries came in time, or a list is at its end, or its next entries must wait.
     Nothing,
-    /// Entries that nobody was given before, in the order of the stream.
+    /// Entries that the group gives as new ones, in the order of the stream.
     New {
         entries: Vec<Entry>,
-        /// Whether fewer came than were asked for, so that a pause makes the next batch fuller.
+        /// Whether fewer entries came than were asked for: a pause makes the next batch fuller.
         is_partial: bool,
-        /// Whether the group has been given less than it had been before.
+        /// Whether the group was set back since the last new entries.
         was_set_back: bool,
-        /// The consumers that had some of the entries pending, in a group that was set back.
+        /// The consumers that had some of these entries pending, in a group that was set back.
         owners: BTreeSet<String>,
     },
-    /// The stream or the group was deleted, and nothing is in flight: it is to be [made again](Reader::make_group_again).
+    /// The group is gone and nothing is in flight: it is to be [remade](Reader::make_group_again).
     GroupIsGone,
-    /// Entries that were delivered before, to be [taken](Reader::take) when nobody else can commit them any more.
+    /// Entries that were delivered before, to be [taken](Reader::take) once others are fenced.
     Pending(Vec<Pending>),
 }
 
@@ -124,17 +124,17 @@ impl Reader {
         }
     }
 
-    /// Whether the next [`Reader::read`] is to wait until nothing is in flight.
+    /// Returns whether the next [`Reader::read`] is to wait until nothing is in flight.
     pub fn quiet(&self) -> Quiet {
         self.quiet
     }
 
-    /// How many entries are lost that the last call did not know of: they were trimmed or deleted before their turn.
+    /// Returns how many entries were newly found lost: trimmed or deleted before their turn.
     pub fn take_lost(&mut self) -> u64 {
         std::mem::take(&mut self.lost)
     }
 
-    /// What the group had been given last, before the last read: by whichever consumer.
+    /// Returns the ID that was delivered last before the last read, to any consumer.
     pub fn last_delivered(&self) -> EntryId {
         self.seen.last_delivered
     }
@@ -143,11 +143,11 @@ impl Reader {
         self.claimed_at.elapsed() >= self.claim_min_idle
     }
 
-    /// The next entries, at most a batch; none when none came in time or
-    /// `shutdown` was called meanwhile. None of those in flight, which are pending too: they would be decided twice.
+    /// Reads the next entries, at most a batch. Returns none when none came in time or `shutdown`
+    /// was called meanwhile. Entries in flight are left out, since they would be decided twice.
     ///
-    /// After an error the reader begins again with the pending entries, since
-    /// the server may have delivered a batch that never arrived.
+    /// After an error the reader begins again with the pending entries: the server may have
+    /// delivered a batch that never arrived.
     pub async fn read(
         &mut self,
         is_alone: bool,
@@ -155,8 +155,8 @@ impl Reader {
         shutdown: &CancellationToken,
     ) -> Result<Read, Error> {
         match self.step(is_alone, is_in_flight, shutdown).await {
-            // The stream or the group was deleted. A new group at 0 delivers again what is left, and so what is in
-            // flight, which must come to its end before; the rows' keys absorb what was stored.
+            // The stream or the group was deleted. A new group at 0 delivers again what is left, so
+            // what is in flight must end first. The rows' keys absorb what was stored.
             Err(error) if error.says("NOGROUP") => {
                 self.position = FROM_THE_BEGINNING;
                 if std::mem::replace(&mut self.quiet, Quiet::Needed) != Quiet::Needed {
@@ -172,8 +172,8 @@ impl Reader {
         }
     }
 
-    /// Takes into this consumer's hands what [`Reader::read`] found pending, each entry only if it is still as it was
-    /// found: whoever else has taken it meanwhile keeps it.
+    /// Takes over the entries that [`Reader::read`] found pending, each only if it is still as it
+    /// was found: whoever else has taken it meanwhile keeps it.
     pub async fn take(
         &mut self,
         pending: &[Pending],
@@ -205,11 +205,11 @@ impl Reader {
         Ok(entries)
     }
 
-    /// After an error: the next read is on a new connection, and begins with what is pending.
+    /// After an error, lets the next read use a new connection and begin with what is pending.
     fn recover<T>(&mut self, outcome: Result<T, Error>) -> Result<T, Error> {
         if let Err(error) = &outcome {
             if error.is_timeout() {
-                // It may be the size of the reply.
+                // The size of the reply may be the reason.
                 self.patience = (self.patience * 2).min(MAX_REPLY_TIMEOUT);
                 self.wanted = (self.wanted / GROWTH).max(1);
             }
@@ -220,14 +220,14 @@ impl Reader {
         outcome
     }
 
-    /// Makes the group at the beginning of the stream, unless somebody else has made it meanwhile. What is left is then
-    /// delivered again: nobody may be at work on any of it any more.
+    /// Makes the group at the stream's beginning, unless somebody else has made it meanwhile. The
+    /// group delivers again what is left, so nobody may be at work on any of that.
     pub async fn make_group_again(&mut self) -> Result<(), Error> {
         let mut connection = self.stream.connect(REPLY_TIMEOUT).await?;
         let is_made = self.stream.make_group(&mut connection).await?;
         let look = Look::command(&self.stream, 0).query_async(&mut connection).await;
         let now = Look::from_reply(look.map_err(|source| self.stream.error("XINFO", source))?)?;
-        // A stream that was given fewer entries is another one. One replica makes the group, and tells it.
+        // A stream to which fewer entries were added is another one. One replica reports it.
         if is_made && now.added < self.seen.added {
             self.lost += self.seen.unread.unwrap_or(0);
         }
@@ -260,7 +260,7 @@ impl Reader {
         Ok(read)
     }
 
-    /// Whether this part may be read now. A suspect waits until it is alone; in vain, it is passed over for now.
+    /// Decides when this part is read. A suspect that waits in vain to be alone is passed over.
     fn may_read(&mut self, part: &[Pending], is_alone: bool) -> WhenToRead {
         let is_suspect = part.first().is_some_and(Pending::is_suspect);
         let quiet = if is_suspect { Quiet::Wanted } else { Quiet::NotWanted };
@@ -282,7 +282,7 @@ impl Reader {
     ) -> Result<Read, Error> {
         let wanted = self.wanted;
         let mut entries = match self.end {
-            // The last read has just told that there is nothing yet.
+            // The last read has just reached the end of the stream.
             Some(_) => Vec::new(),
             None => self.read_what_is_there(wanted, shutdown).await?,
         };
@@ -291,8 +291,8 @@ impl Reader {
         }
         let is_partial = entries.len() < wanted;
         if entries.iter().any(|entry| is_in_flight(entry.id)) {
-            // Somebody else has made the group again, or has set it back. They are pending now, and are looked at when
-            // it is known what has become of them.
+            // Somebody else has made the group again, or has set it back. The entries are pending
+            // now, and are looked at when it is known what has become of them.
             tracing::warn!("entries that are in flight were delivered again: was the group set back?");
             entries.retain(|entry| !is_in_flight(entry.id));
             (self.position, self.quiet) = (FROM_THE_BEGINNING, Quiet::Needed);
@@ -309,7 +309,7 @@ impl Reader {
         })
     }
 
-    /// In one transaction with a look at what was lost: the read steps over it, and it would be found no more.
+    /// Reads and looks for lost entries in one transaction: after the read none would be found.
     async fn read_what_is_there(
         &mut self,
         wanted: usize,
@@ -337,10 +337,10 @@ impl Reader {
         Ok(entries)
     }
 
-    /// Whether there are entries that the group was not given yet, after a while of waiting for them.
+    /// Waits for a while, and returns whether there are entries that the group was not given yet.
     ///
-    /// By XREAD: what XREADGROUP delivers while nobody listens any more would stay pending for the next start. After a
-    /// wait in vain the group is asked again: it may have been set back.
+    /// It uses XREAD: what XREADGROUP delivers to nobody would stay pending until the next start.
+    /// After a wait in vain the group is asked again, because it may have been set back.
     async fn wait_for_news(&mut self, shutdown: &CancellationToken) -> Result<bool, Error> {
         let end = self.end.take().unwrap_or(self.seen.last_delivered);
         let mut command = redis::cmd("XREAD");
@@ -400,8 +400,8 @@ impl Reader {
         }
     }
 
-    /// The next batch is to have about [`BATCH_BYTES`] at most, if its entries are like these. They have arrived: a list of
-    /// pending entries, which is short, does not tell that the entries would.
+    /// Limits the next batch to about [`BATCH_BYTES`], judging by these entries. Only entries reset
+    /// the patience: a list of pending ones is short, and arrives when they do not.
     fn note_size(&mut self, entries: &[Entry]) {
         let fields = entries.iter().filter_map(|entry| entry.fields.as_ref()).flatten();
         let bytes: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
@@ -412,8 +412,8 @@ impl Reader {
         }
     }
 
-    /// Sends a command and waits for its reply; after the shutdown, for a second more: what it delivers and nobody
-    /// receives stays pending for the next start.
+    /// Sends a command and waits for its reply, after the shutdown for one second more. What it
+    /// delivers and nobody receives stays pending until the next start.
     async fn ask(
         &mut self,
         name: &'static str,
@@ -453,13 +453,12 @@ impl Reader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quiet {
     NotWanted,
-    /// If that does not take too long: an entry that is suspected to kill the process should be alone with it.
+    /// It waits for a while, because a suspect should be read alone.
     Wanted,
-    /// However long it takes: what is in flight would be delivered again.
+    /// It waits however long it takes, because entries in flight would be delivered again.
     Needed,
 }
 
-/// When pending entries are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WhenToRead {
     Now,
@@ -474,8 +473,8 @@ impl Pending {
     }
 }
 
-/// The pending entries that may be read in one batch: all up to the first
-/// suspect, or the suspect alone. `None` when nothing is pending.
+/// Returns the pending entries that may be read in one batch: all up to the first suspect, or the
+/// suspect alone. Returns `None` when nothing is pending.
 fn together(pending: &[Pending]) -> Option<&[Pending]> {
     let suspect = pending.iter().position(Pending::is_suspect);
     pending.get(..suspect.unwrap_or(pending.len()).max(1)).filter(|part| !part.is_empty())
@@ -510,7 +509,7 @@ mod tests {
         assert_eq!(length(&[SUSPECT_DELIVERIES - 1, SUSPECT_DELIVERIES, 1]), 1, "two suspects, one by one");
     }
 
-    /// A list arrives each time, and the entries do not: the next try has more time for fewer of them.
+    /// The lists arrive, and the entries do not: the next try has more time for fewer.
     #[test]
     fn what_takes_too_long_gets_more_time_until_entries_arrive() {
         let config = crate::config::Config {

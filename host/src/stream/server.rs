@@ -1,7 +1,7 @@
 //! The server that all tenants read from, and the one connection that they share.
 //!
-//! Whoever blocks in XREADGROUP needs a connection of its own. For what is
-//! answered at once, acknowledgements and figures, one does for all tenants.
+//! A reader that blocks in XREAD needs a connection of its own. Acknowledgements and figures are
+//! answered at once, so one connection is enough for all tenants.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use tokio::sync::Mutex;
 use super::{Error, REPLY_TIMEOUT, Stream};
 use crate::config::{Config, Tenant, UrlSource};
 
-/// Instead of the name of a command.
+/// Stands in an error instead of the name of a command.
 const CONNECTING: &str = "connecting";
 
-/// The server. Cheap to clone; connects to nothing by itself.
+/// The server. It is cheap to clone, and connects to nothing by itself.
 #[derive(Clone)]
 pub struct Redis(Arc<RedisInner>);
 
@@ -30,23 +30,23 @@ struct RedisInner {
     url: UrlSource,
     tls: Option<TlsCertificates>,
     silence: Duration,
-    /// Of the URL that was read last.
+    /// The client of the URL that was read last.
     client: parking_lot::Mutex<redis::Client>,
     shared: Mutex<Option<SharedConnection>>,
 }
 
-/// The shared connection, as somebody has it for a moment.
+/// The shared connection, as one user holds it for a moment.
 #[derive(Clone)]
 pub(super) struct SharedConnection {
     pub(super) connection: MultiplexedConnection,
-    /// Whether it was made before: it may have broken since it was used last.
+    /// Whether the connection was made before: it may have broken since it was used last.
     pub(super) was_there: bool,
-    /// Tells it from those before and after it.
+    /// Tells this connection from those before and after it.
     mark: Arc<()>,
 }
 
 impl Redis {
-    /// Reads the URL, and the files of TLS.
+    /// Reads the URL and the TLS files.
     pub fn new(config: &Config) -> Result<Self, Error> {
         let (url, tls) = (config.redis_url(), tls(config)?);
         let silence = config.redis_silence.0;
@@ -54,7 +54,7 @@ impl Redis {
         Ok(Self(Arc::new(RedisInner { url, tls, silence, client, shared: Mutex::new(None) })))
     }
 
-    /// Of the URL as it is now, if it can have changed. A file that is being written is read the next time.
+    /// Returns a client of the current URL, or of the last one while its file cannot be read.
     fn client(&self) -> redis::Client {
         let RedisInner { url, tls, silence, client: last, .. } = &*self.0;
         let mut last = last.lock();
@@ -69,7 +69,7 @@ impl Redis {
         last.clone()
     }
 
-    /// What a tenant reads.
+    /// Returns the stream that a tenant reads.
     pub fn stream(&self, config: &Config, tenant: &Tenant) -> Stream {
         Stream {
             redis: self.clone(),
@@ -80,7 +80,7 @@ impl Redis {
         }
     }
 
-    /// Host and port, without the password.
+    /// Returns host and port, without the password.
     pub fn address(&self) -> String {
         let client = self.0.client.lock();
         client.get_connection_info().addr().to_string()
@@ -103,8 +103,8 @@ impl Redis {
         Ok(slot.insert(SharedConnection { connection, was_there: false, mark: Arc::new(()) }).clone())
     }
 
-    /// After an error: the next to ask gets a new one, unless it was the
-    /// command that was wrong, or somebody has made a new one already.
+    /// Drops the shared connection after an error, so that the next user gets a new one, unless
+    /// only the command was wrong or somebody has made a new one already.
     pub(super) async fn failed(&self, shared: &SharedConnection, error: Error) -> Error {
         if !error.is_of_command() {
             self.0.shared.lock().await.take_if(|other| Arc::ptr_eq(&other.mark, &shared.mark));
@@ -117,7 +117,7 @@ impl Redis {
         Error::Command { address: self.address(), command, source, hint }
     }
 
-    /// What a failure to connect suggests.
+    /// Returns what a failure to connect suggests.
     fn hint(&self, source: &RedisError) -> &'static str {
         let client = self.0.client.lock();
         let is_tls = matches!(client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. });
@@ -134,10 +134,10 @@ impl Redis {
     }
 }
 
-/// Connects to nothing.
+/// Makes a client, which connects to nothing.
 fn client(url: &str, tls: Option<&TlsCertificates>, silence: Duration) -> Result<redis::Client, Error> {
     let unreadable = |error: RedisError| Error::Url(error.category().to_owned());
-    // Probes when half of the time has passed, three of them.
+    // Three probes are sent, the first when half of the time has passed.
     let keepalive = TcpKeepalive::new().with_time(silence / 2).with_interval(silence / 6).with_retries(3);
     let tcp = TcpSettings::default().set_keepalive(keepalive).set_user_timeout(silence);
     let info = url.into_connection_info().map_err(unreadable)?.set_tcp_settings(tcp);
@@ -150,7 +150,7 @@ fn client(url: &str, tls: Option<&TlsCertificates>, silence: Duration) -> Result
     }
 }
 
-/// `None` without any such setting.
+/// Reads the TLS files. Returns `None` when no TLS setting is set.
 fn tls(config: &Config) -> Result<Option<TlsCertificates>, Error> {
     let read = |file: &Option<PathBuf>| {
         let read = |file: &PathBuf| {

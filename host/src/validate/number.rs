@@ -1,13 +1,13 @@
-//! Numbers of JSON that a 64-bit float holds and PostgreSQL's `numeric` does not.
+//! Finds numbers of JSON that a 64-bit float holds and PostgreSQL's `numeric` does not.
 
-/// Digits after the point of a number, at most, once its exponent is written out.
+/// The largest number of digits after the point, once the exponent is written out.
 pub(super) const MAX_SCALE: i64 = 16_383;
-/// PostgreSQL reads no greater exponent, even of 0: half of the greatest number of 32 bits.
+/// PostgreSQL reads no exponent as great as this, even of 0: half of the greatest 32-bit number.
 const MAX_EXPONENT: u64 = 1 << 30;
 
-/// The first such number in a text that is known to be well-formed JSON.
+/// Returns the first such number in a text that is known to be well-formed JSON.
 pub(super) fn beyond_numeric(json: &str) -> Option<&str> {
-    // Few texts have any that could be it.
+    // Few texts have any number that could be beyond it.
     let has_exponent = json.as_bytes().windows(2).any(|pair| matches!(pair, [b'0'..=b'9', b'e' | b'E']));
     if !has_exponent && i64::try_from(json.len()).is_ok_and(|bytes| bytes <= MAX_SCALE) {
         return None;
@@ -30,7 +30,7 @@ pub(super) fn beyond_numeric(json: &str) -> Option<&str> {
     None
 }
 
-/// What follows a string, of which this begins after the opening quote.
+/// Returns what follows a string. The text begins after the opening quote.
 fn after_string(text: &str) -> &str {
     let mut bytes = text.bytes().enumerate();
     while let Some((at, byte)) = bytes.next() {
@@ -43,7 +43,7 @@ fn after_string(text: &str) -> &str {
     ""
 }
 
-/// The digits after the point; very many if the exponent is beyond what `numeric` reads at all.
+/// Returns the digits after the point, or very many if `numeric` cannot read the exponent at all.
 fn scale(number: &str) -> i64 {
     let (digits, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let fraction = digits.split_once('.').map_or(0, |(_, fraction)| fraction.len());

@@ -1,4 +1,4 @@
-//! With verdicts of all kinds.
+//! Tests verdicts of all kinds.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::sandbox::Limits;
 
-/// Text of all kinds, with the kinds that matter more often.
+/// Makes text of all kinds. The kinds that matter come more often.
 fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => any::<String>(),
@@ -22,7 +22,7 @@ fn any_id() -> impl Strategy<Value = String> {
     ]
 }
 
-/// JSON, nearly JSON, and not JSON.
+/// Makes JSON, what is nearly JSON, and what is not.
 fn any_json() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         any::<f64>().prop_map(|number| number.to_string()),
@@ -85,7 +85,7 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
     ]
 }
 
-/// Anything that PostgreSQL can hold.
+/// Returns limits within which anything is that PostgreSQL can hold.
 fn bounds() -> OutputLimits {
     OutputLimits { max_age_days: 100_000_000, max_ahead_days: 100_000_000, ..Limits::default().bounds }
 }
@@ -121,7 +121,7 @@ fn is_storable(event: &Event) -> bool {
 }
 
 proptest! {
-    /// That PostgreSQL agrees is shown by `tests/cases/validation.rs`.
+    /// `tests/cases/validation.rs` shows that PostgreSQL agrees.
     #[test]
     fn any_verdict_has_a_fate_within_bounds(verdict in any_verdict()) {
         match validate(verdict.clone(), &bounds(), Utc::now()) {
@@ -212,7 +212,7 @@ fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
         }
         _ => String::new(),
     };
-    // To the microsecond; the clock has nanoseconds.
+    // The limits hold to the microsecond. The clock has nanoseconds.
     for micros in [-10 * DAY_MICROS + 1, 0, 2 * DAY_MICROS] {
         assert_eq!(code(Verdict::Accept(event(micros)), &bounds), "", "{micros}");
     }

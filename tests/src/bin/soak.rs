@@ -1,13 +1,13 @@
-//! Random faults for SOAK_SECONDS (3600), checked again and again: `make soak`.
+//! Runs random faults for SOAK_SECONDS (3600), and checks again and again: `make soak`.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use sluicegate_tests::Soak;
 
-/// Between two audits.
+/// Sets the time between two audits.
 const ROUND: Duration = Duration::from_secs(120);
-/// What an allocator may keep besides.
+/// Bounds what an allocator may keep besides.
 const MAX_GROWTH_BYTES: u64 = 32 << 20;
 
 fn main() -> ExitCode {
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         "{rounds} rounds, {} faults, {entries} entries, {rows} rows, {letters} letters: everything adds up",
         soak.faults()
     );
-    // The first rounds fill what is kept: caches, the allocator's arenas.
+    // The first rounds fill what is kept: caches and the allocator's arenas.
     let settled = soak.memory().len() / 3;
     let early = soak.memory().iter().take(settled + 1).max().copied().unwrap_or(0);
     let late = soak.memory().iter().skip(settled + 1).max().copied().unwrap_or(early);

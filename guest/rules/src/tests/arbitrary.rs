@@ -1,4 +1,4 @@
-//! What holds for any input.
+//! Checks what holds for any input.
 
 use chrono::{DateTime, FixedOffset, SecondsFormat};
 use proptest::collection::vec;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::*;
 
-/// Text of one JSON value that `jsonb` can hold, with whitespace here and there.
+/// Makes the text of one JSON value that `jsonb` can hold, with whitespace here and there.
 fn json() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("null".to_owned()),
@@ -33,7 +33,7 @@ fn object_of(value: impl Strategy<Value = String>) -> impl Strategy<Value = Stri
     })
 }
 
-/// A JSON string without NUL, sometimes with every character escaped.
+/// Makes a JSON string without NUL, sometimes with every character escaped.
 fn string() -> impl Strategy<Value = String> {
     ("[^\0]{0,12}", any::<bool>()).prop_map(|(text, escape)| {
         if escape {
@@ -45,7 +45,7 @@ fn string() -> impl Strategy<Value = String> {
     })
 }
 
-/// A time of years 0001 to 9998 with any offset of whole minutes.
+/// Makes a time of the years 0001 to 9998 with any offset of whole minutes.
 fn time() -> impl Strategy<Value = DateTime<FixedOffset>> {
     (-62_135_596_800_i64..253_370_764_800, 0_u32..1_000_000_000, -1439..1440).prop_map(
         |(seconds, nanos, minutes)| {
@@ -55,7 +55,7 @@ fn time() -> impl Strategy<Value = DateTime<FixedOffset>> {
     )
 }
 
-/// A field name and value, of which either may be anything.
+/// Makes a field name and a value, of which either may be anything.
 fn field() -> impl Strategy<Value = (String, String)> {
     let name = prop_oneof![
         8 => prop::sample::select(&["event_id", "event_type", "user_id", "timestamp", "properties"][..])
@@ -73,7 +73,7 @@ fn field() -> impl Strategy<Value = (String, String)> {
     (name, value)
 }
 
-/// What must hold of any verdict, checked without the code under test.
+/// Asserts what must hold of any verdict, without the code under test.
 fn assert_sound(verdict: &Verdict) {
     match verdict {
         Verdict::Accept(event) => {
@@ -84,7 +84,7 @@ fn assert_sound(verdict: &Verdict) {
                 assert!(!text.is_empty() && !text.contains('\0'));
             }
             if let Some(properties) = &event.properties {
-                // Fails for deep nesting, huge numbers and half surrogate pairs too.
+                // This fails for deep nesting, huge numbers and half surrogate pairs too.
                 let value: Value = serde_json::from_str(properties).unwrap();
                 assert!(value.is_object());
                 assert!(!has_nul(&value), "{properties}");

@@ -1,4 +1,4 @@
-//! One row for each thing that can be wrong. What holds for any input is in `arbitrary`.
+//! Tests each thing that can be wrong by one row. `arbitrary` tests what holds for any input.
 
 use super::*;
 
@@ -6,7 +6,7 @@ mod arbitrary;
 
 const ID: &str = "123e4567-e89b-12d3-a456-426614174000";
 const TIME: &str = "2026-01-18T22:17:34.827Z";
-/// Microseconds of [`TIME`].
+/// Holds the microseconds of [`TIME`].
 const MICROS: i64 = 1_768_774_654_827_000;
 
 fn entry(fields: &[(&str, &str)]) -> Entry {
@@ -18,7 +18,7 @@ fn data(json: &str) -> Entry {
     entry(&[("data", json)])
 }
 
-/// A sound event in JSON, but for what `field` (`"name":value`) puts in place of its own.
+/// Makes a sound event in JSON, in which `field` (`"name":value`) takes the place of its own.
 fn data_with(field: &str) -> Entry {
     let name = field.split(':').next().unwrap();
     let sound = [
@@ -32,7 +32,7 @@ fn data_with(field: &str) -> Entry {
     data(&format!("{{{}}}", fields.join(",")))
 }
 
-/// A sound event in flat fields, but for the one given.
+/// Makes a sound event in flat fields, in which the one given takes the place of its own.
 fn flat_with(name: &str, value: &str) -> Entry {
     let sound = [("event_id", ID), ("event_type", "click"), ("user_id", "u1"), ("timestamp", TIME)];
     let fields: Vec<_> =
@@ -124,7 +124,7 @@ fn missing() {
 fn unknown_fields_are_ignored() {
     accepted(&data_with(r#""extra":{"event_id":[1e999,"\ud800"]}"#));
     accepted(&flat_with("extra", "\0"));
-    // `data` wins over flat fields, sound or not.
+    // `data` wins over flat fields, whether it is sound or not.
     let mut both = data_with(r#""user_id":"u9""#);
     both.fields.extend(flat_with("user_id", "").fields);
     assert_eq!(accepted(&both).user_id, "u9");
@@ -213,7 +213,7 @@ fn nul_character() {
         assert_refused(&data_with(&format!(r#""properties":{properties}"#)), "properties", code, r"\u0000");
         assert_refused(&flat_with("properties", properties), "properties", code, r"\u0000");
     }
-    // An escaped backslash, then the letter u: no escape.
+    // This is an escaped backslash, then the letter u, and so no escape.
     accepted(&data_with(r#""properties":{"a":"\\u0000"}"#));
 }
 
@@ -270,7 +270,7 @@ fn invalid_timestamp() {
         "2026-01-18 22:17:34Z",
         "2026-01-18_22:17:34Z",
         "2026-01-18T22:17:34\u{2212}08:00",
-        // Not the last second of a day in UTC.
+        // These are not the last second of a day in UTC.
         "2026-01-18T23:58:60Z",
         "2026-01-18T23:59:60+01:00",
     ] {
@@ -291,7 +291,7 @@ fn timestamps_become_microseconds() {
         ("2026-01-18T23:17:34.827+01:00", MICROS),
         ("2026-01-18T22:17:34.8270009999999Z", MICROS),
         ("2026-01-18T22:17:34.827-00:00", MICROS),
-        // Cut off towards the past before 1970 too.
+        // Times before 1970 are cut off towards the past too.
         ("1969-12-31T23:59:59.9999999Z", -1),
         // A leap second is the first second of the next minute.
         ("2016-12-31T23:59:60.5Z", 1_483_228_800_500_000),
@@ -309,7 +309,7 @@ fn out_of_range() {
         let properties = format!(r#"{{"a":[0,{number}]}}"#);
         assert_refused(&flat_with("properties", &properties), "properties", Code::OutOfRange, &number[..4]);
     }
-    // A float holds them, as 0, and `numeric` does not.
+    // A float holds these numbers, as 0, and `numeric` does not.
     for number in [
         "1e-16384",
         "-123e-10000000",
@@ -341,14 +341,14 @@ fn out_of_range() {
 
 #[test]
 fn too_deep() {
-    // Brackets within a string are no levels.
+    // Brackets within a string count as no levels.
     let nested = |levels: usize| {
         let (open, close) = ("[".repeat(levels - 1), "]".repeat(levels - 1));
         format!(r#"{{"a":{open}"[[{{\"[["{close}}}"#)
     };
     assert_eq!(accepted(&flat_with("properties", &nested(127))).properties, Some(nested(127)));
     assert_refused(&flat_with("properties", &nested(128)), "properties", Code::TooDeep, "127 levels");
-    // Far deeper than any stack: nothing here recurses.
+    // This is far deeper than any stack, but nothing here recurses.
     assert_refused(&flat_with("properties", &nested(1_000_000)), "properties", Code::TooDeep, "127 levels");
     accepted(&data_with(&format!(r#""properties":{{"a":[{}[]]}}"#, "[],".repeat(200))));
 }

@@ -1,7 +1,7 @@
-//! From Redis' replies to entries.
+//! Reads entries from the replies of Redis.
 //!
-//! Replies are walked by hand: redis-rs's own type for XREADGROUP copies every
-//! value and turns an entry that was deleted while pending into one without fields.
+//! Replies are walked by hand: the type of redis-rs for XREADGROUP copies every value, and turns an
+//! entry that was deleted while pending into one without fields.
 
 use redis::Value;
 
@@ -12,21 +12,21 @@ use crate::batch::{Entry, EntryId, Field};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
     pub(super) id: EntryId,
-    /// The consumer that it was delivered to.
+    /// The consumer that the entry was delivered to.
     pub(super) owner: Vec<u8>,
-    /// How often it was delivered, without the times after which nothing has died of it. The only count that survives a
-    /// crash of ours.
+    /// The delivery count, without deliveries of which nothing has died. No other count survives a
+    /// crash of the service.
     pub(super) deliveries: u64,
 }
 
 impl Pending {
-    /// The consumer that it was delivered to; one of ours has a name that is text.
+    /// Returns the consumer's name. The consumers of this service have names that are text.
     pub fn owner(&self) -> String {
         String::from_utf8_lossy(&self.owner).into_owned()
     }
 }
 
-/// The entries of one stream in the reply to XREADGROUP.
+/// Reads the entries of one stream from the reply to XREADGROUP.
 pub(super) fn entries(reply: Value) -> Result<Vec<Entry>, Error> {
     const COMMAND: &str = "XREADGROUP";
     let unexpected = |found: &Value| unexpected(COMMAND, found, "the entries of one stream");
@@ -38,7 +38,7 @@ pub(super) fn entries(reply: Value) -> Result<Vec<Entry>, Error> {
             Err(streams) if streams.is_empty() => return Ok(Vec::new()),
             Err(streams) => return Err(unexpected(&Value::Array(streams))),
         },
-        // RESP3, which a URL can ask for.
+        // This is RESP3, which a URL can ask for.
         Value::Map(mut streams) if streams.len() == 1 => streams.pop().map(|(_, entries)| entries),
         other => return Err(unexpected(&other)),
     };
@@ -48,7 +48,7 @@ pub(super) fn entries(reply: Value) -> Result<Vec<Entry>, Error> {
     }
 }
 
-/// The reply to XPENDING with a range.
+/// Reads the reply to XPENDING with a range.
 pub(super) fn pending(reply: Value) -> Result<Vec<Pending>, Error> {
     let unexpected = |found: &Value| unexpected("XPENDING", found, "ID, consumer, idle time, deliveries");
     let Value::Array(lines) = reply else { return Err(unexpected(&reply)) };
@@ -65,7 +65,7 @@ pub(super) fn pending(reply: Value) -> Result<Vec<Pending>, Error> {
     lines.into_iter().map(line).collect()
 }
 
-/// The reply of `take.lua`: the entries that were taken, those that are deleted without fields.
+/// Reads the reply of `take.lua`: the entries that were taken. Deleted ones have no fields.
 pub(super) fn taken(reply: Value) -> Result<Vec<Entry>, Error> {
     const COMMAND: &str = "XCLAIM";
     match reply {
@@ -106,7 +106,7 @@ fn pairs(command: &'static str, flat: Vec<Value>) -> Result<Vec<Field>, Error> {
     Ok(pairs)
 }
 
-/// Tells the form of a reply, not its content: that may be an event's data.
+/// Describes the form of a reply, but not its content, which may be data of an event.
 pub(super) fn unexpected(command: &'static str, found: &Value, wanted: &'static str) -> Error {
     let found = match found {
         Value::Nil => "nil".to_owned(),
@@ -134,7 +134,7 @@ impl Attributes {
             .map(|(_, value)| value)
     }
 
-    /// `None` when Redis does not know, which is not 0.
+    /// Returns `None` when Redis does not know the number, which is not 0.
     pub(super) fn number(&self, name: &str) -> Option<u64> {
         match self.get(name)? {
             Value::Int(number) => u64::try_from(*number).ok(),

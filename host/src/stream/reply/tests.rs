@@ -1,4 +1,4 @@
-//! What Redis replies, and what it might.
+//! Tests what Redis replies, and what it might reply.
 
 use proptest::prelude::*;
 
@@ -69,7 +69,7 @@ fn taken_entries_are_a_list() {
     assert!(taken(Value::Nil).is_err());
 }
 
-/// Anything that a server could say, in the form of a reply or not.
+/// Generates anything that a server could send, in the form of a reply or not.
 fn any_reply() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Nil),
@@ -95,7 +95,7 @@ fn any_content() -> impl Strategy<Value = Content> {
     proptest::option::of(proptest::collection::vec((bytes(), bytes()), 0..4))
 }
 
-/// As Redis would send it.
+/// Returns the entry as Redis would send it.
 fn sent(entry: &Entry) -> Value {
     let fields = entry.fields.as_ref().map_or(Value::Nil, |fields| {
         let flat = fields.iter().flat_map(|(name, value)| [name.clone(), value.clone()]);

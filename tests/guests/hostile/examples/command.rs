@@ -1,3 +1,3 @@
-//! No guest at all: a command, which has a `main` and judges nothing. It exports no handler and is refused at load.
+//! Has a `main`, exports no handler, and so is a command and no guest. It is refused at load.
 
 fn main() {}

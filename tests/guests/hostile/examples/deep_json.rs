@@ -1,4 +1,4 @@
-//! Returns properties that are a million levels deep. Stopped by GUEST_JSON_DEPTH.
+//! Returns properties that are a million levels deep. GUEST_JSON_DEPTH stops it.
 
 hostile::provoked!(|entry| {
     let inner = hostile::amount(entry, 1_000_000) - 1;

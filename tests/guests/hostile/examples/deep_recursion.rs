@@ -1,8 +1,8 @@
-//! Calls itself for ever. Stopped by GUEST_STACK.
+//! Calls itself for ever. GUEST_STACK stops it.
 
 hostile::provoked!(|_| hostile::Verdict::Discard(recurse(1).to_string()));
 
-/// Nothing of it is in the guest's memory, where its own stack would end first.
+/// Keeps nothing in the guest's memory, where the guest's own stack would end first.
 fn recurse(depth: u64) -> u64 {
     match depth {
         0 => 0, // after 2^64 calls

@@ -1,4 +1,4 @@
-//! Never returns. Stopped by GUEST_TIME_LIMIT, and by GUEST_FUEL where it is set.
+//! Never returns. GUEST_TIME_LIMIT stops it, and GUEST_FUEL where it is set.
 
 hostile::provoked!(|_| loop {
     std::hint::black_box(());

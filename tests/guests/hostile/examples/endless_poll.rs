@@ -1,4 +1,4 @@
-//! Waits for nothing at all, which would never come. No call to the host waits: that is a trap, and costs its entry.
+//! Waits for nothing at all. No call to the host waits: this one is a trap, and costs its entry.
 
 use hostile::wasi::poll::poll;
 

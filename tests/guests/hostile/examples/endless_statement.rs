@@ -1,4 +1,4 @@
-//! Asks PostgreSQL to sleep for an hour. Stopped by the statement's `timeout`.
+//! Asks PostgreSQL to sleep for an hour. The statement's `timeout` stops it.
 
 use hostile::capabilities::store::{self, Value};
 

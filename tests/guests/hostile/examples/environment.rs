@@ -1,5 +1,5 @@
-//! Looks for secrets: in the environment, in the arguments, on standard input. It finds its own settings, which
-//! the operator has given to it, and nothing else.
+//! Looks for secrets in the environment, in the arguments and on standard input. It finds its own
+//! settings, which the operator has given to it, and nothing else.
 
 use std::io::Read as _;
 

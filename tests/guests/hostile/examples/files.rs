@@ -1,4 +1,4 @@
-//! Looks for files, and would write some. There are none for it, and no folder to make one in.
+//! Looks for files, and tries to write some. There are none for it, and no folder to make one in.
 
 use std::fs::{self, File, OpenOptions};
 

@@ -1,4 +1,4 @@
-//! Holds a million pollables at the same time. Stopped by GUEST_HANDLES.
+//! Holds a million pollables at the same time. GUEST_HANDLES stops it.
 
 use hostile::wasi::monotonic_clock::subscribe_duration;
 

@@ -1,4 +1,4 @@
-//! Asks for one row, of 8 MiB. Stopped by the bytes that a statement may give.
+//! Asks for one row, of 8 MiB. The bytes that a statement may give stop it.
 
 use hostile::capabilities::store::{self, Value};
 

@@ -1,4 +1,4 @@
-//! Expands an entry to a hundred thousand events. The contract has 1,000, at most.
+//! Expands an entry to a hundred thousand events. The contract allows 1,000, at most.
 
 use hostile::{Event, Verdict};
 

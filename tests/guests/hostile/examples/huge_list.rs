@@ -1,8 +1,7 @@
-//! Returns a million verdicts. Stopped by GUEST_OUTPUT, before they are counted.
+//! Returns a million verdicts. GUEST_OUTPUT stops it before the verdicts are counted.
 
 use hostile::{Entry, Guest, Verdict};
 
-/// What the component exports.
 pub struct Component;
 
 impl Guest for Component {

@@ -1,4 +1,4 @@
-//! Hands statements as much as they take. Stopped by the bytes that the parameters of a batch may have.
+//! Hands statements as much as they take. The limit of a batch's parameters stops it.
 
 use hostile::capabilities::store::{self, Value};
 

@@ -1,4 +1,4 @@
-//! Discards each entry with a reason of 60 MiB, of characters that take three times as much once they are replaced. Cut.
+//! Discards each entry with a reason of 60 MiB, thrice as much once replaced. The host cuts it.
 
 use hostile::{Verdict, amount};
 

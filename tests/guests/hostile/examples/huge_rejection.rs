@@ -1,5 +1,5 @@
-//! Rejects with 4,096 violations, whose messages are all the same mebibyte of
-//! its memory: 4 GiB for a host that copied them. Stopped by GUEST_OUTPUT.
+//! Rejects with 4,096 violations, whose messages are all the same mebibyte of its memory: 4 GiB for
+//! a host that copied them. GUEST_OUTPUT stops it.
 #![expect(unsafe_code, reason = "no honest guest can do this; nobody lives to free the memory twice")]
 
 use hostile::{Verdict, violation};

@@ -1,4 +1,4 @@
-//! Claims that the user's name has 17 MiB. Stopped by GUEST_STRING.
+//! Returns a user ID of 17 MiB. GUEST_STRING stops it.
 
 use hostile::Event;
 

@@ -1,4 +1,4 @@
-//! Claims an event ID that is none. The host reads it as a UUID, or the entry is a dead letter.
+//! Returns an event ID that is none. What the host cannot read as a UUID is a dead letter.
 
 use hostile::Event;
 

@@ -1,4 +1,4 @@
-//! Prints a mebibyte in one line. Cut by GUEST_LOG_SIZE.
+//! Prints a mebibyte in one line. GUEST_LOG_SIZE cuts the line.
 #![expect(clippy::print_stdout, reason = "it is what the guest is for")]
 
 hostile::provoked!(|entry| {

@@ -1,5 +1,5 @@
-//! Prints ten thousand lines to standard output, and as many to standard error. Cut by GUEST_LOG_SIZE, and
-//! by the lines that are logged in a second.
+//! Prints ten thousand lines to standard output, and as many to standard error. GUEST_LOG_SIZE cuts
+//! them, and so does the limit of lines that are logged in a second.
 #![expect(clippy::print_stdout, reason = "it is what the guest is for")]
 
 hostile::provoked!(|entry| {

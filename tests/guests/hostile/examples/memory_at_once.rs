@@ -1,4 +1,4 @@
-//! Takes a gibibyte of memory in one step. Stopped by GUEST_MEMORY.
+//! Takes a gibibyte of memory in one step. GUEST_MEMORY stops it.
 
 hostile::provoked!(|_| {
     let hoard = std::hint::black_box(vec![1_u8; 1 << 30]);

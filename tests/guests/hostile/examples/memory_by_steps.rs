@@ -1,4 +1,4 @@
-//! Takes memory, a mebibyte at a time. Stopped by GUEST_MEMORY.
+//! Takes memory, a mebibyte at a time. GUEST_MEMORY stops it.
 
 use std::hint::black_box;
 

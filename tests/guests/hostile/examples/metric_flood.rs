@@ -1,5 +1,5 @@
-//! Counts under twenty thousand labels, and under names that are too long. Cut to the samples that a batch may
-//! take, and to the series that a tenant may have.
+//! Counts under twenty thousand labels, and under names that are too long. The host cuts this to
+//! the samples that a batch may take, and to the series that a tenant may have.
 
 use hostile::capabilities::metrics;
 

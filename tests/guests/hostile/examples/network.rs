@@ -1,4 +1,4 @@
-//! Connects, listens, sends a packet and looks up a name. Every one is refused, whoever listens.
+//! Connects, listens, sends a packet and looks up a name. All is refused, whoever listens.
 
 use std::net::{TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket};
 

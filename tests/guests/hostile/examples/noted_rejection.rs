@@ -1,5 +1,5 @@
-//! Runs a statement and rejects its entry. What the statement wrote is refused only when all of it is to be committed, if the
-//! operator's table puts its check off for so long: the letter is written without it.
+//! Runs a statement and rejects its entry. If the operator's table defers its check, what the
+//! statement wrote is refused only at the commit. The letter is then written without it.
 
 use hostile::capabilities::store::{self, Value};
 use hostile::{Verdict, violation};

@@ -1,4 +1,4 @@
-//! Makes a thousand rows of an entry and runs a statement: all of it is of one transaction, however much of it there is.
+//! Makes a thousand rows of an entry and runs a statement. All of it is in one transaction.
 
 use hostile::capabilities::store::{self, Value};
 use hostile::{Event, Verdict};
@@ -7,7 +7,7 @@ hostile::provoked!(|entry| {
     _ = store::execute("note", &[Value::Text("noted".to_owned())]);
     match hostile::judge(entry) {
         Verdict::Accept(event) => {
-            // A row is another one by its time.
+            // A row becomes another one by its time.
             let row = |i| Event { time: event.time + i, ..event.clone() };
             Verdict::Expand((0..1_000).map(row).collect())
         }

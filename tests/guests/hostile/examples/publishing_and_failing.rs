@@ -1,4 +1,4 @@
-//! Publishes, runs a statement, counts, and panics. What a call did that gave no verdicts is undone.
+//! Publishes, runs a statement, counts, and panics. What a call without verdicts did is undone.
 #![expect(clippy::panic, reason = "it is what the guest is for")]
 
 use hostile::capabilities::store::{self, Value};

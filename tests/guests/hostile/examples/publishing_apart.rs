@@ -1,5 +1,5 @@
-//! Publishes a mebibyte for each entry, of which no two can be written in one transaction, as each has rows of many weeks.
-//! Stopped by what a batch may publish, in however many transactions.
+//! Publishes a mebibyte for each entry. No two entries can be written in one transaction, as each
+//! has rows of many weeks. What a batch may publish, in however many transactions, stops it.
 
 use hostile::capabilities::{granted_stream, stream};
 use hostile::{Event, Verdict};

@@ -1,4 +1,4 @@
-//! Publishes until it may not any more. Stopped by the entries and the bytes that a batch may publish.
+//! Publishes until it may not any more. The entries and the bytes that a batch may publish stop it.
 
 use hostile::capabilities::{granted_stream, stream};
 

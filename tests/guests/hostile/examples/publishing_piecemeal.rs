@@ -1,10 +1,9 @@
-//! Fails until each entry of a batch is alone, and publishes for each as much as it may. Stopped by what a
-//! batch may publish, in however many calls.
+//! Fails until each entry of a batch is alone, and publishes for each as much as it may. What a
+//! batch may publish, in however many calls, stops it.
 
 use hostile::capabilities::{granted_stream, stream};
 use hostile::{Entry, Guest, Verdict};
 
-/// What the component exports.
 pub struct Component;
 
 impl Guest for Component {

@@ -1,4 +1,4 @@
-//! Asks for a gibibyte of randomness in one call. The host gives 64 KiB, at most.
+//! Asks for a gibibyte of randomness in one call. The host gives 64 KiB at most, and traps.
 
 use hostile::wasi::random::get_random_bytes;
 

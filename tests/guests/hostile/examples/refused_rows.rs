@@ -1,5 +1,4 @@
-//! Makes a row that passes the host's validation and that PostgreSQL refuses, by a constraint of the operator's. Costs its
-//! own entry.
+//! Makes a row that only PostgreSQL refuses, by the operator's constraint. It costs its own entry.
 
 use hostile::{Event, accept_but};
 

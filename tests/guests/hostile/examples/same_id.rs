@@ -1,5 +1,5 @@
-//! Claims the same key for all its entries. The first is stored, the others are duplicates: of its own, since
-//! each tenant has its own table.
+//! Returns the same key for all its entries. The first is stored, and the others are duplicates: of
+//! its own, since each tenant has its own table.
 
 use hostile::Event;
 

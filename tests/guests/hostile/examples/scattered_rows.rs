@@ -1,4 +1,5 @@
-//! Makes a row of each of many weeks, and so of each a chunk of the table, others of each entry: stopped at 64 an entry.
+//! Makes rows of many weeks for each entry, and of other weeks for the next one: each row needs a
+//! chunk of its own. An entry is stopped at 64 weeks.
 
 use hostile::{Event, Verdict, amount};
 

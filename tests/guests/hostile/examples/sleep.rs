@@ -1,4 +1,4 @@
-//! Sleeps for an hour. Time stands still in a guest, so that is over at once.
+//! Sleeps for an hour. The guest's clock is moved by that, and the sleep is over at once.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Counts its calls, to remember one batch in the next. Every batch has an instance of its own, so each is the first.
+//! Counts its calls, to remember batches. Each has an instance of its own, and so a first call.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -6,7 +6,6 @@ use hostile::{Entry, Guest, Verdict};
 
 static CALLS: AtomicU32 = AtomicU32::new(0);
 
-/// What the component exports.
 pub struct Component;
 
 impl Guest for Component {

@@ -1,4 +1,4 @@
-//! Runs statements until it may not any more. Stopped by the number that a batch may run, or by GUEST_TIME_LIMIT.
+//! Runs statements until it may not. The number for a batch stops it, or GUEST_TIME_LIMIT.
 
 use hostile::capabilities::store;
 

@@ -1,11 +1,10 @@
-//! Runs four thousand statements and panics, so that its neighbours in the batch are asked again; they run one each.
-//! What a call ran that gave no verdicts is undone, and does not count for the statements that a batch may run.
+//! Runs four thousand statements and panics, so that its neighbours are asked again and run one
+//! each. Statements of a call that gives no verdicts are undone, and do not count for the batch.
 #![expect(clippy::panic, reason = "it is what the guest is for")]
 
 use hostile::capabilities::store;
 use hostile::{Entry, Guest, Verdict};
 
-/// What the component exports.
 pub struct Component;
 
 impl Guest for Component {

@@ -1,9 +1,8 @@
-//! Claims the key of its neighbour in the batch, in whose stead it would be stored. It can steal from itself
-//! alone, since each tenant has its own batches and its own table.
+//! Returns the key of its neighbour in the batch, in whose stead it would be stored. It can steal
+//! only from itself, since each tenant has its own batches and its own table.
 
 use hostile::{Entry, Event, Guest, Verdict};
 
-/// What the component exports.
 pub struct Component;
 
 impl Guest for Component {

@@ -1,5 +1,5 @@
-//! Runs a statement that PostgreSQL refuses, does not mind, and goes on. The transaction is as it was before the
-//! statement: what else it does, and its event, are stored.
+//! Runs a statement that PostgreSQL refuses, does not mind, and goes on. The transaction is as it
+//! was before that statement: what else the guest does, and its event, are stored.
 
 use hostile::capabilities::store::{self, Value};
 

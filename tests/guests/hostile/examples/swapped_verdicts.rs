@@ -1,8 +1,8 @@
-//! Returns the verdicts in the wrong order. Nobody can tell: but each entry of the batch has one, and no other entry has any.
+//! Returns the verdicts in the wrong order. Nobody can tell, but each entry of the batch has one
+//! verdict, and no other entry has any.
 
 use hostile::{Entry, Guest, Verdict};
 
-/// What the component exports.
 pub struct Component;
 
 impl Guest for Component {

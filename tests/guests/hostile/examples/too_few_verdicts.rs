@@ -1,8 +1,7 @@
-//! Leaves out a verdict. The verdicts are counted: an entry that is alone in its batch must have one.
+//! Leaves out a verdict. The host counts them: an entry that is alone in its batch must have one.
 
 use hostile::{Entry, Guest, Verdict};
 
-/// What the component exports.
 pub struct Component;
 
 impl Guest for Component {

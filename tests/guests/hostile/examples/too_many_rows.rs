@@ -1,4 +1,4 @@
-//! Asks for ten thousand rows. Stopped by the statement's `rows`.
+//! Asks for ten thousand rows. The statement's `rows` stops it.
 
 use hostile::capabilities::store::{self, Value};
 

@@ -1,8 +1,7 @@
-//! Returns a verdict for nobody. The verdicts are counted: an entry that is alone in its batch must have one.
+//! Returns a verdict for nobody. The host counts them: an entry alone in its batch must have one.
 
 use hostile::{Entry, Guest, Verdict};
 
-/// What the component exports.
 pub struct Component;
 
 impl Guest for Component {

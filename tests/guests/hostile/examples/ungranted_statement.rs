@@ -1,4 +1,4 @@
-//! Runs SQL of its own in the place of a statement's name. Refused by [grants].
+//! Runs SQL of its own in the place of a statement's name. It is refused, as not in `[grants]`.
 
 use hostile::capabilities::store;
 

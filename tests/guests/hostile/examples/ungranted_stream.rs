@@ -1,4 +1,4 @@
-//! Publishes to a stream that it was not granted. Refused by [grants].
+//! Publishes to a stream that it was not granted. It is refused, as not in `[grants]`.
 
 use hostile::capabilities::stream;
 

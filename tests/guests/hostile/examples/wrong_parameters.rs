@@ -1,4 +1,4 @@
-//! Gives a statement a parameter of another type than the operator has declared. Refused.
+//! Gives a statement a parameter of another type than declared. The host refuses it.
 
 use hostile::capabilities::store::{self, Value};
 

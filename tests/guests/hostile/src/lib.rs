@@ -1,11 +1,11 @@
-//! What the hostile guests share. Each is one file of `examples`, and obeys the
+//! Provides what the hostile guests share. Each guest is one file of `examples`, and obeys the
 //! default rules until an entry has the field `provoke`.
 
 use std::fmt::Debug;
 
 pub use guest_rules::{Entry, Event, Guest, Verdict, Violation, export, judge};
 
-/// What of WASI the standard library does not show.
+/// Holds what the standard library does not show of WASI.
 pub mod wasi {
     pub use generated::wasi::clocks::monotonic_clock;
     pub use generated::wasi::config::store as config;
@@ -18,7 +18,7 @@ pub mod wasi {
     }
 }
 
-/// What the world `pipeline` has beyond `validator`.
+/// Holds what the world `pipeline` has beyond `validator`.
 pub mod capabilities {
     pub use generated::sluicegate::guest::{metrics, store, stream};
 
@@ -39,18 +39,16 @@ pub mod capabilities {
         });
     }
 
-    /// The stream that the guest may publish to: its setting `stream`.
+    /// Returns the stream that the guest may publish to, from its setting `stream`.
     pub fn granted_stream() -> String {
         super::wasi::config::get("stream").ok().flatten().unwrap_or_default()
     }
 }
 
-/// Makes a component of what happens to an entry that has the field `provoke`:
-/// a function from the entry to its verdict, if there will be one.
+/// Makes a component of a function from an entry with the field `provoke` to its verdict, if any.
 #[macro_export]
 macro_rules! provoked {
     ($misbehave:expr) => {
-        /// What the component exports.
         pub struct Component;
 
         impl $crate::Guest for Component {
@@ -66,12 +64,12 @@ macro_rules! provoked {
     };
 }
 
-/// Whether a guest is to misbehave.
+/// Returns whether the entry makes a guest misbehave.
 pub fn is_provoking(entry: &Entry) -> bool {
     provocation(entry).is_some()
 }
 
-/// How much of it the entry wants; an empty text wants what it says here.
+/// Returns how much the entry asks for, or `default` if its text is no number.
 pub fn amount(entry: &Entry, default: usize) -> usize {
     provocation(entry).and_then(|value| value.parse().ok()).unwrap_or(default)
 }
@@ -80,7 +78,7 @@ fn provocation(entry: &Entry) -> Option<&str> {
     entry.fields.iter().find(|(name, _)| name == "provoke").map(|(_, value)| value.as_str())
 }
 
-/// The entry's own event, but changed.
+/// Accepts the entry's own event, but changed.
 pub fn accept_but(entry: &Entry, change: impl FnOnce(Event) -> Event) -> Verdict {
     match judge(entry) {
         Verdict::Accept(event) => Verdict::Accept(change(event)),
@@ -88,7 +86,7 @@ pub fn accept_but(entry: &Entry, change: impl FnOnce(Event) -> Event) -> Verdict
     }
 }
 
-/// The entry's own event, with what the guest has found out as its properties: a JSON object.
+/// Accepts the entry's own event, with what was found out as its properties, a JSON object.
 pub fn tell(entry: &Entry, found: String) -> Verdict {
     accept_but(entry, |event| Event { properties: Some(found), ..event })
 }
@@ -101,7 +99,7 @@ pub fn tell_refusal<T, E: Debug>(entry: &Entry, answer: Result<T, E>) -> Verdict
     }
 }
 
-/// Of the entry as a whole.
+/// Makes a violation of the entry as a whole.
 pub fn violation(code: &str, message: String) -> Violation {
     Violation { path: String::new(), code: code.to_owned(), message }
 }

@@ -1,18 +1,17 @@
-//! A guest that returns the verdict which an entry's field `verdict` names, unchecked.
+//! Returns the verdict that an entry's field `verdict` names, unchecked.
 //!
 //! | `verdict` | what it is made of |
 //! |---|---|
-//! | `accept` | the fields `event_id`, `time` (microseconds), `event_type`, `user_id`, `properties` |
-//! | `expand` | so many events as `count` says, their event IDs counted up from `event_id`, each `step` microseconds after the other |
-//! | `reject` | so many violations as `count` says, with the fields `path`, `code`, `message` |
+//! | `accept` | fields `event_id`, `time` (microseconds), `event_type`, `user_id`, `properties` |
+//! | `expand` | `count` events, their IDs counted up from `event_id`, `step` microseconds apart |
+//! | `reject` | `count` violations with the fields `path`, `code`, `message` |
 //! | `discard` | the field `reason` |
 //!
-//! Fields that are missing have values that are in order. An entry without the
-//! field `verdict` is judged by the default rules.
+//! Missing fields have values that are in order. An entry without the field `verdict` is judged by
+//! the default rules.
 
 use guest_rules::{Entry, Event, Guest, Verdict, Violation};
 
-/// What the component exports.
 pub struct Component;
 
 impl Guest for Component {
@@ -57,7 +56,7 @@ fn event(entry: &Entry) -> Event {
     }
 }
 
-/// The event with `i` added to the last twelve digits of its event ID, and `i` steps to its time.
+/// Returns the event with `i` added to its event ID's last twelve digits, and `i` steps later.
 fn nth_event(entry: &Entry, i: u64) -> Event {
     let event = event(entry);
     let (start, end) = event.event_id.split_at_checked(24).unwrap_or((&event.event_id, ""));
