@@ -1,4 +1,4 @@
-//! What flows through the pipeline: entries, verdicts and outcomes. Pure data, no I/O.
+//! Defines what flows through the pipeline: entries, verdicts and outcomes. It is data without I/O.
 
 use std::fmt;
 
@@ -11,7 +11,9 @@ use uuid::Uuid;
 use crate::text::first_digits;
 
 /// The ID that Redis gave a stream entry: `<milliseconds>-<sequence>`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct EntryId {
     /// Milliseconds since the Unix epoch.
     pub milliseconds: u64,
@@ -23,7 +25,7 @@ impl EntryId {
     /// Smaller than the ID of any entry that Redis can hold.
     pub const ZERO: Self = Self { milliseconds: 0, sequence: 0 };
 
-    /// Reads the text form, or gives `None`.
+    /// Reads the text form, or returns `None`.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (milliseconds, sequence) = std::str::from_utf8(text).ok()?.split_once('-')?;
         Some(Self { milliseconds: milliseconds.parse().ok()?, sequence: sequence.parse().ok()? })
@@ -42,58 +44,55 @@ pub type Field = (Vec<u8>, Vec<u8>);
 /// One stream entry, as Redis delivered it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its ID, unique in the stream.
+    /// The entry's ID, unique in the stream.
     pub id: EntryId,
-    /// In the order of the producer. `None` when the entry was deleted from
-    /// the stream while it was pending: its content is lost.
+    /// The fields, in the order of the producer. `None` when the entry was deleted from the stream
+    /// while it was pending: its content is lost.
     pub fields: Option<Vec<Field>>,
-    /// How often it was delivered, this time included, without the times that ended while the rules were not being asked
-    /// about it: see `stream/attempts.rs`.
+    /// How often the entry was delivered, this time included, without the times that ended while
+    /// the rules were not being asked about it: see `stream/attempts.rs`.
     pub deliveries: u64,
 }
 
 /// An entry whose fields are text, as a guest gets it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct TextEntry<'a> {
-    /// Its ID.
     pub id: EntryId,
-    /// Field names and values in the order of the producer.
+    /// The field names and values, in the order of the producer.
+    #[serde(borrow)]
     pub fields: Vec<(&'a str, &'a str)>,
-    /// How often it was delivered, this time included, without the times that ended while the rules were not being asked
-    /// about it: see `stream/attempts.rs`.
+    /// How often the entry was delivered, as in [`Entry::deliveries`].
     pub deliveries: u64,
 }
 
 impl TextEntry<'_> {
-    /// The bytes of its fields.
+    /// Returns the bytes of the entry's fields.
     pub fn bytes(&self) -> usize {
         self.fields.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
 }
 
-/// What a guest wants to become of an entry: what it returns, not yet checked.
-#[derive(Clone, Debug, PartialEq)]
+/// What a guest returns: what it wants to become of an entry, not yet checked.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Verdict {
-    /// Store one row.
+    /// Stores one row.
     Accept(UncheckedEvent),
-    /// Store several rows, all or none.
+    /// Stores several rows, all or none.
     Expand(Vec<UncheckedEvent>),
-    /// Keep the entry as a dead letter.
+    /// Keeps the entry as a dead letter.
     Reject(Vec<Violation>),
-    /// Drop the entry on purpose.
+    /// Drops the entry on purpose.
     Discard(String),
 }
 
 /// A row as a guest hands it over: hostile input until `validate` has seen it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct UncheckedEvent {
     /// A UUID in text form.
     pub event_id: String,
     /// Microseconds since the Unix epoch.
     pub time: i64,
-    /// Anything.
     pub event_type: String,
-    /// Anything.
     pub user_id: String,
     /// A JSON object in text form.
     pub properties: Option<String>,
@@ -102,20 +101,20 @@ pub struct UncheckedEvent {
 /// A row that PostgreSQL can hold. Only `validate` makes one of an unchecked event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// With `time`, the key.
+    /// The key of the row, together with `time`.
     pub event_id: Uuid,
     /// When the event happened, to the microsecond.
     pub time: DateTime<Utc>,
-    /// Without NUL.
+    /// Text without NUL.
     pub event_type: String,
-    /// Without NUL.
+    /// Text without NUL.
     pub user_id: String,
     /// A JSON object that `jsonb` can hold.
     pub properties: Option<String>,
 }
 
 impl Event {
-    /// The key of the row. Concurrent batches lock rows in the order of their keys, and cannot deadlock.
+    /// Returns the row's key. Concurrent batches lock rows in this order, and cannot deadlock.
     pub fn key(&self) -> (Uuid, DateTime<Utc>) {
         (self.event_id, self.time)
     }
@@ -124,31 +123,32 @@ impl Event {
 /// One reason why an entry is refused.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Violation {
-    /// Where in the entry; empty for the whole.
+    /// The place in the entry, empty for the whole of it.
     pub path: String,
     /// A short, stable name for programs.
     pub code: String,
-    /// For people.
+    /// A message for people.
     pub message: String,
 }
 
-/// Why an entry became a dead letter.
-///
-/// The name in the table `dead_letters`, in logs and in metrics is that of the variant in `snake_case`.
+/// Why an entry became a dead letter. The table `dead_letters`, logs and metrics have the name of
+/// the variant in `snake_case`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Enum, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Reason {
-    /// The guest rejected it.
+    /// The guest rejected the entry.
     Rejected,
     /// A field is not UTF-8, which a guest cannot be given.
     Undecodable,
-    /// It was deleted from the stream while pending: the content is lost.
+    /// The entry was deleted from the stream while it was pending: its content is lost.
     Deleted,
-    /// It was delivered too often without an end: whoever reads it may die of it.
+    /// The entry was delivered too often without an end: whoever reads it may die of it.
     DeliveredTooOften,
     /// The guest's verdict does not keep the contract.
     BadVerdict,
     Trapped,
+    /// The process in which the guest ran ended.
+    Crashed,
     /// The guest overstepped its time limit.
     TimedOut,
     /// The guest overstepped its memory limit.
@@ -172,10 +172,11 @@ impl Reason {
         self.into()
     }
 
-    /// Whether the rules broke the contract or a limit.
+    /// Returns whether the rules broke the contract or a limit.
     fn is_breach(self) -> bool {
         match self {
             Self::Trapped
+            | Self::Crashed
             | Self::TimedOut
             | Self::OutOfMemory
             | Self::OutOfFuel
@@ -194,20 +195,20 @@ impl Reason {
 /// The one way in which an entry ends (invariant 2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Its rows are stored, or are there already.
+    /// The entry's rows are stored, or are there already.
     Store(Vec1<Event>),
-    /// It is kept with the reasons.
+    /// The entry is kept with the reasons.
     DeadLetter(Reason, Vec<Violation>),
-    /// It is dropped; the guest's reason.
+    /// The entry is dropped, for the reason that the guest gave.
     Discard(String),
 }
 
-/// One item, mostly, and never none. Saves an allocation for each entry.
+/// One item, mostly, and never none. It saves an allocation for each entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Vec1<T> {
     /// Exactly one.
     One(T),
-    /// Two or more.
+    /// One or more.
     Many(Vec<T>),
 }
 
@@ -223,16 +224,15 @@ impl<T> Vec1<T> {
 /// An entry and what is to become of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judged {
-    /// As it was delivered.
+    /// The entry as it was delivered.
     pub entry: Entry,
-    /// What is to be done.
     pub outcome: Outcome,
     /// The version of the rules that decided.
     pub digest: Digest,
 }
 
 impl Judged {
-    /// The keys of its rows.
+    /// Returns the keys of the entry's rows.
     pub fn keys(&self) -> impl Iterator<Item = (Uuid, DateTime<Utc>)> {
         let events = match &self.outcome {
             Outcome::Store(events) => events.as_slice(),
@@ -247,12 +247,10 @@ impl Judged {
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// Digests these bytes.
     pub fn new(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -267,13 +265,13 @@ impl Digester {
         self.0.update(bytes);
     }
 
-    /// Of all that was added.
+    /// Returns the digest of all that was added.
     pub fn digest(self) -> Digest {
         Digest(self.0.finalize().into())
     }
 }
 
-/// The first 12 hexadecimal digits: enough for a log line.
+/// Writes the first 12 hexadecimal digits, which are enough for a log line.
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&first_digits(&self.0))
@@ -286,16 +284,16 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// How the entries of a batch ended. The five add up to the entries.
+/// How the entries of a batch ended. The five counts add up to the entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// At least one new row.
+    /// Entries with at least one new row.
     pub stored: u64,
-    /// Every row was there already.
+    /// Entries whose rows were all there already.
     pub duplicate: u64,
     /// Dead letters by the guest's verdict.
     pub rejected: u64,
-    /// Dropped by the guest's verdict.
+    /// Entries dropped by the guest's verdict.
     pub discarded: u64,
     /// Dead letters for any other reason.
     pub dead_lettered: u64,
@@ -317,25 +315,25 @@ impl std::ops::AddAssign for Tally {
     }
 }
 
-/// How often the rules broke the contract, by the kind of breach: calls that gave no verdicts,
-/// each of which ended an instance, and verdicts that could not be used.
+/// How often the rules broke the contract, by the kind of breach. There are calls that gave no
+/// verdicts, each of which ended an instance, and verdicts that could not be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Breaches(EnumMap<Reason, u64>);
 
 impl Breaches {
-    /// Counts one breach, unless the reason is none.
+    /// Counts a breach, unless the reason is none.
     pub fn count(&mut self, reason: Reason) {
         if reason.is_breach() {
             self.0[reason] += 1;
         }
     }
 
-    /// How many there were of this kind.
+    /// Returns the number of breaches of this kind.
     pub fn of(&self, reason: Reason) -> u64 {
         self.0[reason]
     }
 
-    /// Whether there were none.
+    /// Returns whether there were none.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -349,7 +347,7 @@ impl std::ops::AddAssign for Breaches {
     }
 }
 
-/// All of them, and then those kinds that there were: `3 trapped=2 timed_out=1`.
+/// Writes the sum, and then the kinds that there were: `3 trapped=2 timed_out=1`.
 impl fmt::Display for Breaches {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.values().sum::<u64>())?;

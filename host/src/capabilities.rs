@@ -4,9 +4,8 @@
 //! The rest takes effect when the batch commits: what it publishes is kept
 //! beside its record and sent before its XACK, and what it counts is added then.
 
-use std::any::Any;
-
 use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
 
 /// Statements that one batch may run; those of calls that were undone do not count, but take their time.
 pub const MAX_STATEMENTS: u64 = 10_000;
@@ -24,7 +23,7 @@ pub const MAX_LABEL_BYTES: usize = 64;
 pub const MAX_LABELS: usize = 8;
 
 /// A value that PostgreSQL and a guest exchange.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     /// NULL of any type.
     Null,
@@ -47,7 +46,7 @@ pub enum Value {
 }
 
 /// Why a statement gave nothing. The transaction is as before, and goes on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum StatementError {
     /// No grant for this name.
     NotGranted(String),
@@ -67,26 +66,64 @@ pub enum StatementError {
 
 /// The database is away, or the transaction is over: the batch is to be judged
 /// again in another one. No entry is to blame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("the transaction is lost")]
 pub struct Lost;
 
 /// What a statement gives, or why it gave nothing; or that there is no transaction any more.
 pub type StatementResult<T> = Result<Result<T, StatementError>, Lost>;
 
-/// The batch's own transaction, as far as its guest may use it. Blocks.
-pub trait Transaction: Any + Send {
-    /// From here on a call can be undone.
-    fn begin_call(&mut self) -> Result<(), Lost>;
+/// The batch's own transaction, as the thread sees it that asks the rules. Each call blocks until the task that
+/// holds the transaction has answered.
+pub struct Transaction(mpsc::Sender<TransactionRequest>);
 
-    /// Runs a statement by its name and gives its rows, column by column.
-    fn query(&mut self, statement: &str, parameters: Vec<Value>) -> StatementResult<Vec<Vec<Value>>>;
+/// The requests of a [`Transaction`], for the task that holds it.
+pub type TransactionRequests = mpsc::Receiver<TransactionRequest>;
 
-    /// Runs a statement by its name and gives how many rows it changed.
-    fn execute(&mut self, statement: &str, parameters: Vec<Value>) -> StatementResult<u64>;
+/// A request, with the place for its answer.
+pub enum TransactionRequest {
+    /// From here on a call of the rules can be undone.
+    BeginCall(oneshot::Sender<Result<(), Lost>>),
+    /// Takes back what was written since [`TransactionRequest::BeginCall`].
+    UndoCall(oneshot::Sender<Result<(), Lost>>),
+    /// Runs a granted statement and gives its rows, column by column.
+    Query(String, Vec<Value>, oneshot::Sender<StatementResult<Vec<Vec<Value>>>>),
+    /// Runs a granted statement and gives the number of rows that it changed.
+    Execute(String, Vec<Value>, oneshot::Sender<StatementResult<u64>>),
+}
 
-    /// Takes back what was written since [`Transaction::begin_call`].
-    fn undo_call(&mut self) -> Result<(), Lost>;
+impl Transaction {
+    /// A transaction, and where its requests arrive.
+    pub fn new() -> (Self, TransactionRequests) {
+        let (sender, requests) = mpsc::channel(1);
+        (Self(sender), requests)
+    }
+
+    /// See [`TransactionRequest::BeginCall`].
+    pub fn begin_call(&self) -> Result<(), Lost> {
+        self.ask(TransactionRequest::BeginCall)?
+    }
+
+    /// See [`TransactionRequest::UndoCall`].
+    pub fn undo_call(&self) -> Result<(), Lost> {
+        self.ask(TransactionRequest::UndoCall)?
+    }
+
+    /// See [`TransactionRequest::Query`].
+    pub fn query(&self, statement: String, parameters: Vec<Value>) -> StatementResult<Vec<Vec<Value>>> {
+        self.ask(|answer| TransactionRequest::Query(statement, parameters, answer))?
+    }
+
+    /// See [`TransactionRequest::Execute`].
+    pub fn execute(&self, statement: String, parameters: Vec<Value>) -> StatementResult<u64> {
+        self.ask(|answer| TransactionRequest::Execute(statement, parameters, answer))?
+    }
+
+    fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> TransactionRequest) -> Result<T, Lost> {
+        let (sender, answer) = oneshot::channel();
+        self.0.blocking_send(request(sender)).map_err(|_| Lost)?;
+        answer.blocking_recv().map_err(|_| Lost)
+    }
 }
 
 /// An entry for another stream.
@@ -106,7 +143,7 @@ impl Publication {
 }
 
 /// A metric's name with its labels.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Series {
     pub name: String,
     /// Sorted.
@@ -114,14 +151,14 @@ pub struct Series {
 }
 
 /// A value for a series.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Sample {
     Add(u64),
     Observe(f64),
 }
 
 /// What a batch does when it commits.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Effects {
     /// To be sent, in this order.
     pub publications: Vec<Publication>,
@@ -141,7 +178,7 @@ impl Effects {
 }
 
 /// What counts for the limits of a batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// For [`MAX_PUBLICATIONS`].
     pub publications: usize,
@@ -149,6 +186,14 @@ pub struct Usage {
     pub published_bytes: usize,
     /// For [`MAX_SAMPLES`].
     pub samples: usize,
+}
+
+/// Why a publication is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishError {
+    NotGranted,
+    /// More than this limit.
+    TooMuch(u64),
 }
 
 impl Usage {
@@ -161,17 +206,84 @@ impl Usage {
             samples: self.samples + effects.samples.len(),
         }
     }
+
+    /// Counts a publication, if it is within the limits.
+    pub fn publish(
+        &mut self,
+        publication: &Publication,
+        is_granted: impl FnOnce(&str) -> bool,
+    ) -> Result<(), PublishError> {
+        if !is_granted(&publication.stream) {
+            return Err(PublishError::NotGranted);
+        }
+        let too_much = |limit: usize| Err(PublishError::TooMuch(u64::try_from(limit).unwrap_or(u64::MAX)));
+        let bytes = self.published_bytes.saturating_add(publication.bytes());
+        if bytes > MAX_PUBLICATIONS_BYTES {
+            return too_much(MAX_PUBLICATIONS_BYTES);
+        }
+        // XADD takes no entry without fields.
+        if publication.fields.is_empty() {
+            return too_much(0);
+        }
+        if self.publications >= MAX_PUBLICATIONS {
+            return too_much(MAX_PUBLICATIONS);
+        }
+        self.publications += 1;
+        self.published_bytes = bytes;
+        Ok(())
+    }
+
+    /// Counts a sample, if it is within the limits.
+    pub fn sample(&mut self, series: &Series, sample: Sample) -> bool {
+        let is_taken = self.samples < MAX_SAMPLES && series.is_valid() && sample.is_finite();
+        self.samples += usize::from(is_taken);
+        is_taken
+    }
+
+    /// Counts all that a call has left for the commit. False if a part of it could not be: then it was not checked
+    /// where it was made.
+    pub fn admit(mut self, effects: &Effects, is_granted: impl Fn(&str) -> bool) -> bool {
+        effects.publications.iter().all(|publication| self.publish(publication, &is_granted).is_ok())
+            && effects.samples.iter().all(|(series, sample)| self.sample(series, *sample))
+    }
+}
+
+impl Series {
+    fn is_valid(&self) -> bool {
+        let is_name_of_one =
+            |(name, value): &(String, String)| is_name(name) && value.len() <= MAX_LABEL_BYTES;
+        is_name(&self.name) && self.labels.len() <= MAX_LABELS && self.labels.iter().all(is_name_of_one)
+    }
+}
+
+impl Sample {
+    fn is_finite(self) -> bool {
+        match self {
+            Self::Add(_) => true,
+            Self::Observe(value) => value.is_finite(),
+        }
+    }
+}
+
+/// Whether a metric or a label may have this name, as all systems of metrics take it: nothing that could forge another
+/// in a line.
+fn is_name(text: &str) -> bool {
+    text.len() <= MAX_LABEL_BYTES
+        && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// What a call may use.
 #[derive(Default)]
 pub struct HostContext {
     /// `None` for a guest without statements.
-    pub transaction: Option<Box<dyn Transaction>>,
+    pub transaction: Option<Transaction>,
     /// Entries that the group has not been delivered, when last looked at.
     pub lag: Option<u64>,
     /// What other parts of the batch have left for their commits, after it was split.
     pub used: Usage,
     /// What the calls so far have left for the commit.
     pub effects: Effects,
+    /// How often the process in which the rules run was started again during these calls.
+    pub restarts: u64,
 }

@@ -1,4 +1,4 @@
-//! The command line, logging and signals. The only place for `anyhow`.
+//! Handles the command line, logging and signals. It is the only place for `anyhow`.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use rustix::process::Signal;
 use sluicegate::config::{self, Config, LogFormat, SETTINGS, Setting};
 use sluicegate::dead_letters;
-use sluicegate::sandbox::compile;
+use sluicegate::sandbox::{compile, worker};
 use sluicegate::service;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -52,6 +52,9 @@ enum Command {
     /// Compile a component for the service that started this
     #[command(name = compile::COMMAND, hide = true)]
     Compile { memory_bytes: u64, time_ms: u64, fuel: u64, stack_bytes: usize, code_bytes: u64 },
+    /// Run the guest of a tenant for the service that started this
+    #[command(name = worker::COMMAND, hide = true)]
+    Worker { tenant: String },
 }
 
 fn settings_help() -> String {
@@ -86,10 +89,18 @@ pub(crate) fn main() -> ExitCode {
         }
         Command::Settings { markdown } => {
             let text = if markdown { config::as_markdown() } else { config::as_toml() };
-            // Who reads it may have read enough.
+            // Whoever reads it may have read enough.
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
+        // The tenant's name is for whoever lists the processes.
+        Command::Worker { .. } => match worker::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                say(&error);
+                ExitCode::FAILURE
+            }
+        },
         Command::Compile { memory_bytes, time_ms, fuel, stack_bytes, code_bytes } => {
             match compile::compile_as_child(memory_bytes, time_ms, fuel, stack_bytes, code_bytes) {
                 Ok(()) => ExitCode::SUCCESS,
@@ -102,7 +113,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Runs what is not the service: no log, and its error in one line.
+/// Runs what is not the service: without a log, and with its error in one line.
 fn tool(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     match runtime().and_then(|runtime| runtime.block_on(work)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -114,7 +125,7 @@ fn tool(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     }
 }
 
-/// On standard error, if anybody is there to read it: `eprintln!` would end the program instead.
+/// Writes to standard error, if anybody is there to read it. `eprintln!` would end the program.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
@@ -140,8 +151,8 @@ fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
         // Its message names the cause already.
         service::run(config, shutdown).await.map_err(|error| anyhow::anyhow!("{error}"))
     });
-    // A guest may still be running, or being compiled: do not wait for it. The kernel ends the process that compiles
-    // with the thread that started it, which ends with this one.
+    // A guest may still be running, or being compiled, and is not waited for. The kernel ends the
+    // process that compiles with the thread that started it, which ends with this process.
     runtime.shutdown_timeout(Duration::from_millis(200));
     outcome
 }
@@ -150,7 +161,7 @@ fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
 fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
-    // `nohup` has it ignored: then it stays so.
+    // `nohup` has the signal ignored, and then it stays so.
     let mut hang_up = match is_ignored(Signal::HUP) {
         true => None,
         false => Some(signal(SignalKind::hangup()).context("catching SIGHUP")?),
@@ -172,7 +183,7 @@ fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<O
     })
 }
 
-/// Whether the signal was ignored before anybody here has asked for it. No, where Linux does not say.
+/// Returns whether the signal was ignored before the program asked for it, as far as Linux tells.
 fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -181,7 +192,7 @@ fn is_ignored(signal: Signal) -> bool {
     mask.checked_shr(signal.as_raw().unsigned_abs().saturating_sub(1)).is_some_and(|mask| mask & 1 == 1)
 }
 
-/// For people on a terminal, without colours elsewhere, JSON on request. `RUST_LOG` sets the level.
+/// Logs for people, with colours on a terminal only, or as JSON. `RUST_LOG` sets the level.
 fn start_logging(format: LogFormat) {
     // PostgreSQL's notices at the migrations say that nothing was to be done.
     let default = || EnvFilter::new("info,sqlx::postgres::notice=warn");
@@ -189,7 +200,7 @@ fn start_logging(format: LogFormat) {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
-        // Who reads the log may be gone. To say so on standard error would end the task that logs by a panic.
+        // Whoever reads the log may be gone. To say so would panic, and end the task that logs.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match format {

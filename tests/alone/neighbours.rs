@@ -1,6 +1,6 @@
-//! Twenty tenants in one process, one of them hostile in each way in turn: the others do not suffer.
+//! Tests that tenants do not suffer when one of twenty in a process is hostile, each way in turn.
 //!
-//! A program of its own, because it measures: cargo runs it when no other test runs.
+//! The test is a program of its own, because it measures: cargo runs it when no other test runs.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -21,47 +21,48 @@ use sluicegate_tests::guests;
 use sluicegate_tests::{Event, Provoker, Scene, Service, Stream, until};
 use tempfile::TempDir;
 
-/// Besides the hostile one.
+/// Counts the tenants besides the hostile one.
 const NEIGHBOURS: usize = 19;
-/// Of all neighbours together, in a measurement: 760 events, so the 99th percentile is the eighth slowest.
+/// Counts rounds: of the 760 events of all neighbours, the 99th percentile is the eighth slowest.
 const ROUNDS: u32 = 40;
-/// Between two rounds, in each of which every neighbour gets an event.
+/// Separates two rounds, in each of which every neighbour gets an event.
 const PAUSE: Duration = Duration::from_millis(25);
-/// Entries for the hostile tenant that wait to be read, at least: it never has nothing to do.
+/// Keeps at least this many entries waiting for the hostile tenant, so that it always has work.
 const BACKLOG: u64 = 200;
-/// For each neighbour at once, to see how many the service gets done: 19,000 events.
+/// Counts the events for each neighbour at once, to see how many the service gets done: 19,000.
 const BURST: usize = 1_000;
-/// The part of that which is left to them beside a hostile tenant. It has one batch at a time that it works on, or that
-/// others work on for it: one processor of two. A tenth of what is left is for the grain of the measurement.
+/// The neighbours keep this part of their rate beside a hostile tenant. That tenant has one batch
+/// at a time that it works on, or that others work on for it: one processor of two. A tenth of the
+/// rest is for the grain of the measurement.
 const SHARE: f64 = 0.45;
-/// How much slower the slowest percent of the neighbours' events may become.
+/// Bounds how much slower the slowest percent of the neighbours' events may become.
 const FACTOR: f64 = 2.0;
-/// The same in milliseconds: the grain of the measurement. A Linux that ticks 250 times a second
-/// lets one process wait 4 ms for another, and an event passes through three.
+/// Adds to that in milliseconds, for the grain of the measurement. A Linux that ticks 250 times a
+/// second lets one process wait 4 ms for another, and an event passes through three.
 const GRAIN_MS: f64 = 12.0;
-/// Something else may run on the machine for a while: half a minute of it was seen to fail the same tests without any
-/// change. What a tenant does it does each time.
+/// Bounds the attempts. Something else may run on the machine for a while: half a minute of it was
+/// seen to fail the same tests without any change. What a tenant does, it does each time.
 const ATTEMPTS: usize = 5;
-/// How often the hostile tenant's component is replaced, where it is.
+/// Sets how often the hostile tenant's component is replaced, in the tests that do so.
 const REPLACED_EVERY: Duration = Duration::from_millis(300);
-/// Of the write-ahead log that the database has written before.
+/// Sets how much of its write-ahead log the database has written before.
 const USED_LOG_MIB: usize = 512;
 
-/// What all measurements share.
+/// Holds what all measurements share.
 struct House {
     scene: Scene,
-    /// In memory: a file that is written on the disk is written before the next commit is, and is not what is measured.
+    /// Lies in memory: a disk would write the file before the next commit, which is not measured.
     rules: TempDir,
     neighbours: Vec<Stream>,
 }
 
-/// What the neighbours notice.
+/// Holds what the neighbours notice.
 #[derive(Clone, Copy, Debug)]
 struct Measured {
-    /// The 50th and the 99th percentile of the time from XADD to the row, in ms.
+    /// Is the 50th percentile of the time from XADD to the row, in ms; `p99` is the 99th.
     median: f64,
     p99: f64,
-    /// Events a second, when there are more than can be done.
+    /// Counts events per second, when there are more than can be done.
     rate: f64,
 }
 
@@ -69,7 +70,7 @@ impl House {
     fn new() -> Self {
         let scene = Scene::new();
         let neighbours = (0..NEIGHBOURS).map(|i| scene.stream.sibling(&format!("n{i}"))).collect();
-        // The form that is wanted, and a column that tells when a row was written.
+        // The tables have the form that is wanted; a column tells when a row was written.
         scene.database.execute(
             "CREATE TABLE notes (text TEXT);
              CREATE TABLE seen (time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL, event_type TEXT NOT NULL,
@@ -83,12 +84,12 @@ impl House {
         Self { scene, rules, neighbours }
     }
 
-    /// The component of the hostile tenant.
+    /// Returns the path of the hostile tenant's component.
     fn guest(&self) -> PathBuf {
         self.rules.path().join("hostile.wasm")
     }
 
-    /// All tenants, one of which reads from `hostile`.
+    /// Starts all tenants, one of which reads from `hostile`.
     fn start(&self, hostile: &Stream) -> Service {
         let guest = self.guest();
         let mut file = format!(
@@ -102,7 +103,12 @@ impl House {
             file += &format!("[tenants.n{i}]\nstream_name = \"{}\"\nevents_table = \"seen\"\n", stream.name);
         }
         fs::write(self.scene.folder().join("sluicegate.toml"), file).unwrap();
-        let service = self.scene.service().unset("STREAM_NAME").start_unready();
+        // Only the program with failpoints lets a guest end its process.
+        let launch = self.scene.service().unset("STREAM_NAME");
+        let service = match hostile.name.contains("hostile_dying") {
+            true => launch.with_failpoints("").start_unready(),
+            false => launch.start_unready(),
+        };
         until("all neighbours to run", || {
             let log = service.log();
             let is_running = |i: &usize| {
@@ -141,7 +147,7 @@ impl House {
         })
     }
 
-    /// Sends all neighbours many events at once, and looks how long the last one took.
+    /// Sends all neighbours many events at once, and returns how many were stored per second.
     fn rate(&self, what: &str) -> f64 {
         let first = Utc::now();
         for stream in &self.neighbours {
@@ -154,7 +160,7 @@ impl House {
         (BURST * NEIGHBOURS) as f64 / self.scene.database.value::<f64>(&sql)
     }
 
-    /// Waits until so many events since then have arrived, and gives the SQL for their rows.
+    /// Waits until `count` events since `first` have arrived, and returns the SQL for their rows.
     fn until_written(&self, first: DateTime<Utc>, count: usize, what: &str) -> String {
         let rows = format!("FROM seen WHERE time >= '{}'", first.to_rfc3339());
         until(&format!("all events of the neighbours, {what}"), || {
@@ -166,7 +172,7 @@ impl House {
         rows
     }
 
-    /// Whether somebody disturbs the neighbours: measured without and with what this starts, by a service of its own.
+    /// Tells whether what `provoke` starts disturbs the neighbours, on a service of its own.
     fn try_beside<T>(&self, way: &str, provoke: impl FnOnce(&Self, &Stream) -> T) -> Result<(), String> {
         let hostile = self.scene.stream.sibling(&format!("hostile_{way}_{}", uuid::Uuid::new_v4()));
         let service = self.start(&hostile);
@@ -188,12 +194,11 @@ impl House {
     }
 }
 
-/// The one that measures.
+/// Lets one test measure at a time.
 static MEASURING: Mutex<()> = Mutex::new(());
 
-/// Makes the database one that has been in use for a while: it has old files of its write-ahead log to use again.
-///
-/// A new one writes zeros, 16 MiB at a time, before it goes on, and every commit waits for them.
+/// Makes the database one that has been in use for a while, with old files of its write-ahead log.
+/// A new one writes zeros first, 16 MiB at a time, and every commit waits for them.
 fn use_the_database(house: &House) {
     static USED: Once = Once::new();
     USED.call_once(|| {
@@ -206,7 +211,7 @@ fn use_the_database(house: &House) {
     });
 }
 
-/// With this component, the hostile tenant does what `provoke` starts.
+/// Checks that a tenant with this component, and with what `provoke` starts, slows nobody down.
 fn does_not_slow_the_others_down<T>(way: &str, component: &[u8], provoke: impl Fn(&House, &Stream) -> T) {
     let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
     let house = House::new();
@@ -219,7 +224,7 @@ fn does_not_slow_the_others_down<T>(way: &str, component: &[u8], provoke: impl F
     }
 }
 
-/// Its stream is full of entries that provoke it.
+/// Fills the hostile tenant's stream with entries that provoke it.
 fn with_a_full_stream(_: &House, hostile: &Stream) -> Provoker {
     Provoker::start(hostile, BACKLOG)
 }
@@ -246,7 +251,7 @@ macro_rules! handmade {
 }
 sluicegate_tests::handmade_guests!(handmade);
 
-/// Replaces a file again and again, until it is dropped.
+/// Replaces a file again and again, until this value is dropped.
 struct Replacing {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -280,7 +285,22 @@ impl Drop for Replacing {
     }
 }
 
-/// There is always another version whose memories have images of 160 MiB, more than there is room for, or less.
+/// Whenever the tenant's rules are asked, their process ends.
+#[test]
+fn dying_workers() {
+    does_not_slow_the_others_down("dying_workers", &guests::faulty("aborts", false), with_a_full_stream);
+}
+
+/// There is always another version whose process ends when it starts.
+#[test]
+fn dying_at_load() {
+    let dying = guests::faulty("aborts", true);
+    does_not_slow_the_others_down("dying_at_load", guests::DEFAULT, |house, _| {
+        Replacing::start(house.guest(), dying.clone())
+    });
+}
+
+/// There is always another version with images of 160 MiB, whether or not there is room for them.
 #[test]
 fn endless_images() {
     let sparse = guests::padded(&guests::sparse(guests::DEFAULT, 10), 8 << 20);
@@ -298,7 +318,7 @@ fn endless_copies() {
     });
 }
 
-/// There is always another version to compile, each of which is work for seconds.
+/// There is always another version to compile, and each is work for seconds.
 #[test]
 fn endless_compilation() {
     let function = "(func (param i32) (result i32) local.get 0 ".to_owned()

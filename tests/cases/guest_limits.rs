@@ -1,4 +1,4 @@
-//! Each limit holds, says its name, and costs nobody but the entry, or the component, that breaks it.
+//! Tests that each limit holds, says its name, and costs only the entry or component at fault.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -9,7 +9,7 @@ use sluicegate_tests::{
     Event, Fields, Scene, hostile, letters_of, message, reasons, refused, scripted, verdict,
 };
 
-/// An entry that becomes rows of its own: a test's IDs follow each other, and so do an expansion's.
+/// Makes an entry of rows of its own: a test's IDs follow each other, as an expansion's do.
 fn expand(number: usize, count: &str, user: &str) -> Fields {
     let id = format!("00000000-0000-4000-8000-{:012x}", (number + 1) * 10_000);
     verdict("expand", &[("count", count), ("event_id", &id), ("user_id", user)])
@@ -23,7 +23,7 @@ fn output_is_limited_in_one_call_and_in_sum() {
     assert_eq!(reasons(&letters), ["too_much_output"]);
     assert!(message(&letters[0]).contains("4194304 bytes (GUEST_OUTPUT)"), "{}", message(&letters[0]));
 
-    // None of these is too much by itself: a megabyte and more each, of an entry of a few bytes.
+    // None of these is too much by itself: each makes a megabyte and more, of an entry of 1.5 kB.
     scene.database.execute("TRUNCATE dead_letters, events");
     let user = "x".repeat(1_400);
     let mut entries: Vec<Fields> = (0..8).map(|i| expand(i, "1000", &user)).collect();
@@ -75,14 +75,14 @@ fn strings_and_json_are_limited() {
     assert_eq!(letters[4].violations[0]["path"], "[0].user_id");
 }
 
-/// Halving alone would take two limits for each entry that loops: 50 s.
+/// Halving alone would take two time limits for each entry that loops: 50 s.
 #[test]
 fn a_batch_full_of_loops_takes_a_bounded_time() {
     let scene = Scene::new();
     let entries: Vec<Fields> = (0..60)
         .map(|i| if i % 6 == 5 { Event::new().data() } else { provoking(&Event::new(), None) })
         .collect();
-    // The first two batches are small, and the third is the one.
+    // The first two batches are small, and the third has all of the entries that loop.
     scene.stream.add_all(&(0..8 + 32).map(|_| Event::new().data()).collect::<Vec<Fields>>());
     let ids = scene.stream.add_all(&entries);
     let start = Instant::now();
@@ -103,8 +103,8 @@ fn a_batch_full_of_loops_takes_a_bounded_time() {
     assert!((50..80).contains(&metrics.get("timed_out")), "{metrics:?}");
 }
 
-/// Code looks at the clock where it loops and where a function begins. This does neither, and each of its calls takes
-/// the host milliseconds.
+/// Code looks at the clock where it loops and where a function begins. This code does neither, and
+/// each of its calls takes the host milliseconds.
 #[test]
 fn calls_to_the_host_in_a_straight_line_are_limited() {
     let calls = "(call $get (i32.const 0) (i32.const 30000000) (i32.const 63000000))".repeat(3_000);
@@ -126,7 +126,7 @@ fn calls_to_the_host_in_a_straight_line_are_limited() {
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }
 
-/// What an instance is to have from the beginning, or keeps in the host's memory, is refused with the limit's name.
+/// What an instance wants at first or keeps in the host's memory is refused with the limit's name.
 #[test]
 fn what_is_larger_than_its_limits_is_refused() {
     let with = |more: &str| guests::handmade_of(&format!("(func $provoked (param i32)) {more}"));
@@ -144,7 +144,7 @@ fn what_is_larger_than_its_limits_is_refused() {
     refused(&large, |launch| launch, &["it wants more than it may have", "(GUEST_MEMORY)"]);
 }
 
-/// In a process of its own, which ends with its limits; the service goes on or says why not.
+/// The compiler is a process of its own, which ends with its limits; the service says why.
 #[test]
 fn compilation_is_limited() {
     let sum = "local.get 0 i32.const 1 i32.add local.set 0 ".repeat(400_000);
@@ -166,7 +166,7 @@ fn compilation_is_limited() {
     );
 }
 
-/// Native code, and what wasmtime keeps of memories with it, are limited for each byte of a component, and in sum.
+/// Native code, with wasmtime's images of memories, is limited per byte of component and in sum.
 #[test]
 fn native_code_is_limited() {
     refused(
@@ -177,14 +177,14 @@ fn native_code_is_limited() {
             "32 for each of the component's",
         ],
     );
-    // Large enough that the first limit does not hold.
+    // The component is large enough that the first limit does not stop it.
     let large = guests::padded(&guests::sparse(guests::DEFAULT, 4), 4 << 20);
     refused(
         &large,
         |launch| launch.set("GUEST_CODE", "32MiB"),
         &["takes more than is left; wanted 33554432 bytes at most", "(GUEST_CODE)"],
     );
-    // And taken, it is in memory once: in a file there, and not in the process besides.
+    // Code that is accepted is in memory once: in a file there, and not in the process besides.
     let scene = Scene::new();
     let file = scene.folder().join("large.wasm");
     fs::write(&file, &large).unwrap();
@@ -196,7 +196,7 @@ fn native_code_is_limited() {
     service.stop();
 }
 
-/// wasmtime's own limit of 1 MiB for an instance is 32,768 functions, and has no setting of ours.
+/// wasmtime's own limit for an instance, 1 MiB or 32,768 functions, has no setting of ours.
 #[test]
 fn a_table_may_hold_as_many_functions_as_the_setting_says() {
     let scene = Scene::new();
@@ -219,7 +219,7 @@ fn compiled_components_are_kept_where_only_the_service_writes() {
     assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
     let files: Vec<_> = fs::read_dir(&cache).unwrap().map(|file| file.unwrap().path()).collect();
     assert_eq!(files.len(), 1, "{files:?}");
-    // A file that is made anew replaces the other one.
+    // A file that is made anew replaces the other one, and has another inode.
     let (file, used) =
         (|| fs::metadata(&files[0]).unwrap().ino(), || fs::metadata(&files[0]).unwrap().modified().unwrap());
     let (first, first_used) = (file(), used());
@@ -241,7 +241,7 @@ fn compiled_components_are_kept_where_only_the_service_writes() {
     service.stop();
 }
 
-/// Each with what was expected, what was found and what to do, before a byte of it runs.
+/// The service says what it expected and found, and what to do, before a byte of it runs.
 #[test]
 fn a_component_of_another_form_is_told_what_is_wrong() {
     let as_it_is = |launch| launch;
@@ -259,6 +259,13 @@ fn a_component_of_another_form_is_told_what_is_wrong() {
         as_it_is,
         &["imports that are not granted: acme:vault/keys@1.0.0, wasi:http/types@0.2.3; guests may import"],
     );
+    for (found, wanted) in [
+        ("wasi:config/store@0.2.0-draft", "wasi:config/store@0.2.0-rc.1"),
+        ("wasi:clocks/monotonic-clock@0.3.0", "version 0.2 of WASI"),
+        ("sluicegate:guest/store@0.2.0", "version 0.1.0 of this package"),
+    ] {
+        refused(&guests::importing(&[found]), as_it_is, &[&format!("{found} (wanted {wanted})")]);
+    }
 }
 
 #[test]

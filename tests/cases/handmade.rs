@@ -1,6 +1,6 @@
-//! A guest that no compiler made harms nobody either: it is refused at load, or its entry becomes a dead letter.
+//! Tests that a guest that no compiler made is refused at load, or that its entry becomes a letter.
 //!
-//! One test for each file of `tests/guests/handmade`, of the same name.
+//! There is one test for each file of `tests/guests/handmade`, of the same name.
 
 use sluicegate_tests::guests::{self, provoking};
 use sluicegate_tests::{Event, Fields, Launch, Scene, files_of, message, refused, with_guest};
@@ -21,12 +21,12 @@ fn is_refused(name: &str, parts: &[&str]) {
     refused(&guests::handmade(name), |launch| launch, parts);
 }
 
-/// What happens before the first entry is nobody's fault but the component's.
+/// Checks that the guest does not start: only the component is to blame before the first entry.
 fn does_not_start(name: &str, why: &str) {
     is_refused(name, &["it does not start", why]);
 }
 
-/// An entry that provokes it becomes a dead letter; the others are discarded, as the guest wants.
+/// Checks that the provoking entry becomes a dead letter. The guest discards the others.
 fn is_stopped(name: &str, reason: &str, words: &str) {
     let scene = Scene::new();
     let entries = [Event::new().data(), provoking(&Event::new(), None), Event::new().data()];
@@ -40,14 +40,24 @@ fn is_stopped(name: &str, reason: &str, words: &str) {
     assert_eq!(service.stop().metrics().tally(), [0, 0, 0, 2, 1]);
 }
 
-#[test]
-fn idle() {
+/// Checks that the guest discards all of its entries.
+fn goes_on(name: &str) {
     let scene = Scene::new();
     let entries: Vec<Fields> = (0..5).map(|_| provoking(&Event::new(), None)).collect();
     scene.stream.add_all(&entries);
-    let service = with_guest(&scene, &guests::handmade("idle")).start();
+    let service = with_guest(&scene, &guests::handmade(name)).start();
     scene.stream.until_drained();
     assert_eq!(service.stop().metrics().tally(), [0, 0, 0, 5, 0]);
+}
+
+#[test]
+fn idle() {
+    goes_on("idle");
+}
+
+#[test]
+fn denied_growth() {
+    goes_on("denied_growth");
 }
 
 #[test]
@@ -110,7 +120,8 @@ fn another_type() {
     is_refused("another_type", &words);
 }
 
-/// Code for a part of wasmtime that is not built in: run, it would end the process, and all tenants with it.
+/// Checks that code for a part of wasmtime that is not built in is refused. If it ran, it would end
+/// the process, and all tenants with it.
 fn is_of_no_proposal(name: &str) {
     is_refused(name, &["it does not compile", "gc proposal must be enabled"]);
 }
@@ -171,7 +182,7 @@ fn wrong_alignment() {
     is_stopped("wrong_alignment", "trapped", "aligned");
 }
 
-/// Every entry is at fault, since none can be handed over.
+/// Checks that every entry becomes a dead letter, since none can be handed over.
 fn takes_no_entry(name: &str, reason: &str, words: &str) {
     let scene = Scene::new();
     scene.stream.add_all(&[Event::new().data(), Event::new().data()]);

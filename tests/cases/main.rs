@@ -1,5 +1,5 @@
-//! The service as its users meet it: the real program between a real Redis and
-//! a real TimescaleDB. One module a subject; the harness is `tests/src`.
+//! Tests the real program between a real Redis and a real TimescaleDB. There is one module for each
+//! subject; the harness is `tests/src`.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -42,3 +42,4 @@ mod storage;
 mod tenants;
 mod validation;
 mod verdicts;
+mod workers;

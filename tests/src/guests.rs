@@ -1,4 +1,4 @@
-//! Components for the tests.
+//! Provides components for the tests.
 
 use std::path::{Path, PathBuf};
 
@@ -7,54 +7,54 @@ pub use sluicegate_demo::STRICT;
 
 use crate::events::{Event, Fields, fields};
 
-/// Builds all components, those that only the tests need too.
+/// Builds all components, also those that only the tests need.
 const BUILD: &str = "make hostile";
 
-/// cargo's target folder: that in which this program was built.
+/// Returns cargo's target folder: that in which this program was built.
 pub(crate) fn target_folder() -> PathBuf {
     let program = std::env::current_exe().expect("a program has a path");
     let release = program.ancestors().find(|folder| folder.ends_with("release"));
     release.and_then(Path::parent).expect("target/release/program, or a folder deeper").to_owned()
 }
 
-/// A program that cargo built.
+/// Returns a program that cargo built.
 pub fn program(name: &str) -> PathBuf {
     target_folder().join("release").join(name)
 }
 
-/// A component file that cargo built.
+/// Returns a component file that cargo built.
 pub fn built(file: &str) -> PathBuf {
     let path = target_folder().join("wasm32-wasip2/guest").join(file);
     assert!(path.is_file(), "{} is missing; run: {BUILD}", path.display());
     path
 }
 
-/// The guest that returns the verdict which an entry's field `verdict` names: see `tests/guests/scripted`.
+/// Returns the guest that gives the verdict which an entry names: see `tests/guests/scripted`.
 pub fn scripted() -> PathBuf {
     built("guest_scripted.wasm")
 }
 
 /// Calls a macro with the names of all hostile guests: those of `tests/guests/hostile/examples`.
 ///
-/// Each obeys the default rules until an entry is [`provoking`]. The test of
-/// the same name in `tests/cases/hostile/` shows which limit stops it.
+/// Each guest obeys the default rules until an entry is [`provoking`]. The test of the same name in
+/// `tests/cases/hostile/` shows which limit stops it.
 #[macro_export]
 macro_rules! hostile_guests {
     ($call:ident) => {
         $call! {
-            // What they compute with.
+            // These misuse what they compute with.
             endless_loop deep_recursion memory_by_steps memory_at_once handle_flood random_flood
             sleep poll endless_poll panic exit
-            // What they return.
+            // These misuse what they return.
             too_few_verdicts too_many_verdicts swapped_verdicts
             huge_list huge_expansion huge_reasons huge_rejection huge_string deep_json many_rows
             scattered_times scattered_rows refused_rows
             invalid_ids same_id stolen_ids
-            // What they print.
+            // These misuse what they print.
             long_line many_lines control_characters
-            // What they look for.
+            // These look for what is not theirs.
             files network environment clock randomness state
-            // What they do with what they were granted: see `capabilities`.
+            // These misuse what they were granted: see `capabilities`.
             ungranted_stream publishing_flood publishing_piecemeal publishing_apart publishing_and_failing
             ungranted_statement wrong_parameters statement_flood statement_waste endless_statement too_many_rows
             huge_answer huge_parameters
@@ -67,23 +67,23 @@ macro_rules! names {
     ($($name:ident)*) => { &[$(stringify!($name)),*] };
 }
 
-/// The names of all hostile guests.
 pub const HOSTILE: &[&str] = hostile_guests!(names);
 
-/// The hostile guest of this name.
+/// Returns the component file of the hostile guest of this name.
 pub fn hostile(name: &str) -> PathBuf {
     assert!(HOSTILE.contains(&name), "{name} is no hostile guest; there are: {}", HOSTILE.join(", "));
     built(&format!("examples/{name}.wasm"))
 }
 
-/// An entry that is in order, and makes a hostile guest misbehave: so much, or as much as it likes.
+/// Makes an entry that is in order and provokes a hostile guest, by this much or its own default.
 pub fn provoking(event: &Event, amount: Option<usize>) -> Fields {
     let amount = amount.map_or_else(String::new, |amount| amount.to_string());
     [event.flat(), fields([("provoke", amount)])].concat()
 }
 
-/// What is granted to hostile guests that want capabilities, for `sluicegate.toml`: under this prefix, which is empty or
-/// `tenants.NAME.`, with this stream to publish to. The statement `note` wants a table `notes (text TEXT)`.
+/// Returns the settings in `sluicegate.toml` for hostile guests that want capabilities. The prefix
+/// is empty or `tenants.NAME.`, and the stream is one to publish to. The statement `note` wants a
+/// table `notes (text TEXT)`.
 pub fn grants(prefix: &str, stream: &str) -> String {
     format!(
         r#"
@@ -119,26 +119,27 @@ timeout = "5s"
     )
 }
 
-/// A component of the world of commands: it has a `main` and judges nothing.
+/// Returns a component of the world of commands: it has a `main` and judges nothing.
 pub fn command() -> Vec<u8> {
     std::fs::read(built("examples/command.wasm")).expect("a component is read")
 }
 
-/// Calls a macro with the names of all guests that are written by hand, for what no compiler makes: those of
-/// `tests/guests/handmade`. One that gets as far as a batch discards its entries until one is [`provoking`].
+/// Calls a macro with the names of all guests that are written by hand, for what no compiler makes:
+/// those of `tests/guests/handmade`. A guest that gets as far as a batch discards its entries until
+/// one is [`provoking`].
 ///
 /// The test of the same name in `tests/cases/handmade.rs` shows what stops it.
 #[macro_export]
 macro_rules! handmade_guests {
     ($call:ident) => {
         $call! {
-            idle
-            // Refused at load.
+            idle denied_growth
+            // These are refused at load.
             start_loops start_traps start_recurses start_grows_table
             memories_in_parts many_memories many_tables many_instances
             greedy another_type
             open_type_call open_type_call_in_start ref_cast_open forged_import_name
-            // Stopped in a batch.
+            // These are stopped in a batch.
             table_growth memory_growth
             wrong_utf8 wrong_case wrong_pointer wrong_length wrong_alignment
             wrong_allocation endless_allocation
@@ -146,16 +147,16 @@ macro_rules! handmade_guests {
     };
 }
 
-/// The names of all handmade guests.
 pub const HANDMADE: &[&str] = handmade_guests!(names);
 
-/// The handmade guest of this name.
+/// Returns the component of the handmade guest of this name.
 pub fn handmade(name: &str) -> Vec<u8> {
     let text = text_of(name);
     if text.contains("(component") { parsed(&text) } else { handmade_of(&text) }
 }
 
-/// A handmade guest of this text: parts of the component, if there are core modules in it, else of its one module.
+/// Makes a handmade guest of this text. If there are core modules in the text, it is parts of the
+/// component, else of the component's one module.
 pub fn handmade_of(text: &str) -> Vec<u8> {
     let (parts, more) =
         if text.contains("(core module") { (text, "(func $provoked (param i32))") } else { ("", text) };
@@ -167,6 +168,24 @@ pub fn handmade_of(text: &str) -> Vec<u8> {
     parsed(&text_of("frame/component").replace("{parts}", &parts))
 }
 
+/// Makes a handmade guest that breaks out of wasmtime in this way: at the provoking entry, or when it starts. Only the
+/// program with failpoints lets it. See `host/src/sandbox/worker/faults.rs`.
+pub fn faulty(fault: &str, at_start: bool) -> Vec<u8> {
+    let module = "(core module $honest (import \"faults\" \"fault\" (func $fault))";
+    let provoked = match at_start {
+        true => "(start $fault) (func $provoked (param i32))",
+        false => "(func $provoked (param i32) (call $fault))",
+    };
+    let honest = text_of("frame/honest").replace("(core module $honest", module).replace("{more}", provoked);
+    let import = format!(
+        "(import \"sluicegate:test/faults@0.1.0\" (instance $faults (export \"{fault}\" (func))))
+         (core func $fault (canon lower (func $faults \"{fault}\")))"
+    );
+    let with = "(instantiate $honest (with \"faults\" (instance (export \"fault\" (func $fault)))))";
+    let component = text_of("frame/component").replace("(instantiate $honest)", with);
+    parsed(&component.replace("{parts}", &format!("{import}\n{honest}")))
+}
+
 fn text_of(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("guests/handmade").join(name).with_extension("wat");
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -176,25 +195,25 @@ fn parsed(text: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
-/// A component that imports an interface of each of these names, with a function in it.
+/// Makes a component that imports an interface of each of these names, with a function in it.
 pub fn importing(interfaces: &[&str]) -> Vec<u8> {
     let imports =
         interfaces.iter().map(|name| format!("(import \"{name}\" (instance (export \"f\" (func))))"));
     parsed(&format!("(component {})", imports.collect::<String>()))
 }
 
-/// The smallest core module.
+/// Holds the smallest core module.
 pub const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
-/// The same rules in so many bytes: a custom section of zeros changes nothing else.
+/// Returns the same rules in about `bytes` bytes: a custom section of zeros changes nothing else.
 pub fn padded(component: &[u8], bytes: usize) -> Vec<u8> {
     let mut padded = component.to_vec();
     section(&mut padded, 0, &vec![0; bytes.saturating_sub(component.len())]);
     padded
 }
 
-/// The component with so many core modules that nobody uses, each with two bytes of data that lie 16 MiB apart: wasmtime
-/// keeps an image of all that is between.
+/// Adds `modules` core modules that nobody uses to the component. Each has two bytes of data that
+/// lie 16 MiB apart, and wasmtime keeps an image of all that is between.
 pub fn sparse(component: &[u8], modules: usize) -> Vec<u8> {
     let module = |i: usize| {
         let text = format!(
@@ -209,7 +228,7 @@ pub fn sparse(component: &[u8], modules: usize) -> Vec<u8> {
     sparse
 }
 
-/// Appends a section of a component: 0 for a custom one, which begins with the length of its name, 1 for a core module.
+/// Appends a section: 0 for a custom one, which begins with its name's length, 1 for a core module.
 fn section(component: &mut Vec<u8>, kind: u8, content: &[u8]) {
     component.push(kind);
     let mut length = content.len();
@@ -221,7 +240,7 @@ fn section(component: &mut Vec<u8>, kind: u8, content: &[u8]) {
     component.extend(content);
 }
 
-/// The same rules under another digest: a custom section changes nothing else.
+/// Returns the same rules under another digest: a custom section changes nothing else.
 pub fn relabelled(component: &[u8], label: u8) -> Vec<u8> {
     let mut bytes = component.to_vec();
     bytes.extend([0, 7, 5]); // custom: 7 bytes, of which a name of 5

@@ -1,4 +1,4 @@
-//! The real program, as a child process that never outlives its test.
+//! Runs the real program, as a child process that never outlives its test.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -15,7 +15,7 @@ use crate::wait::until;
 
 const LOG_LINES_SHOWN: usize = 60;
 
-/// A service to be started: its settings, and nothing of the test's own environment.
+/// Holds the settings of a service to be started, and nothing of the test's own environment.
 pub struct Launch {
     program: PathBuf,
     folder: PathBuf,
@@ -24,24 +24,24 @@ pub struct Launch {
     variables: BTreeMap<String, String>,
 }
 
-/// A service that was started. Killed when dropped; a failing test then shows the end of its log.
+/// Holds a started service, and kills it when dropped. A failing test shows the end of its log.
 pub struct Service {
     child: Child,
     log: PathBuf,
 }
 
-/// A service that has ended.
+/// Holds what is left of a service that has ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// `None` when a signal killed it.
+    /// Is `None` when a signal killed the service.
     pub code: Option<i32>,
-    /// All that it wrote.
+    /// Holds all that the service wrote.
     pub log: String,
-    /// From the signal, or the start, to the end.
+    /// Measures from the signal, or from the start, to the end.
     pub took: Duration,
 }
 
-/// Where cargo puts the release build.
+/// Finds the program where cargo puts the release build, or where SLUICEGATE_BIN says.
 fn program() -> PathBuf {
     let program = std::env::var_os("SLUICEGATE_BIN")
         .map_or_else(|| crate::guests::program("sluicegate"), PathBuf::from);
@@ -58,7 +58,7 @@ impl Launch {
         Self { program, folder: folder.to_owned(), log, arguments: Vec::new(), variables: BTreeMap::new() }
     }
 
-    /// With the failpoints that `FAILPOINTS` sets: another build of the program.
+    /// Uses another build of the program, with the failpoints that `FAILPOINTS` sets.
     #[must_use]
     pub fn with_failpoints(mut self, points: &str) -> Self {
         self.program = crate::guests::program("sluicegate-failpoints");
@@ -87,17 +87,17 @@ impl Launch {
         self
     }
 
-    /// Starts it, and waits until it has found both servers.
+    /// Starts the service, and waits until it has found both servers.
     pub fn start(self) -> Service {
         let service = self.start_unready();
         service.until_logged(&["running redis="]);
         service
     }
 
-    /// Starts it.
+    /// Starts the service without waiting.
     pub fn start_unready(self) -> Service {
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log");
-        // The kernel ends it with the thread that started it: the test's.
+        // The kernel ends the service with the thread that started it: the test's.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
             .arg(&self.program)
@@ -114,7 +114,7 @@ impl Launch {
         Service { child, log: self.log }
     }
 
-    /// Another of the program's commands, with the same settings, to be run or started.
+    /// Returns another of the program's commands, with the same settings, to be run or started.
     pub fn tool(self, arguments: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(&self.program).args(arguments);
@@ -122,7 +122,7 @@ impl Launch {
         command
     }
 
-    /// Starts it, and waits until it ends by itself.
+    /// Starts the service, and waits until it ends by itself.
     pub fn run_to_end(self) -> Ended {
         let start = Instant::now();
         self.start_unready().until_ended(start, Duration::from_secs(60))
@@ -130,17 +130,17 @@ impl Launch {
 }
 
 impl Service {
-    /// All that it wrote so far.
+    /// Returns all that the service wrote so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// The end of the log, for people.
+    /// Returns the end of the log, for people.
     pub fn log_tail(&self) -> String {
         tail(&self.log())
     }
 
-    /// Waits for a line that contains all of these, and gives the first one.
+    /// Waits for a line that contains all of these parts, and returns the first one.
     pub fn until_logged(&self, parts: &[&str]) -> String {
         until(&format!("a line of the log with {parts:?}"), || {
             let log = self.log();
@@ -149,32 +149,30 @@ impl Service {
         })
     }
 
-    /// The process.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
-    /// The most memory that was resident at any time.
+    /// Returns the most memory that was resident at any time.
     pub fn memory_peak_bytes(&self) -> u64 {
         self.memory("VmHWM:")
     }
 
-    /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("the service is there to be signalled");
     }
 
-    /// Whether it has ended, by itself or by a signal.
+    /// Returns whether the service has ended, by itself or by a signal.
     pub fn has_ended(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
-    /// The memory that is resident now.
+    /// Returns the memory that is resident now.
     pub fn memory_bytes(&self) -> u64 {
         self.memory("VmRSS:")
     }
 
-    /// The bytes of the files in memory (memfd) that it has open, each once.
+    /// Returns the bytes of the files in memory (memfd) that the service has open, each once.
     pub fn held_in_memory_files(&self) -> u64 {
         let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("linux").flatten();
         let in_memory = files.filter(|file| {
@@ -185,14 +183,16 @@ impl Service {
         once.values().sum()
     }
 
-    /// Waits until the process that compiles a component has begun to, and gives it.
+    /// Waits until the process that compiles a component has begun to, and returns it.
     pub fn until_compiler_works(&self) -> Pid {
         until("a process that compiles", || {
-            let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("linux");
-            let children = tasks.flatten().map(|task| fs::read_to_string(task.path().join("children")));
-            let children: String = children.map(Result::unwrap_or_default).collect();
-            let child = children.split_whitespace().next().ok_or("none")?;
-            // Before that it may not have limited itself yet.
+            let children = self.children();
+            let compiles = |child: &&str| {
+                let command = fs::read_to_string(format!("/proc/{child}/cmdline"));
+                command.is_ok_and(|command| command.contains("\0compile\0"))
+            };
+            let child = children.split_whitespace().find(compiles).ok_or("none")?;
+            // Before that the process may not have limited itself yet.
             match spent(child, 11) {
                 spent if spent >= Duration::from_millis(50) => {
                     child.parse().ok().and_then(Pid::from_raw).ok_or_else(|| child.to_owned())
@@ -202,7 +202,24 @@ impl Service {
         })
     }
 
-    /// The processor time of the processes that it has started and waited for.
+    /// Returns the processes in which guests run now.
+    pub fn workers(&self) -> Vec<Pid> {
+        let is_worker = |pid: &&str| {
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline"));
+            command.is_ok_and(|command| command.contains("\0worker\0"))
+        };
+        let children = self.children();
+        let workers = children.split_whitespace().filter(is_worker);
+        workers.filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+    }
+
+    fn children(&self) -> String {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("linux");
+        let children = tasks.flatten().map(|task| fs::read_to_string(task.path().join("children")));
+        children.map(Result::unwrap_or_default).collect()
+    }
+
+    /// Returns the processor time of the processes that the service has started and waited for.
     pub fn children_spent(&self) -> Duration {
         spent(&self.child.id().to_string(), 13)
     }
@@ -221,21 +238,21 @@ impl Service {
         self.until_ended(start, Duration::from_secs(5))
     }
 
-    /// Sends a signal, and waits until the service has ended, however long it takes: up to a minute.
+    /// Sends a signal, and waits up to a minute until the service has ended.
     pub fn end_with(self, signal: Signal) -> Ended {
         let start = Instant::now();
         self.signal(signal);
         self.until_ended(start, Duration::from_secs(60))
     }
 
-    /// Ends it as an operator would, and expects it to end well.
+    /// Ends the service as an operator would, and expects it to end well.
     pub fn stop(self) -> Ended {
         let ended = self.end(Signal::TERM);
         assert_eq!(ended.code, Some(0), "exit code after SIGTERM; the log:\n{}", ended.log);
         ended
     }
 
-    /// Ends it as a crash would.
+    /// Ends the service as a crash would.
     pub fn crash(self) {
         drop(self);
     }
@@ -261,40 +278,40 @@ impl Drop for Service {
     }
 }
 
-/// Processor time of a process that is there, by proc(5): the fields 14 and 15 are its own, 16 and 17 those of its
-/// children that have ended. The second is the name, in brackets; so many fields between it and the two are skipped.
+/// Returns processor time of a process that is there, by proc(5). Fields 14 and 15 are its own
+/// time, 16 and 17 that of its children that have ended. Field 2 is the name, in brackets;
+/// `skipped` fields between it and the two are skipped.
 fn spent(process: &str, skipped: usize) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     let (_, after_name) = stat.rsplit_once(") ").unwrap_or_default();
-    // In hundredths of a second.
+    // The ticks are hundredths of a second.
     let ticks =
         after_name.split(' ').skip(skipped).take(2).map(|field| field.parse::<u64>().expect("a number"));
     Duration::from_millis(10 * ticks.sum::<u64>())
 }
 
-/// The last lines, each cut to a readable length.
+/// Returns the last lines, each cut to a readable length.
 pub(crate) fn tail(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     let shown = lines.iter().skip(lines.len().saturating_sub(LOG_LINES_SHOWN));
     shown.map(|line| format!("  {}\n", line.chars().take(400).collect::<String>())).collect()
 }
 
-/// A metrics line of the log.
 #[derive(Clone, Debug)]
 pub struct Metrics(BTreeMap<String, String>);
 
 impl Metrics {
-    /// The last one, if there is any.
+    /// Returns the last line, if there is any.
     pub fn last(log: &str) -> Option<Self> {
         Self::all(log).pop()
     }
 
-    /// All of them, in the order of the log.
+    /// Returns all lines, in the order of the log.
     pub fn all(log: &str) -> Vec<Self> {
         Self::all_with("", log)
     }
 
-    /// All of this tenant, where there are several.
+    /// Returns all lines of this tenant, where there are several.
     pub fn all_of(tenant: &str, log: &str) -> Vec<Self> {
         Self::all_with(&format!("{{tenant={tenant}}}"), log)
     }
@@ -307,7 +324,7 @@ impl Metrics {
             .collect()
     }
 
-    /// The state's value, which may contain spaces, then pairs without any.
+    /// Reads the state's value, which may contain spaces, and then pairs without any.
     fn read(line: &str) -> Self {
         let (state, rest) =
             line.strip_prefix('"').and_then(|line| line.split_once('"')).expect("a quoted state");
@@ -316,19 +333,18 @@ impl Metrics {
         Self(pairs.collect())
     }
 
-    /// One number of it.
     pub fn get(&self, name: &str) -> u64 {
         let value = self.0.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}"));
         value.parse().unwrap_or_else(|_| panic!("{name} is no number in {self:?}"))
     }
 
-    /// What the service was doing, or waiting for.
+    /// Returns what the service was doing, or waiting for.
     pub fn state(&self) -> &str {
         &self.0["state"]
     }
 
-    /// Stored, duplicate, rejected, discarded, dead-lettered: they must add up to what was processed,
-    /// and with what is in flight to what was delivered.
+    /// Returns stored, duplicate, rejected, discarded, dead-lettered. They must add up to what was
+    /// processed, and with what is in flight to what was delivered.
     pub fn tally(&self) -> [u64; 5] {
         let tally =
             ["stored", "duplicate", "rejected", "discarded", "dead_lettered"].map(|name| self.get(name));
@@ -343,7 +359,7 @@ impl Metrics {
 }
 
 impl Ended {
-    /// The last metrics line: a service that ends well has written one.
+    /// Returns the last metrics line. A service that ends well has written one.
     pub fn metrics(&self) -> Metrics {
         Metrics::last(&self.log)
             .unwrap_or_else(|| panic!("no metrics line; the log ends:\n{}", tail(&self.log)))

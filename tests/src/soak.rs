@@ -1,11 +1,14 @@
-//! Random schedules of faults: three replicas at work under a load, and something goes wrong every second.
+//! Runs random schedules of faults: three replicas are at work under a load, and something goes
+//! wrong every second.
 //!
-//! Beside the tenant that is watched they serve a hostile one, which misbehaves in another way in each round, and one whose
-//! rules count what they accept, so that an entry that is decided twice shows.
+//! Beside the tenant that is watched, the replicas serve two others. One is hostile, and misbehaves
+//! in another way in each round. The rules of the other count what they accept, so that an entry
+//! that is decided twice shows.
 //!
-//! The seed decides which faults come in which order, so a schedule can be repeated, even if not to the millisecond.
-//! A run has rounds. At the end of each the faults stop, everything must be done within a bound, and the ledger must
-//! add up; then the tables are emptied, so that a run may last for hours.
+//! The seed decides which faults come in which order, so a schedule can be repeated, even if not to
+//! the millisecond. A run has rounds. At the end of each the faults stop, everything must be done
+//! within a bound, and the ledger must add up; then the tables are emptied, so that a run may last
+//! for hours.
 
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
@@ -17,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use redis::cmd;
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 use sluicegate::batch::Digest;
 use sluicegate_demo::ledger::Report;
 use sluicegate_demo::servers::{Options, Postgres, Redis};
@@ -32,17 +35,18 @@ use crate::service::{Metrics, Service};
 use crate::stream::Stream;
 use crate::wait::{block_on, until_within};
 
-/// After the last fault. A silent PostgreSQL is given up after 30 s, and what a replica has held meanwhile is claimed.
+/// Bounds the time after the last fault. A silent PostgreSQL is given up after 30 s, and what a
+/// replica has held meanwhile is claimed.
 const BOUND: Duration = Duration::from_secs(120);
 const REPLICAS: usize = 3;
-/// Faults come a hundred times as often as in life, and each may cost an entry a delivery. So an entry may be given up
-/// that is not to blame; but one in so many at most.
+/// One entry in this many may be given up that is not to blame. Faults come a hundred times as
+/// often as in life, and each may cost an entry a delivery.
 const ONE_GIVEN_UP_IN: u64 = 1_000;
-/// The tenant that is watched. Its table is `events`.
+/// Names the tenant that is watched. Its table is `events`.
 const WATCHED: &str = "default";
-/// The tenant whose rules count.
+/// Names the tenant whose rules count.
 const COUNTING: &str = "counting";
-/// What its rules need, and a trigger that fails as somebody says, about purchases only.
+/// Makes what those rules need, and a trigger that fails for purchases, as `raising` says.
 const COUNTED: &str = "CREATE TABLE users (user_id TEXT PRIMARY KEY, plan TEXT NOT NULL);
     CREATE TABLE user_activity (user_id TEXT PRIMARY KEY, events BIGINT NOT NULL, last_seen TIMESTAMPTZ NOT NULL);
     CREATE TABLE counted (user_id TEXT, time TIMESTAMPTZ, at TIMESTAMPTZ DEFAULT clock_timestamp(), by INT DEFAULT pg_backend_pid());
@@ -54,10 +58,10 @@ const COUNTED: &str = "CREATE TABLE users (user_id TEXT PRIMARY KEY, plan TEXT N
         IF FOUND AND NEW.event_type = 'purchase' THEN RAISE EXCEPTION 'said so' USING ERRCODE = said; END IF;
         RETURN NEW; END $$;
     CREATE TRIGGER raise BEFORE INSERT ON events_counting FOR EACH ROW EXECUTE FUNCTION raise();";
-/// Errors whose fault only time tells.
+/// Lists errors of which only time tells whose fault they are.
 const CODES: [&str; 6] = ["58030", "40001", "XX000", "0A000", "42501", "P0001"];
-/// The names of the faults, by their numbers.
-const FAULTS: [&str; 18] = [
+/// Names the faults, by their numbers.
+const FAULTS: [&str; 20] = [
     "crash",
     "crash",
     "crash",
@@ -76,19 +80,23 @@ const FAULTS: [&str; 18] = [
     "set back",
     "raise",
     "raise",
+    "workers killed",
+    "workers killed",
 ];
-/// Entries of the hostile tenant that wait to be read.
+/// Keeps this many entries of the hostile tenant waiting to be read.
 const PROVOCATIONS: u64 = 20;
-/// How long its guest may take. Short, so that the end of a round is not waited for long.
+/// Bounds how long the hostile guest may take. It is short, so that a round ends soon.
 const HOSTILE_TIME_LIMIT_MS: u64 = 50;
-/// Between two lines of progress.
+/// Bounds the workers of a replica: one for each tenant, and one more of a tenant whose rules are being swapped.
+const MAX_WORKERS: usize = 4;
+/// Sets the time between two lines of progress.
 const TELL_EVERY: Duration = Duration::from_secs(30);
 
-/// A run. `SOAK_SEED` in the environment repeats one.
+/// Holds a run. `SOAK_SEED` in the environment repeats one.
 pub struct Soak {
     random: Rng,
     seed: u64,
-    /// Whether replica 0 is never killed, so that its memory can be watched.
+    /// Says whether replica 0 is never killed, so that its memory can be watched.
     spare_first: bool,
     redis: Redis,
     postgres: Postgres,
@@ -104,12 +112,12 @@ pub struct Soak {
     faults: u64,
     started: Instant,
     told: Instant,
-    /// Resident memory of replica 0 at the end of each round.
+    /// Holds the resident memory of replica 0 at the end of each round.
     memory: Vec<u64>,
 }
 
 impl Soak {
-    /// On private servers.
+    /// Starts a run on private servers.
     pub fn start(spare_first: bool) -> Self {
         let given = std::env::var("SOAK_SEED").ok().filter(|seed| !seed.is_empty());
         let seed = given.map_or_else(
@@ -165,13 +173,13 @@ impl Soak {
         let launch = launch.set("POSTGRES_URL", self.to_postgres.url(&self.scene.database.url()));
         let launch = launch.set("CONSUMER_NAME", format!("replica-{number}")).unset("STREAM_NAME");
         let launch = launch.set("CLAIM_MIN_IDLE", "3s");
-        // A hostile tenant has much to be told of, and the log is read again and again.
+        // The service would log much about a hostile tenant, and the log is read again and again.
         let launch =
             launch.set("RUST_LOG", "info,sluicegate::pipeline::rejections=off,sluicegate::sandbox=off");
         launch.set("MONITORING_INTERVAL", "1s").set("BATCH_SIZE", 50).set("BLOCK", "200ms").start_unready()
     }
 
-    /// One round: faults for so long, then everything must be done, and add up.
+    /// Runs one round: faults for `duration`, then everything must be done, and add up.
     pub fn round(&mut self, duration: Duration) -> Report {
         let way = HOSTILE[self.random.usize(..HOSTILE.len())];
         eprintln!("[{:>5}s] the hostile tenant: {way}", self.started.elapsed().as_secs());
@@ -179,7 +187,7 @@ impl Soak {
         let provoker = Provoker::start(&self.hostile, PROVOCATIONS);
         let mut load = Load::start(&self.scene.stream, self.random.u64(..), 4);
         let counted = Counted::start(&self.counting);
-        // As that of a backup, which keeps the versions of rows.
+        // The snapshot is like that of a backup, which keeps the versions of rows.
         let mut snapshot = self.scene.database.connect();
         let _ =
             block_on(sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").execute(&mut snapshot));
@@ -213,6 +221,10 @@ impl Soak {
         );
         self.check_counts(counted);
         self.memory.push(self.replicas[0].memory_bytes());
+        for replica in &self.replicas {
+            let workers = replica.workers().len();
+            assert!(workers <= MAX_WORKERS, "SOAK_SEED={}: a replica with {workers} workers", self.seed);
+        }
         self.scene.database.execute(
             "TRUNCATE events, events_hostile, events_counting, user_activity, counted, notes, dead_letters",
         );
@@ -233,12 +245,10 @@ impl Soak {
         report
     }
 
-    /// Resident memory of replica 0 at the end of each round.
     pub fn memory(&self) -> &[u64] {
         &self.memory
     }
 
-    /// How many faults there were.
     pub fn faults(&self) -> u64 {
         self.faults
     }
@@ -251,7 +261,7 @@ impl Soak {
         }
     }
 
-    /// Each entry ends once, and what its rules counted for it is counted once, if its row is there, and not at all if not.
+    /// Checks that what the rules counted is counted once for each row, and for nothing else.
     fn check_counts(&self, sent: [u64; 2]) {
         let count = |sql: &str| self.scene.database.value::<i64>(sql).unsigned_abs();
         let rows = count("SELECT count(*) FROM events_counting");
@@ -297,8 +307,8 @@ impl Soak {
                 },
             );
         }
-        // A replica whose entries were claimed may still be writing them, which adds nothing
-        // now, but would after the tables were emptied.
+        // A replica whose entries were claimed may still be writing them, which adds nothing now,
+        // but would after the tables were emptied.
         for tenant in [WATCHED, "hostile", COUNTING] {
             let lines = |replica: &Service| Metrics::all_of(tenant, &replica.log());
             let before: Vec<usize> = self.replicas.iter().map(|replica| lines(replica).len()).collect();
@@ -321,7 +331,7 @@ impl Soak {
         load.audit(&self.scene, &versions, true)
     }
 
-    /// A replica ends only when it is told to, and what is watched does not end in it either.
+    /// Checks that no replica has ended by itself, nor the watched tenant in one.
     fn check_replicas(&mut self) {
         for (number, replica) in self.replicas.iter_mut().enumerate() {
             let failed = replica.log().lines().any(|line| {
@@ -351,14 +361,14 @@ impl Soak {
         sleep(Duration::from_millis(self.random.u64(millis)));
     }
 
-    /// A replica that may be killed.
+    /// Picks a replica that may be killed.
     fn victim(&mut self) -> usize {
         self.random.usize(usize::from(self.spare_first)..REPLICAS)
     }
 
     fn fault(&mut self) {
         self.faults += 1;
-        let fault = self.random.u32(..18);
+        let fault = self.random.u32(..20);
         let since = self.started.elapsed().as_secs_f64();
         eprintln!("[{since:7.1}s] {}: {}", chrono::Utc::now().format("%T%.3f"), FAULTS[fault as usize]);
         match fault {
@@ -389,7 +399,8 @@ impl Soak {
             13 => self.swap(),
             14 => self.lock_a_chunk(),
             15 => self.set_back(),
-            _ => self.raise(),
+            16..=17 => self.raise(),
+            _ => self.kill_workers(),
         }
     }
 
@@ -399,6 +410,15 @@ impl Soak {
         self.wait(0..500);
         let again = self.launch(victim);
         self.replicas.insert(victim, again);
+    }
+
+    /// Kills the processes in which a replica's guests run, as the kernel does for want of memory.
+    fn kill_workers(&mut self) {
+        let chosen = self.random.usize(..REPLICAS);
+        for worker in self.replicas[chosen].workers() {
+            // It may have ended meanwhile.
+            let _ = kill_process(worker, Signal::KILL);
+        }
     }
 
     fn stop_replica(&mut self) {
@@ -428,7 +448,7 @@ impl Soak {
         proxy.set(Fault::None);
     }
 
-    /// As a compression or a reorder does. Without an answer, PostgreSQL is away.
+    /// Locks a chunk, as a compression or a reorder does. Without an answer, PostgreSQL is away.
     fn lock_a_chunk(&mut self) {
         let Ok(chunk) = self.scene.database.try_value::<String>(
             "SELECT coalesce(max(format('%I.%I', chunk_schema, chunk_name)), 'notes')
@@ -442,7 +462,7 @@ impl Soak {
         self.wait(100..4_500); // longer than CLAIM_MIN_IDLE
     }
 
-    /// As an operator does who reads a manual in haste.
+    /// Sets the group back, as an operator does who reads a manual in haste.
     fn set_back(&mut self) {
         let mut command = cmd("XGROUP");
         match self.random.bool() {
@@ -452,7 +472,7 @@ impl Soak {
         let _: redis::RedisResult<redis::Value> = self.counting.try_run(&command);
     }
 
-    /// A trigger fails for a while, for some rows.
+    /// Makes a trigger fail for a while, for some rows.
     fn raise(&mut self) {
         let code = CODES[self.random.usize(..CODES.len())];
         self.scene.database.execute(&format!("INSERT INTO raising VALUES ('{code}')"));
@@ -460,13 +480,13 @@ impl Soak {
         self.scene.database.execute("DELETE FROM raising");
     }
 
-    /// Versions that judge alike: an entry that was committed under one and is redelivered under the other ends as it did.
+    /// Swaps versions that judge alike, so that a redelivered entry ends under either as it did.
     fn swap(&mut self) {
         replace(&self.guest, &self.versions[usize::from(self.random.bool())]);
     }
 }
 
-/// Entries for the tenant that counts, each once: what has no answer is not sent again.
+/// Sends entries for the tenant that counts, each once, even if no answer comes.
 struct Counted {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<[u64; 2]>,
@@ -503,14 +523,14 @@ impl Counted {
         Self { stop, thread }
     }
 
-    /// How many were taken, and how many have perhaps been.
+    /// Returns how many entries were taken, and how many have perhaps been.
     fn stop(self) -> [u64; 2] {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the load does not panic")
     }
 }
 
-/// The settings of the tenant whose rules count.
+/// Returns the settings of the tenant whose rules count.
 fn counting_tenant(stream: &Stream) -> String {
     format!(
         r#"
@@ -540,14 +560,14 @@ parameters = ["text", "timestamp"]
     )
 }
 
-/// As an operator does it: no half of a component is ever seen.
+/// Replaces the component as an operator does: no half of it is ever seen.
 fn replace(guest: &Path, component: &[u8]) {
     let new = guest.with_extension("new");
     fs::write(&new, component).expect("a guest is written");
     fs::rename(&new, guest).expect("a guest is renamed");
 }
 
-/// The settings: one tenant that is watched, and one that is hostile and has grants.
+/// Returns the settings of one tenant that is watched, and one that is hostile and has grants.
 fn tenants(watched: &Stream, guest: &Path, hostile: &Stream, hostile_guest: &Path) -> String {
     let tenant = |name: &str, stream: &Stream, guest: &Path| {
         format!(
@@ -556,7 +576,7 @@ fn tenants(watched: &Stream, guest: &Path, hostile: &Stream, hostile_guest: &Pat
             guest.display().to_string()
         )
     };
-    // Small batches: one of which each entry times out must not take longer than CLAIM_MIN_IDLE.
+    // A small batch whose entries all time out takes less than CLAIM_MIN_IDLE.
     let limit = format!("guest_time_limit = \"{HOSTILE_TIME_LIMIT_MS}ms\"\nbatch_size = 10\n");
     let grants = guests::grants("tenants.hostile.", &hostile.sibling("published").name);
     tenant(WATCHED, watched, guest) + &tenant("hostile", hostile, hostile_guest) + &limit + &grants

@@ -1,7 +1,7 @@
-//! What the demo sends: events of a shop's web analytics, some of them wrong, some sent twice.
+//! Generates what the demo sends: events of web analytics, some of them invalid, some sent twice.
 //!
-//! Pure: the same seed and the same times give the same entries. Each comes with what must become of it, which is
-//! what makes an outside judge of the service possible: see `ledger`.
+//! The generator is pure: the same seed and the same times give the same entries. Each entry comes
+//! with the outcome that it must have, so that `ledger` can judge the service from outside.
 
 use std::collections::VecDeque;
 
@@ -14,42 +14,37 @@ use sluicegate::batch::{Event, Reason};
 
 mod content;
 
-/// Field names and values, as XADD takes them.
+/// Holds field names and values, as XADD takes them.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// One entry to send, and what must become of it.
+/// Holds an entry to send, and the outcome that it must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
     pub fields: Fields,
-    /// How it must end.
     pub expected: Expected,
 }
 
-/// How an entry must end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// In the table, unless the strict rules are in force and say otherwise.
+    /// The entry becomes a row, unless the strict rules are in force and decide otherwise.
     Row(Event, Strict),
-    /// As a dead letter, whichever rules are in force.
+    /// The entry becomes a dead letter, whichever rules are in force.
     DeadLetter(Refusal),
 }
 
-/// What the strict rules do with an event that the default rules accept.
+/// Says what the strict rules do with an event that the default rules accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Strict {
-    /// They accept it too.
     Accept,
-    /// They discard it.
     Discard,
-    /// They reject it.
     Reject(Refusal),
 }
 
-/// What a dead letter must say.
+/// Says what the dead letter of an entry must contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub reason: Reason,
-    /// Path and code of each violation, in order.
+    /// Holds the path and the code of each violation, in order.
     pub violations: Vec<(&'static str, &'static str)>,
 }
 
@@ -59,18 +54,18 @@ impl Refusal {
     }
 }
 
-/// One in so many entries is invalid.
+/// One entry in this many is invalid.
 const INVALID_ONE_IN: u32 = 25;
-/// One in so many is an event that was sent before.
+/// One entry in this many is an event that was sent before.
 const DUPLICATE_ONE_IN: u32 = 30;
-/// The events that a duplicate is taken from: some of the same batch, some long stored.
+/// Bounds the events that a duplicate is taken from. Some are of the same batch, some long stored.
 const REMEMBERED: usize = 2_000;
 
-/// An endless supply of entries.
+/// Supplies entries without end.
 #[derive(Debug)]
 pub struct Generator {
     random: Rng,
-    /// Valid events already handed out, the newest last.
+    /// Holds valid events that were handed out, the newest last.
     recent: VecDeque<(Event, Strict)>,
 }
 
@@ -81,7 +76,7 @@ impl Generator {
         Self { random: Rng::with_seed(seed), recent: VecDeque::with_capacity(REMEMBERED) }
     }
 
-    /// The next entry. A new event in it happens `now`, to the microsecond.
+    /// Returns the next entry. A new event in it happens `now`, to the microsecond.
     pub fn sample(&mut self, now: DateTime<Utc>) -> Sample {
         if self.one_in(DUPLICATE_ONE_IN)
             && let Some((event, strict)) = self.remembered()
@@ -103,7 +98,7 @@ impl Generator {
         self.random.u32(..number) == 0
     }
 
-    /// An event to send again: one of the last few, or any.
+    /// Returns an event to send again: one of the last 20, or any of those remembered.
     fn remembered(&mut self) -> Option<(Event, Strict)> {
         let all = self.recent.len();
         let among = if self.random.bool() { all.min(20) } else { all };
@@ -111,7 +106,7 @@ impl Generator {
         self.recent.iter().rev().nth(back).cloned()
     }
 
-    /// A valid event in one of the two forms of an entry.
+    /// Renders a valid event in one of the two forms of an entry.
     fn render(&mut self, event: &Event) -> Fields {
         let object = self.object(event);
         match self.random.u32(..4) {
@@ -132,7 +127,7 @@ impl Generator {
         object
     }
 
-    /// RFC 3339 to the microsecond, mostly in UTC.
+    /// Formats a time by RFC 3339 to the microsecond, mostly in UTC.
     fn timestamp(&mut self, time: DateTime<Utc>) -> String {
         let minutes_east = [0, 0, 0, 0, 0, 120, -300, 330];
         let minutes_east = self.random.choice(minutes_east).unwrap_or(0);
@@ -144,7 +139,7 @@ impl Generator {
         }
     }
 
-    /// Makes an invalid entry of a valid event.
+    /// Makes an invalid entry from a valid event.
     fn spoil(&mut self, event: &Event) -> Sample {
         let mut object = self.object(event);
         let violations: &[(&str, &str)] = match self.random.u32(..7) {
@@ -183,7 +178,7 @@ impl Generator {
         Sample { fields, expected: Expected::DeadLetter(Refusal::rejected(violations)) }
     }
 
-    /// A byte that no guest can be given.
+    /// Makes an entry with a byte that is no UTF-8, so that no guest can be given the entry.
     fn not_utf8(&mut self, object: &Map<String, Value>) -> Sample {
         let (mut fields, path) = match self.random.bool() {
             true => (flat(object), "user_id"),
@@ -197,12 +192,12 @@ impl Generator {
     }
 }
 
-/// One field `data` with everything in it.
+/// Renders the object as one field `data`.
 fn data(object: &Map<String, Value>) -> Fields {
     vec![(b"data".to_vec(), Value::Object(object.clone()).to_string().into_bytes())]
 }
 
-/// A field for each member.
+/// Renders the object as one field for each member.
 fn flat(object: &Map<String, Value>) -> Fields {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
@@ -211,7 +206,7 @@ fn flat(object: &Map<String, Value>) -> Fields {
     object.iter().map(|(name, value)| (name.clone().into_bytes(), text(value).into_bytes())).collect()
 }
 
-/// The beginning of an object, as a producer leaves it that dies while it writes.
+/// Makes an entry of the beginning of an object, as a producer that dies in writing leaves it.
 fn cut_json(object: &Map<String, Value>) -> Sample {
     let text = Value::Object(object.clone()).to_string();
     let cut: String = text.chars().take(text.chars().count() * 2 / 3).collect();
@@ -225,9 +220,10 @@ mod tests {
 
     use super::*;
     use sluicegate::batch::{Entry, EntryId, Outcome, Vec1};
+    use sluicegate::config::{Config, Tenant, Time};
     use sluicegate::guests;
     use sluicegate::judge::judge;
-    use sluicegate::sandbox::{Limits, Sandbox};
+    use sluicegate::sandbox::SandboxEngine;
 
     fn samples(seed: u64, count: i64) -> Vec<Sample> {
         let mut generator = Generator::new(seed);
@@ -274,11 +270,14 @@ mod tests {
         }
     }
 
-    /// The promise of `expected`, held against both components.
+    /// Compares `expected` with the outcomes of both components.
     #[test]
     fn the_rules_say_what_is_expected() {
-        let limits = Limits { time: std::time::Duration::from_secs(10), ..Limits::default() };
-        let sandbox = Sandbox::new(limits).expect("a sandbox");
+        // Test programs lie in a folder beside the service.
+        let program = std::env::current_exe().expect("a path").with_file_name("../sluicegate");
+        let engine = SandboxEngine::with_program(&Config::default(), program).expect("a sandbox");
+        let tenant = Tenant { guest_time_limit: Time::secs(10), ..Tenant::default() };
+        let sandbox = engine.tenant_sandbox(&tenant).expect("a sandbox");
         let samples = samples(11, 5_000);
         let outcomes = |component| {
             let rules = sandbox.load_trusted(component).expect("a guest");

@@ -1,4 +1,4 @@
-//! The contenders that are no program of their own: the benchmark starts itself with a word.
+//! Runs the contenders that are no program of their own: the benchmark starts itself with a word.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use sluicegate::batch::{Digest, Entry, EntryId, Judged, TextEntry, UncheckedEvent, Verdict, Violation};
 use sluicegate::capabilities::{HostContext, Lost};
 use sluicegate::config::Config;
-use sluicegate::judge::{Fault, Rules, judge};
+use sluicegate::judge::{Answer, Rules, judge};
 use sluicegate::sandbox::Limits;
 use sluicegate::service;
 use sluicegate::store::{self, BatchRecord, Database};
@@ -21,10 +21,10 @@ use crate::load::Events;
 
 pub(crate) const NATIVE: &str = "native";
 pub(crate) const DATABASE_ALONE: &str = "database-alone";
-/// How many events [`database_alone`] writes.
+/// Names the variable that says how many events [`database_alone`] writes.
 pub(crate) const EVENTS: &str = "BENCH_EVENTS";
 
-/// The default rules as native code, behind the interface that components have.
+/// Runs the default rules as native code, behind the interface that components have.
 struct Native;
 
 impl Rules for Native {
@@ -40,12 +40,8 @@ impl Rules for Native {
         Limits::default().bounds
     }
 
-    fn process(
-        &self,
-        batch: &[TextEntry<'_>],
-        _: Duration,
-        _: &mut HostContext,
-    ) -> Result<Vec<Verdict>, Fault> {
+    fn process(&self, batch: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Answer {
+        let begun = Instant::now();
         // The rules take what a guest takes: strings of their own.
         let entries: Vec<guest_rules::Entry> = batch
             .iter()
@@ -57,7 +53,8 @@ impl Rules for Native {
                     .collect(),
             })
             .collect();
-        Ok(guest_rules::process(&entries).into_iter().map(verdict).collect())
+        let verdicts = Ok(guest_rules::process(&entries).into_iter().map(verdict).collect());
+        Answer { verdicts, used: begun.elapsed() }
     }
 }
 
@@ -89,7 +86,7 @@ fn claim(event: guest_rules::Event) -> UncheckedEvent {
     }
 }
 
-/// The service with native rules, until SIGTERM.
+/// Runs the service with native rules until SIGTERM.
 pub(crate) fn native() -> anyhow::Result<()> {
     let config = Config::load(None)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
@@ -105,8 +102,7 @@ pub(crate) fn native() -> anyhow::Result<()> {
     })
 }
 
-/// Writes the benchmark's rows, judged beforehand, as the pipeline does it, and
-/// prints the seconds that the writing took.
+/// Writes rows that were judged beforehand, as the pipeline does, and prints the seconds it took.
 pub(crate) fn database_alone() -> anyhow::Result<()> {
     let config = Config::load(None)?;
     let tenant = config.tenants.first().context("the tenant of the environment")?;

@@ -16,7 +16,7 @@ use crate::load::{Events, preload};
 const STREAM: &str = "sluicegate_bench";
 const DATABASE: &str = "sluicegate_bench";
 const GROUP: &str = "bench";
-/// How long one run may take.
+/// Bounds how long one run may take.
 const DEADLINE: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(5);
 
@@ -42,13 +42,12 @@ impl Contender {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) events_a_second: f64,
-    /// The largest resident memory.
+    /// Holds the largest resident memory.
     pub(crate) memory_mb: f64,
-    /// User and system time of the process.
+    /// Holds the user and system time of the process.
     pub(crate) cpu_micros_an_event: f64,
 }
 
-/// Servers and a full stream.
 pub(crate) struct Bench {
     runtime: Runtime,
     servers: Servers,
@@ -71,7 +70,7 @@ impl Bench {
         Ok(Self { runtime, servers, redis, events })
     }
 
-    /// All contenders once, each round in another order.
+    /// Runs all contenders once, in each round in another order.
     pub(crate) fn round(&self, batch_size: usize, repetition: usize) -> anyhow::Result<[Outcome; 3]> {
         let mut outcomes = [Outcome::default(); 3];
         let mut order: Vec<(Contender, &mut Outcome)> =
@@ -115,7 +114,7 @@ impl Bench {
         })
     }
 
-    /// Events a second, from the first sign of life to the last acknowledgement.
+    /// Returns the events per second, from the first sign of life to the last acknowledgement.
     async fn watch(&self) -> anyhow::Result<f64> {
         let deadline = Instant::now() + DEADLINE;
         let mut begun: Option<(Instant, usize)> = None;
@@ -134,7 +133,7 @@ impl Bench {
         bail!("not done after {DEADLINE:?}: (read, pending) is {:?}", self.progress().await?)
     }
 
-    /// How many entries the group has read, and how many of them are pending.
+    /// Returns how many entries the group has read, and how many of them are pending.
     async fn progress(&self) -> anyhow::Result<(usize, usize)> {
         let groups: Vec<redis::Value> =
             redis::cmd("XINFO").arg("GROUPS").arg(STREAM).query_async(&mut self.redis.clone()).await?;
@@ -212,7 +211,7 @@ impl Bench {
         Ok(Process(command.spawn().context("starting a contender")?))
     }
 
-    /// Transactions an event at 27 events a second, arriving evenly.
+    /// Counts the transactions per event at 27 events per second that arrive evenly.
     pub(crate) fn trickle(&self) -> anyhow::Result<String> {
         const EVENTS_PER_SECOND: u32 = 27;
         const SECONDS: u32 = 20;
@@ -249,7 +248,7 @@ impl Bench {
 }
 
 impl Drop for Bench {
-    /// The servers may be the user's own.
+    /// Removes what the benchmark made, because the servers may be the user's own.
     fn drop(&mut self) {
         let cleaned = self.runtime.block_on(async {
             redis::cmd("DEL").arg(STREAM).query_async::<()>(&mut self.redis.clone()).await?;
@@ -267,27 +266,23 @@ impl Drop for Bench {
     }
 }
 
-/// A contender's process, ended with the value.
+/// Holds a contender's process, and ends it when dropped.
 struct Process(Child);
 
 impl Process {
-    /// Its largest resident memory in megabytes, and its CPU time in seconds.
+    /// Returns the largest resident memory in megabytes and the CPU time in seconds, of the process and of those that
+    /// it has started.
     fn usage(&self) -> anyhow::Result<(f64, f64)> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let memory_kb: f64 = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok())
-            .context("no VmHWM in /proc")?;
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
-        // User and system time are the 12th and 13th fields after the name, in ticks of 10 ms.
-        let (_, after_name) = stat.rsplit_once(')').context("no name in /proc")?;
-        let ticks: f64 = after_name
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|field| field.parse::<f64>().ok())
-            .sum();
-        Ok((memory_kb / 1024.0, ticks / 100.0))
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0.id()))?.flatten();
+        let children = tasks.map(|task| std::fs::read_to_string(task.path().join("children")));
+        let children: String = children.map(Result::unwrap_or_default).collect();
+        let mut sum = usage_of(&self.0.id().to_string())?;
+        for child in children.split_whitespace() {
+            // It may have ended meanwhile.
+            let (memory_mb, seconds) = usage_of(child).unwrap_or_default();
+            sum = (sum.0 + memory_mb, sum.1 + seconds);
+        }
+        Ok(sum)
     }
 
     fn terminate(mut self) -> anyhow::Result<()> {
@@ -298,15 +293,29 @@ impl Process {
     }
 }
 
+fn usage_of(pid: &str) -> anyhow::Result<(f64, f64)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let memory_kb: f64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok())
+        .context("no VmHWM in /proc")?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // User and system time are the 12th and 13th fields after the name, in ticks of 10 ms.
+    let (_, after_name) = stat.rsplit_once(')').context("no name in /proc")?;
+    let ticks: f64 =
+        after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    Ok((memory_kb / 1024.0, ticks / 100.0))
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail when it has ended already, as it should have.
+        // Both fail when the process has ended already, as it should have.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Exact below 2^52.
+/// Converts a count, exactly below 2^52.
 #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark")]
 fn count(number: usize) -> f64 {
     number as f64

@@ -1,4 +1,5 @@
-//! From one table of settings to structs, defaults, checks and manuals: the macro, and what kinds of values there are.
+//! The macro that makes structs, defaults, checks and manuals of one table, and the kinds of values
+//! that a setting can have.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -6,25 +7,25 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::units::{Size, Time};
-use super::{LogFormat, Problem, Secret, TableName, range};
+use super::{LogFormat, Problem, Secret, TableName, Walls, range};
 
 /// One setting, for `--help` and docs/settings.md.
 #[derive(Debug)]
 pub struct Setting {
     /// The environment variable. In `sluicegate.toml` it is written in lower case.
     pub name: &'static str,
-    /// As a user would write it; `None` when there is none.
+    /// The default as a user would write it, or `None` when there is none.
     pub default: Option<String>,
-    /// One line, with the range.
+    /// The meaning in one line, with the range.
     pub meaning: String,
     /// Whether a value such as `42` is text all the same.
     pub(super) is_text: bool,
-    /// Whether it is one for the whole service: no tenant has its own.
+    /// Whether it is a setting of the whole service, which no tenant has for itself.
     pub is_of_service: bool,
 }
 
 impl Setting {
-    /// Of a field with this name and this default.
+    /// Describes the setting of a field with this name and this default.
     pub(super) fn new<T: Value>(
         field: &str,
         default: &T,
@@ -34,7 +35,7 @@ impl Setting {
     ) -> Self {
         let limits = limits.and_then(|limits| T::describe(&limits)).map(|limits| format!("; {limits}"));
         Self {
-            // Once for each setting, in one table for the whole process.
+            // The name is leaked once for each setting, in one table for the whole process.
             name: field.to_uppercase().leak(),
             default: default.written(),
             meaning: format!("{meaning}{}", limits.unwrap_or_default()),
@@ -46,18 +47,18 @@ impl Setting {
 
 /// A kind of value that a setting can have.
 pub(super) trait Value: Sized {
-    /// Whether it is text in a file, and so never read as a number from a variable.
+    /// Whether the value is text in a file, so that a variable is never read as a number.
     const IS_TEXT: bool;
 
-    /// As a user would write it, if there is anything to write.
+    /// Returns the value as a user would write it, if there is anything to write.
     fn written(&self) -> Option<String>;
 
-    /// Whether it can be used.
+    /// Checks whether the value can be used.
     fn check(&self, _field: &str, _limits: Option<RangeInclusive<Self>>) -> Result<(), Problem> {
         Ok(())
     }
 
-    /// The limits, for the manual.
+    /// Describes the limits for the manual.
     fn describe(_limits: &RangeInclusive<Self>) -> Option<String> {
         None
     }
@@ -98,7 +99,7 @@ macro_rules! ordered {
 }
 ordered!(u32: false, u64: false, usize: false, Time: true, Size: true);
 
-/// Not for ever.
+/// A time, or `None` for no end.
 impl Value for Option<Time> {
     const IS_TEXT: bool = true;
 
@@ -124,7 +125,7 @@ impl Value for bool {
     }
 }
 
-/// What a stream, a group or a consumer is called.
+/// The name of a stream, a group or a consumer.
 impl Value for String {
     const IS_TEXT: bool = true;
 
@@ -157,10 +158,11 @@ unchecked!(
     Option<PathBuf>: |path| path.as_ref().map(|path| path.display().to_string()),
     Secret: |_secret| None,
     TableName: |table| Some(table.to_string()),
-    LogFormat: |format| Some(format.as_str().to_owned())
+    LogFormat: |format| Some(format.as_str().to_owned()),
+    Walls: |walls| Some(walls.as_str().to_owned())
 );
 
-/// What a guest reads.
+/// The settings that a guest reads.
 impl Value for BTreeMap<String, String> {
     const IS_TEXT: bool = false;
 
@@ -174,8 +176,8 @@ impl Value for BTreeMap<String, String> {
     }
 }
 
-/// Declares the settings, each once: `name: type = default, limits; "meaning"`. After `---` come fields that are no
-/// settings of their own.
+/// Declares each setting once: `name: type = default, limits; "meaning"`. After `---` come fields
+/// that are no settings of their own.
 macro_rules! settings {
     ($(
         $(#[$meta:meta])*
@@ -201,7 +203,7 @@ macro_rules! settings {
             }
 
             impl $struct {
-                /// Whether each setting is within its limits.
+                /// Checks whether each setting is within its limits.
                 pub(super) fn check_each(&self) -> Result<(), Problem> {
                     $( Value::check(&self.$name, stringify!($name), None $(.or(Some($limits)))?)?; )*
                     Ok(())

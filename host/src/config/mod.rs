@@ -1,11 +1,11 @@
-//! Every setting and its default, once.
+//! Declares every setting and its default, once.
 //!
-//! - `settings`: the table of all, from which everything else is made
-//! - `declare`: how, and what kinds of values there are
+//! - `settings`: the table of all settings, from which everything else is made
+//! - `declare`: the macro that makes it, and the kinds of values
 //! - `units`: times and sizes as people write them
-//! - `environment`: variables, and those of `.env`
-//! - `file`: reads them, and repeats none of them in an error
-//! - `tenant`: those that each tenant may set for itself
+//! - `environment`: reads variables, and those of `.env`
+//! - `file`: reads the file, and repeats none of its lines in an error
+//! - `tenant`: the settings that each tenant may have for itself
 //! - `grants`: what a guest may do besides judging
 
 mod declare;
@@ -41,21 +41,19 @@ pub use settings::{Config, SETTINGS, Tenant, as_markdown, as_toml};
 pub use tenant::{TableName, TenantName};
 pub use units::{Size, Time};
 
-/// The file read from the working directory when no other is named.
+/// The file that is read from the working directory when no other is named.
 pub const DEFAULT_FILE: &str = "sluicegate.toml";
 
-/// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people.
     Text,
-    /// For programs, one object a line.
+    /// Lines for programs, one object in each.
     Json,
 }
 
 impl LogFormat {
-    /// As it is written.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -64,11 +62,30 @@ impl LogFormat {
     }
 }
 
+/// Whether a guest may run where the kernel lacks one of the walls around its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Walls {
+    /// It may not.
+    Required,
+    /// It may, with those that there are.
+    Available,
+}
+
+impl Walls {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Required => "required",
+            Self::Available => "available",
+        }
+    }
+}
+
 /// A value that must not be printed: a URL with a password in it.
 #[derive(Clone, Default)]
 pub struct Secret(String);
 
-/// Where the URL of a server comes from: the settings, or a file that somebody may write anew while the service runs.
+/// Where a server's URL comes from: the settings, or a file that may change during the run.
 #[derive(Clone, Debug)]
 pub struct UrlSource {
     name: &'static str,
@@ -77,12 +94,12 @@ pub struct UrlSource {
 }
 
 impl UrlSource {
-    /// Whether it can change.
+    /// Returns whether the URL can change.
     pub fn is_file(&self) -> bool {
         self.file.is_some()
     }
 
-    /// The URL as it is now. Never for a log, an error or a help page.
+    /// Returns the URL as it is now, which must not go into a log, an error or a help page.
     pub fn read(&self) -> Result<String, Error> {
         let Self { name, given: Secret(given), file } = self;
         match (file, given.is_empty()) {
@@ -93,7 +110,7 @@ impl UrlSource {
                 let unreadable = |source| Problem::UnreadableFile { file: file.clone(), source };
                 let mut url = String::new();
                 let opened = std::fs::File::open(file).map_err(unreadable)?;
-                // No URL is longer, and no device or log file is to fill the memory.
+                // No URL is longer, and no device or log file may fill the memory.
                 opened.take(MAX_URL_BYTES).read_to_string(&mut url).map_err(unreadable)?;
                 match url.trim() {
                     "" => Err(Problem::EmptyUrlFile(file.clone()).into()),
@@ -104,7 +121,7 @@ impl UrlSource {
     }
 }
 
-/// The bytes that are read of a file with a URL.
+/// The largest number of bytes that is read of a file with a URL.
 const MAX_URL_BYTES: u64 = 64 << 10;
 
 impl From<String> for Secret {
@@ -115,7 +132,7 @@ impl From<String> for Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
-        // The error of the text's own reading shows what was found.
+        // The error of the text's own reading would show what was found.
         String::deserialize(value).map(Self).map_err(|_| D::Error::custom("is no text"))
     }
 }
@@ -130,66 +147,66 @@ impl fmt::Debug for Secret {
 #[derive(Debug, thiserror::Error)]
 #[error("settings: {}{problem}", .tenant.as_ref().map(|name| format!("tenant {name}: ")).unwrap_or_default())]
 pub struct Error {
-    /// Whose setting it is.
+    /// The tenant whose setting it is.
     tenant: Option<TenantName>,
     problem: Problem,
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Problem {
-    /// A value that does not read.
+    /// A value cannot be read.
     #[error("{}", explain(.0))]
     Unreadable(Box<figment::Error>),
-    /// A file that is there, and cannot be read.
+    /// A file exists, and cannot be read.
     #[error("the file {file} cannot be read: {source}; wanted a text file that this user may read")]
     UnreadableFile { file: PathBuf, source: std::io::Error },
-    /// A setting, and the file that has the same.
+    /// A setting and its `_FILE` are both set.
     #[error("{0} and {0}_FILE are both set; wanted one of them")]
     TwoUrls(&'static str),
-    /// A file with nothing in it.
+    /// A file has nothing in it.
     #[error("the file {0} is empty; wanted a URL in it")]
     EmptyUrlFile(PathBuf),
-    /// A file of another form. The place is told, not what stands there.
+    /// A file has another form. The error tells the place, and not what stands there.
     #[error("the file {file}{place}: {message}; wanted TOML, with text in quotes")]
     NoToml { file: PathBuf, place: String, message: String },
-    /// The same of `.env`.
+    /// The file `.env` has another form. The error does not tell what stands there.
     #[error(
         "the file {file}, line {line}: it does not read; wanted lines such as NAME=value, with spaces and quotes within double quotes"
     )]
     NoEnvFile { file: PathBuf, line: usize },
-    /// The file named on the command line.
+    /// The file named on the command line does not exist.
     #[error("the file {0} does not exist")]
     NoFile(PathBuf),
-    /// A name that no setting has.
+    /// No setting has this name.
     #[error("{0} is not a setting; {hint}`sluicegate run --help` lists them all", hint = did_you_mean(.0))]
     Unknown(String),
-    /// A setting's name, but as the environment has it.
+    /// The file names a setting in capitals, as the environment has it.
     #[error("{0} is not a setting in the file; wanted {wanted}, in lower case", wanted = .0.to_lowercase())]
     NotLowerCase(String),
-    /// A table of a name that no tenant can have.
+    /// No tenant can have this name.
     #[error("{0:?} is no name for a tenant; wanted {wanted}", wanted = TenantName::WANTED)]
     NoName(String),
-    /// Something else where the tenants' tables should be.
+    /// Something else is where the tenants' tables should be.
     #[error(
         "tenants is no table with a table for each tenant; wanted [tenants.NAME] and below it the tenant's settings"
     )]
     NoTables,
-    /// Grants outside of the tenants' tables.
+    /// Grants stand outside of the tenants' tables.
     #[error("[grants] is given to one tenant, not to all; wanted [tenants.NAME.grants]")]
     GrantsForAll,
-    /// A tenant's, which it cannot have.
+    /// A tenant has what only the whole service can have.
     #[error("{0} is one for the whole service, not for a tenant; wanted outside of [tenants]")]
     OfService(&'static str),
-    /// They would take each other's entries.
+    /// Two tenants would take each other's entries.
     #[error(
         "the tenants {one} and {other} both read {stream:?} as the group {group:?}; \
          wanted another STREAM_NAME or CONSUMER_GROUP for one of them"
     )]
     SameEntries { one: TenantName, other: TenantName, stream: String, group: String },
-    /// A setting without a default.
+    /// A setting without a default is not set.
     #[error("{name} is not set; wanted {wanted}")]
     Missing { name: &'static str, wanted: String },
-    /// A value that cannot be used.
+    /// A value cannot be used.
     #[error("{name} is {found}; wanted {wanted}")]
     Range { name: Cow<'static, str>, found: String, wanted: String },
 }
@@ -207,10 +224,9 @@ impl From<figment::Error> for Problem {
 }
 
 impl Config {
-    /// The environment first, then `.env` in the working directory, then the file, then the default.
-    ///
-    /// Without a `file`, `sluicegate.toml` in the working directory is read if
-    /// it exists. A variable that is set but empty counts as unset.
+    /// Takes each setting from the environment, from `.env` in the working directory, from the
+    /// file, or from the defaults, in this order. Without a `file`, `sluicegate.toml` in the
+    /// working directory is read if it exists. A variable that is set but empty counts as unset.
     pub fn load(file: Option<&Path>) -> Result<Self, Error> {
         let environment = Environment::read(Path::new(environment::FILE))?;
         Ok(Self { misspelt: environment.misspelt.clone(), ..Self::read(&layers(file, &environment)?)? })
@@ -234,24 +250,24 @@ impl Config {
         Ok(config)
     }
 
-    /// `REDIS_URL`, which has no default, or `REDIS_URL_FILE`.
+    /// Returns `REDIS_URL`, which has no default, or `REDIS_URL_FILE`.
     pub fn redis_url(&self) -> UrlSource {
         UrlSource { name: "REDIS_URL", given: self.redis_url.clone(), file: self.redis_url_file.clone() }
     }
 
-    /// `POSTGRES_URL`, which has no default, or `POSTGRES_URL_FILE`.
+    /// Returns `POSTGRES_URL`, which has no default, or `POSTGRES_URL_FILE`.
     pub fn postgres_url(&self) -> UrlSource {
         let (given, file) = (self.postgres_url.clone(), self.postgres_url_file.clone());
         UrlSource { name: "POSTGRES_URL", given, file }
     }
 
-    /// `POSTGRES_CONNECTIONS`, or more where a tenant would otherwise not have its `COMMITS_IN_FLIGHT`.
+    /// Returns `POSTGRES_CONNECTIONS`, or more if a tenant would lack its `COMMITS_IN_FLIGHT`.
     pub fn connections_for_writing(&self) -> usize {
         let most = self.tenants.iter().map(|tenant| tenant.commits_in_flight).max();
         self.postgres_connections.max(most.unwrap_or(0))
     }
 
-    /// `METRICS_CSV`, with the tenant's name in it if there are named tenants.
+    /// Returns `METRICS_CSV`, with the tenant's name in it if there are named tenants.
     pub fn metrics_csv_of(&self, tenant: &TenantName) -> PathBuf {
         if !self.has_named_tenants {
             return self.metrics_csv.clone();
@@ -263,16 +279,17 @@ impl Config {
     }
 }
 
-/// The tenants' table in the file.
+/// The name of the tenants' table in the file.
 const TENANTS: &str = "tenants";
-/// What a guest may do besides judging.
+/// The name of the table of grants.
 const GRANTS: &str = "grants";
-/// What it may do there, of what the operator has named.
+/// The name of the table of statements that the operator has named.
 const STATEMENTS: &str = "statements";
-/// What is in the file only.
+/// What can be in the file only.
 const TABLES: [&str; 3] = [TENANTS, GRANTS, STATEMENTS];
 
-/// The setting of a name in the file. There only lower case has an effect: other names would be read and forgotten.
+/// Returns the setting of a name in the file. Only lower case has an effect there: other names
+/// would be read and forgotten.
 fn setting_in_file(name: &str) -> Result<&'static Setting, Problem> {
     match setting(name) {
         Some(_) if name.chars().any(|c| c.is_ascii_uppercase()) => {
@@ -283,18 +300,18 @@ fn setting_in_file(name: &str) -> Result<&'static Setting, Problem> {
     }
 }
 
-/// What is set in `layers`, and the rest as it is in `defaults`.
+/// Reads what is set in `layers`, and takes the rest from `defaults`.
 fn over<T: Serialize + DeserializeOwned>(defaults: &T, layers: &Figment) -> Result<T, Problem> {
     Ok(Figment::from(Serialized::defaults(defaults)).merge(layers).extract()?)
 }
 
-/// Each with what its own table says, then what is set for all, then the default.
+/// Gives each tenant what its own table says, then what is set for all, then the default.
 fn named_tenants(layers: &Figment, statements: &BTreeMap<String, Statement>) -> Result<Vec<Tenant>, Error> {
     let tables: BTreeMap<String, Dict> = layers.extract_inner(TENANTS).map_err(|_| Problem::NoTables)?;
     if tables.is_empty() {
         return Err(Problem::NoTables.into());
     }
-    // Grants are given to one, never to all by inheritance.
+    // Grants are given to one tenant, never to all by inheritance.
     if layers.contains(GRANTS) {
         return Err(Problem::GrantsForAll.into());
     }
@@ -321,7 +338,7 @@ fn named_tenant(
             return Err(Problem::OfService(setting.name));
         }
     }
-    // Two tenants that inherit it would read the same stream.
+    // Two tenants that inherit the stream would read the same one.
     if !table.contains_key("stream_name") {
         return Err(missing("STREAM_NAME"));
     }
@@ -340,7 +357,7 @@ fn no_entries_in_common(tenants: &[Tenant]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What the user has set: the file, and over it the variables.
+/// Returns what the user has set: the file, and the variables over it.
 fn layers(file: Option<&Path>, environment: &Environment) -> Result<Figment, Problem> {
     if let Some(file) = file.filter(|file| !file.is_file()) {
         return Err(Problem::NoFile(file.to_owned()));
@@ -353,7 +370,7 @@ fn layers(file: Option<&Path>, environment: &Environment) -> Result<Figment, Pro
     for setting in SETTINGS.iter() {
         let Some(text) = environment.set.get(setting.name) else { continue };
         let value = match setting.is_text {
-            // `CONSUMER_NAME=42` is a name, not a number: no guessing.
+            // `CONSUMER_NAME=42` is a name, not a number: nothing is guessed.
             true => Value::from(text.as_str()),
             false => text.parse().unwrap_or_else(|never: Infallible| match never {}),
         };
@@ -418,7 +435,7 @@ mod tests {
         assert!(!format!("{config:?}").contains("hunter2"));
     }
 
-    /// Whatever is wrong with it.
+    /// No error repeats a secret, whatever is wrong with it.
     #[test]
     fn a_secret_is_in_no_error() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -441,7 +458,7 @@ mod tests {
         ] {
             for name in ["redis_url", "postgres_url"] {
                 std::fs::write(&file, text.replace("NAME", name)).expect("written");
-                // Without the environment, which may have other URLs.
+                // The environment is left out, because it may have other URLs.
                 let read = File::read(&file).map_err(Error::from);
                 let error = match read.and_then(|file| Config::read(&Figment::from(file))) {
                     Ok(config) => panic!("{text} reads as {config:?}"),

@@ -1,4 +1,4 @@
-//! All settings, each declared once: from here come the structs, the defaults, the checks, `--help`,
+//! Declares each setting once. From here come the structs, the defaults, the checks, `--help`,
 //! docs/settings.md and sluicegate.example.toml.
 
 use std::collections::BTreeMap;
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::declare::{Setting, Value, settings};
 use super::units::{Size, Time};
-use super::{Grants, LogFormat, Misspelt, Problem, Secret, Statement, TableName, TenantName};
+use super::{Grants, LogFormat, Misspelt, Problem, Secret, Statement, TableName, TenantName, Walls};
 
 settings! {
-    /// The settings of one run, checked: those of the whole service, and the tenants with theirs.
+    /// The checked settings of the whole service, and the tenants with theirs.
     Config, of the service: true {
         #[serde(skip_serializing)]
         redis_url: Secret = Secret::default();
@@ -38,6 +38,10 @@ settings! {
             "unique for each replica of the group, the same after a restart"
         guest_code: Size = Size::gib(1), Size::mib(16)..=Size::gib(1_024);
             "native code and memory images of all tenants' guests together, half of it for one of several tenants; a guest of 16 MiB always has room"
+        guest_idle: Time = Time::secs(60), Time::millis(100)..=Time::secs(86_400);
+            "the process of a guest that nobody has called for so long is ended; a new one is there within milliseconds"
+        guest_walls: Walls = Walls::Required;
+            "`required`: a guest is refused where the kernel lacks one of the walls around its process; `available`: those that there are will do, and the log tells what lacks"
         guest_cache: Option<PathBuf> = None;
             "a folder for compiled components, made if missing, of no other user and with the mode 0700; unset: compiled at each start"
         monitoring_interval: Time = Time::secs(10), Time::millis(100)..=Time::secs(3_600);
@@ -49,21 +53,21 @@ settings! {
         log_format: LogFormat = LogFormat::Text;
             "`text` or `json`; `RUST_LOG` sets the level, `info` by default"
         ---
-        /// `[statements.NAME]`, in the file only.
+        /// The tables `[statements.NAME]`, in the file only.
         #[serde(skip_serializing)]
         statements: BTreeMap<String, Statement> = BTreeMap::new();
-        /// Never empty; in the order of their names.
+        /// The tenants, in the order of their names; never empty.
         #[serde(skip)]
         tenants: Vec<Tenant> = vec![Tenant::default()];
-        /// Variables that have no effect, and are nearly settings.
+        /// The variables that have no effect, and are nearly settings.
         #[serde(skip)]
         misspelt: Vec<Misspelt> = Vec::new();
-        /// Whether they come from tables `[tenants.NAME]`. Without any there is the one tenant `default`.
+        /// Whether the tenants come from tables `[tenants.NAME]`. Without any there is `default`.
         #[serde(skip)]
         has_named_tenants: bool = false;
     }
 
-    /// The settings of one tenant, checked.
+    /// The checked settings of one tenant.
     Tenant, of the service: false {
         stream_name: String = "analytics_events".to_owned();
             "the stream to read"
@@ -84,7 +88,7 @@ settings! {
         guest_settings: BTreeMap<String, String> = BTreeMap::new();
             "what the guest reads by `wasi:config`: in the file a table `[guest_settings]`, in the environment `{name = \"value\"}`; text only, 64 KiB in all"
         guest_time_limit: Time = Time::secs(1), Time::millis(10)..=Time::secs(60);
-            "how long the guest may take for a call, which is one for a batch unless it fails"
+            "processor time that the guest may take for a call, which is one for a batch unless it fails; by the clock twenty times as much, and at least ten seconds"
         guest_fuel: u64 = 0;
             "instructions the guest may execute in one call, about: exact where time is not, and slower; 0 for no such limit"
         guest_memory: Size = Size::mib(128), Size::mib(1)..=Size::gib(1);
@@ -105,13 +109,13 @@ settings! {
             "a string of a row, its properties included"
         guest_json_depth: usize = 127, 1..=127;
             "levels of properties"
-        // A clock that is wrong could make a chunk of each week that there is.
+        // A wrong clock could make a chunk of each week that there is.
         max_event_age: Time = Time::days(18_262), Time::days(1)..=Time::days(100_000_000);
             "an event that happened longer ago, 50 years by default, becomes a dead letter: each week of events is a chunk of the table"
         max_event_ahead: Time = Time::days(366), Time::days(1)..=Time::days(100_000_000);
             "the same of an event that is so far ahead of the clock"
         guest_log_size: Size = Size::kib(4), Size(0)..=Size::mib(1);
-            "what is logged of what the guest prints in one call"
+            "what is logged of what the guest prints in one call to each of its two streams: the beginning and the end"
         guest_component: Size = Size::mib(64), Size::kib(1)..=Size::gib(1);
             "a component file"
         guest_compile_time: Time = Time::secs(60), Time::millis(100)..=Time::secs(600);
@@ -129,24 +133,24 @@ settings! {
         dead_letter_retention: Option<Time> = None, Some(Time::days(1))..=Some(Time::days(36_500));
             "dead letters older than this are deleted; unset: kept"
         ---
-        /// The word in `[tenants.NAME]`; `default` without any such table.
+        /// The word in `[tenants.NAME]`, or `default` without any such table.
         #[serde(skip)]
         name: TenantName = TenantName::default();
-        /// `[grants]`, in the file only.
+        /// The table `[grants]`, in the file only.
         #[serde(skip_serializing)]
         grants: Grants = Grants::default();
-        /// The statements that it is granted.
+        /// The statements that the tenant is granted.
         #[serde(skip)]
         statements: BTreeMap<String, Statement> = BTreeMap::new();
     }
 }
 
-/// The setting of this name, in capitals or not.
+/// Returns the setting of this name, in capitals or not.
 pub(super) fn setting(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.name.eq_ignore_ascii_case(name))
 }
 
-/// A table of all settings, as docs/settings.md has it.
+/// Returns a table of all settings, as docs/settings.md has it.
 pub fn as_markdown() -> String {
     let mut page = String::from("| variable | default | meaning |\n|---|---|---|\n");
     for Setting { name, default, meaning, .. } in SETTINGS.iter() {
@@ -156,7 +160,7 @@ pub fn as_markdown() -> String {
     page
 }
 
-/// A file with all settings, each as it is by default, to begin with.
+/// Returns a file to begin with, which has all settings as they are by default.
 pub fn as_toml() -> String {
     let mut file =
         String::from("# All settings of Sluicegate, as they are by default. Each may be left out.\n");
@@ -175,7 +179,7 @@ pub fn as_toml() -> String {
 mod tests {
     use super::*;
 
-    /// `make settings` writes it.
+    /// `make settings` writes both.
     #[test]
     fn the_page_and_the_example_have_every_setting() {
         let page = include_str!("../../../docs/settings.md");
@@ -184,7 +188,6 @@ mod tests {
         assert!(example == as_toml(), "sluicegate.example.toml is old; run: make settings");
     }
 
-    /// What the example says may be said.
     #[test]
     fn the_example_reads() {
         let lines =

@@ -3,18 +3,18 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::progress::ProgressMeter;
 use super::{Error, Which};
 use crate::batch::Digest;
-use crate::capabilities::HostContext;
 use crate::config::{Config, Tenant};
 use crate::guests::{Folders, RulesLoader};
-use crate::judge::{Rules, judge, max_pause};
+use crate::judge::Rules;
 use crate::outbox;
 use crate::sandbox::SandboxEngine;
-use crate::store::{Database, DeadLetterStore, Filter, Judge, Replay, ReplayPage, Scope, Store};
+use crate::store::{Database, DeadLetterStore, Filter, Replay, ReplayPage, Scope, Store};
 use crate::stream::{self, Redis, Stream};
 use crate::text::{first_digits, printable};
 
@@ -104,7 +104,7 @@ pub(super) async fn replay(
         // The rules' limits are made for so many.
         let limit = u32::try_from(outbox.tenant.batch_size.min(MAX_PART)).unwrap_or(u32::MAX);
         let mut replaying = ReplayRun { dead_letters, store, outbox, scope, limit, dry_run, wait, replayed };
-        replaying.run(rules.as_ref(), progress).await?;
+        replaying.run(&rules, progress).await?;
     }
     Ok(replayed)
 }
@@ -152,12 +152,6 @@ impl Outbox<'_> {
     }
 }
 
-/// The rules, and how long they may take between two statements.
-struct ReplayJudge<'a> {
-    judge: Judge<'a>,
-    pause: Duration,
-}
-
 /// The replay of a tenant's letters.
 struct ReplayRun<'a> {
     dead_letters: &'a DeadLetterStore,
@@ -176,18 +170,11 @@ impl ReplayRun<'_> {
     /// Goes through the letters and, while another replay holds some, through
     /// what is left: the other may have died, and its letters are free as soon
     /// as the server has noticed. It waits so long for something to do.
-    async fn run(&mut self, rules: &dyn Rules, progress: &mut dyn Write) -> Result<(), Error> {
-        // The rules run on this thread: nothing else waits for it.
-        let judge = |entries, context: &mut HostContext| {
-            let judge = || judge(rules, u64::MAX, entries, context);
-            tokio::task::block_in_place(judge).map(|judgement| judgement.entries)
-        };
-        let replay_judge = ReplayJudge { judge: &judge, pause: max_pause(rules, self.limit) };
-
+    async fn run(&mut self, rules: &Arc<dyn Rules>, progress: &mut dyn Write) -> Result<(), Error> {
         let mut meter = ProgressMeter::new(self.dead_letters.left(&self.scope).await?, progress);
         let mut idle_since = Instant::now();
         loop {
-            if self.pass(&replay_judge, &mut meter).await? > 0 {
+            if self.pass(rules, &mut meter).await? > 0 {
                 idle_since = Instant::now();
             }
             // A dry run locks nothing, and passes over nothing.
@@ -202,17 +189,13 @@ impl ReplayRun<'_> {
     }
 
     /// Once through the letters that nobody holds; returns how many they were.
-    async fn pass(
-        &mut self,
-        replay_judge: &ReplayJudge<'_>,
-        meter: &mut ProgressMeter<'_>,
-    ) -> Result<u64, Error> {
+    async fn pass(&mut self, rules: &Arc<dyn Rules>, meter: &mut ProgressMeter<'_>) -> Result<u64, Error> {
         let (mut after, mut replayed) = (0, 0);
         // So many letters are to be taken one by one.
         let mut alone = 0_u32;
         loop {
             let limit = if alone > 0 { 1 } else { self.limit };
-            let Some(part) = self.part(after, limit, replay_judge, meter).await? else {
+            let Some(part) = self.part(after, limit, rules, meter).await? else {
                 alone = limit;
                 continue;
             };
@@ -234,14 +217,13 @@ impl ReplayRun<'_> {
         &self,
         after: i64,
         limit: u32,
-        replay_judge: &ReplayJudge<'_>,
+        rules: &Arc<dyn Rules>,
         meter: &mut ProgressMeter<'_>,
     ) -> Result<Option<Replay>, Error> {
         let begun = Instant::now();
-        let ReplayJudge { judge, pause } = *replay_judge;
         loop {
             let Self { store, scope, dry_run: trial, .. } = self;
-            let part = ReplayPage { store, scope, after, limit, trial: *trial, judge, pause };
+            let part = ReplayPage { store, scope, after, limit, trial: *trial, rules };
             match self.dead_letters.replay(part).await {
                 Err(error) if !error.is_conflict() => return Err(error.into()),
                 Err(error) if begun.elapsed() >= self.wait => return Err(Error::Conflict(error)),

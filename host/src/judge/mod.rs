@@ -1,14 +1,20 @@
 //! From entries to outcomes: the rules are asked, and whatever they do, every entry gets one.
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::Utc;
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 use tokio::sync::SemaphorePermit;
+use tokio::task::JoinError;
+use tracing::Span;
 
 use crate::batch::{Breaches, Digest, Entry, Judged, Outcome, Reason, TextEntry, Verdict, Violation};
 use crate::batch_budget;
-use crate::capabilities::{HostContext, Lost};
+use crate::capabilities::{Effects, HostContext, Lost, Transaction, TransactionRequests};
+use crate::text::printable;
 use crate::validate::{OutputLimits, cut, quoted, validate};
 
 /// Once a batch has taken so many time limits, its rest is judged entry by
@@ -31,13 +37,14 @@ pub trait Rules: Send + Sync {
     /// What the verdicts may hold.
     fn bounds(&self) -> OutputLimits;
 
-    /// One verdict for each entry, in the order of the batch. May block for so long, and hardly longer.
-    fn process(
-        &self,
-        batch: &[TextEntry<'_>],
-        time: Duration,
-        context: &mut HostContext,
-    ) -> Result<Vec<Verdict>, Fault>;
+    /// Gives a verdict for each entry, in the order of the batch, in this much processor time. May block for
+    /// [`Rules::max_call`].
+    fn process(&self, batch: &[TextEntry<'_>], time: Duration, context: &mut HostContext) -> Answer;
+
+    /// How long a call may take by the clock, on a busy machine.
+    fn max_call(&self) -> Duration {
+        self.time_limit()
+    }
 
     /// Waits until they may be called, and holds a permit meanwhile. May block for long.
     fn call_permit(&self) -> Option<SemaphorePermit<'_>> {
@@ -58,28 +65,44 @@ pub fn max_pause(rules: &dyn Rules, entries: u32) -> Duration {
         // The last call, and what is not counted.
         false => max_limits(entries) + 2,
     };
-    rules.time_limit() * limits
+    rules.max_call() * limits
 }
 
 fn max_limits(entries: u32) -> u32 {
     MAX_LIMITS_PER_BATCH + entries / MIN_SHARE
 }
 
+/// What came of a call.
+#[derive(Debug)]
+pub struct Answer {
+    /// As many as the batch has entries.
+    pub verdicts: Result<Vec<Verdict>, Fault>,
+    /// The time that counts for the limits of the batch.
+    pub used: Duration,
+}
+
 /// How a call ended that gave no verdicts. The entries are unharmed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Fault {
     /// A trap: a panic, a division by zero, a stack overflow, a breach of the contract's types.
     #[error("the guest trapped: {0}")]
     Trapped(String),
-    #[error("the guest took longer than {limit_ms} ms (GUEST_TIME_LIMIT)")]
+    /// The process in which the rules ran ended, or was ended because it could not be understood.
+    #[error("the guest's process ended: {0}")]
+    Crashed(String),
+    #[error("the guest took longer than {limit_ms} ms (GUEST_TIME_LIMIT){place}")]
     TimedOut {
         /// `GUEST_TIME_LIMIT`, or a share of it.
         limit_ms: u128,
+        /// The functions in which the guest was, if they are known.
+        place: String,
     },
-    #[error("the guest wanted more than {limit_bytes} bytes of memory (GUEST_MEMORY)")]
+    #[error("the guest wanted more than {limit_bytes} bytes of memory (GUEST_MEMORY){place}")]
     OutOfMemory {
         /// `GUEST_MEMORY`.
         limit_bytes: usize,
+        /// As above.
+        place: String,
     },
     #[error("the guest took more than {limit_bytes} bytes of stack (GUEST_STACK)")]
     OutOfStack {
@@ -128,6 +151,7 @@ impl Fault {
         match self {
             // A lost transaction is nobody's: nothing is decided then.
             Self::Trapped(_) | Self::Lost(_) => Reason::Trapped,
+            Self::Crashed(_) => Reason::Crashed,
             Self::TimedOut { .. } => Reason::TimedOut,
             Self::OutOfMemory { .. } => Reason::OutOfMemory,
             Self::OutOfFuel { .. } => Reason::OutOfFuel,
@@ -136,6 +160,21 @@ impl Fault {
             Self::TooManyElements { .. } => Reason::TooManyElements,
             Self::TooMuchOutput { .. } => Reason::TooMuchOutput,
             Self::WrongCount { .. } => Reason::BadVerdict,
+        }
+    }
+}
+
+impl Fault {
+    /// The same, safe for logs and terminals, whoever made it.
+    #[must_use]
+    pub fn printable(self) -> Self {
+        let text = |text: String| printable(&text).into_owned();
+        match self {
+            Self::Trapped(why) => Self::Trapped(text(why)),
+            Self::Crashed(how) => Self::Crashed(text(how)),
+            Self::TimedOut { limit_ms, place } => Self::TimedOut { limit_ms, place: text(place) },
+            Self::OutOfMemory { limit_bytes, place } => Self::OutOfMemory { limit_bytes, place: text(place) },
+            fault => fault,
         }
     }
 }
@@ -150,6 +189,31 @@ pub struct Judgement {
     /// The most entries that took longer than the time limit at once, though no half of them did: the rules are too slow
     /// for so many.
     pub too_many_at_once: Option<usize>,
+    /// How often the process in which the rules run was started again.
+    pub restarts: u64,
+}
+
+/// Judges a batch on a thread that may block. Meanwhile `serve` answers what the rules ask of the batch's transaction.
+///
+/// Gives the judgement, and what the rules have left for the commit.
+pub async fn ask<F: Future<Output = ()>>(
+    rules: Arc<dyn Rules>,
+    max_deliveries: u64,
+    entries: Vec<Entry>,
+    mut context: HostContext,
+    serve: impl FnOnce(TransactionRequests) -> F,
+) -> Result<(Result<Judgement, Lost>, Effects), JoinError> {
+    let (transaction, requests) = Transaction::new();
+    context.transaction = Some(transaction);
+    let span = Span::current();
+    let asked = tokio::task::spawn_blocking(move || {
+        let _entered = span.enter();
+        let judgement = judge(rules.as_ref(), max_deliveries, entries, &mut context);
+        (judgement, context.effects)
+    });
+    // Until the thread has dropped its end.
+    serve(requests).await;
+    asked.await
 }
 
 /// Judges a batch. Blocks while the rules run.
@@ -178,12 +242,13 @@ pub fn judge(
     drop(text_entry);
 
     let BatchRun { outcomes, breaches, too_many_at_once, .. } = run;
+    let restarts = std::mem::take(&mut context.restarts);
     let digest = rules.digest();
     let mut outcomes = outcomes.into_iter();
     let outcomes = settled.into_iter().map_while(|outcome| outcome.or_else(|| outcomes.next()));
     let entries =
         entries.into_iter().zip(outcomes).map(|(entry, outcome)| Judged { entry, outcome, digest }).collect();
-    Ok(Judgement { entries, breaches, too_many_at_once })
+    Ok(Judgement { entries, breaches, too_many_at_once, restarts })
 }
 
 /// The questions about one batch, and the answers so far.
@@ -298,12 +363,12 @@ impl<'a> BatchRun<'a> {
     /// Asks once, and keeps the answer.
     fn call(&mut self, batch: &[TextEntry<'_>], time: Duration) -> Result<(), Fault> {
         let permit = self.rules.call_permit();
-        // Who waits for others is not slow. But to look at an answer can take as long as to give it.
-        let start = Instant::now();
-        let answer = self.rules.process(batch, time, self.context);
+        let Answer { verdicts, used } = self.rules.process(batch, time, self.context);
         drop(permit);
-        let kept = answer.map(|verdicts| self.keep(batch, verdicts));
-        self.used += start.elapsed();
+        // Who waits for others is not slow. But to look at an answer can take as long as to give it.
+        let begun = processor_time_of_thread();
+        let kept = verdicts.map(|verdicts| self.keep(batch, verdicts));
+        self.used += used + processor_time_of_thread().saturating_sub(begun);
         if let Err(fault) = &kept {
             self.breaches.count(fault.reason());
         }
@@ -367,6 +432,11 @@ impl<'a> BatchRun<'a> {
             }
         }
     }
+}
+
+fn processor_time_of_thread() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 fn dead_letter(reason: Reason, message: String) -> Outcome {

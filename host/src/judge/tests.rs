@@ -1,5 +1,7 @@
 //! Of bad entries, slow ones and large ones, each with its outcome.
 
+use std::time::Instant;
+
 use super::*;
 use crate::batch::{EntryId, UncheckedEvent, Vec1};
 use crate::sandbox::Limits;
@@ -8,6 +10,13 @@ use parking_lot::Mutex;
 /// Without a transaction, so there is none to lose.
 fn judged(rules: &dyn Rules, max_deliveries: u64, entries: Vec<Entry>) -> Judgement {
     judge(rules, max_deliveries, entries, &mut HostContext::default()).expect("no transaction")
+}
+
+/// What comes of a call, with the time that it took.
+fn timed(call: impl FnOnce() -> Result<Vec<Verdict>, Fault>) -> Answer {
+    let begun = Instant::now();
+    let verdicts = call();
+    Answer { verdicts, used: begun.elapsed() }
 }
 
 fn value(entry: &TextEntry<'_>) -> String {
@@ -30,16 +39,11 @@ impl<F: Fn(&[TextEntry<'_>]) -> Option<Fault> + Send + Sync> Rules for Faulty<F>
         Limits::default().bounds
     }
 
-    fn process(
-        &self,
-        batch: &[TextEntry<'_>],
-        _: Duration,
-        _: &mut HostContext,
-    ) -> Result<Vec<Verdict>, Fault> {
-        match (self.0)(batch) {
+    fn process(&self, batch: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Answer {
+        timed(|| match (self.0)(batch) {
             Some(fault) => Err(fault),
             None => Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect()),
-        }
+        })
     }
 }
 
@@ -53,7 +57,7 @@ fn poisoned(poison: &'static str) -> impl Rules {
 /// Takes longer than its limit for more entries than this.
 fn slow_for(entries: usize) -> impl Rules {
     Faulty(move |batch: &[TextEntry<'_>]| {
-        (batch.len() > entries).then_some(Fault::TimedOut { limit_ms: 10_000 })
+        (batch.len() > entries).then_some(Fault::TimedOut { limit_ms: 10_000, place: String::new() })
     })
 }
 
@@ -74,18 +78,15 @@ impl Rules for Slow {
         Limits::default().bounds
     }
 
-    fn process(
-        &self,
-        batch: &[TextEntry<'_>],
-        time: Duration,
-        _: &mut HostContext,
-    ) -> Result<Vec<Verdict>, Fault> {
-        self.0.lock().push((batch.len(), time));
-        if batch.iter().any(|entry| value(entry) == "loop") {
-            std::thread::sleep(time); // what is simulated
-            return Err(Fault::TimedOut { limit_ms: time.as_millis() });
-        }
-        Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect())
+    fn process(&self, batch: &[TextEntry<'_>], time: Duration, _: &mut HostContext) -> Answer {
+        timed(|| {
+            self.0.lock().push((batch.len(), time));
+            if batch.iter().any(|entry| value(entry) == "loop") {
+                std::thread::sleep(time); // what is simulated
+                return Err(Fault::TimedOut { limit_ms: time.as_millis(), place: String::new() });
+            }
+            Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect())
+        })
     }
 }
 
@@ -169,10 +170,12 @@ impl Rules for Overstaying {
         Limits::default().bounds
     }
 
-    fn process(&self, _: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Result<Vec<Verdict>, Fault> {
-        *self.0.lock() += 1;
-        std::thread::sleep(self.time_limit()); // what is simulated
-        Err(Fault::Trapped("late".into()))
+    fn process(&self, _: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Answer {
+        timed(|| {
+            *self.0.lock() += 1;
+            std::thread::sleep(self.time_limit()); // what is simulated
+            Err(Fault::Trapped("late".into()))
+        })
     }
 }
 
@@ -222,36 +225,33 @@ impl Rules for Large {
         OutputLimits { rows: 1_000, output_bytes: 100_000, max_age_days: 100_000, ..Limits::default().bounds }
     }
 
-    fn process(
-        &self,
-        batch: &[TextEntry<'_>],
-        _: Duration,
-        _: &mut HostContext,
-    ) -> Result<Vec<Verdict>, Fault> {
-        if batch.len() > 1 && batch.iter().any(|entry| value(entry).starts_with("bytes")) {
-            return Err(Fault::TooMuchOutput { limit_bytes: 0 });
-        }
-        let verdict = |entry: &TextEntry<'_>| {
-            let number = |text: &str| text.parse::<usize>().expect("a number");
-            let event = UncheckedEvent {
-                event_id: uuid::Uuid::nil().to_string(),
-                time: 0,
-                event_type: String::new(),
-                user_id: String::new(),
-                properties: None,
-            };
-            match value(entry).split_once(' ') {
-                Some(("rows", count)) => {
-                    let row = |time| UncheckedEvent { time, ..event.clone() };
-                    Verdict::Expand((0..).map(row).take(number(count)).collect())
-                }
-                Some((_, length)) => {
-                    Verdict::Accept(UncheckedEvent { user_id: "x".repeat(number(length)), ..event })
-                }
-                None => Verdict::Accept(event),
+    fn process(&self, batch: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Answer {
+        timed(|| {
+            if batch.len() > 1 && batch.iter().any(|entry| value(entry).starts_with("bytes")) {
+                return Err(Fault::TooMuchOutput { limit_bytes: 0 });
             }
-        };
-        Ok(batch.iter().map(verdict).collect())
+            let verdict = |entry: &TextEntry<'_>| {
+                let number = |text: &str| text.parse::<usize>().expect("a number");
+                let event = UncheckedEvent {
+                    event_id: uuid::Uuid::nil().to_string(),
+                    time: 0,
+                    event_type: String::new(),
+                    user_id: String::new(),
+                    properties: None,
+                };
+                match value(entry).split_once(' ') {
+                    Some(("rows", count)) => {
+                        let row = |time| UncheckedEvent { time, ..event.clone() };
+                        Verdict::Expand((0..).map(row).take(number(count)).collect())
+                    }
+                    Some((_, length)) => {
+                        Verdict::Accept(UncheckedEvent { user_id: "x".repeat(number(length)), ..event })
+                    }
+                    None => Verdict::Accept(event),
+                }
+            };
+            Ok(batch.iter().map(verdict).collect())
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Counters, and the two forms in which they are told: a line of CSV and a line of the log.
+//! Counts what happens, and reports it in two forms: a line of CSV and a line of the log.
 
 mod csv;
 mod discards;
@@ -18,24 +18,26 @@ use crate::stream::{GroupMonitor, GroupStats};
 use discards::Discards;
 use series::AllSeries;
 
-/// What the pipeline did since the start, and what it is waiting for.
+/// What the pipeline has done since the start, and what it is waiting for.
 #[derive(Debug, Default)]
 pub struct Counters {
     totals: Mutex<Totals>,
     series: Mutex<AllSeries>,
     discards: Mutex<Discards>,
-    /// As the last report found it.
+    /// The lag that the last report found.
     lag: Mutex<Option<u64>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Totals {
-    /// Entries read, those that were delivered again included.
+    /// The entries that were read, including those that were delivered again.
     delivered: u64,
-    /// Entries that were gone before their turn.
+    /// The entries that were gone before their turn.
     lost: u64,
     tally: Tally,
     breaches: Breaches,
+    /// How often a guest's process was started again.
+    restarts: u64,
     batches: u64,
     last_batch: Duration,
     /// Whether both servers were found to be as they must be.
@@ -78,8 +80,10 @@ impl Counters {
     }
 
     /// Counts how the rules broke the contract.
-    pub fn breached(&self, breaches: Breaches) {
-        self.totals().breaches += breaches;
+    pub fn breached(&self, breaches: Breaches, restarts: u64) {
+        let mut totals = self.totals();
+        totals.breaches += breaches;
+        totals.restarts += restarts;
     }
 
     /// Counts entries that were committed and acknowledged, `took` after they were read.
@@ -103,19 +107,19 @@ impl Counters {
         totals.delivered = totals.tally.total();
     }
 
-    /// Counts why entries of a batch that is committed were discarded.
+    /// Counts the reasons why entries of a committed batch were discarded.
     pub fn discarded(&self, batch: &[Judged]) {
         self.discards.lock().add(batch);
     }
 
-    /// Adds what the guest has counted for a batch that is committed.
+    /// Adds the samples that the guest has taken for a committed batch.
     pub fn sampled(&self, samples: Vec<(Series, Sample)>, dropped: u64) {
         if !samples.is_empty() || dropped > 0 {
             self.series.lock().add(samples, dropped);
         }
     }
 
-    /// Entries that the group had not been delivered when it was looked at last.
+    /// Returns the lag that the last report found.
     pub fn lag(&self) -> Option<u64> {
         *self.lag.lock()
     }
@@ -129,7 +133,7 @@ impl Counters {
         }
     }
 
-    /// So many more entries were gone before the group was given them. Told at once.
+    /// Counts entries that were gone before the group was given them, and logs them at once.
     pub fn lost(&self, entries: u64) {
         if entries == 0 {
             return;
@@ -149,12 +153,12 @@ impl Counters {
     }
 }
 
-/// Tells the metrics at each interval and once at the end.
+/// Reports the metrics at each interval and once at the end.
 pub struct Reporter {
     monitor: GroupMonitor,
     csv: CsvFile,
     interval: Duration,
-    /// When the next line is due; not before the first [`Reporter::run`].
+    /// When the next line is due, which is unset before the first [`Reporter::run`].
     next: Option<tokio::time::Instant>,
     last: (Instant, u64),
 }
@@ -186,14 +190,14 @@ impl Reporter {
         }
     }
 
-    /// Tells of entries that were trimmed from the stream before they were read.
+    /// Looks for entries that were trimmed from the stream before they were read, and logs them.
     pub async fn look_for_losses(&mut self, counters: &Counters) {
         self.group_stats(counters).await;
     }
 
-    /// The group's figures, if they can be had; losses are told at once.
+    /// Returns the group's figures, if they can be had. Losses are logged at once.
     async fn group_stats(&mut self, counters: &Counters) -> Option<GroupStats> {
-        // Not longer than this: the last report comes while somebody waits for the exit.
+        // The look may take no longer: the last report comes while somebody waits for the exit.
         let group_stats = match tokio::time::timeout(Duration::from_secs(1), self.monitor.group_stats()).await
         {
             Ok(Ok(group_stats)) => group_stats,
@@ -210,7 +214,7 @@ impl Reporter {
         Some(group_stats)
     }
 
-    /// One line of CSV and one of the log, of this moment.
+    /// Writes a line of CSV and a line of the log, of this moment.
     pub async fn report(&mut self, counters: &Counters) {
         let group_stats = self.group_stats(counters).await;
         *counters.lag.lock() = group_stats.and_then(|group_stats| group_stats.lag);
@@ -224,7 +228,7 @@ impl Reporter {
             batch_time_ms: u64::try_from(totals.last_batch.as_millis()).unwrap_or(u64::MAX),
             processing_rate: rate,
         };
-        // What Redis did not tell is left out of the line, and so are breaches that there were none of.
+        // The line leaves out what Redis did not tell, and breaches if there were none.
         tracing::info!(
             state = totals.state(),
             processed = record.events_processed,
@@ -243,6 +247,7 @@ impl Reporter {
             batch_time_ms = record.batch_time_ms,
             breaches =
                 Some(totals.breaches).filter(|breaches| !breaches.is_empty()).map(tracing::field::display),
+            guest_restarts = Some(totals.restarts).filter(|restarts| *restarts > 0),
             rate = (rate * 100.0).round() / 100.0,
             "metrics"
         );
@@ -260,7 +265,7 @@ impl Reporter {
         }
     }
 
-    /// Events a second since the last report.
+    /// Returns how many entries ended per second since the last report.
     fn rate(&mut self, processed: u64) -> f64 {
         let (last_at, last_processed) = std::mem::replace(&mut self.last, (Instant::now(), processed));
         #[expect(

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc};
-use tracing::Span;
 
 use super::in_flight::{JudgedBatch, ReadBatch, Work};
 use super::rejections::RejectionLog;
@@ -11,9 +10,9 @@ use super::slow_rules::SlowRulesLog;
 use super::{Error, RulesInForce};
 use crate::batch::{Breaches, Entry, Judged};
 use crate::batch_budget;
-use crate::capabilities::{HostContext, Lost, Publication};
+use crate::capabilities::{Effects, HostContext, Lost, Publication, TransactionRequests};
 use crate::failpoint::failpoint;
-use crate::judge::{Judgement, Rules, judge};
+use crate::judge::{self, Judgement, Rules};
 use crate::metrics::Counters;
 use crate::stream::Attempts;
 
@@ -43,12 +42,14 @@ pub(super) async fn judge_all(
         let part = match rules.wants_transaction() {
             true => Work::Open(entries, rules),
             false => {
-                let (judgement, _) = judge.ask(Arc::clone(&rules), entries, HostContext::default()).await?;
+                let (judgement, _) = judge
+                    .ask(Arc::clone(&rules), entries, HostContext::default(), |_| std::future::ready(()))
+                    .await?;
                 // Without a transaction there is none to lose.
                 let Ok(judgement) = judgement else { break };
                 slow_rules.log(rules.as_ref(), &judgement);
-                let Judgement { entries, breaches, .. } = judgement;
-                counters.breached(breaches);
+                let Judgement { entries, breaches, restarts, .. } = judgement;
+                counters.breached(breaches, restarts);
                 rejections.log(&entries);
                 if !is_heavy(breaches, &entries, &[]) {
                     in_flight.release_heavy_permit();
@@ -76,21 +77,16 @@ pub(super) struct BatchJudge {
 }
 
 impl BatchJudge {
-    /// On a thread that may block.
-    pub(super) async fn ask(
+    /// Asks the rules, and keeps a note in Redis meanwhile of the entries that are in hand.
+    pub(super) async fn ask<F: Future<Output = ()>>(
         &self,
         rules: Arc<dyn Rules>,
         entries: Vec<Entry>,
-        mut context: HostContext,
-    ) -> Result<(Result<Judgement, Lost>, HostContext), Error> {
+        context: HostContext,
+        serve: impl FnOnce(TransactionRequests) -> F,
+    ) -> Result<(Result<Judgement, Lost>, Effects), Error> {
         let in_hand = self.attempts.begin(&entries).await;
-        let (span, max_deliveries) = (Span::current(), self.max_deliveries);
-        let asked = tokio::task::spawn_blocking(move || {
-            let _entered = span.enter();
-            let judgement = judge(rules.as_ref(), max_deliveries, entries, &mut context);
-            (judgement, context)
-        });
-        let asked = asked.await?;
+        let asked = judge::ask(rules, self.max_deliveries, entries, context, serve).await?;
         self.attempts.end(in_hand).await;
         failpoint!("after_judge");
         Ok(asked)

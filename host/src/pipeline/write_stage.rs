@@ -1,6 +1,6 @@
-//! The third stage: commits, in whole or in parts. Rules that import capabilities are asked here, within the transaction.
+//! The third stage: commits, in whole or in parts. Rules that import capabilities are asked here,
+//! within the transaction.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,17 +17,17 @@ use super::judge_stage::{BatchJudge, is_heavy};
 use super::rejections::RejectionLog;
 use super::slow_rules::SlowRulesLog;
 use crate::batch::{Judged, Outcome, Reason, Vec1, Violation};
-use crate::capabilities::{Effects, HostContext, Usage};
+use crate::capabilities::{HostContext, Usage};
 use crate::judge::Judgement;
 use crate::metrics::{Counters, Dependency};
 use crate::retry::Backoff;
-use crate::store::{self, BatchRecord, Begun, Committed, Number, Remedy, Session, Writer};
+use crate::store::{self, BatchRecord, Begun, Committed, Number, Remedy, Writer};
 use crate::validate::cut;
 
 #[derive(Clone)]
 pub(super) struct WriteStage {
     pub(super) judge: BatchJudge,
-    /// How long a single entry is tried again that may be at fault itself.
+    /// How long a single entry that may be at fault is tried again.
     pub(super) row_retry: Duration,
     pub(super) known_weeks: Arc<KnownWeeks>,
     pub(super) counters: Arc<Counters>,
@@ -37,9 +37,9 @@ pub(super) struct WriteStage {
 }
 
 impl WriteStage {
-    /// Commits as many batches at the same time as there are writers, in no
-    /// promised order; but one after the other when the rules write too: what
-    /// they write can depend on what they wrote before, and they would wait for each other's locks.
+    /// Commits as many batches at the same time as there are writers, in no promised order. But it
+    /// goes one by one when the rules write too: what they write can depend on what they wrote
+    /// before, and they would wait for each other's locks.
     pub(super) async fn run(
         self,
         mut idle: Vec<Writer>,
@@ -49,7 +49,7 @@ impl WriteStage {
         loop {
             let batch = tokio::select! {
                 batch = batches.recv(), if !idle.is_empty() => batch,
-                // At once, not with the next batch: it may have failed for good.
+                // It is taken at once, not with the next batch: it may have failed for good.
                 Some(commit) = commits.join_next() => {
                     idle.push(commit??);
                     continue;
@@ -73,13 +73,13 @@ impl WriteStage {
         Ok(())
     }
 
-    /// Writes a batch until its outcome is committed. When PostgreSQL refuses a row,
-    /// the batch is halved until the row's entry is alone; it becomes a dead letter.
+    /// Writes a batch until its outcome is committed. When PostgreSQL refuses a row, the batch is
+    /// halved until the row's entry is alone, which becomes a dead letter.
     async fn write_batch(self, mut writer: Writer, batch: JudgedBatch) -> Result<Writer, Error> {
         let JudgedBatch { part, in_flight } = batch;
         let mut progress = CommitProgress::new(&in_flight);
         let mut backoff = Backoff::default();
-        // The next one is the last.
+        // The part to try next is the last.
         let mut left: VecDeque<Left> = part.split_to_budget().into_iter().map(Left::new).collect();
         while let Some(mut next) = left.pop_back() {
             let number = next.number.get_or_insert_with(|| writer.number(&mut progress.record)).clone();
@@ -97,13 +97,13 @@ impl WriteStage {
                 }
                 Err(error) => error,
             };
-            // What became of an only entry before the database refused it.
+            // This is what became of a single entry before the database refused it.
             let only = judged.or(match next.part {
                 Work::Judged(ref judged) => judged.first().cloned(),
                 Work::Open(..) => None,
             });
             let mut failure = next.failure(&error, only.as_ref(), self.row_retry);
-            // Not past an entry with its key: the first of equal keys is stored.
+            // An entry with its key is not passed: the first of equal keys is stored.
             failure.is_ahead = left.iter().any(|later| !later.was_put_off)
                 && !left.iter().any(|later| later.part.has_key_of(&next.part));
             let mut step = failure.next();
@@ -126,7 +126,8 @@ impl WriteStage {
                     self.refuse(&mut only, &error);
                     left.push_back(Left::new(Work::Judged(vec![only])));
                 }
-                // It is a letter already, and what is refused is what its rules have written besides: without that.
+                // It is a letter already, and what is refused is what its rules wrote besides. It
+                // goes on without that.
                 (Step::Refuse, Some(only)) if matches!(next.part, Work::Open(..)) => {
                     left.push_back(Left::new(Work::Judged(vec![only])));
                 }
@@ -140,7 +141,7 @@ impl WriteStage {
                         let entries = next.part.len();
                         tracing::warn!(%error, entries, "writing to postgres failed; trying again");
                     }
-                    // Several that were put off take turns: their time runs at once.
+                    // Several that were put off take turns, because their times run at once.
                     match next.was_put_off {
                         true => left.push_front(next),
                         false => left.push_back(next),
@@ -175,7 +176,7 @@ impl WriteStage {
             }
             Work::Open(entries, rules) => (entries, rules),
         };
-        let session = match writer.begin(entries, record).await {
+        let mut session = match writer.begin(entries, record, rules.max_call()).await {
             Ok(Begun::Open(session)) => session,
             Ok(Begun::Decided { committed, rest }) => {
                 tracing::info!(entries = committed.ids().len(), "committed before; acknowledging");
@@ -184,25 +185,17 @@ impl WriteStage {
             }
             Err(error) => return Ok(Attempt::new(Err(error))),
         };
-        let context = HostContext {
-            transaction: Some(session),
-            lag: self.counters.lag(),
-            used: *used,
-            effects: Effects::default(),
-        };
-        let (judgement, context) = self.judge.ask(Arc::clone(rules), entries.clone(), context).await?;
-        let HostContext { transaction, effects, .. } = context;
-        let session = transaction.and_then(|session| (session as Box<dyn Any>).downcast::<Session>().ok());
-        let Some(mut session) = session else {
-            return Ok(Attempt::new(Err(store::Error::SessionLost)));
-        };
+        let context = HostContext { lag: self.counters.lag(), used: *used, ..HostContext::default() };
+        let (judgement, effects) = self
+            .judge
+            .ask(Arc::clone(rules), entries.clone(), context, |requests| session.serve(requests))
+            .await?;
         let Ok(judgement) = judgement else {
-            let error = session.take_lost().unwrap_or(store::Error::SessionLost);
-            return Ok(Attempt::new(Err(error)));
+            return Ok(Attempt::new(Err(session.lost())));
         };
         self.slow_rules.log(rules.as_ref(), &judgement);
-        let Judgement { entries: judged, breaches, .. } = judgement;
-        self.counters.breached(breaches);
+        let Judgement { entries: judged, breaches, restarts, .. } = judgement;
+        self.counters.breached(breaches, restarts);
         if !is_heavy(breaches, &judged, &effects.publications) {
             in_flight.release_heavy_permit();
         }
@@ -234,7 +227,7 @@ impl WriteStage {
 /// A part of a batch that is not committed yet.
 struct Left {
     part: Work,
-    /// What it is recorded under, since the first try.
+    /// The number under which it is recorded, since the first try.
     number: Option<Number>,
     /// How often it was tried in vain.
     failures: u32,
@@ -248,7 +241,7 @@ impl Left {
         Self { part, number: None, failures: 0, failing_since: None, was_put_off: false }
     }
 
-    /// After another try in vain; `only` is the single entry, if it is known what is to become of it.
+    /// Notes another try in vain. `only` is the single entry, if it is known what becomes of it.
     fn failure(&mut self, error: &store::Error, only: Option<&Judged>, patience: Duration) -> Failure {
         self.failures += 1;
         let failing_for = self.failing_since.get_or_insert_with(Instant::now).elapsed();
@@ -270,10 +263,10 @@ impl Left {
     }
 }
 
-/// How far a batch is that commits in parts.
+/// The progress of a batch that commits in parts.
 struct CommitProgress {
     record: BatchRecord,
-    /// By the parts that are committed.
+    /// What the committed parts have used.
     used: Usage,
 }
 
@@ -283,19 +276,19 @@ impl CommitProgress {
     }
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 struct Attempt {
     committed: Result<Committed, store::Error>,
     /// What the rules wanted of the first entry, if they were asked.
     judged: Option<Judged>,
-    /// Entries that it did not concern after all.
+    /// The entries that the attempt did not concern after all.
     rest: Option<Work>,
-    /// Before the next one.
+    /// The pause before the next attempt.
     pause: Duration,
 }
 
 impl Attempt {
-    /// Without a word of the rules.
+    /// Makes the result of an attempt in which the rules said nothing.
     fn new(committed: Result<Committed, store::Error>) -> Self {
         Self { committed, judged: None, rest: None, pause: Duration::ZERO }
     }

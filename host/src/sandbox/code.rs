@@ -6,15 +6,29 @@
 
 use std::fs::File;
 use std::io::{self, Seek as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use wasmtime::Engine;
 use wasmtime::component::Component;
+use wasmtime::{Config, Engine, WasmBacktraceDetails, WasmFeatures};
 
-use super::LoadError;
+use super::{Limits, LoadError};
+
+/// The WebAssembly proposals that components may use; all others are off.
+///
+/// wasmtime is built without garbage collection, threads and asynchronous components. It still accepts some code of these
+/// proposals if it is not told otherwise, and meets a part of itself that is not there when the code runs:
+/// RUSTSEC-2026-0570, which ended the process.
+const PROPOSALS: WasmFeatures = WasmFeatures::WASM2
+    .union(WasmFeatures::COMPONENT_MODEL)
+    .union(WasmFeatures::EXTENDED_CONST)
+    .union(WasmFeatures::MEMORY64)
+    .union(WasmFeatures::MULTI_MEMORY)
+    .union(WasmFeatures::RELAXED_SIMD)
+    .union(WasmFeatures::TAIL_CALL)
+    .difference(WasmFeatures::GC_TYPES);
 
 /// Native code that needs no room of the others': rules in Rust take 2 MiB, QuickJS takes 4. So no tenant with large ones
 /// can keep those with small ones from starting.
@@ -44,24 +58,45 @@ impl NativeCode {
         Ok(&self.file)
     }
 
-    /// Makes it runnable, without a copy.
-    #[expect(unsafe_code, reason = "native code of our own making: see the comment")]
-    pub(super) fn load(&self, engine: &Engine) -> wasmtime::Result<Component> {
-        // SAFETY: `deserialize_file` maps the file and runs what is in it. The file must not change, and must hold what
-        // wasmtime has serialised.
-        //
-        // It is in memory, has no name, and is sealed: nobody can change it, this process included.
-        //
-        // It was written by one of two. By a child that is this very program (`/proc/self/exe`), with the same compiler,
-        // while nobody else had the file. Trusted is that compiler: that whatever it reads, what it emits keeps to the
-        // sandbox, and that reading does not take it over. Compiling in this process would trust it just the same, and
-        // with more to lose. Or by `Cache`, from a file that an earlier run had from such a child: it looks each time
-        // that folder and file are this user's alone, and that the bytes copied are those that were written. Trusted is
-        // this user.
-        //
-        // wasmtime checks besides that the code is of its own version and settings.
-        unsafe { Component::deserialize_file(engine, format!("/proc/self/fd/{}", self.file.as_raw_fd())) }
+    /// Another descriptor of the same file.
+    pub(super) fn duplicate(&self) -> io::Result<File> {
+        self.file.try_clone()
     }
+}
+
+/// Makes native code runnable, without a copy: in a worker, which has its file as this descriptor.
+#[expect(unsafe_code, reason = "native code of our own making: see the comment")]
+pub(super) fn load(engine: &Engine, code: &impl AsRawFd) -> wasmtime::Result<Component> {
+    // SAFETY: `deserialize_file` maps the file and runs what is in it. The file must not change, and must hold what
+    // wasmtime has serialised.
+    //
+    // It is in memory, has no name, and is sealed: nobody can change it, the service and this process included.
+    //
+    // It was written by one of two. By a child that is this very program (`/proc/self/exe`), with the same compiler,
+    // while nobody else had the file. Trusted is that compiler: that whatever it reads, what it emits keeps to the
+    // sandbox, and that reading does not take it over. Compiling in this process would trust it just the same. Or by
+    // `Cache`, from a file that an earlier run had from such a child: it looks each time that folder and file are this
+    // user's alone, and that the bytes copied are those that were written. Trusted is this user.
+    //
+    // wasmtime checks besides that the code is of its own version and settings.
+    unsafe { Component::deserialize_file(engine, format!("/proc/self/fd/{}", code.as_raw_fd())) }
+}
+
+/// What compiled code depends on, and no more: it must be the same wherever code is compiled and run.
+pub(super) fn code_config(limits: &Limits) -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_features(WasmFeatures::all().difference(PROPOSALS), false)
+        .epoch_interruption(true)
+        .consume_fuel(limits.fuel > 0)
+        .max_wasm_stack(limits.stack_bytes)
+        // The same bits on every processor (invariant 5).
+        .cranelift_nan_canonicalization(true)
+        .relaxed_simd_deterministic(true)
+        // The asynchronous component model is not needed, and it slows calls.
+        .concurrency_support(false)
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable);
+    config
 }
 
 /// `GUEST_CODE`: the room for the native code of all tenants' components.
@@ -181,5 +216,128 @@ mod tests {
         assert_eq!(code.bytes, 4);
         assert!((&code.file).write_all(b"more").is_err());
         assert!(code.file.set_len(0).is_err());
+    }
+
+    /// A component around a core module of these parts.
+    fn component(parts: &str) -> Vec<u8> {
+        wat::parse_str(format!("(component (core module {parts}))"))
+            .unwrap_or_else(|error| panic!("{parts}: {error}"))
+    }
+
+    /// Why it does not compile.
+    fn refusal(engine: &Engine, component: &[u8]) -> Option<String> {
+        engine.precompile_component(component).err().map(|error| format!("{error:#}"))
+    }
+
+    fn engine() -> Engine {
+        Engine::new(&code_config(&Limits::default())).expect("an engine")
+    }
+
+    /// Each would need a part of wasmtime that is not built in, and could end the process where it runs.
+    #[test]
+    fn code_of_a_proposal_that_is_not_built_in_is_refused_by_name() {
+        let engine = engine();
+        let core = [
+            // Types that others may refine, in whatever a module has types in.
+            "(type (sub (func)))",
+            "(type (sub final (func))) (type $s (sub (func))) (type (sub $s (func)))",
+            "(rec (type $a (sub (func))) (type (sub $a (func))))",
+            "(type $t (sub (func))) (import \"a\" \"b\" (func (type $t)))",
+            "(type $t (sub (func))) (table 1 funcref) (func (call_indirect (type $t) (i32.const 0)))",
+            "(type $t (sub (func))) (table 1 funcref) (func (return_call_indirect (type $t) (i32.const 0)))",
+            // References to types.
+            "(type $t (func)) (func (param (ref null $t)))",
+            "(type $t (func)) (func (local (ref null $t)))",
+            "(type $t (func)) (table 1 (ref null $t))",
+            "(type $t (func)) (global (ref null $t) (ref.null $t))",
+            "(func (param (ref func)))",
+            "(table 1 (ref func) (ref.func 0)) (func)",
+            "(type $t (func)) (func (param funcref) (drop (ref.cast (ref $t) (local.get 0))))",
+            "(type $t (func)) (func (param funcref) (drop (ref.test (ref $t) (local.get 0))))",
+            "(func (param funcref) (drop (ref.test (ref func) (local.get 0))))",
+            "(func (param funcref) (drop (ref.cast (ref null nofunc) (local.get 0))))",
+            "(func (param funcref) (drop (block (result funcref) (br_on_cast 0 funcref (ref func) (local.get 0)))))",
+            "(func (param funcref) (drop (block (result funcref) (br_on_cast_fail 0 funcref (ref func) (local.get 0)))))",
+            "(type $t (func)) (func $f) (elem declare func $f) (func (call_ref $t (ref.func $f)))",
+            "(type $t (func)) (func $f) (elem declare func $f) (func (return_call_ref $t (ref.func $f)))",
+            "(func (param funcref) (drop (ref.as_non_null (local.get 0))))",
+            "(func (param funcref) (block (br_on_null 0 (local.get 0)) drop))",
+            "(func (result funcref) (block (result (ref func)) (br_on_non_null 0 (ref.null func)) unreachable))",
+            "(func (drop (ref.null nofunc)))",
+            "(elem (ref null func) (ref.null func)) (func (param nullfuncref))",
+            // A heap.
+            "(type (struct (field i32)))",
+            "(type (array i8))",
+            "(type (array (mut funcref)))",
+            "(type $s (struct)) (func (drop (struct.new $s)))",
+            "(func (drop (ref.i31 (i32.const 1))))",
+            "(func (param i31ref) (drop (i31.get_u (local.get 0))))",
+            "(func (param anyref))",
+            "(func (param eqref eqref) (drop (ref.eq (local.get 0) (local.get 1))))",
+            "(func (param externref))",
+            "(func (param externref) (drop (any.convert_extern (local.get 0))))",
+            "(func (drop (ref.null extern)))",
+            "(func (drop (ref.null none)))",
+            "(func (param exnref))",
+            "(table 1 externref)",
+            "(table 1 anyref)",
+            "(global externref (ref.null extern))",
+            // Exceptions, today's and those of before.
+            "(tag)",
+            "(tag $t (param i32)) (func (throw $t (i32.const 1)))",
+            "(func (param exnref) (throw_ref (local.get 0)))",
+            "(func (block (try_table (catch_all 0))))",
+            "(func try catch_all end)",
+            // Threads.
+            "(memory 1 1 shared)",
+            "(memory 1) (func (drop (memory.atomic.notify (i32.const 0) (i32.const 1))))",
+            "(memory 1) (func (drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1))))",
+            "(memory 1) (func (drop (memory.atomic.wait64 (i32.const 0) (i64.const 0) (i64.const -1))))",
+            "(memory 1) (func (drop (i32.atomic.rmw.add (i32.const 0) (i32.const 1))))",
+            "(func (atomic.fence))",
+            "(table shared 1 (ref null (shared func)))",
+            // Stacks, and others that are not settled.
+            "(type $f (func)) (type (cont $f))",
+            "(type $f (func)) (type $c (cont $f)) (func $g) (elem declare func $g) (func (drop (cont.new $c (ref.func $g))))",
+            "(func (param i64 i64 i64 i64) (result i64 i64) (i64.add128 (local.get 0) (local.get 1) (local.get 2) (local.get 3)))",
+            "(memory 1 (pagesize 1))",
+        ];
+        let whole = [
+            "(component (core func (canon task.cancel)))",
+            "(component (core func (canon backpressure.inc)))",
+            "(component (core func (canon subtask.drop)))",
+            "(component (type (stream u8)))",
+            "(component (type (future u8)))",
+            "(component (type (func async)))",
+            "(component (type error-context))",
+            "(component (core func (canon thread.yield)))",
+            "(component (core func (canon waitable-set.new)))",
+            "(component (core func (canon context.get i32 0)))",
+            "(component (type (list u8 4)))",
+            "(component (type (map u8 u8)))",
+        ];
+        let whole = whole.map(|text| wat::parse_str(text).unwrap_or_else(|error| panic!("{text}: {error}")));
+        let components = core.iter().map(|parts| component(parts)).chain(whole);
+        let is_taken = |bytes: &Vec<u8>| refusal(&engine, bytes).is_none();
+        let taken: Vec<String> =
+            components.filter(is_taken).map(|bytes| bytes.escape_ascii().to_string()).collect();
+        assert!(taken.is_empty(), "{taken:#?}");
+    }
+
+    #[test]
+    fn code_of_the_usual_proposals_is_taken() {
+        let engine = engine();
+        for parts in [
+            "(func (result i32 i32) (i32.const 1) (i32.const 2))",
+            "(memory 1) (memory 1) (func (memory.copy 0 1 (i32.const 0) (i32.const 0) (i32.const 9)))",
+            "(memory i64 1) (func (drop (i32.load (i64.const 0))))",
+            "(func $f (return_call $f))",
+            "(func (param v128) (drop (i32x4.relaxed_trunc_f32x4_s (local.get 0))))",
+            "(table 2 funcref) (func (table.set (i32.const 0) (ref.null func)))",
+            "(func (drop (i32.extend8_s (i32.trunc_sat_f64_s (f64.const 1)))))",
+            "(import \"a\" \"b\" (global i32)) (global i32 (i32.add (global.get 0) (i32.const 1)))",
+        ] {
+            assert_eq!(refusal(&engine, &component(parts)), None, "{parts}");
+        }
     }
 }

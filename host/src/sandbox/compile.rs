@@ -10,27 +10,27 @@
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
-use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::Engine;
 
-use super::code::{self, CodeRoom, NativeCode, TakenRoom};
-use super::engine::code_config;
+use super::code::{self, CodeRoom, NativeCode, TakenRoom, code_config};
 use super::load::describe;
 use super::permit::acquire_blocking;
+use super::process::Killed;
+use super::worker::walls;
 use super::{Limits, LoadError};
 use crate::config::TenantName;
 use crate::text::printable;
 
-/// The service's own program, and the same one after it was replaced on disk.
-const PROGRAM: &str = "/proc/self/exe";
 pub const COMMAND: &str = "compile";
 /// Native code for a byte of a component, at most, besides [`MIN_CODE_BYTES`]. About 5 are usual.
 const MAX_EXPANSION: u64 = 32;
@@ -52,6 +52,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Most components compile in a moment, some in minutes, on purpose perhaps. So there are two lines: who does not get
 /// done in the first one begins anew in the second, and goes there at once the next time. Nobody else waits for long.
 pub(super) struct Compilers {
+    program: PathBuf,
     short: Semaphore,
     long: Semaphore,
     /// Tenants whose last component was not done in the first line.
@@ -66,9 +67,9 @@ const MAX_SHORT_BYTES: u64 = 4 << 20;
 const LONG_WAIT: Duration = Duration::from_secs(5);
 
 impl Compilers {
-    pub(super) fn new(processors: usize) -> Self {
+    pub(super) fn new(program: PathBuf, processors: usize) -> Self {
         let (short, long) = (Semaphore::new(processors.saturating_sub(1).max(1)), Semaphore::new(1));
-        Self { short, long, slow: Mutex::default() }
+        Self { program, short, long, slow: Mutex::default() }
     }
 
     /// Compiles a component of about this size when it is this tenant's turn, and reads it only then: a hundred tenants
@@ -87,7 +88,7 @@ impl Compilers {
         let permit = acquire(&self.short);
         let bytes = read()?;
         let first = Limits { compile_time: limits.compile_time.min(SHORT), ..*limits };
-        match run(&first, room, &bytes) {
+        match run(&self.program, &first, room, &bytes) {
             Err(LoadError::TooSlow { .. } | LoadError::Starved { .. }) if limits.compile_time > SHORT => {}
             outcome => return outcome,
         }
@@ -112,7 +113,7 @@ impl Compilers {
         let _permit = acquire(&self.long);
         let bytes = read()?;
         let begun = Instant::now();
-        let outcome = run(limits, room, &bytes);
+        let outcome = run(&self.program, limits, room, &bytes);
         // Not by a file that is refused at once: the next one may take long again.
         if outcome.is_ok() && begun.elapsed() < SHORT {
             self.slow().remove(tenant);
@@ -141,7 +142,12 @@ pub(super) fn max_code_bytes(component_bytes: u64) -> u64 {
 }
 
 /// The native code of a component, by the child.
-fn run(limits: &Limits, room: &Arc<CodeRoom>, bytes: &[u8]) -> Result<(NativeCode, TakenRoom), LoadError> {
+fn run(
+    program: &Path,
+    limits: &Limits,
+    room: &Arc<CodeRoom>,
+    bytes: &[u8],
+) -> Result<(NativeCode, TakenRoom), LoadError> {
     thread::scope(|scope| {
         let begun = Instant::now();
         let failed = |doing: &str, error: std::io::Error| {
@@ -153,7 +159,7 @@ fn run(limits: &Limits, room: &Arc<CodeRoom>, bytes: &[u8]) -> Result<(NativeCod
         // Before anything is written: what several compile at the same time is within the limit, too.
         let mut room = room.reserve(expansion);
         let most = room.bytes();
-        let mut child = Command::new(PROGRAM)
+        let mut child = Command::new(program)
             .arg0("sluicegate")
             .arg(COMMAND)
             .arg(limits.compile_memory_bytes.to_string())
@@ -271,40 +277,6 @@ fn until(
     None
 }
 
-/// Killed and waited for when dropped.
-struct Killed(Child);
-
-impl Killed {
-    /// The processor time that it took so far. None, where Linux does not say: then the kernel's limit holds, in whole seconds.
-    fn used(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap_or_default();
-        // Fields 14 and 15 of proc(5), in ticks; the second is the name, in brackets.
-        let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        let ticks = after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
-        let per_second = rustix::param::clock_ticks_per_second().max(1);
-        Duration::from_millis(ticks.sum::<u64>().saturating_mul(1_000) / per_second)
-    }
-
-    /// No status if it has not ended by then.
-    fn until_ended(mut self, deadline: Instant) -> std::io::Result<(Option<ExitStatus>, Self)> {
-        loop {
-            match self.0.try_wait()? {
-                Some(status) => return Ok((Some(status), self)),
-                // Its standard error is closed: it ends at once, unless something is wrong.
-                None if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
-                None => return Ok((None, self)),
-            }
-        }
-    }
-}
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// The child's side: a component on standard input, native code on standard output.
 ///
 /// Limits the process first. The arguments are those that the service gives.
@@ -315,28 +287,21 @@ pub fn compile_as_child(
     stack_bytes: usize,
     code_bytes: u64,
 ) -> Result<(), String> {
-    let limit = |resource, most: u64| {
-        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
-            .map_err(|error| format!("no limit for the process that compiles: {error}"))
-    };
-    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| error.to_string())?;
-    limit(Resource::As, memory_bytes)?;
-    limit(Resource::Core, 0)?;
-    limit(Resource::Fsize, code_bytes)?;
-    // Where memory is short, the kernel ends this process first, and not the service.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    // A kernel that lacks a wall lacks it for the workers too, and they tell.
+    let mut missing = walls::before_reading(NICENESS, code_bytes);
+    walls::limit(Resource::As, memory_bytes)
+        .map_err(|error| format!("no limit for the process that compiles: {error}"))?;
     // The service's clock is the sharper one; this holds when the service is gone.
     let seconds = time_ms.div_ceil(1_000);
     // At the first number the kernel says by its signal what it is about, at the second it kills.
     setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: Some(seconds + 5) })
         .map_err(|error| format!("no limit for the process that compiles: {error}"))?;
-    let _ = nice(NICENESS);
 
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     let limits = Limits { fuel, stack_bytes, ..Limits::default() };
-    let code = Engine::new(&code_config(&limits))
-        .and_then(|engine| engine.precompile_component(&bytes))
-        .map_err(|error| describe(&error))?;
+    let engine = Engine::new(&code_config(&limits)).map_err(|error| describe(&error))?;
+    walls::close(&mut missing);
+    let code = engine.precompile_component(&bytes).map_err(|error| describe(&error))?;
     std::io::stdout().lock().write_all(&code).map_err(|error| error.to_string())
 }

@@ -1,256 +1,187 @@
-//! A compiled component and its call, once a batch.
+//! A version of the rules: a component, and the worker that runs it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::SemaphorePermit;
-use wasmtime::component::{Linker, ResourceTable, ResourceTableError};
-use wasmtime::{CallHook, Store, Trap};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::engine::{Compiled, SandboxEngine, TICK};
-use super::host::{self, HostState};
-use super::limits::{Meter, OutOfMemory, TooManyElements};
-use super::load::{check_exports, check_imports, describe};
-use super::output::{Output, PrintLog};
-use super::{Limits, LoadError, wasi};
-use crate::batch::{Digest, EntryId, TextEntry, UncheckedEvent, Verdict, Violation};
+use super::channel::{self, Call, Granted, Load, Returned};
+use super::engine::{Compiled, SandboxEngine};
+use super::print_log::PrintLog;
+use super::process::{Worker, WorkerPlace, wall_limit};
+use super::{Limits, LoadError};
+use crate::batch::{Digest, TextEntry};
 use crate::capabilities::{HostContext, Lost};
-use crate::config::Grants;
-use crate::judge::{Fault, Rules};
-use crate::text::printable;
+use crate::config::{Grants, TenantName};
+use crate::judge::{Answer, Fault, Rules};
+use crate::retry::Backoff;
 use crate::validate::OutputLimits;
 
-use bindings::sluicegate::guest::types as wit;
+/// So many workers of a guest may die one after the other before there are pauses: to find one entry in a batch by halves
+/// takes no more.
+const FREE_DEATHS: u32 = 16;
+/// The pause after each death beyond [`FREE_DEATHS`].
+const PAUSE: Duration = Duration::from_millis(100);
 
-pub(super) mod bindings {
-    wasmtime::component::bindgen!({
-        path: "../wit",
-        world: "pipeline",
-        imports: { default: trappable },
-        // Entries are lowered straight from the bytes that Redis sent.
-        ownership: Borrowing { duplicate_if_necessary: false },
-    });
-}
-
-/// A version of the rules: a component that was compiled and checked. Cheap to clone.
-#[derive(Clone)]
+/// A version of the rules: a component that was compiled and checked.
 pub struct Guest {
+    tenant: TenantName,
     digest: Digest,
-    component: Arc<bindings::PipelinePre<State>>,
-    limits: Limits,
-    settings: Arc<BTreeMap<String, String>>,
-    log: Arc<PrintLog>,
+    load: Load,
     grants: Arc<Grants>,
+    log: PrintLog,
     /// Whether it imports any of the world `pipeline`.
     imports_capabilities: bool,
     shared: SandboxEngine,
     /// For as long as it lives, other tenants find it compiled.
-    _compiled: Arc<Compiled>,
-}
-
-/// What an instance carries with it.
-pub(super) struct State {
-    wasi: WasiCtx,
-    table: ResourceTable,
-    meter: Meter,
-    now_ms: u64,
-    settings: Arc<BTreeMap<String, String>>,
-    pub(super) host: HostState,
-}
-
-impl State {
-    /// Where its clocks stand, in milliseconds since the Unix epoch.
-    pub(super) fn now_ms(&self) -> u64 {
-        self.now_ms
-    }
-
-    pub(super) fn settings(&self) -> &BTreeMap<String, String> {
-        &self.settings
-    }
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
+    compiled: Arc<Compiled>,
+    worker: Arc<WorkerPlace>,
+    /// How many workers died since the last call that ended.
+    deaths: Mutex<u32>,
 }
 
 impl Guest {
-    /// Checks a component, and starts it once on trial.
+    /// Checks a component in a worker, and starts it once on trial.
     pub(super) fn new(
+        tenant: TenantName,
         compiled: Arc<Compiled>,
         digest: Digest,
-        linker: &Linker<State>,
         limits: Limits,
-        settings: Arc<BTreeMap<String, String>>,
+        settings: &BTreeMap<String, String>,
         grants: Arc<Grants>,
         shared: SandboxEngine,
     ) -> Result<Self, LoadError> {
-        let component = &compiled.component;
-        let engine = component.engine();
-        check_imports(engine, component)?;
-        let imports_capabilities = host::check(engine, component, &grants)?;
-        check_exports(engine, component)?;
-        // What is wrong beyond the names: a function of an interface that is newer than ours.
-        let component =
-            linker.instantiate_pre(component).map_err(|error| LoadError::Imports(describe(&error)))?;
-        let component =
-            bindings::PipelinePre::new(component).map_err(|error| LoadError::World(describe(&error)))?;
-        let component = Arc::new(component);
-        let log = Arc::new(PrintLog::new(digest));
-        let guest = Self {
+        let granted = Granted::from(&*grants);
+        let mut load = Load { limits, settings: settings.clone(), granted, is_trial: true };
+        let permit = shared.call_permit();
+        let (worker, loaded) = shared.workers().start(&tenant, &compiled.code, &load)?;
+        drop(permit);
+        load.is_trial = false;
+        let place = shared.workers().place();
+        *place.lock() = Some(worker);
+        Ok(Self {
+            tenant,
             digest,
-            component,
-            limits,
-            settings,
-            log,
+            load,
             grants,
-            imports_capabilities,
+            log: PrintLog::new(digest),
+            imports_capabilities: loaded.imports_capabilities,
             shared,
-            _compiled: compiled,
-        };
-        guest.start_on_trial()?;
-        Ok(guest)
+            compiled,
+            worker: place,
+            deaths: Mutex::new(0),
+        })
     }
 
-    /// Start-up code is the same for every batch. What fails in it must not be blamed on entries.
-    fn start_on_trial(&self) -> Result<(), LoadError> {
-        let _permit = self.shared.call_permit();
-        let output = Output::new(self.limits.log_bytes);
-        let started = self
-            .store(EntryId::ZERO, &output, self.limits.time)
-            .and_then(|mut store| self.component.instantiate(&mut store).map(drop));
-        started.map_err(|error| LoadError::Start(self.fault(&error, &output, self.limits.time)))
-    }
-
-    /// Everything that an instance may use, and no more.
-    fn store(&self, first: EntryId, output: &Output, time: Duration) -> wasmtime::Result<Store<State>> {
-        let mut table = ResourceTable::new();
-        // A pollable takes two entries: itself, and what it polls.
-        table.set_max_capacity(2 * self.limits.handles);
-        let state = State {
-            wasi: wasi::context(first, output),
-            table,
-            meter: Meter::new(self.limits),
-            now_ms: first.milliseconds,
-            settings: Arc::clone(&self.settings),
-            host: HostState::default(),
-        };
-        let mut store = Store::new(self.component.engine(), state);
-        store.limiter(|state| &mut state.meter);
-        store.set_max_component_handles(self.limits.handles);
-        // What one call to the host, and the verdicts, may take on this side.
-        store.set_hostcall_fuel(self.limits.bounds.output_bytes);
-        if self.limits.fuel > 0 {
-            store.set_fuel(self.limits.fuel)?;
-        }
-        // The running tick counts too: one more than the limit has.
-        let ticks = time.as_millis().div_ceil(TICK.as_millis()) + 1;
-        store.set_epoch_deadline(u64::try_from(ticks).unwrap_or(u64::MAX));
-        // Code looks at the epoch where it loops and where a function begins. One that calls the host again and
-        // again in a straight line does neither.
-        let deadline = Instant::now() + time + TICK;
-        store.call_hook(move |_, hook| match hook {
-            CallHook::CallingHost | CallHook::ReturningFromHost if Instant::now() > deadline => {
-                Err(Trap::Interrupt.into())
+    /// A worker that can be called. Waits for as long as none can be started: no entry is to blame for that.
+    fn start_worker(&self) -> Worker {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.shared.workers().start(&self.tenant, &self.compiled.code, &self.load) {
+                Ok((worker, _)) => return worker,
+                Err(error) => {
+                    if backoff.should_log() {
+                        tracing::error!(guest = %self.digest, %error, "no process for the guest; trying again");
+                    }
+                    std::thread::sleep(backoff.delay());
+                }
             }
-            _ => Ok(()),
-        });
-        Ok(store)
+        }
     }
 
-    /// Calls it with what it is granted.
+    /// Calls the guest once in its worker, and keeps what it did only if there is a verdict for each entry.
     fn call(
         &self,
-        first: EntryId,
         batch: &[TextEntry<'_>],
-        output: &Output,
-        time: Duration,
-        host: HostState,
-    ) -> (wasmtime::Result<Vec<wit::Verdict>>, HostState) {
-        let mut store = match self.store(first, output, time) {
-            Ok(store) => store,
-            Err(error) => return (Err(error), host),
-        };
-        store.data_mut().host = host;
-        let entries: Vec<wit::Entry<'_>> = batch
-            .iter()
-            .map(|TextEntry { id, fields, .. }| wit::Entry {
-                id: wit::EntryId { milliseconds: id.milliseconds, sequence: id.sequence },
-                fields,
-            })
-            .collect();
-        let verdicts = self
-            .component
-            .instantiate(&mut store)
-            .and_then(|instance| instance.sluicegate_guest_handler().call_process(&mut store, &entries));
-        (verdicts, store.into_data().host)
-    }
-
-    /// Calls it, and keeps what it did only if there is a verdict for each entry.
-    fn call_undoing(
-        &self,
-        first: EntryId,
-        batch: &[TextEntry<'_>],
-        output: &Output,
         time: Duration,
         context: &mut HostContext,
-    ) -> Result<wasmtime::Result<Vec<wit::Verdict>>, Lost> {
-        if !self.imports_capabilities {
-            return Ok(self.call(first, batch, output, time, HostState::default()).0);
+    ) -> Result<Answer, Death> {
+        let mut place = self.worker.lock();
+        let mut worker = place.take().unwrap_or_else(|| self.start_worker());
+        let earlier = context.used.and(&context.effects);
+        let transaction = context.transaction.as_ref().filter(|_| self.imports_capabilities);
+        if transaction.is_some_and(|transaction| transaction.begin_call().is_err()) {
+            *place = Some(worker);
+            return Ok(Answer { verdicts: Err(Fault::Lost(Lost)), used: Duration::ZERO });
         }
-        let mut transaction = context.transaction.take();
-        let begun = transaction.as_mut().map_or(Ok(()), |transaction| transaction.begin_call());
-        let context_of_call = HostContext { transaction, lag: context.lag, ..HostContext::default() };
-        if let Err(lost) = begun {
-            context.transaction = context_of_call.transaction;
-            return Err(lost);
-        }
-        let host = HostState::new(&self.grants, batch, context_of_call, context.used.and(&context.effects));
-        let (verdicts, host) = self.call(first, batch, output, time, host);
-        context.transaction = host.context.transaction;
-        match (&verdicts, &mut context.transaction) {
-            (Ok(verdicts), _) if verdicts.len() == batch.len() => {
-                context.effects.extend(host.context.effects)
+        let call = Call { entries: batch.into(), time, lag: context.lag, earlier };
+        let begun = Instant::now();
+        let called = worker.call(call, transaction).and_then(|returned| {
+            // What was checked in the worker is checked again: it may have been taken over.
+            match earlier.admit(&returned.effects, |stream| self.grants.publish.contains_key(stream)) {
+                true => Ok(returned),
+                false => Err(channel::nonsense("publications or samples beyond the limits", "none")),
             }
-            (Err(error), _) if error.is::<Lost>() => return Err(Lost),
-            (_, Some(transaction)) => transaction.undo_call()?,
-            (_, None) => {}
+        });
+        let called = match called {
+            Ok(returned) => {
+                *place = Some(worker);
+                Ok(returned)
+            }
+            Err(error) => Err(Death::new(worker, &error, time, begun.elapsed())),
+        };
+        drop(place);
+        let has_verdicts =
+            matches!(&called, Ok(Returned { verdicts: Ok(verdicts), .. }) if verdicts.len() == batch.len());
+        let undone = match (has_verdicts, transaction) {
+            (false, Some(transaction)) => transaction.undo_call(),
+            _ => Ok(()),
+        };
+        if undone.is_err() {
+            return Ok(Answer { verdicts: Err(Fault::Lost(Lost)), used: Duration::ZERO });
         }
-        Ok(verdicts)
+        let Returned { verdicts, effects, printed, used } = called?;
+        *self.deaths.lock() = 0;
+        // A call that failed is repeated with fewer entries, which print the same.
+        if has_verdicts || batch.len() == 1 {
+            self.log.log(&printed);
+        }
+        let verdicts = match verdicts {
+            Ok(verdicts) if has_verdicts => {
+                context.effects.extend(effects);
+                Ok(verdicts)
+            }
+            Ok(verdicts) => Err(Fault::WrongCount { found: verdicts.len(), wanted: batch.len() }),
+            Err(fault) => Err(fault.printable()),
+        };
+        Ok(Answer { verdicts, used })
     }
 
-    fn fault(&self, error: &wasmtime::Error, output: &Output, time: Duration) -> Fault {
-        if error.is::<OutOfMemory>() {
-            return Fault::OutOfMemory { limit_bytes: self.limits.memory_bytes };
+    /// Counts a worker's death, and pauses when there were too many.
+    fn count_death(&self, context: &mut HostContext) {
+        context.restarts += 1;
+        let deaths = {
+            let mut deaths = self.deaths.lock();
+            *deaths = deaths.saturating_add(1);
+            *deaths
+        };
+        if deaths > FREE_DEATHS {
+            std::thread::sleep(PAUSE);
         }
-        if error.is::<TooManyElements>() {
-            return Fault::TooManyElements { limit: self.limits.table_elements };
-        }
-        match error.downcast_ref::<Trap>() {
-            Some(Trap::Interrupt) => return Fault::TimedOut { limit_ms: time.as_millis() },
-            Some(Trap::OutOfFuel) => return Fault::OutOfFuel { limit: self.limits.fuel },
-            Some(Trap::StackOverflow) => return Fault::OutOfStack { limit_bytes: self.limits.stack_bytes },
-            _ => {}
-        }
-        let mut cause = printable(&error.root_cause().to_string()).into_owned();
-        // These have no type of their own; the tests know if wasmtime says it in other words.
-        if cause.contains("fuel allocated for hostcalls has been exhausted") {
-            return Fault::TooMuchOutput { limit_bytes: self.limits.bounds.output_bytes };
-        }
-        let is_table_full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
-        if is_table_full || cause.contains("store handle limit exceeded") {
-            return Fault::OutOfHandles { limit: self.limits.handles };
-        }
-        if cause.contains("resource limit exceeded: instance count") {
-            cause.push_str(" (GUEST_INSTANCES)");
-        }
-        // A Rust guest says on standard error where and why it panicked.
-        let said = output.error_text();
-        let said = if said.is_empty() { said } else { format!("; it printed: {said}") };
-        Fault::Trapped(format!("{cause}{said}"))
+    }
+}
+
+/// A call in which the worker died, or was killed.
+struct Death {
+    fault: Fault,
+    took: Duration,
+    /// Whether it gave no answer without using up its time: it was stopped, or the machine stood still.
+    is_silence: bool,
+}
+
+impl Death {
+    /// Ends what is left of the worker.
+    fn new(worker: Worker, error: &channel::Error, time: Duration, took: Duration) -> Self {
+        let gave_up = matches!(error, channel::Error::GaveUp);
+        let is_slow = gave_up && worker.has_overstayed(time);
+        let how = worker.last_words(error);
+        let fault = match is_slow {
+            true => Fault::TimedOut { limit_ms: time.as_millis(), place: String::new() },
+            false => Fault::Crashed(how),
+        };
+        Self { fault, took, is_silence: gave_up && !is_slow }
     }
 }
 
@@ -260,11 +191,16 @@ impl Rules for Guest {
     }
 
     fn time_limit(&self) -> Duration {
-        self.limits.time
+        self.load.limits.time
+    }
+
+    fn max_call(&self) -> Duration {
+        // It is repeated once.
+        2 * wall_limit(self.load.limits.time)
     }
 
     fn bounds(&self) -> OutputLimits {
-        self.limits.bounds
+        self.load.limits.bounds
     }
 
     fn call_permit(&self) -> Option<SemaphorePermit<'_>> {
@@ -275,54 +211,31 @@ impl Rules for Guest {
         self.imports_capabilities
     }
 
-    /// In a fresh instance.
-    fn process(
-        &self,
-        batch: &[TextEntry<'_>],
-        time: Duration,
-        context: &mut HostContext,
-    ) -> Result<Vec<Verdict>, Fault> {
-        let Some(first) = batch.first() else { return Ok(Vec::new()) };
-        let output = Output::new(self.limits.log_bytes);
-        let verdicts = self.call_undoing(first.id, batch, &output, time, context);
-        self.log.log(&output);
-        let verdicts = verdicts?.map_err(|error| self.fault(&error, &output, time))?;
-        match verdicts.len() == batch.len() {
-            true => Ok(verdicts.into_iter().map(Verdict::from).collect()),
-            false => Err(Fault::WrongCount { found: verdicts.len(), wanted: batch.len() }),
+    fn process(&self, batch: &[TextEntry<'_>], time: Duration, context: &mut HostContext) -> Answer {
+        let limit_bytes = self.load.limits.memory_bytes;
+        if batch.is_empty() {
+            return Answer { verdicts: Ok(Vec::new()), used: Duration::ZERO };
         }
-    }
-}
-
-impl From<wit::Verdict> for Verdict {
-    fn from(verdict: wit::Verdict) -> Self {
-        match verdict {
-            wit::Verdict::Accept(event) => Self::Accept(event.into()),
-            wit::Verdict::Expand(events) => {
-                Self::Expand(events.into_iter().map(UncheckedEvent::from).collect())
+        // The guest could not have it, and the frame would be too long.
+        if batch.iter().map(TextEntry::bytes).sum::<usize>() > limit_bytes {
+            let fault = Fault::OutOfMemory { limit_bytes, place: String::new() };
+            return Answer { verdicts: Err(fault), used: Duration::ZERO };
+        }
+        let mut is_repeated = false;
+        loop {
+            let death = match self.call(batch, time, context) {
+                Ok(answer) => return answer,
+                Err(death) => death,
+            };
+            self.count_death(context);
+            tracing::debug!(guest = %self.digest, entries = batch.len(), fault = %death.fault, "the guest's process ended");
+            // Somebody else may have ended it: a batch is tried again in halves, an entry alone or after silence here.
+            let is_to_repeat =
+                death.is_silence || (batch.len() == 1 && matches!(death.fault, Fault::Crashed(_)));
+            if is_repeated || !is_to_repeat {
+                return Answer { verdicts: Err(death.fault), used: death.took };
             }
-            wit::Verdict::Reject(violations) => {
-                Self::Reject(violations.into_iter().map(Violation::from).collect())
-            }
-            wit::Verdict::Discard(reason) => Self::Discard(reason),
+            is_repeated = true;
         }
-    }
-}
-
-impl From<wit::Event> for UncheckedEvent {
-    fn from(event: wit::Event) -> Self {
-        Self {
-            event_id: event.event_id,
-            time: event.time,
-            event_type: event.event_type,
-            user_id: event.user_id,
-            properties: event.properties,
-        }
-    }
-}
-
-impl From<wit::Violation> for Violation {
-    fn from(violation: wit::Violation) -> Self {
-        Self { path: violation.path, code: violation.code, message: violation.message }
     }
 }

@@ -1,19 +1,14 @@
 //! Why a component is refused, before a byte of it runs: what was expected, what was found, what to do.
 
-use std::fmt::Write as _;
-
+use serde::{Deserialize, Serialize};
 use wasmparser::{ElementItems, ElementKind, Parser, Payload};
-use wasmtime::Engine;
-use wasmtime::component::Component;
-use wasmtime::component::types::{ComponentFunc, ComponentItem, Type};
 
-use super::wasi::GRANTED;
-use super::{Limits, host};
+use super::Limits;
 use crate::judge::Fault;
 use crate::text::printable;
 
 /// Why a component is refused.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum LoadError {
     /// Too large to compile.
     #[error("the file has more than {limit_bytes} bytes (GUEST_COMPONENT)")]
@@ -112,6 +107,17 @@ pub enum LoadError {
     /// It does not offer what the service calls.
     #[error("not of the world `sluicegate:guest/validator@0.1.0`: {0}")]
     World(String),
+    /// The walls of a worker's process.
+    #[error(
+        "this kernel lacks walls around a guest's process: {0}; give the service what they need, or accept it by GUEST_WALLS=available"
+    )]
+    Walls(String),
+    /// The worker ended while it loaded the component, or while that started.
+    #[error("it ended its process when it started: {0}")]
+    Crashed(String),
+    /// Something is wrong with the worker, and not with the component.
+    #[error("no worker for it: {0}")]
+    Worker(String),
     /// Its start-up code breaks a limit or traps, before any entry is there to blame.
     #[error("it does not start: {0}")]
     Start(Fault),
@@ -125,6 +131,7 @@ impl LoadError {
             Self::TooSlow { .. }
             | Self::Starved { .. }
             | Self::Compiler(_)
+            | Self::Worker(_)
             | Self::CompilerKilled
             | Self::NoRoom { .. }
             | Self::Unreadable(_) => true,
@@ -136,6 +143,8 @@ impl LoadError {
             | Self::DoesNotFit(_)
             | Self::CodeTooLarge { .. }
             | Self::CompilerMemory { .. }
+            | Self::Walls(_)
+            | Self::Crashed(_)
             | Self::Imports(_)
             | Self::NotGranted(_)
             | Self::World(_) => false,
@@ -143,22 +152,6 @@ impl LoadError {
         }
     }
 }
-
-/// Without its patch version, which does not matter.
-const HANDLER: &str = "sluicegate:guest/handler@0.1.";
-
-/// The type of `process`, spelt out.
-const PROCESS: &str = "func(batch: list<record { id: record { milliseconds: u64, sequence: u64 }, \
-    fields: list<tuple<string, string>> }>) -> list<variant { \
-    accept(record { event-id: string, time: s64, event-type: string, user-id: string, properties: option<string> }), \
-    expand(list<record { event-id: string, time: s64, event-type: string, user-id: string, properties: option<string> }>), \
-    reject(list<record { path: string, code: string, message: string }>), \
-    discard(string) }>";
-
-/// A type that is printed longer than this is cut: its author may have made it as long as a byte is short.
-const MAX_TYPE_CHARS: usize = 1_500;
-/// Names listed in an error.
-const MAX_NAMES: usize = 20;
 
 /// What is known of a component by its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -225,169 +218,6 @@ fn passive_elements(bytes: &[u8]) -> usize {
         }
     }
     sum
-}
-
-/// Looks for imports beyond what is granted, and names them all.
-pub(super) fn check_imports(engine: &Engine, component: &Component) -> Result<(), LoadError> {
-    let component = component.component_type();
-    let refused: Vec<&str> =
-        component.imports(engine).map(|(name, _)| name).filter(|name| !is_granted(name)).collect();
-    match refused.is_empty() {
-        true => Ok(()),
-        false => Err(LoadError::Imports(listed(&refused))),
-    }
-}
-
-fn is_granted(import: &str) -> bool {
-    // The contract's types: names, nothing that could be called. For the others see `host::check`.
-    if import.starts_with("sluicegate:guest/types@0.1.") || host::is_interface(import) {
-        return true;
-    }
-    let (interface, version) = import.split_once('@').unwrap_or((import, ""));
-    GRANTED.contains(&interface) && (version.starts_with("0.2.") || version == "0.2")
-}
-
-/// Looks for the one function that the service calls, and says what is there instead.
-pub(super) fn check_exports(engine: &Engine, component: &Component) -> Result<(), LoadError> {
-    let component = component.component_type();
-    let names = || component.exports(engine).map(|(name, _)| name).collect::<Vec<_>>();
-    let Some((name, handler)) = component.exports(engine).find(|(name, _)| name.starts_with(HANDLER)) else {
-        return Err(LoadError::World(format!(
-            "it exports no `sluicegate:guest/handler@0.1.0`; it exports {}",
-            listed(&names())
-        )));
-    };
-    let ComponentItem::ComponentInstance(handler) = handler.ty else {
-        return Err(LoadError::World(format!("its export {} is not an interface", shown(name))));
-    };
-    match handler.get_export(engine, "process").map(|export| export.ty) {
-        Some(ComponentItem::ComponentFunc(process)) => match function(&process) {
-            found if found == PROCESS => Ok(()),
-            found => Err(LoadError::World(format!(
-                "its function `process` has another type: expected {PROCESS}; found {found}"
-            ))),
-        },
-        _ => {
-            let names: Vec<&str> = handler.exports(engine).map(|(name, _)| name).collect();
-            Err(LoadError::World(format!(
-                "its {} has no function `process`; it has {}",
-                shown(name),
-                listed(&names)
-            )))
-        }
-    }
-}
-
-fn listed(names: &[&str]) -> String {
-    let mut shown: Vec<String> = names.iter().take(MAX_NAMES).map(|name| shown(name)).collect();
-    match names.len().saturating_sub(MAX_NAMES) {
-        0 if shown.is_empty() => return "nothing".to_owned(),
-        0 => {}
-        more => shown.push(format!("{more} more")),
-    }
-    shown.join(", ")
-}
-
-/// A name of the author's, cut, and safe for a log.
-fn shown(name: &str) -> String {
-    let start: String = name.chars().take(200).collect();
-    printable(&start).into_owned()
-}
-
-/// The type as WIT would have it, but with every type spelt out.
-fn function(function: &ComponentFunc) -> String {
-    let mut text = String::from("func(");
-    for (i, (name, ty)) in function.params().enumerate() {
-        separate(&mut text, i);
-        let _ = write!(text, "{name}: ");
-        spell(&ty, &mut text);
-    }
-    text.push(')');
-    for ty in function.results() {
-        text.push_str(" -> ");
-        spell(&ty, &mut text);
-    }
-    if text.chars().count() > MAX_TYPE_CHARS {
-        text = text.chars().take(MAX_TYPE_CHARS).chain(['…']).collect();
-    }
-    printable(&text).into_owned()
-}
-
-fn separate(text: &mut String, i: usize) {
-    if i > 0 {
-        text.push_str(", ");
-    }
-}
-
-/// Gives up where the text is long enough: types that are few when shared can be endless when spelt out.
-fn spell(ty: &Type, text: &mut String) {
-    if text.len() > MAX_TYPE_CHARS {
-        return;
-    }
-    let list = |types: &mut dyn Iterator<Item = Type>, text: &mut String| {
-        for (i, ty) in types.enumerate() {
-            separate(text, i);
-            spell(&ty, text);
-        }
-    };
-    match ty {
-        Type::List(list) => {
-            text.push_str("list<");
-            spell(&list.ty(), text);
-            text.push('>');
-        }
-        Type::Option(option) => {
-            text.push_str("option<");
-            spell(&option.ty(), text);
-            text.push('>');
-        }
-        Type::Tuple(tuple) => {
-            text.push_str("tuple<");
-            list(&mut tuple.types(), text);
-            text.push('>');
-        }
-        Type::Record(record) => {
-            text.push_str("record { ");
-            for (i, field) in record.fields().take(MAX_TYPE_CHARS).enumerate() {
-                separate(text, i);
-                let _ = write!(text, "{}: ", field.name);
-                spell(&field.ty, text);
-            }
-            text.push_str(" }");
-        }
-        Type::Variant(variant) => {
-            text.push_str("variant { ");
-            for (i, case) in variant.cases().take(MAX_TYPE_CHARS).enumerate() {
-                separate(text, i);
-                text.push_str(case.name);
-                if let Some(ty) = case.ty {
-                    text.push('(');
-                    spell(&ty, text);
-                    text.push(')');
-                }
-            }
-            text.push_str(" }");
-        }
-        Type::Bool => text.push_str("bool"),
-        Type::S8 => text.push_str("s8"),
-        Type::U8 => text.push_str("u8"),
-        Type::S16 => text.push_str("s16"),
-        Type::U16 => text.push_str("u16"),
-        Type::S32 => text.push_str("s32"),
-        Type::U32 => text.push_str("u32"),
-        Type::S64 => text.push_str("s64"),
-        Type::U64 => text.push_str("u64"),
-        Type::Float32 => text.push_str("f32"),
-        Type::Float64 => text.push_str("f64"),
-        Type::Char => text.push_str("char"),
-        Type::String => text.push_str("string"),
-        // Not in the type that is expected, so that the kind says enough.
-        Type::Enum(_) => text.push_str("enum"),
-        Type::Flags(_) => text.push_str("flags"),
-        Type::Result(_) => text.push_str("result"),
-        Type::Own(_) | Type::Borrow(_) => text.push_str("resource"),
-        _ => text.push_str("another kind of type"),
-    }
 }
 
 /// The whole chain of an error in one line. It can repeat names that are the author's.

@@ -1,32 +1,34 @@
-//! wasmtime: compiles components, calls them within limits. WIT types never leave this folder.
+//! wasmtime: compiles components and calls them within limits, in processes of their own. WIT types never leave this folder.
 //!
-//! - [`engine`]: how components are compiled, and the clock that stops them
+//! - [`engine`]: how components are compiled and come to run
 //! - [`cache`]: what was compiled before
-//! - [`code`]: what comes of it, and the room for it
+//! - [`code`]: native code, and the room for it
 //! - [`compile`]: the process in which strangers' components are compiled
-//! - [`load`]: why a component is refused, before a byte of it runs
-//! - [`limits`]: what an instance may use
-//! - [`wasi`]: the little of WASI that a guest sees
-//! - [`host`]: what else it may do, as far as it is granted
+//! - [`load`]: why a component is refused
+//! - [`guest`]: a version of the rules, called once a batch
+//! - [`process`]: the worker processes, seen from the service
+//! - [`channel`]: the frames between the two
+//! - [`worker`]: the worker's side: guest code runs there and nowhere else
+//! - [`limits`]: what a guest may use
+//! - [`print_log`]: what guests print
 //! - [`permit`]: waiting on a thread that may block
-//! - [`output`]: what a guest prints
-//! - [`guest`]: a compiled component and its call, once a batch
 //!
 //! Every batch gets an instance of its own, which is thrown away after it
 //! (invariants 4 and 5). That costs about 20 µs a batch and buys that no state,
 //! and no damage, passes from one batch to the next.
 
 mod cache;
+mod channel;
 mod code;
 pub mod compile;
 mod engine;
 mod guest;
-mod host;
 mod limits;
 mod load;
-mod output;
 mod permit;
-mod wasi;
+mod print_log;
+mod process;
+pub mod worker;
 
 pub use engine::{Sandbox, SandboxEngine, Source};
 pub use guest::Guest;

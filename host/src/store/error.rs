@@ -1,4 +1,4 @@
-//! What goes wrong with PostgreSQL, and what is to be done about it.
+//! The errors of PostgreSQL, and what is to be done about each.
 
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
@@ -6,23 +6,22 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use super::WRITING;
 use crate::text::printable;
 
-/// What goes wrong with PostgreSQL.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No URL.
+    /// The settings give no URL.
     #[error(transparent)]
     Settings(#[from] crate::config::Error),
-    /// The URL does not read. It may hold a password, so it is not repeated.
+    /// The URL cannot be parsed. It may hold a password, so it is not repeated.
     #[error("POSTGRES_URL does not read; wanted postgres://user:password@host:port/database")]
     Url,
     /// The server is older than what the service is tested with.
     #[error("postgres has version {found}; wanted {wanted} or later")]
     ServerTooOld {
-        /// As the server says it.
+        /// The version that the server reports.
         found: String,
         wanted: u32,
     },
-    /// No TimescaleDB on this server.
+    /// The server has no TimescaleDB.
     #[error(
         "the extension timescaledb is not available on this postgres; install it and add it to \
          shared_preload_libraries, or set ALLOW_PLAIN_TABLE=true to run on a plain table"
@@ -38,67 +37,67 @@ pub enum Error {
     #[error("the role may not {what} ({}); let an administrator run: {remedy}", plain(source))]
     NoRights {
         what: &'static str,
-        /// SQL for the administrator.
+        /// What the administrator is to run.
         remedy: &'static str,
-        /// What PostgreSQL says.
         source: sqlx::Error,
     },
-    /// The table is there, but it is another.
+    /// The table exists, but in another form.
     #[error("the table {table} has another form: {found}; wanted {wanted}")]
     WrongTable {
         table: String,
-        /// Its columns and its key.
+        /// The table's columns and its key.
         found: String,
-        /// As the migration makes it.
+        /// The form that the migration makes.
         wanted: &'static str,
     },
-    /// A table of another program has the name of one of ours.
+    /// A table of another program has the name of one of this program.
     #[error("the table {table} is there already, and is not of this program; {OWN_SCHEMA}")]
     NotOurs { table: &'static str },
-    /// A migration failed.
     #[error("migrating: {}", plain_migrate(.0))]
     Migrate(#[from] MigrateError),
-    /// No answer: the server, or the network to it, hangs.
+    /// No answer came: the server, or the network to it, hangs.
     #[error("no answer to {what} within {after:?}")]
     TimedOut {
         what: &'static str,
-        /// How long was waited.
+        /// How long the service has waited.
         after: std::time::Duration,
     },
     /// The server has ended the session, and no word of it arrived.
     #[error("the session with the database was lost without a word")]
     SessionLost,
+    /// A defect of the service.
+    #[error("asking the rules panicked: {0}")]
+    Panicked(tokio::task::JoinError),
     /// The process is ending.
     #[error("the pool of connections is closed")]
     Closed,
-    /// More fields in one batch's dead letters than an array can count.
+    /// The dead letters of one batch have more fields than an array can count.
     #[error("the dead letters of one batch have more than 2^31 fields")]
     TooManyFields,
-    /// Violations that do not become JSON, which text always does.
+    /// Violations did not become JSON, which text always does.
     #[error("writing violations: {0}")]
     Violations(serde_json::Error),
-    /// A row of the record of commits that does not read, or cannot be written.
+    /// A row of the commit log cannot be read or written.
     #[error("the table decided, or commits, holds a row that is not ours: {0}; delete it")]
     BatchRecord(postcard::Error),
-    /// The same of what replays have published.
+    /// A row of the outbox cannot be read or written.
     #[error("the table replay_outbox holds a row that is not ours: {0}; delete it")]
     Outbox(postcard::Error),
-    /// More than one transaction is to have.
+    /// The batch is more than one transaction may have.
     #[error(
         "the batch is more than one transaction is to have, in bytes or in weeks, each of which may be a chunk"
     )]
     TooMuchAtOnce,
-    /// Rows that were inserted and are not there.
+    /// Rows were inserted and are not there.
     #[error(
         "the table {table} has dropped the row: a trigger gave NULL before the insert, perhaps (rows: {rows})"
     )]
     Dropped { rows: u64, table: String },
-    /// A statement failed, or the connection did.
     #[error("{}", plain(.0))]
     Statement(#[from] sqlx::Error),
 }
 
-/// What PostgreSQL says, without the decoration of sqlx. It can repeat values of a row.
+/// Returns what PostgreSQL says, without what sqlx adds. It can repeat values of a row.
 fn plain(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => {
@@ -123,7 +122,7 @@ fn plain(error: &sqlx::Error) -> String {
     }
 }
 
-/// What helps where another program has tables of the same names.
+/// The advice if another program has tables of the same names.
 const OWN_SCHEMA: &str = "give the service a schema of its own: CREATE SCHEMA sluicegate, and \
                           ALTER ROLE <role> SET search_path = sluicegate, public";
 
@@ -140,32 +139,31 @@ fn plain_migrate(error: &MigrateError) -> String {
     }
 }
 
-/// The SQLSTATE that the trigger of the table `commits` raises: see `migrations/0006_fencing.sql`.
+/// The SQLSTATE that a fenced run gets: see `migrations/0006_fencing.sql` and `0008_decided.sql`.
 const FENCED: &str = "SGF01";
 
 /// The SQLSTATEs duplicate_prepared_statement and invalid_sql_statement_name.
 const DUPLICATE_STATEMENT: &str = "42P05";
 const NO_SUCH_STATEMENT: &str = "26000";
 
-/// What is to be done about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// The same again, later: the server is away, busy, or the outcome is unknown.
+    /// Tries the same again later: the server is away or busy, or the outcome is unknown.
     Retry,
-    /// The same again, later, unless other rows can be written: then this one is at fault.
+    /// Tries the same again later, unless other rows can be written: then this one is at fault.
     RetryUnlessRow,
-    /// Less at once: the server has no room for so many rows, or for the locks of so many chunks.
+    /// Writes less at once: the server lacks room for the rows, or for the locks of the chunks.
     Split,
-    /// A row is at fault: find it.
+    /// Finds the row that is at fault.
     BlameRow,
-    /// Somebody must change something, unless other rows can be written: then this one is at fault.
+    /// Stops like [`Self::Stop`], unless other rows can be written: then this one is at fault.
     StopUnlessRow,
-    /// Somebody must change something: the settings, the schema, the rights.
+    /// Stops, because somebody must change the settings, the schema or the rights.
     Stop,
 }
 
 impl Error {
-    /// Whether the server or the network is at fault, and other connections with this one.
+    /// Returns whether the server or the network is at fault, and with it the other connections.
     pub(super) fn is_of_connection(&self) -> bool {
         match self {
             Self::TimedOut { .. } => true,
@@ -177,7 +175,7 @@ impl Error {
         }
     }
 
-    /// Whether somebody else held a row for too long, or wanted ours: it may go well the next time.
+    /// Returns whether somebody else held or wanted the same rows. It may go well the next time.
     pub fn is_conflict(&self) -> bool {
         match self {
             Self::Statement(sqlx::Error::Database(error)) => {
@@ -187,13 +185,13 @@ impl Error {
         }
     }
 
-    /// Whether the server, or our patience, has ended the writing of a batch because it took too long: somebody's lock, or
-    /// too much at once.
+    /// Returns whether the writing of a batch ended because it took the server or the service too
+    /// long: somebody held a lock, or it was too much at once.
     pub fn is_too_slow(&self) -> bool {
         matches!(self, Self::TimedOut { what, .. } if *what == WRITING)
     }
 
-    /// Whether somebody or something cancelled the statement: its time-out, mostly.
+    /// Returns whether the statement was cancelled, mostly by its time-out.
     pub(super) fn is_cancelled(&self) -> bool {
         match self {
             Self::Statement(sqlx::Error::Database(error)) => error.code().is_some_and(|code| code == "57014"),
@@ -201,7 +199,7 @@ impl Error {
         }
     }
 
-    /// Whether the server does not let us in.
+    /// Returns whether the server rejects the credentials.
     pub fn is_of_credentials(&self) -> bool {
         match self {
             Self::Statement(sqlx::Error::Database(error)) => {
@@ -211,7 +209,7 @@ impl Error {
         }
     }
 
-    /// Whether a row was taken as far as its keys and checks.
+    /// Returns whether a row got as far as the check of its keys and constraints.
     pub(super) fn is_of_keys(&self) -> bool {
         match self {
             Self::Statement(sqlx::Error::Database(error)) => {
@@ -221,7 +219,7 @@ impl Error {
         }
     }
 
-    /// Whether another run has taken over what this one had in flight, which must not commit any more.
+    /// Returns whether another run has taken over what this one had in flight and must not commit.
     pub fn is_fenced(&self) -> bool {
         match self {
             Self::Statement(sqlx::Error::Database(error)) => error.code().is_some_and(|code| code == FENCED),
@@ -229,12 +227,11 @@ impl Error {
         }
     }
 
-    /// Whether the same may go well later, when it is not about rows.
+    /// Returns whether the same may go well later, if it is not about rows.
     pub fn may_pass(&self) -> bool {
         matches!(self.remedy(), Remedy::Retry | Remedy::RetryUnlessRow | Remedy::Split)
     }
 
-    /// What is to be done.
     pub fn remedy(&self) -> Remedy {
         match self {
             Self::Statement(error) => remedy(error),
@@ -253,7 +250,7 @@ fn remedy(error: &sqlx::Error) -> Remedy {
         sqlx::Error::Database(error) => {
             let code = error.code().unwrap_or_default();
             match is_of_statement(error.as_ref()) {
-                // A plan of before the table was changed, which sqlx keeps as long as the connection.
+                // The plan is older than a change of the table. sqlx keeps it with the connection.
                 true if code == "0A000" && error.message().contains("cached plan") => Remedy::Retry,
                 true => by_sqlstate(&code),
                 false => of_session(&code),
@@ -269,13 +266,14 @@ fn remedy(error: &sqlx::Error) -> Remedy {
     }
 }
 
-/// Whether it ended a statement, and not the session with it. A function in the database can raise no more than that.
+/// Returns whether the error ended a statement, and not the session with it. A function in the
+/// database can raise no more than that.
 fn is_of_statement(error: &dyn sqlx::error::DatabaseError) -> bool {
     let error = error.try_downcast_ref::<PgDatabaseError>();
     error.is_none_or(|error| !matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
-/// What is to be done about an error that ended the session, or let none begin.
+/// Decides about an error that ended a session, or let none begin.
 fn of_session(code: &str) -> Remedy {
     match by_sqlstate(code) {
         Remedy::RetryUnlessRow | Remedy::Split => Remedy::Retry,
@@ -287,35 +285,35 @@ fn of_session(code: &str) -> Remedy {
 /// Decides by the five characters of PostgreSQL's Appendix A.
 pub(super) fn by_sqlstate(code: &str) -> Remedy {
     match code {
-        // A statement that was prepared is another's, or nowhere: a pooler hands out another session each time.
+        // A prepared statement is another's or is lost: a pooler changes the session each time.
         FENCED | DUPLICATE_STATEMENT | NO_SUCH_STATEMENT => Remedy::Stop,
-        // The disk is full, or there are too many connections: of the server, whoever asks.
+        // The disk is full, or there are too many connections, whoever asks.
         "53100" | "53300" => Remedy::Retry,
-        // Out of memory, out of shared memory: the latter, for locks, would not pass by itself.
+        // The server lacks memory, or shared memory for locks, which would not pass by itself.
         "53200" => Remedy::Split,
-        // A lock that somebody holds; it took us too long to go on with a transaction: we were stopped meanwhile.
+        // Somebody holds a lock, or this process was stopped for too long in a transaction.
         "55P03" | "25P03" => Remedy::Retry,
-        // Duplicate key in spite of DO NOTHING: a race in a compressed chunk (timescaledb#5448).
+        // It is duplicate in spite of DO NOTHING: a race in a compressed chunk (timescaledb#5448).
         "23505" => Remedy::RetryUnlessRow,
-        // A read-only server: the old primary after a failover.
+        // The server is read-only: it is the old primary after a failover.
         "25006" => Remedy::RetryUnlessRow,
         // The server is starting, or the database is being copied or dropped.
         "55000" | "55006" => Remedy::RetryUnlessRow,
-        // We leave no column of ours empty: somebody gave the table another one.
+        // The service leaves none of its columns empty: somebody gave the table another one.
         "23502" => Remedy::StopUnlessRow,
         _ => match code.get(..2).unwrap_or_default() {
-            // Shutdown, crash, no connections now.
+            // The server shuts down, has crashed or takes no connections now.
             "57" if code.starts_with("57P") => Remedy::Retry,
-            // Connection, transaction rollback, resources, operator's intervention, system, internal.
+            // Connection, rollback, resources, operator's intervention, system, internal.
             "08" | "40" | "53" | "57" | "58" | "XX" => Remedy::RetryUnlessRow,
-            // Cardinality, data, integrity, check option, program limits (nesting), a trigger's own exception.
+            // Cardinality, data, integrity, check option, limits (nesting), a trigger's exception.
             "21" | "22" | "23" | "44" | "54" | "P0" => Remedy::BlameRow,
             _ => Remedy::StopUnlessRow,
         },
     }
 }
 
-/// Whether the role may not do this.
+/// Returns whether the role may not do this.
 pub(super) fn is_denied(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "42501")
 }
@@ -358,7 +356,7 @@ mod tests {
         }
     }
 
-    /// Such an error is none of a row's.
+    /// An error that ends a session is never a row's fault.
     #[test]
     fn what_ends_a_session_blames_no_row() {
         for (code, wanted) in [

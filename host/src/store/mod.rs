@@ -1,17 +1,17 @@
-//! PostgreSQL: prepare at start, write a batch in one transaction.
+//! Speaks to PostgreSQL: prepares it at the start, and writes each batch in one transaction.
 //!
 //! - `pool`: the connections that the writers of all tenants share
 //! - `migrator`, `table`: version, extension, migrations; a tenant's table
 //! - `writer`, `dead_letter_rows`, `commit_log`: what a transaction consists of
 //! - `session`: a transaction that a guest may use
 //! - `dead_letter_store`, `replay_page`: dead letters as an operator handles them
-//! - `timestamp`: times as PostgreSQL has them, which are more than ours
-//! - `in_force`: which rules each replica judges by
-//! - `replay_outbox`: what a replay has published and not sent yet
+//! - `timestamp`: reads times, of which PostgreSQL has more than chrono
+//! - `in_force`: records which rules each replica judges by
+//! - `replay_outbox`: keeps what a replay has published and not sent yet
 //!
-//! A connection is taken from the pool for a batch, and closed after any error. So the reason
-//! why there is none is told as it is, and a connection whose state is in doubt
-//! is never used again.
+//! A batch takes a connection from the pool. After an error the connection is closed, unless only a
+//! row was refused. So the reason why there is none is told as it is, and a connection whose state
+//! is in doubt is never used again.
 
 mod commit_log;
 mod dead_letter_rows;
@@ -44,7 +44,7 @@ pub use dead_letter_store::{Cause, DeadLetterStore, Filter, Letter, Scope};
 pub use error::{Error, Remedy};
 pub use in_force::RulesInForce;
 pub use replay_outbox::Due;
-pub use replay_page::{Judge, Replay, ReplayPage};
+pub use replay_page::{Replay, ReplayPage};
 pub use session::{Session, Statements};
 pub use writer::{Begun, Others, Writer};
 
@@ -56,31 +56,30 @@ use migrator::Migrator;
 use pool::Pool;
 use writer::Inserts;
 
-/// How long a connection may take to be had.
+/// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the database may take for a batch. After it the connection is given
-/// up: a network that swallows packets would keep the batch waiting for ever.
-/// The largest batch takes a second; so long it takes when something is wrong,
-/// and a shorter time would repeat in vain what only waits for a lock.
+/// How long the database may take for a batch. After that the connection is given up: a network
+/// that swallows packets would keep the batch waiting for ever. The largest batch takes a second,
+/// so it takes this long only when something is wrong. A shorter time would repeat in vain what
+/// only waits for a lock.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the server itself goes on with a statement of a batch: not
-/// longer than somebody waits for it. It does not see that a client is gone
-/// while a statement waits for a lock, and each attempt would leave a backend
-/// behind until there are no more connections. Nor does it see that a silent
-/// network has swallowed the next statement of a transaction, whose locks would
-/// keep the batch from ever being written again.
+/// How long the server itself goes on with a statement of a batch: not longer than somebody waits
+/// for it. While a statement waits for a lock, the server does not see that a client is gone, and
+/// each attempt would leave a backend behind until no connection is left. Nor does it see that a
+/// silent network has swallowed the next statement of a transaction, whose locks would keep the
+/// batch from ever being written again.
 const STATEMENT_TIMEOUT_MS: u64 = 25_000;
 
-/// Prepared statements that a connection keeps: two or three for each of a few hundred tenants.
+/// The prepared statements that a connection keeps: two or three for each of a few hundred tenants.
 const STATEMENTS_CACHED: usize = 1_000;
 
-/// What is waited for, when it is a batch's statement.
+/// Names in an error what was waited for, when it is a batch's statement.
 const WRITING: &str = "writing a batch";
 
-/// Waits for the database, but not longer than [`WRITE_TIMEOUT`]: for one
-/// statement, or those of one batch, so that many of them are not cut off.
+/// Waits for the database for at most [`WRITE_TIMEOUT`]. This is for one statement or those of one
+/// batch, so that many of them are not cut off.
 async fn within_timeout<T, E: Into<Error>>(
     what: &'static str,
     work: impl Future<Output = Result<T, E>>,
@@ -99,27 +98,27 @@ async fn within_timeout<T, E: Into<Error>>(
     }
 }
 
-/// Entries whose outcome is committed: the only thing that can be acknowledged (invariant 1).
+/// Entries whose outcome is committed. Nothing else can be acknowledged (invariant 1).
 ///
-/// Only a transaction of [`Writer`] that has committed makes it, or the [commit log](CommitLog), which tells of one.
+/// A committed transaction of [`Writer`] makes it, or the [log](CommitLog) that tells of one.
 #[derive(Debug)]
 #[must_use = "committed entries must be acknowledged"]
 pub struct Committed {
     ids: Vec<EntryId>,
     tally: Tally,
-    /// To be sent before the entries are acknowledged.
+    /// These are sent before the entries are acknowledged.
     publications: Arc<Vec<Publication>>,
-    /// The record stays until they are acknowledged.
+    /// Keeps the record until the entries are acknowledged.
     _number: Option<Number>,
 }
 
 impl Committed {
-    /// The entries, in the order of the batch.
+    /// Returns the entries' IDs, in the order of the batch.
     pub fn ids(&self) -> &[EntryId] {
         &self.ids
     }
 
-    /// What their rules have published.
+    /// Returns what the entries' rules have published.
     pub fn publications(&self) -> &[Publication] {
         &self.publications
     }
@@ -129,24 +128,23 @@ impl Committed {
     }
 }
 
-/// The database, which all tenants share. Cheap to clone; connects to nothing by itself.
+/// The database, which all tenants share. It is cheap to clone, and connects to nothing by itself.
 #[derive(Clone)]
 pub struct Database(Arc<DatabaseInner>);
 
-/// What a [`Database`] is made of.
 pub struct DatabaseInner {
     url: UrlSource,
-    /// Of the URL that was read last.
+    /// The options of the URL that was read last.
     options: Mutex<PgConnectOptions>,
     address: String,
     /// The name of this replica in the consumer groups.
     consumer: String,
     allow_plain_table: bool,
     pool: Pool,
-    /// Of the connections, what one tenant may have.
+    /// The number of connections that one tenant may have.
     tenant_permits: usize,
     migrator: Migrator,
-    /// One tenant at a time deletes what nobody needs any more.
+    /// Lets one tenant at a time delete what nobody needs any more.
     housekeeping: Semaphore,
 }
 
@@ -178,7 +176,7 @@ impl Database {
         })))
     }
 
-    /// Of the URL as it is now, if it can have changed. A file that is being written is read the next time.
+    /// Returns the options of the current URL, or of the last one while its file cannot be read.
     fn options(&self) -> PgConnectOptions {
         let mut last = self.options.lock();
         if self.url.is_file() {
@@ -192,12 +190,12 @@ impl Database {
         last.clone()
     }
 
-    /// Host, port and database, without the password.
+    /// Returns host, port and database, without the password.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// What one run of a tenant's pipeline writes to.
+    /// Returns what one run of a tenant's pipeline writes to.
     pub fn store(&self, tenant: &Tenant) -> Store {
         Store {
             database: self.clone(),
@@ -206,7 +204,6 @@ impl Database {
             group: tenant.consumer_group.clone(),
             inserts: Inserts::new(&tenant.events_table),
             statements: Arc::new(tenant.statements.clone()),
-            guest_time_limit: tenant.guest_time_limit.0,
             tenant_permits: Arc::new(Semaphore::new(self.tenant_permits)),
             table: tenant.events_table.clone(),
             drops_rows: Arc::default(),
@@ -215,7 +212,7 @@ impl Database {
         }
     }
 
-    /// Waits until no other tenant tidies up. For as long as the permit lives none begins.
+    /// Waits until no other tenant does its housekeeping. None begins while the permit lives.
     pub async fn housekeeping_permit(&self) -> Result<SemaphorePermit<'_>, Error> {
         self.housekeeping.acquire().await.map_err(|_| Error::Closed)
     }
@@ -236,27 +233,26 @@ fn options(url: &str) -> Result<PgConnectOptions, Error> {
     Ok(PgConnectOptions::from_str(url)
         .map_err(|_| Error::Url)? // its message may repeat the password
         .application_name("sluicegate")
-        // One a tenant for its table, on each connection, or they would push each other out.
+        // Each tenant has its own statements: in a smaller cache they would push each other out.
         .statement_cache_capacity(STATEMENTS_CACHED))
 }
 
-/// A tenant's part of the database, for one run of its pipeline. Cheap to clone.
+/// A tenant's part of the database, for one run of its pipeline. It is cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     database: Database,
-    /// Named in dead letters, with the stream.
+    /// Dead letters have the tenant's name, and the stream's.
     tenant: TenantName,
-    /// With the group, in the record of commits too.
+    /// The commit log has the stream's name too, and the group's.
     stream: String,
     group: String,
     table: TableName,
     /// Whether a trigger of the table can drop rows, as far as it is known.
     drops_rows: Arc<AtomicBool>,
     inserts: Inserts,
-    /// Those that the guest is granted.
+    /// The statements that the guest is granted.
     statements: Statements,
-    guest_time_limit: Duration,
-    /// The connections that it may have at the same time.
+    /// Permits for the connections that the tenant may have at the same time.
     tenant_permits: Arc<Semaphore>,
     /// Tells the commits of this run from those of others.
     run: Uuid,
@@ -268,12 +264,10 @@ impl Store {
         &self.database
     }
 
-    /// Something that writes one batch after the other.
     pub fn writer(&self) -> Writer {
         Writer::new(self.clone())
     }
 
-    /// Something that knows what was committed before.
     pub fn commit_log(&self) -> CommitLog {
         CommitLog::new(self.clone())
     }

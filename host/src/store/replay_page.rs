@@ -1,12 +1,10 @@
-//! Dead letters judged again, a part of them in one transaction.
+//! Judges dead letters again, one page of them in each transaction.
 //!
-//! The rules are asked inside of it: what their statements did, the rows and
-//! the letters' marks commit or roll back together, and so do publications,
-//! which wait in the `outbox` until they are sent.
+//! The rules are asked within it: what their statements did, the rows and the letters' marks commit
+//! or roll back together. So do publications, which wait in the `outbox` until they are sent.
 
-use std::any::Any;
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -18,44 +16,39 @@ use super::{Error, Remedy, Store, replay_outbox, within_timeout};
 use crate::batch::{Digest, Entry, Judged, Outcome, Reason};
 use crate::capabilities::{HostContext, Lost, Publication};
 use crate::failpoint::failpoint;
+use crate::judge::{self, Rules, max_pause};
 
-/// Judges entries by the rules to replay with. May block.
-pub type Judge<'a> = &'a (dyn Fn(Vec<Entry>, &mut HostContext) -> Result<Vec<Judged>, Lost> + Sync);
-
-/// A part of a replay: what is done in one transaction.
+/// A page of a replay: what is done in one transaction.
 #[derive(Clone, Copy)]
 pub struct ReplayPage<'a> {
-    /// Where the rows go to.
+    /// The store that the rows go to.
     pub store: &'a Store,
     pub scope: &'a Scope,
-    /// Letters after this number.
+    /// Only letters after this number are taken.
     pub after: i64,
-    /// So many, at most.
+    /// The largest number of letters to take.
     pub limit: u32,
-    /// Only to tell what would come of them: nothing is written.
+    /// Whether only to tell what would become of the letters, and to write nothing.
     pub trial: bool,
-    pub judge: Judge<'a>,
-    /// How long that may take without a word to the database.
-    pub pause: Duration,
+    pub rules: &'a Arc<dyn Rules>,
 }
 
-/// What came of a part of a replay.
+/// The result of a page of a replay.
 #[derive(Debug, Default)]
 pub struct Replay {
-    /// The last letter's number: go on after it. `None` when there was none left.
+    /// The last letter's number, after which to go on, or `None` when no letter was left.
     pub last: Option<i64>,
-    /// How many letters ended how: `stored`, `duplicate`, `discarded`, or a
-    /// reason why they are dead letters still, with the code of its first violation.
+    /// The number of letters by how they ended: `stored`, `duplicate`, `discarded`, or the reason
+    /// why they still are dead letters, with the code of the first violation.
     pub outcomes: BTreeMap<String, u64>,
-    /// Whether there is something new in the outbox.
+    /// Whether the page has put something into the outbox.
     pub has_published: bool,
 }
 
-/// What the rules made of letters.
 struct Answer {
     judged: Vec<Judged>,
     publications: Vec<Publication>,
-    /// Whether they did anything besides judging.
+    /// Whether the rules did anything besides judging.
     has_acted: bool,
 }
 
@@ -64,14 +57,15 @@ const MARK: &str =
      FROM UNNEST($1::bigint[], $2::text[]) AS replayed (letter, outcome) WHERE id = letter";
 
 impl DeadLetterStore {
-    /// Judges the next letters again and, unless it is a trial, stores what
-    /// is now accepted and notes what came of each, in one transaction.
+    /// Judges the next letters again in one transaction. Unless it is a trial, it stores what is
+    /// now accepted and notes what became of each letter.
     ///
-    /// Killed in the middle, it has done all of a part or nothing; a letter
-    /// that is settled is not [`Filter::open`](super::Filter::open) any more, and its rows have keys.
+    /// If it is killed in the middle, it has done all of a page or nothing. A settled letter is not
+    /// [`Filter::open`](super::Filter::open) any more, and its rows have keys.
     ///
-    /// `None`, with nothing done, when these letters are to be taken one by one: PostgreSQL refuses a
-    /// row, or the rules did something for a letter that stays one. Never for a single letter.
+    /// Returns `None`, with nothing done, when these letters are to be taken one by one: PostgreSQL
+    /// refuses a row, or the rules did something for a letter that stays one. This never happens
+    /// for a single letter.
     pub async fn replay(&self, part: ReplayPage<'_>) -> Result<Option<Replay>, Error> {
         let replayed = self.try_replay(part).await;
         replayed.map_err(|error| self.database.failed(error))
@@ -79,7 +73,8 @@ impl DeadLetterStore {
 
     async fn try_replay(&self, part: ReplayPage<'_>) -> Result<Option<Replay>, Error> {
         let pooled = self.database.acquire(Purpose::Guest).await?;
-        let mut session = Session::begin(pooled, part.store, part.pause).await?;
+        let mut session =
+            Session::begin(pooled, part.store, max_pause(part.rules.as_ref(), part.limit)).await?;
         let mut next = part.scope.next(part.after, part.limit, part.trial);
         let next = next.build().persistent(false).fetch_all(&mut session.pooled.connection);
         let rows = within_timeout("taking dead letters", next).await?;
@@ -89,11 +84,11 @@ impl DeadLetterStore {
             return Ok(Some(Replay::default()));
         };
         let entries = letters.iter().map(Letter::entry).collect();
-        let (mut session, answer) = ask(session, entries, part.judge).await?;
+        let (mut session, answer) = ask(session, entries, part.rules).await?;
         let Answer { judged, mut publications, has_acted } = answer;
         failpoint!("before_insert", failed());
 
-        // What the rules did for a letter that stays one is taken back, or each replay would do it again.
+        // What the rules did for a letter that stays one is undone, or a replay would repeat it.
         let undoes =
             has_acted && judged.iter().any(|judged| matches!(judged.outcome, Outcome::DeadLetter(..)));
         // A trial inserts too, to tell new rows from duplicates, and rolls back.
@@ -103,7 +98,7 @@ impl DeadLetterStore {
         };
         if inserted.is_none() {
             if letters.len() > 1 {
-                // To its end, on this connection: the letters are free when they are taken again.
+                // The rollback is completed here, so that the letters are free to be taken again.
                 session.rollback(&self.database).await?;
                 return Ok(None);
             }
@@ -148,34 +143,34 @@ impl DeadLetterStore {
     }
 }
 
-/// Asks the rules within the transaction. After it, all that they did can be undone.
+/// Asks the rules within the transaction. Afterwards, all that they did can still be undone.
 async fn ask(
     mut session: Session,
     entries: Vec<Entry>,
-    judge: Judge<'_>,
+    rules: &Arc<dyn Rules>,
 ) -> Result<(Session, Answer), Error> {
     session.begin_all().await?;
-    // Nobody has looked at the lag, and there is no stream to have one.
-    let mut context = HostContext { transaction: Some(Box::new(session)), ..HostContext::default() };
-    let judged = judge(entries, &mut context);
-    let HostContext { transaction, effects, .. } = context;
-    let session = transaction.and_then(|session| (session as Box<dyn Any>).downcast::<Session>().ok());
-    let mut session = session.ok_or(Error::SessionLost)?;
-    let judged = judged.map_err(|Lost| session.take_lost().unwrap_or(Error::SessionLost))?;
-    // Metrics are a running service's: a command has no interval at which to tell them.
+    // There is no lag: a replay reads no stream.
+    let context = HostContext::default();
+    let asked =
+        judge::ask(Arc::clone(rules), u64::MAX, entries, context, |requests| session.serve(requests)).await;
+    let (judgement, effects) = asked.map_err(Error::Panicked)?;
+    let judged = judgement.map_err(|Lost| session.lost())?.entries;
+    // Metrics belong to a running service: a command has no interval at which to tell them.
     let publications = effects.publications;
     let has_acted = session.was_used() || !publications.is_empty();
-    Ok((*session, Answer { judged, publications, has_acted }))
+    Ok((session, Answer { judged, publications, has_acted }))
 }
 
-/// Inserts rows, and gives the keys of new ones; `None` when PostgreSQL refuses one of them.
+/// Inserts rows and returns the keys of new ones, or `None` when PostgreSQL refuses one of them.
 async fn insert(
     store: &Store,
     connection: &mut PgConnection,
     judged: &[Judged],
 ) -> Result<Option<Keys>, Error> {
     let inserted = async {
-        // Among others, so that what is checked at the commit is checked here: then it is too late for a letter to be marked.
+        // This also checks constraints that are deferred to the commit, when it would be too late
+        // to mark a letter.
         sqlx::raw_sql(AssertSqlSafe(session::end_of_guest())).execute(&mut *connection).await?;
         Rows::from_batch(judged).insert_returning(store, connection).await
     };
@@ -196,7 +191,7 @@ async fn insert(
     }
 }
 
-/// How letters ended, counted and one by one.
+/// Returns how many letters ended in which way, and how each of them ended.
 fn outcomes(judged: &[Judged], mut new: Option<Keys>) -> (BTreeMap<String, u64>, Vec<&'static str>) {
     let (mut outcomes, mut marks) = (BTreeMap::new(), Vec::with_capacity(judged.len()));
     for judged in judged {
@@ -216,7 +211,7 @@ fn outcomes(judged: &[Judged], mut new: Option<Keys>) -> (BTreeMap<String, u64>,
     (outcomes, marks)
 }
 
-/// What is noted of letters.
+/// The outcomes to note at letters.
 struct Marks {
     ids: Vec<i64>,
     marks: Vec<&'static str>,

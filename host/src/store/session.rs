@@ -1,4 +1,4 @@
-//! A batch's transaction, which its guest may use: statements that the operator has named.
+//! A batch's transaction, in which its guest may run statements that the operator has named.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,60 +11,59 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Column as _, PgConnection, Postgres, Row as _, TypeInfo as _, ValueRef as _};
-use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::pool::PooledConnection;
 use super::timestamp::{NoTimestamp, Timestamp};
 use super::{Database, Error, Number, STATEMENT_TIMEOUT_MS, Store, within_timeout};
 use crate::capabilities::{
-    Lost, MAX_PARAMETERS_BYTES, MAX_STATEMENTS, StatementError, StatementResult, Transaction, Value,
+    Lost, MAX_PARAMETERS_BYTES, MAX_STATEMENTS, StatementError, StatementResult, TransactionRequest,
+    TransactionRequests, Value,
 };
 use crate::config::{Parameter, Statement};
 
-/// Beyond a statement's own limit: then the network is at fault.
+/// The time beyond a statement's own limit after which the network is at fault.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
-/// The bytes of all values that a statement gives.
+/// The largest number of bytes in all values that a statement returns.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 /// The statements of a tenant, by their names.
 pub type Statements = Arc<BTreeMap<String, Statement>>;
 
-/// A transaction that has begun. Dropped without a commit, its connection is
-/// closed and it is rolled back.
+/// A transaction that has begun. If it is dropped without a commit, its connection is closed and it
+/// is rolled back.
 pub struct Session {
     pub(super) pooled: PooledConnection,
     statements: Statements,
-    runtime: Handle,
-    /// Statements so far, without those that were undone: who is asked again must not pay for them.
+    /// The statements so far, without undone ones, which a second call must not pay for.
     count: u64,
-    /// The bytes of their parameters, likewise.
+    /// The bytes of their parameters, counted likewise.
     bytes: usize,
-    /// The same two when the running call began.
+    /// Both numbers as they were when the running call began.
     before_call: (u64, usize),
     /// Why the transaction is over, if it is.
-    lost: Option<Error>,
+    pub(super) lost: Option<Error>,
 }
 
 impl Session {
-    /// Must be called within a runtime. The guest may compute for so long between two statements.
+    /// Begins a transaction. The guest may compute for `pause` between two of its statements.
     pub(super) async fn begin(
         mut pooled: PooledConnection,
         store: &Store,
         pause: Duration,
     ) -> Result<Self, Error> {
-        // The server must not end it meanwhile.
+        // The server must not end the transaction meanwhile.
         let idle_ms = u128::from(STATEMENT_TIMEOUT_MS) + pause.as_millis();
         let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}");
         let begin = sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut pooled.connection);
         within_timeout("beginning a transaction", begin).await?;
-        let (statements, runtime) = (Arc::clone(&store.statements), Handle::current());
-        Ok(Self { pooled, statements, runtime, count: 0, bytes: 0, before_call: (0, 0), lost: None })
+        let statements = Arc::clone(&store.statements);
+        Ok(Self { pooled, statements, count: 0, bytes: 0, before_call: (0, 0), lost: None })
     }
 
-    /// Takes the place of a batch: nobody else has it until the transaction ends. Waits for another transaction in this
-    /// place, one whose COMMIT had no answer, and gives what is on record of the batch, and of entries from the first to
-    /// the last of these milliseconds, then.
+    /// Locks the slot of a batch until the transaction ends. Waits for another transaction in this
+    /// slot, one whose COMMIT had no answer. Then returns the records of the batch, and of entries
+    /// from the first to the last of these milliseconds.
     pub(super) async fn take_slot(
         &mut self,
         store: &Store,
@@ -79,7 +78,7 @@ impl Session {
                 .bind(slot)
                 .execute(&mut *connection)
                 .await?;
-            // Others may have decided them, if the group was set back.
+            // Others may have decided these entries, if the group was set back.
             sqlx::query(
                 "SELECT run, number, entries FROM decided WHERE run = $1 AND number = ANY ($2)
                  UNION ALL
@@ -99,31 +98,31 @@ impl Session {
         within_timeout("beginning a transaction", taken).await
     }
 
-    /// Whether a statement of the guest's was run.
+    /// Returns whether the guest has run a statement.
     pub(super) fn was_used(&self) -> bool {
         self.count > 0
     }
 
-    /// From here on all can be undone that the guest does.
+    /// Makes it possible to undo all that the guest does from here on.
     pub(super) async fn begin_all(&mut self) -> Result<(), Error> {
         let begun = sqlx::raw_sql("SAVEPOINT guest").execute(&mut self.pooled.connection);
         within_timeout("beginning a transaction", begun).await.map(drop)
     }
 
-    /// Takes back what was written since [`Session::begin_all`], after an error too.
+    /// Undoes what was written since [`Session::begin_all`], after an error too.
     pub(super) async fn undo_all(&mut self) -> Result<(), Error> {
         let undone = sqlx::raw_sql("ROLLBACK TO SAVEPOINT guest").execute(&mut self.pooled.connection);
         within_timeout("rolling back", undone).await.map(drop)
     }
 
-    /// Takes back the whole transaction.
+    /// Undoes the whole transaction.
     pub(super) async fn rollback(mut self, database: &Database) -> Result<(), Error> {
         let undone = sqlx::raw_sql("ROLLBACK").execute(&mut self.pooled.connection);
         let undone = within_timeout("rolling back", undone).await;
         database.finish(self.pooled, undone).map(drop)
     }
 
-    /// After the commit. A connection on which something may be left is closed.
+    /// Gives the connection back after the commit. It is closed if something may be left on it.
     pub(super) async fn release(mut self, database: &Database) {
         let is_clean = !self.was_used()
             || within_timeout(
@@ -137,12 +136,39 @@ impl Session {
         }
     }
 
-    /// Why it is over, if it is.
-    pub fn take_lost(&mut self) -> Option<Error> {
-        self.lost.take()
+    /// Returns why the transaction is over, after an answer has said that it is.
+    pub fn lost(&mut self) -> Error {
+        self.lost.take().unwrap_or(Error::SessionLost)
     }
 
-    fn control(&mut self, sql: String) -> Result<(), Lost> {
+    /// Answers what the rules ask, until nobody asks any more.
+    pub async fn serve(&mut self, mut requests: TransactionRequests) {
+        while let Some(request) = requests.recv().await {
+            // If the asker has gone meanwhile, nobody has a use for the answer.
+            match request {
+                TransactionRequest::BeginCall(answer) => drop(answer.send(self.begin_call().await)),
+                TransactionRequest::UndoCall(answer) => drop(answer.send(self.undo_call().await)),
+                TransactionRequest::Query(statement, parameters, answer) => {
+                    drop(answer.send(self.query(&statement, parameters).await));
+                }
+                TransactionRequest::Execute(statement, parameters, answer) => {
+                    drop(answer.send(self.execute(&statement, parameters).await));
+                }
+            }
+        }
+    }
+
+    async fn begin_call(&mut self) -> Result<(), Lost> {
+        self.before_call = (self.count, self.bytes);
+        self.control("SAVEPOINT guest_call".to_owned()).await
+    }
+
+    async fn undo_call(&mut self) -> Result<(), Lost> {
+        (self.count, self.bytes) = self.before_call;
+        self.control("ROLLBACK TO SAVEPOINT guest_call".to_owned()).await
+    }
+
+    async fn control(&mut self, sql: String) -> Result<(), Lost> {
         if self.lost.is_some() {
             return Err(Lost);
         }
@@ -153,7 +179,7 @@ impl Session {
                 Err(_) => Err(Error::TimedOut { what: "a statement of the guest", after: CANCEL_TIMEOUT }),
             }
         };
-        self.runtime.block_on(done).map_err(|error| {
+        done.await.map_err(|error| {
             self.lost = Some(error);
             Lost
         })
@@ -161,13 +187,34 @@ impl Session {
 }
 
 impl Session {
-    /// In a savepoint of its own, so that an error spoils nothing.
-    fn run<T>(
+    async fn query(&mut self, name: &str, parameters: Vec<Value>) -> StatementResult<Vec<Vec<Value>>> {
+        let (statement, query) = match self.begin_statement(name, parameters).await? {
+            Ok(begun) => begun,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let got = within_limit(&statement, rows(query, &mut self.pooled.connection, &statement)).await;
+        self.end_statement(&statement, got).await
+    }
+
+    async fn execute(&mut self, name: &str, parameters: Vec<Value>) -> StatementResult<u64> {
+        let (statement, query) = match self.begin_statement(name, parameters).await? {
+            Ok(begun) => begun,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let executed = async {
+            let done = query.execute(&mut self.pooled.connection).await?;
+            Ok(Ok(done.rows_affected()))
+        };
+        let got = within_limit(&statement, executed).await;
+        self.end_statement(&statement, got).await
+    }
+
+    /// Checks a statement, and begins a savepoint for it, so that its error spoils nothing else.
+    async fn begin_statement(
         &mut self,
         name: &str,
         parameters: Vec<Value>,
-        get: impl AsyncFnOnce(Bound, &mut PgConnection, &Statement) -> Result<Result<T, StatementError>, Error>,
-    ) -> StatementResult<T> {
+    ) -> StatementResult<(Statement, Bound)> {
         let Some(statement) = self.statements.get(name).cloned() else {
             return Ok(Err(StatementError::NotGranted(name.to_owned())));
         };
@@ -185,25 +232,29 @@ impl Session {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let timeout_ms = statement.timeout.as_millis();
-        // Who waits for a lock is not slow: that ends the transaction, and the batch is judged again later. It must be
-        // known before the whole time is over, which says nothing of the cause.
+        // A statement that waits for a lock is not slow: the wait ends the transaction, and the
+        // batch is judged again later. The lock's limit must end before the statement's, which does
+        // not tell the cause.
         self.control(format!(
             "SAVEPOINT guest_statement; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {timeout_ms}",
             (timeout_ms / 2).max(1)
-        ))?;
-        let patience = Duration::from_millis(timeout_ms) + CANCEL_TIMEOUT;
-        let got = async {
-            tokio::time::timeout(patience, get(query, &mut self.pooled.connection, &statement))
-                .await
-                .map_err(|_| Error::TimedOut { what: "a statement of the guest", after: patience })?
-        };
-        let refusal = match self.runtime.block_on(got) {
+        ))
+        .await?;
+        Ok(Ok((statement, query)))
+    }
+
+    async fn end_statement<T>(
+        &mut self,
+        statement: &Statement,
+        got: Result<Result<T, StatementError>, Error>,
+    ) -> StatementResult<T> {
+        let refusal = match got {
             Ok(Ok(got)) => {
-                self.control("RELEASE SAVEPOINT guest_statement".to_owned())?;
+                self.control("RELEASE SAVEPOINT guest_statement".to_owned()).await?;
                 return Ok(Ok(got));
             }
             Ok(Err(refusal)) => refusal,
-            Err(error) => match refused(&error, timeout_ms) {
+            Err(error) => match refused(&error, statement.timeout.as_millis()) {
                 Some(refusal) => refusal,
                 None => {
                     self.lost = Some(error);
@@ -211,35 +262,25 @@ impl Session {
                 }
             },
         };
-        self.control("ROLLBACK TO SAVEPOINT guest_statement; RELEASE SAVEPOINT guest_statement".to_owned())?;
+        self.control("ROLLBACK TO SAVEPOINT guest_statement; RELEASE SAVEPOINT guest_statement".to_owned())
+            .await?;
         Ok(Err(refusal))
     }
 }
 
-impl Transaction for Session {
-    fn begin_call(&mut self) -> Result<(), Lost> {
-        self.before_call = (self.count, self.bytes);
-        self.control("SAVEPOINT guest_call".to_owned())
-    }
-
-    fn query(&mut self, name: &str, parameters: Vec<Value>) -> StatementResult<Vec<Vec<Value>>> {
-        self.run(name, parameters, rows)
-    }
-
-    fn execute(&mut self, name: &str, parameters: Vec<Value>) -> StatementResult<u64> {
-        self.run(name, parameters, async |query, connection, _| {
-            Ok(Ok(query.execute(connection).await?.rows_affected()))
-        })
-    }
-
-    fn undo_call(&mut self) -> Result<(), Lost> {
-        (self.count, self.bytes) = self.before_call;
-        self.control("ROLLBACK TO SAVEPOINT guest_call".to_owned())
-    }
+/// Ends a statement that the server does not end in time.
+async fn within_limit<T>(
+    statement: &Statement,
+    run: impl Future<Output = Result<Result<T, StatementError>, Error>>,
+) -> Result<Result<T, StatementError>, Error> {
+    let limit = Duration::from_millis(statement.timeout.as_millis()) + CANCEL_TIMEOUT;
+    let run = tokio::time::timeout(limit, run).await;
+    run.map_err(|_| Error::TimedOut { what: "a statement of the guest", after: limit })?
 }
 
-/// What a batch's own statements need, after the guest's. What the guest has put off until the commit is checked now:
-/// then it is known whose fault it is. And nobody computes any more for whom the server would have to wait.
+/// Returns the settings that a batch's own statements need after the guest's. Checks that were put
+/// off until the commit are made now, so that it is known whose fault it is. Nobody computes any
+/// more, so the server need not wait for that.
 pub(super) fn end_of_guest() -> String {
     format!(
         "SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL lock_timeout = 0; \
@@ -248,20 +289,20 @@ pub(super) fn end_of_guest() -> String {
     )
 }
 
-/// What outlives a transaction, and would be there for whoever has the connection next.
+/// Resets what outlives a transaction, and would be there for the connection's next user.
 const FORGET: &str = "SELECT pg_advisory_unlock_all(); DISCARD TEMP; UNLISTEN *; RESET ROLE; RESET search_path; RESET TimeZone";
 
-/// What the guest is told, unless the transaction is over, or the same may go well the next time.
+/// Returns what the guest is told, unless the transaction is over or a retry may go well.
 fn refused(error: &Error, timeout_ms: u64) -> Option<StatementError> {
     let Error::Statement(sqlx::Error::Database(database)) = error else { return None };
     let code = database.code()?;
     match code.as_ref() {
         "57014" => Some(StatementError::TimedOut(timeout_ms)),
-        // Somebody holds a lock, the server is read-only for now, or has waited too long for us.
+        // Somebody holds a lock, or the server is read-only for now or has waited too long.
         "55P03" | "25006" | "25P03" => None,
-        // A plan of before the table was changed: sqlx keeps it as long as the connection.
+        // The plan is older than a change of the table. sqlx keeps it as long as the connection.
         "0A000" if database.message().contains("cached plan") => None,
-        // Connections, deadlocks, the end of the server.
+        // These are connections, deadlocks, and the end of the server.
         code if ["08", "40", "57"].iter().any(|class| code.starts_with(class)) => None,
         _ => Some(StatementError::Refused(code.into_owned(), database.message().to_owned())),
     }
@@ -307,7 +348,7 @@ fn bound(statement: &Statement, parameters: Vec<Value>) -> Result<Bound, Stateme
     })
 }
 
-/// The rows of a statement, as far as they may be.
+/// Returns the rows of a statement, within its limits.
 async fn rows(
     query: Bound,
     connection: &mut PgConnection,
@@ -315,7 +356,7 @@ async fn rows(
 ) -> Result<Result<Vec<Vec<Value>>, StatementError>, Error> {
     let (mut rows, mut bytes, mut refusal) = (Vec::new(), 0_usize, None);
     let mut found = query.fetch(connection);
-    // To the end, even of what is too much: the connection is to be used again.
+    // All rows are read, even of what is too much: the connection is to be used again.
     while let Some(row) = found.try_next().await? {
         if refusal.is_some() {
             continue;

@@ -1,7 +1,8 @@
-//! Writes a batch: events and dead letters in one transaction.
+//! Writes a batch: its events and dead letters in one transaction.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgArguments, PgRow};
@@ -21,21 +22,21 @@ use crate::capabilities::Publication;
 use crate::config::TableName;
 use crate::failpoint::failpoint;
 
-/// How a tenant's table is written.
+/// The statements that write a tenant's table.
 ///
-/// One statement for any number of rows: five arrays are five parameters, so
-/// it is prepared once and far from PostgreSQL's limit of 65,535.
+/// Each takes any number of rows: five arrays are five parameters. So it is prepared once, and is
+/// far from PostgreSQL's limit of 65,535.
 #[derive(Clone)]
 pub(super) struct Inserts {
     insert: Arc<str>,
-    /// When it must be known which rows were new.
+    /// Inserts, and returns which rows were new.
     insert_returning: Arc<str>,
     insert_unrecorded_returning: Arc<str>,
-    /// Counts those of these keys that are not there.
+    /// Counts the keys that are not in the table.
     missing: Arc<str>,
 }
 
-/// The record of the batch, in the same statement.
+/// Records the batch in the same statement.
 const RECORDED: &str = "WITH recorded AS (
          INSERT INTO decided (run, number, stream, consumer_group, first, last, entries)
          SELECT $6, $8, $9, $10, $11, $12, $13 WHERE sluicegate_hold($6, $7)
@@ -58,7 +59,7 @@ impl Inserts {
             insert: format!("{RECORDED}{insert}").into(),
             insert_returning: format!("{RECORDED}{insert}{RETURNING}").into(),
             insert_unrecorded_returning: format!("{insert}{RETURNING}").into(),
-            // The list of times once more, so that only their chunks are looked at.
+            // The list of times stands there once more, so that only their chunks are looked at.
             missing: format!(
                 "SELECT count(*) FROM UNNEST($1::timestamptz[], $2::uuid[]) AS wanted (time, event_id)
                  WHERE NOT EXISTS (
@@ -81,11 +82,10 @@ impl Writer {
         Self { store }
     }
 
-    /// Writes what is to be stored and what is to be kept as a dead letter, all or nothing.
+    /// Writes the events and the dead letters of a batch, all or nothing.
     ///
-    /// Idempotent: a batch whose outcome is unknown is written again. When this
-    /// is cancelled or fails, the connection is closed, and a transaction that
-    /// was open on it is rolled back.
+    /// It is idempotent: a batch whose outcome is unknown is written again. When this is cancelled
+    /// or fails, an open transaction is rolled back, mostly by closing its connection.
     pub async fn write(
         &mut self,
         batch: &[Judged],
@@ -108,7 +108,7 @@ impl Writer {
         let purpose = if batch_budget::is_heavy(batch, &[]) { Purpose::Heavy } else { Purpose::Plain };
         let mut pooled = self.store.acquire(purpose).await?;
         if let Purpose::Heavy = purpose {
-            // Others wait for the connection: not for somebody's lock on this tenant's table, too.
+            // Others wait for the connection, and should not wait for a lock on this table, too.
             within_timeout(WRITING, set_lock_timeout("1s", &mut pooled.connection)).await?;
         }
         let new_rows = write(&mut pooled.connection, &self.store, &rows, &letters, &recorded);
@@ -116,7 +116,7 @@ impl Writer {
             Ok(new_rows) => new_rows,
             Err(error) => {
                 if let (Remedy::BlameRow, Purpose::Plain) = (error.remedy(), purpose) {
-                    // Nothing is wrong with the connection, and a flood of such rows would leave nobody a warm one.
+                    // The connection is sound. A flood of such rows would leave nobody a warm one.
                     if within_timeout("rolling back", pooled.connection.ping()).await.is_ok() {
                         pooled.release(&self.store.database);
                     }
@@ -134,7 +134,7 @@ impl Writer {
         Ok(Committed { ids, tally: tally(batch, new_rows), publications, _number: Some(number.clone()) })
     }
 
-    /// Whether other rows can be written to the tenant's table. Nothing is left of the try.
+    /// Tries whether other rows can be written to the tenant's table, and leaves nothing behind.
     pub async fn look_at_others(&self) -> Others {
         let looked = async {
             let mut pooled = self.store.acquire(Purpose::Plain).await?;
@@ -150,7 +150,7 @@ impl Writer {
         looked.await.unwrap_or_else(|error| Others::from_write(Err(error)))
     }
 
-    /// A number for the transactions of one part of a batch, of which one at most will be committed.
+    /// Gives a number to the transactions of one part of a batch. At most one of them is committed.
     pub fn number(&self, record: &mut BatchRecord) -> Number {
         let number = self.store.numbers.take();
         record.numbers.push(number.clone());
@@ -159,13 +159,18 @@ impl Writer {
 
     /// Begins a transaction that a guest may use while it judges these entries.
     ///
-    /// What it did would count twice if it were asked again after a COMMIT that
-    /// had no answer but took place: then there is nothing left to begin.
-    pub async fn begin(&mut self, entries: &[Entry], record: &mut BatchRecord) -> Result<Begun, Error> {
+    /// If a COMMIT took place but had no answer, what the guest did would count twice when it is
+    /// asked again. Then there is nothing left to begin.
+    pub async fn begin(
+        &mut self,
+        entries: &[Entry],
+        record: &mut BatchRecord,
+        pause: Duration,
+    ) -> Result<Begun, Error> {
         let begun = async {
             let pooled = self.store.acquire(Purpose::Guest).await?;
             // Each call of the guest begins with a statement.
-            let mut session = Session::begin(pooled, &self.store, self.store.guest_time_limit).await?;
+            let mut session = Session::begin(pooled, &self.store, pause).await?;
             let ends = ends(|| entries.iter().map(|entry| entry.id));
             let recorded = session.take_slot(&self.store, record.slot, &record.numbers, ends).await?;
             Ok::<_, Error>((session, recorded))
@@ -185,8 +190,8 @@ impl Writer {
         Ok(Begun::Decided { committed, rest })
     }
 
-    /// As [`Writer::write`], in a transaction that a guest has used. When this
-    /// is cancelled or fails, all is undone, what the guest did too.
+    /// Does the same as [`Writer::write`], in a transaction that a guest has used. When this is
+    /// cancelled or fails, all is undone, what the guest did too.
     pub async fn commit(
         &mut self,
         session: Session,
@@ -207,7 +212,7 @@ impl Writer {
         record: &BatchRecord,
         number: &Number,
     ) -> Result<Committed, Error> {
-        if let Some(error) = session.take_lost() {
+        if let Some(error) = session.lost.take() {
             return Err(error);
         }
         if batch_budget::is_too_much_at_once(batch) {
@@ -224,7 +229,7 @@ impl Writer {
             if !letters.is_empty() {
                 letters.insert(store, connection).await?;
             }
-            // What the guest did with the transaction is for all of them: they cannot commit in
+            // What the guest did in the transaction is for all of them, so they cannot commit in
             // portions. But a statement of all of them would hold up a thread for others.
             let mut earlier = Keys::new();
             for portion in rows.split_excess() {
@@ -257,8 +262,8 @@ async fn write(
 ) -> Result<NewRows, Error> {
     failpoint!("before_insert", sqlx::Error::from(std::io::Error::other("failpoint")).into());
     if letters.is_empty() && !store.can_drop_rows() {
-        // A single statement is a transaction by itself, without two round trips more. Should a trigger that drops rows
-        // be new, it is found after the commit: the entries are tried again, and what was stored is a duplicate.
+        // A single statement is a transaction, and saves two round trips. A new trigger that drops
+        // rows shows after the commit: the entries come again, and stored ones are duplicates.
         return rows.insert(store, recorded, connection).await;
     }
     let mut transaction = connection.begin().await?;
@@ -271,13 +276,13 @@ async fn write(
     Ok(new_rows)
 }
 
-/// Whether rows can be written to a tenant's table, other than one that was refused.
+/// Whether a tenant's table takes rows other than one that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Others {
     Written,
-    /// No: the server refuses them too.
+    /// The server refuses other rows too.
     Refused,
-    /// The table is empty, so there is none to try with.
+    /// The table is empty, so there is no row to try with.
     Unknown,
     /// The server does not answer, or has no room.
     Away,
@@ -297,11 +302,11 @@ impl Others {
     }
 }
 
-/// Writes a copy of the newest row, under another ID, and takes it back: within the transaction that is open.
+/// Writes a copy of the newest row under another ID, within the open transaction, and undoes it.
 pub(super) async fn look_at_others(store: &Store, connection: &mut PgConnection) -> Result<Others, Error> {
     let looked = async {
         sqlx::raw_sql("SAVEPOINT others").execute(&mut *connection).await?;
-        // A plain table may have no index by time, and any row does for it.
+        // A plain table may have no index by time, and then any row will do.
         let has_index: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
              WHERE indrelid = to_regclass($1) AND attname = 'time')",
@@ -328,31 +333,31 @@ pub(super) async fn look_at_others(store: &Store, connection: &mut PgConnection)
     within_timeout("looking whether other rows can be written", looked).await
 }
 
-/// What there is when a transaction was to begin.
+/// What became of a transaction that was to begin.
 pub enum Begun {
     Open(Box<Session>),
-    /// Some of the entries are decided: an earlier transaction of this batch has committed after all, or another run has
-    /// decided them, before the group was set back.
+    /// Some of the entries are decided: an earlier transaction of this batch has committed after
+    /// all, or another run decided them before the group was set back.
     Decided {
         committed: Committed,
-        /// Those that are not.
+        /// The entries that are not decided.
         rest: Vec<Entry>,
     },
 }
 
-/// The keys of rows.
+/// The keys of rows: ID and time.
 pub(super) type Keys = HashSet<(Uuid, DateTime<Utc>)>;
 
-/// A time that does not read is none of a batch: a trigger has changed it.
+/// Reads keys. A row whose time cannot be read is none of the batch: a trigger has changed it.
 fn keys(rows: &[PgRow]) -> Result<Keys, Error> {
     let time = |row: &PgRow| row.try_get::<Timestamp, _>(1).ok().and_then(|time| time.try_into().ok());
     let keys = rows.iter().filter_map(|row| time(row).map(|time| Ok((row.try_get(0)?, time))));
     Ok(keys.collect::<Result<_, sqlx::Error>>()?)
 }
 
-/// Which rows the statement added.
+/// The rows that the statement added.
 enum NewRows {
-    /// So many of a batch in which each entry has one row.
+    /// How many rows were new, in a batch in which each entry has one row.
     Count(u64),
     Keys(Keys),
 }
@@ -365,7 +370,7 @@ impl NewRows {
         }
     }
 
-    /// With those that an earlier statement of the same batch has added.
+    /// Adds the rows that an earlier statement of the same batch has added.
     fn and(self, earlier: Keys) -> Self {
         match self {
             Self::Count(_) => self,
@@ -399,8 +404,8 @@ fn tally(batch: &[Judged], mut new_rows: NewRows) -> Tally {
     tally
 }
 
-/// Whether any of an entry's rows is new. A new row is the first entry's that
-/// wanted it; for a later one it was there already.
+/// Returns whether any of an entry's rows is new. A new row is of the first entry that wanted it:
+/// for later ones it was there already.
 pub(super) fn take_new(events: &Vec1<Event>, keys: &mut Keys) -> bool {
     let new = events.as_slice().iter().filter(|event| keys.remove(&(event.event_id, event.time)));
     new.count() > 0
@@ -408,9 +413,9 @@ pub(super) fn take_new(events: &Vec1<Event>, keys: &mut Keys) -> bool {
 
 /// The events of a batch.
 pub(super) struct Rows<'a> {
-    /// In the order of their keys, so that concurrent batches lock in one order.
+    /// They are in the order of their keys, so that concurrent batches lock in one order.
     events: Vec<&'a Event>,
-    /// Whether each entry has exactly one.
+    /// Whether each entry has exactly one row.
     one_each: bool,
 }
 
@@ -422,13 +427,13 @@ impl<'a> Rows<'a> {
         });
         let one_each = stored.clone().all(|events| matches!(events, Vec1::One(_)));
         let mut events: Vec<&Event> = stored.flat_map(Vec1::as_slice).collect();
-        // Stable: of several rows with one key the first in the order of the stream is stored.
+        // The sort is stable: of rows with one key, the first in the order of the stream is stored.
         events.sort_by_key(|event| event.key());
         Self { events, one_each }
     }
 
-    /// Takes portions away until as much is left as one statement should have.
-    /// None, if each entry has one row: then there are no more than the entries of a batch.
+    /// Splits off portions, until no more is left than one statement should have. It gives none if
+    /// each entry has one row, because a batch has few enough entries.
     fn split_excess(&mut self) -> Vec<Self> {
         let mut portions = Vec::new();
         if self.one_each {
@@ -448,7 +453,7 @@ impl<'a> Rows<'a> {
         portions
     }
 
-    /// Even of no rows: what was decided is recorded.
+    /// Inserts the rows and the record of the batch, even if there are no rows.
     async fn insert(
         &self,
         store: &Store,
@@ -474,7 +479,7 @@ impl<'a> Rows<'a> {
         Ok(new_rows)
     }
 
-    /// Those that were not new must have been there before. A trigger can drop a row without a word.
+    /// Checks that the rows that were not new are there. A trigger can drop a row without a word.
     async fn check_for_dropped(
         &self,
         store: &Store,
@@ -495,7 +500,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Inserts without a record, and gives the keys of the rows that were new.
+    /// Inserts rows without a record, and returns the keys of the new ones.
     pub(super) async fn insert_returning(
         &self,
         store: &Store,

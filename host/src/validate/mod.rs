@@ -1,7 +1,7 @@
-//! Checks what a guest returns: from what may be hostile to rows that PostgreSQL can hold.
+//! Checks what a guest returns, which may be hostile, and makes rows that PostgreSQL can hold.
 //!
-//! Whatever passes here should be storable. What PostgreSQL refuses all the
-//! same costs its own entry only: see `pipeline`.
+//! Whatever passes here should be storable. What PostgreSQL refuses all the same costs its own
+//! entry only: see `pipeline`.
 
 mod number;
 
@@ -14,34 +14,33 @@ use uuid::Uuid;
 
 use crate::batch::{Event, Outcome, Reason, UncheckedEvent, Vec1, Verdict, Violation};
 
-/// The rows that one entry may expand to, at most.
+/// The largest number of rows that one entry may expand to.
 pub const MAX_EXPANSION: usize = 1_000;
-/// The weeks in which the rows of one entry may lie, at most. A new chunk of
-/// the hypertable takes a dozen locks of the 6,400 that a server has by
-/// default, for all tenants.
+/// The largest number of weeks in which the rows of one entry may lie. A new chunk of the
+/// hypertable takes a dozen of the 6,400 locks that a server has by default, for all tenants.
 pub const MAX_EXPANSION_WEEKS: usize = 64;
-/// The violations kept of one entry, at most.
+/// The largest number of violations that are kept of one entry.
 pub const MAX_VIOLATIONS: usize = 100;
-/// The bytes kept of a violation's path, code and message, each, and of a
-/// reason to discard, at most.
+/// The largest number of bytes that are kept of a violation's path, code and message each, and of a
+/// reason to discard.
 pub const MAX_TEXT_BYTES: usize = 1_024;
 
-/// 4713-01-01 BC, in microseconds since the Unix epoch. PostgreSQL begins
-/// eleven months earlier, but TimescaleDB must still find room for the chunk.
+/// 4713-01-01 BC, in microseconds since the Unix epoch. PostgreSQL begins eleven months earlier,
+/// but TimescaleDB must still find room for the chunk.
 const MIN_TIME_MICROS: i64 = -210_863_520_000_000_000;
 /// AD 262142-12-31, where chrono ends; PostgreSQL goes on to AD 294276.
 const MAX_TIME_MICROS: i64 = 8_210_266_790_400_000_000;
 
-/// What verdicts may hold, as the operator set it. The limits above are part of the contract.
-#[derive(Clone, Copy, Debug)]
+/// What verdicts may hold, as the operator has set it. The limits above are part of the contract.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub struct OutputLimits {
-    /// `GUEST_OUTPUT`: in one call, and for a batch beyond what its entries brought.
+    /// `GUEST_OUTPUT`: the bytes of one call, and of a batch beyond what its entries brought.
     pub output_bytes: usize,
-    /// `GUEST_ROWS`: rows that a batch may become. Not less than [`MAX_EXPANSION`].
+    /// `GUEST_ROWS`: the rows that a batch may become, not less than [`MAX_EXPANSION`].
     pub rows: usize,
-    /// `GUEST_STRING`: a string of a row.
+    /// `GUEST_STRING`: the bytes of a string of a row.
     pub string_bytes: usize,
-    /// `GUEST_JSON_DEPTH`: levels of properties, at most 127, where `serde_json` ends.
+    /// `GUEST_JSON_DEPTH`: the levels of properties, at most 127, where `serde_json` ends.
     pub json_depth: usize,
     /// `MAX_EVENT_AGE`: how long ago an event may have happened.
     pub max_age_days: u32,
@@ -50,7 +49,7 @@ pub struct OutputLimits {
 }
 
 impl OutputLimits {
-    /// Without such a window one could make millions of chunks, each a few files.
+    /// Without this window a guest could make millions of chunks, each a few files.
     fn is_in_window(&self, time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
         let age = now - time;
         -TimeDelta::days(self.max_ahead_days.into()) <= age
@@ -58,7 +57,7 @@ impl OutputLimits {
     }
 }
 
-/// The week of an event: a chunk of the hypertable, as long as nobody has changed its interval.
+/// Returns an event's week: a chunk of the hypertable, unless somebody has changed its interval.
 pub fn week(event: &Event) -> i64 {
     event.time.timestamp().div_euclid(7 * 86_400)
 }
@@ -77,7 +76,7 @@ pub fn validate(verdict: Verdict, bounds: &OutputLimits, now: DateTime<Utc>) -> 
             "the guest rejected the entry without a violation; name at least one",
         ),
         Verdict::Reject(violations) => {
-            // A list of its own: collected in place, it would keep the room of all that the guest has listed.
+            // The list is new: one collected in place would keep the room of the guest's list.
             let mut kept = Vec::with_capacity(violations.len().min(MAX_VIOLATIONS));
             kept.extend(violations.into_iter().take(MAX_VIOLATIONS).map(cut_violation));
             Outcome::DeadLetter(Reason::Rejected, kept)
@@ -183,7 +182,7 @@ fn time(micros: i64, bounds: &OutputLimits, now: DateTime<Utc>) -> Result<DateTi
     }
 }
 
-/// What the number seems to count, if not microseconds: a time of these days in another unit.
+/// Names another unit in which the number is a time within the window, if there is one.
 fn other_unit(number: i64, bounds: &OutputLimits, now: DateTime<Utc>) -> String {
     let micros = |(_, numerator, denominator): &(&str, i64, i64)| {
         Some(number.checked_mul(*numerator)? / denominator).and_then(DateTime::from_timestamp_micros)
@@ -243,7 +242,7 @@ fn properties(json: String, bounds: &OutputLimits) -> Result<String, Violation> 
     }
 }
 
-/// The text in quotes, its control characters escaped, cut to 64 characters.
+/// Returns the text in quotes, with control characters escaped, cut to 64 characters.
 pub fn quoted(text: &str) -> String {
     let end = text.char_indices().nth(64).map(|(at, _)| at);
     match end.and_then(|end| text.get(..end)) {
@@ -256,10 +255,9 @@ fn cut_violation(violation: Violation) -> Violation {
     Violation { path: cut(violation.path), code: cut(violation.code), message: cut(violation.message) }
 }
 
-/// At most `MAX_TEXT_BYTES` of the text, without NUL, which neither `text`
-/// nor `jsonb` can hold.
-///
-/// Keeps nothing of a text that was longer: it may be all that a guest could hand over, for each entry of a batch.
+/// Returns at most `MAX_TEXT_BYTES` of the text, without NUL, which neither `text` nor `jsonb` can
+/// hold. Nothing is kept of a text that was longer: it may be all that a guest could hand over, for
+/// each entry of a batch.
 pub fn cut(text: String) -> String {
     if text.len() <= MAX_TEXT_BYTES && text.capacity() <= 2 * MAX_TEXT_BYTES && !text.contains('\0') {
         return text;
@@ -268,14 +266,14 @@ pub fn cut(text: String) -> String {
     start_of(&start, MAX_TEXT_BYTES).to_owned()
 }
 
-/// As many whole characters as fit.
+/// Returns as many whole characters as fit.
 fn start_of(text: &str, most: usize) -> &str {
     text.get(..text.floor_char_boundary(most)).unwrap_or_default()
 }
 
-/// Reads a JSON object of so many levels and keeps nothing of it: an error tells
-/// what `jsonb` would refuse. serde_json has a limit of 127 levels itself; lone
-/// surrogates and numbers beyond a 64-bit float are its errors too.
+/// Reads a JSON object of at most so many levels and keeps nothing of it: an error tells what
+/// `jsonb` would refuse. serde_json has a limit of 127 levels itself, and lone surrogates and
+/// numbers beyond a 64-bit float are its errors too.
 struct StorableObject(usize);
 
 impl<'de> DeserializeSeed<'de> for StorableObject {
@@ -298,12 +296,12 @@ impl<'de> Visitor<'de> for StorableObject {
     }
 }
 
-/// Any value, of so many levels at most.
+/// Reads any value, of at most so many levels.
 #[derive(Clone, Copy)]
 struct Storable(usize);
 
 impl Storable {
-    /// For what is inside.
+    /// Returns what reads the values inside.
     fn inner<E: de::Error>(self) -> Result<Self, E> {
         match self.0.checked_sub(1) {
             Some(levels) => Ok(Self(levels)),

@@ -1,6 +1,6 @@
-//! A hostile guest harms nobody: its entry becomes a dead letter that names the limit, the rest is stored.
+//! Tests that a hostile guest costs only its entry, which becomes a letter that names the limit.
 //!
-//! One test for each program of `tests/guests/hostile/examples`, of the same name.
+//! There is one test for each program of `tests/guests/hostile/examples`, of the same name.
 
 use std::fs;
 use std::net::TcpListener;
@@ -32,7 +32,7 @@ fn provocation() -> Fields {
     provoking(&Event::new(), None)
 }
 
-/// An entry that provokes the guest becomes a dead letter of this reason, which says these words.
+/// Checks that the provoking entry becomes a dead letter of this reason, with these words.
 fn becomes_a_letter(scene: &Scene, launch: Launch, reason: &str, words: &str) -> Ended {
     let (letters, ended) = letters_of(scene, launch, &[provocation()]);
     assert_eq!(reasons(&letters), [reason], "{letters:?}");
@@ -40,11 +40,11 @@ fn becomes_a_letter(scene: &Scene, launch: Launch, reason: &str, words: &str) ->
     ended
 }
 
-/// The same, by this limit.
+/// Does the same for the guest of this name, and checks that only this kind of breach is counted.
 fn is_stopped(name: &str, reason: &str, words: &str) {
     let scene = Scene::new();
     let ended = becomes_a_letter(&scene, hostile(&scene, name), reason, words);
-    // Breaches are counted by their kind, and only those there were.
+    // Breaches are counted by their kind, and only kinds that there were are logged.
     assert!(ended.metrics().get(reason) > 0, "{:?}", ended.metrics());
     let last = ended.log.lines().rfind(|line| line.contains(" metrics state=")).unwrap();
     let kinds = [
@@ -65,9 +65,14 @@ fn is_stopped(name: &str, reason: &str, words: &str) {
 #[test]
 fn endless_loop() {
     let scene = Scene::new();
-    // Long enough for the good entries on a busy machine.
+    // The limit is long enough for the good entries on a busy machine.
     let launch = hostile(&scene, "endless_loop").set("GUEST_TIME_LIMIT", "1s");
-    becomes_a_letter(&scene, launch, "timed_out", "the guest took longer than 1000 ms (GUEST_TIME_LIMIT)");
+    becomes_a_letter(
+        &scene,
+        launch,
+        "timed_out",
+        "the guest took longer than 1000 ms (GUEST_TIME_LIMIT), in ",
+    );
     let scene = Scene::new();
     let launch = hostile(&scene, "endless_loop").set("GUEST_FUEL", 20_000_000);
     becomes_a_letter(&scene, launch, "out_of_fuel", "more than 20000000 fuel (GUEST_FUEL)");
@@ -111,7 +116,7 @@ fn random_flood() {
     is_stopped("random_flood", "trapped", "65536");
 }
 
-/// No call to the host waits.
+/// Checks that no call to the host waits, and returns the rows.
 fn ends_at_once(name: &str) -> Vec<Event> {
     let scene = Scene::new();
     let service = hostile(&scene, name).set("GUEST_TIME_LIMIT", "5s").start();
@@ -147,6 +152,9 @@ fn panic() {
     scene.stream.add_all(&[provocation(), Event::new().data(), provocation()]);
     scene.stream.until_drained();
     assert_eq!(service.stop().metrics().get("trapped"), 2, "each once");
+    let letters = scene.database.letters();
+    let message = message(&letters[0]);
+    assert!(message.contains(", in panic::"), "the functions in which it was: {message}");
 }
 
 #[test]
@@ -164,7 +172,7 @@ fn too_many_verdicts() {
     is_stopped("too_many_verdicts", "bad_verdict", "2 verdicts for 1 entries");
 }
 
-/// Nobody can tell that they are swapped, but each entry has one end, and no row is made up.
+/// Nobody can tell that verdicts are swapped, but each entry has one end, and no row is made up.
 #[test]
 fn swapped_verdicts() {
     let scene = Scene::new();
@@ -190,7 +198,7 @@ fn huge_expansion() {
     is_stopped("huge_expansion", "bad_verdict", "expanded the entry to 100000 events, wanted 1 to 1000");
 }
 
-/// What it returns is little in its own memory, and 4 GiB for a host that copied it all.
+/// What the guest returns is little in its own memory, and 4 GiB for a host that copied it all.
 #[test]
 fn huge_rejection() {
     let scene = Scene::new();
@@ -207,7 +215,7 @@ fn huge_rejection() {
     service.stop();
 }
 
-/// Each of them is within the limits of a call, and nothing is kept of what is cut.
+/// Each reason is within the limits of a call, and nothing is kept of what is cut.
 #[test]
 fn huge_reasons() {
     let scene = Scene::new();
@@ -229,7 +237,7 @@ fn deep_json() {
     is_stopped("deep_json", "bad_verdict", "GUEST_JSON_DEPTH");
 }
 
-/// An entry may become a thousand rows, but the batch not more than GUEST_ROWS: the largest pay.
+/// An entry may become a thousand rows, but a batch only GUEST_ROWS: the largest entries pay.
 #[test]
 fn many_rows() {
     let scene = Scene::new();
@@ -258,7 +266,7 @@ fn scattered_times() {
     assert_eq!(ended.metrics().get("bad_verdict"), 2);
 }
 
-/// What an entry may have is not written of many entries in one transaction.
+/// Rows of 64 weeks, which an entry may have, are written in a transaction of their own.
 #[test]
 fn scattered_rows() {
     let scene = Scene::new();
@@ -277,7 +285,7 @@ fn scattered_rows() {
     );
 }
 
-/// Each of them costs a failed statement or two, on connections that go on.
+/// Each refused row costs a failed statement or two, on connections that go on.
 #[test]
 fn refused_rows() {
     let scene = Scene::new();
@@ -312,7 +320,7 @@ fn same_id() {
     assert_eq!(service.stop().metrics().tally(), [2, 2, 0, 0, 0]);
 }
 
-/// It keeps an entry of its own from being stored, and none of its neighbour's.
+/// The guest keeps an event of its own from being stored, and none of its neighbour's.
 #[test]
 fn stolen_ids() {
     let house = House::new("stolen_ids");
@@ -332,7 +340,7 @@ fn stolen_ids() {
     assert_eq!(stored("events_neighbour"), [mine]);
 }
 
-/// Two tenants, both with the hostile guest: one of them is never provoked.
+/// Holds two tenants, both with the hostile guest.
 struct House {
     scene: Scene,
     hostile: Stream,
@@ -357,7 +365,7 @@ impl House {
     }
 }
 
-/// Sends so many provoking entries to a guest that prints, and gives the log. All must be stored.
+/// Sends provoking entries to a guest that prints, and returns the log. All of them must be stored.
 fn printed(launch: Launch, scene: &Scene, entries: &[Fields]) -> String {
     scene.stream.add_all(entries);
     let service = launch.start();
@@ -366,7 +374,7 @@ fn printed(launch: Launch, scene: &Scene, entries: &[Fields]) -> String {
     service.stop().log
 }
 
-/// What the log says was printed and not logged: lines and bytes.
+/// Returns how many lines and bytes were printed and not logged, as the log says.
 fn suppressed(log: &str) -> [usize; 2] {
     let told = log.lines().filter_map(|line| line.split_once("guest printed more than is logged"));
     let number = |text: &str, name: &str| -> usize {
@@ -384,8 +392,8 @@ fn long_line() {
     let log = printed(hostile(&scene, "long_line"), &scene, &[provocation()]);
     let longest = log.lines().map(str::len).max().unwrap();
     assert!((4_096..5_000).contains(&longest), "{longest}");
-    // On standard output and on standard error, each with its end.
-    assert_eq!(suppressed(&log), [0, 2 * ((1 << 20) + 1) - 4_096]);
+    // The guest prints to standard output and to standard error, each line with its end.
+    assert_eq!(suppressed(&log), [0, 2 * ((1 << 20) + 1 - 4_096)]);
 }
 
 #[test]
@@ -406,7 +414,7 @@ fn many_lines() {
     assert!(lines < 20_000, "{lines} lines");
 }
 
-/// A line says whose it is, and cannot forge another.
+/// A line of the log says whose it is, and cannot forge another.
 #[test]
 fn control_characters() {
     let scene = Scene::new();
@@ -429,7 +437,7 @@ fn control_characters() {
     assert!(!log.contains("forged"), "{log}");
 }
 
-/// What a guest tells of the world: the same for the same entries, in another service, later.
+/// Returns what a guest tells of the world: the same for the same entries in another service.
 fn seen(name: &str, amount: Option<usize>) -> [(String, Value); 2] {
     let scene = Scene::new();
     let start = |scene: &Scene| {
@@ -481,7 +489,8 @@ fn environment() {
 fn clock() {
     for (id, seen) in seen("clock", None) {
         let milliseconds: u64 = id.split('-').next().unwrap().parse().unwrap();
-        assert_eq!(seen, json!({ "now": milliseconds * 1_000, "elapsed": 0 }), "it stands at the entry's ID");
+        let expected = json!({ "now": milliseconds * 1_000, "elapsed": 1, "slept": 3_600 });
+        assert_eq!(seen, expected, "it begins at the entry's ID, and a look moves it by a nanosecond");
     }
 }
 
@@ -494,7 +503,7 @@ fn randomness() {
     );
 }
 
-/// Nothing is left from one batch to the next, nor from one tenant to another with the same component.
+/// No state is left for the next batch, nor for another tenant with the same component.
 #[test]
 fn state() {
     for (_, seen) in seen("state", None) {

@@ -12,7 +12,7 @@
         (global.set $free (i32.add (local.get $at) (local.get $size)))
         (loop $more
             (if (i32.gt_u (global.get $free) (i32.mul (memory.size) (i32.const 65536)))
-                (then (drop (memory.grow (i32.const 1))) (br $more))))
+                (then (if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable)) (br $more))))
         (local.get $at))
     (func $reallocate (param i32 i32) (param $align i32) (param $size i32) (result i32)
         (call $allocate (local.get $align) (local.get $size)))

@@ -1,11 +1,15 @@
-//! Looks at the clock, works, and looks again. It stands still, at the time of the batch's first entry.
+//! Looks at the clock, works, looks again, and sleeps for an hour. The clock begins at the time of the first entry, and
+//! moves only when it is looked at or waited for.
 
 use std::hint::black_box;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 hostile::provoked!(|entry| {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros());
     let start = Instant::now();
     (0..1_000_000).for_each(|i| _ = black_box(i));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros());
-    hostile::tell(entry, format!("{{\"now\":{now},\"elapsed\":{}}}", start.elapsed().as_nanos()))
+    let elapsed = start.elapsed().as_nanos();
+    std::thread::sleep(Duration::from_secs(3_600));
+    let slept = start.elapsed().as_secs();
+    hostile::tell(entry, format!("{{\"now\":{now},\"elapsed\":{elapsed},\"slept\":{slept}}}"))
 });

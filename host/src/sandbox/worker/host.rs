@@ -7,23 +7,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use wasmtime::Engine;
 use wasmtime::component::{Component, HasSelf, Linker};
 
-use super::LoadError;
-use super::guest::State;
-use super::guest::bindings::sluicegate::guest::{metrics, store, stream, types};
-use crate::batch::{EntryId, TextEntry};
+use super::Connection;
+use super::instance::State;
+use super::instance::bindings::sluicegate::guest::{metrics, store, stream, types};
+use crate::batch::EntryId;
 use crate::capabilities::{
-    HostContext, MAX_LABEL_BYTES, MAX_LABELS, MAX_PUBLICATIONS, MAX_PUBLICATIONS_BYTES, MAX_SAMPLES,
-    Publication, Sample, Series, StatementError, StatementResult, Transaction, Usage, Value,
+    Effects, Lost, Publication, PublishError, Sample, Series, StatementError, StatementResult, Usage, Value,
 };
-use crate::config::Grants;
+use crate::sandbox::LoadError;
+use crate::sandbox::channel::{Call, FromWorker, Granted, ToWorker};
 
 /// An interface of the world `pipeline`.
 struct Interface {
     name: &'static str,
-    is_granted: fn(&Grants) -> bool,
+    is_granted: fn(&Granted) -> bool,
     /// What the operator writes.
     remedy: &'static str,
 }
@@ -35,7 +36,7 @@ const STREAM: Interface = Interface {
 };
 const STORE: Interface = Interface {
     name: "sluicegate:guest/store@0.1.0",
-    is_granted: |grants| !grants.statements.is_empty(),
+    is_granted: |grants| grants.statements,
     remedy: "`statements = [\"NAME\"]`, and a table `[statements.NAME]`",
 };
 const METRICS: Interface = Interface {
@@ -50,7 +51,7 @@ pub(super) fn is_interface(import: &str) -> bool {
 }
 
 /// Whether the component imports any of them; an error if one is not granted.
-pub(super) fn check(engine: &Engine, component: &Component, grants: &Grants) -> Result<bool, LoadError> {
+pub(super) fn check(engine: &Engine, component: &Component, grants: &Granted) -> Result<bool, LoadError> {
     let component = component.component_type();
     let imports = |interface: &Interface| component.imports(engine).any(|(name, _)| name == interface.name);
     let imported: Vec<Interface> = [STREAM, STORE, METRICS].into_iter().filter(imports).collect();
@@ -66,7 +67,7 @@ pub(super) fn check(engine: &Engine, component: &Component, grants: &Grants) -> 
 }
 
 /// Links what is granted.
-pub(super) fn link(linker: &mut Linker<State>, grants: &Grants) -> wasmtime::Result<()> {
+pub(super) fn link(linker: &mut Linker<State>, grants: &Granted) -> wasmtime::Result<()> {
     if (STREAM.is_granted)(grants) {
         stream::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut State| &mut state.host)?;
     }
@@ -82,27 +83,47 @@ pub(super) fn link(linker: &mut Linker<State>, grants: &Grants) -> wasmtime::Res
 /// What one call has of it.
 #[derive(Default)]
 pub(super) struct HostState {
-    pub(super) context: HostContext,
-    grants: Arc<Grants>,
+    granted: Granted,
+    lag: Option<u64>,
     /// How often each entry of the batch was delivered.
     deliveries: BTreeMap<EntryId, u64>,
     /// What the batch has left for its commit so far, in this call and in those before it.
-    left: Usage,
+    used: Usage,
+    pub(super) effects: Effects,
+    /// `None` on trial.
+    connection: Option<Arc<Mutex<Connection>>>,
 }
 
 impl HostState {
-    /// For a call after which the batch does what these earlier calls have left, too.
-    pub(super) fn new(
-        grants: &Arc<Grants>,
-        batch: &[TextEntry<'_>],
-        context: HostContext,
-        earlier: Usage,
-    ) -> Self {
-        let deliveries = match grants.stream {
-            true => batch.iter().map(|entry| (entry.id, entry.deliveries)).collect(),
+    pub(super) fn new(granted: &Granted, call: &Call<'_>, connection: Arc<Mutex<Connection>>) -> Self {
+        let deliveries = match granted.stream {
+            true => call.entries.iter().map(|entry| (entry.id, entry.deliveries)).collect(),
             false => BTreeMap::new(),
         };
-        Self { context, grants: Arc::clone(grants), deliveries, left: earlier }
+        Self {
+            granted: granted.clone(),
+            lag: call.lag.filter(|_| granted.stream),
+            deliveries,
+            used: call.earlier,
+            effects: Effects::default(),
+            connection: Some(connection),
+        }
+    }
+
+    /// Asks the service, which holds the transaction.
+    fn ask<T>(
+        &mut self,
+        question: &FromWorker,
+        answer: impl FnOnce(ToWorker<'_>) -> Option<StatementResult<T>>,
+    ) -> wasmtime::Result<Result<T, store::Error>> {
+        let Some(connection) = &self.connection else {
+            return Ok(Err(store::Error::NotGranted("no batch, no transaction".to_owned())));
+        };
+        let mut connection = connection.lock();
+        let answered = connection.ask(question)?;
+        // Without the service there is nobody to tell.
+        let answered = answer(answered).unwrap_or(Err(Lost));
+        Ok(answered?.map_err(store::Error::from))
     }
 }
 
@@ -110,12 +131,12 @@ impl types::Host for HostState {}
 
 impl stream::Host for HostState {
     fn lag(&mut self) -> wasmtime::Result<Option<u64>> {
-        Ok(self.context.lag.filter(|_| self.grants.stream))
+        Ok(self.lag)
     }
 
     fn delivery_count(&mut self, id: types::EntryId) -> wasmtime::Result<Option<u64>> {
         let id = EntryId { milliseconds: id.milliseconds, sequence: id.sequence };
-        Ok(self.deliveries.get(&id).copied().filter(|_| self.grants.stream))
+        Ok(self.deliveries.get(&id).copied())
     }
 
     fn publish(
@@ -123,40 +144,16 @@ impl stream::Host for HostState {
         stream: String,
         fields: Vec<(String, String)>,
     ) -> wasmtime::Result<Result<(), stream::PublishError>> {
-        if !self.grants.publish.contains_key(&stream) {
-            return Ok(Err(stream::PublishError::NotGranted(stream)));
-        }
-        let too_much =
-            |limit: usize| Ok(Err(stream::PublishError::TooMuch(u64::try_from(limit).unwrap_or(u64::MAX))));
         let publication = Publication { stream, fields };
-        let bytes = self.left.published_bytes.saturating_add(publication.bytes());
-        if bytes > MAX_PUBLICATIONS_BYTES {
-            return too_much(MAX_PUBLICATIONS_BYTES);
-        }
-        // XADD takes no entry without fields.
-        if publication.fields.is_empty() {
-            return too_much(0);
-        }
-        if self.left.publications >= MAX_PUBLICATIONS {
-            return too_much(MAX_PUBLICATIONS);
-        }
-        self.left.publications += 1;
-        self.left.published_bytes = bytes;
-        self.context.effects.publications.push(publication);
-        Ok(Ok(()))
-    }
-}
-
-impl HostState {
-    fn run<T>(
-        &mut self,
-        run: impl FnOnce(&mut dyn Transaction) -> StatementResult<T>,
-    ) -> wasmtime::Result<Result<T, store::Error>> {
-        // None on trial, and while start-up code runs.
-        let Some(transaction) = self.context.transaction.as_deref_mut() else {
-            return Ok(Err(store::Error::NotGranted("no batch, no transaction".to_owned())));
-        };
-        Ok(run(transaction)?.map_err(store::Error::from))
+        let is_granted = |stream: &str| self.granted.publish.contains(stream);
+        Ok(match self.used.publish(&publication, is_granted) {
+            Ok(()) => {
+                self.effects.publications.push(publication);
+                Ok(())
+            }
+            Err(PublishError::NotGranted) => Err(stream::PublishError::NotGranted(publication.stream)),
+            Err(PublishError::TooMuch(limit)) => Err(stream::PublishError::TooMuch(limit)),
+        })
     }
 }
 
@@ -167,7 +164,10 @@ impl store::Host for HostState {
         parameters: Vec<store::Value>,
     ) -> wasmtime::Result<Result<Vec<Vec<store::Value>>, store::Error>> {
         let parameters = parameters.into_iter().map(Value::from).collect();
-        let rows = self.run(|transaction| transaction.query(&statement, parameters))?;
+        let rows = self.ask(&FromWorker::Query(statement, parameters), |answer| match answer {
+            ToWorker::Queried(rows) => Some(rows),
+            _ => None,
+        })?;
         let value = |row: Vec<Value>| row.into_iter().map(store::Value::from).collect();
         Ok(rows.map(|rows| rows.into_iter().map(value).collect()))
     }
@@ -178,7 +178,10 @@ impl store::Host for HostState {
         parameters: Vec<store::Value>,
     ) -> wasmtime::Result<Result<u64, store::Error>> {
         let parameters = parameters.into_iter().map(Value::from).collect();
-        self.run(|transaction| transaction.execute(&statement, parameters))
+        self.ask(&FromWorker::Execute(statement, parameters), |answer| match answer {
+            ToWorker::Executed(changed) => Some(changed),
+            _ => None,
+        })
     }
 }
 
@@ -194,27 +197,15 @@ impl metrics::Host for HostState {
     }
 }
 
-/// Of a metric or a label, as all systems of metrics take it: nothing that could forge another in a line.
-fn is_name(text: &str) -> bool {
-    text.len() <= MAX_LABEL_BYTES
-        && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-}
-
 impl HostState {
     /// What is beyond the limits is dropped and counted.
     fn sample(&mut self, name: String, mut labels: Vec<(String, String)>, sample: Sample) {
-        let is_fine = is_name(&name)
-            && labels.len() <= MAX_LABELS
-            && labels.iter().all(|(name, value)| is_name(name) && value.len() <= MAX_LABEL_BYTES)
-            && !matches!(sample, Sample::Observe(value) if !value.is_finite());
-        if !is_fine || self.left.samples >= MAX_SAMPLES {
-            self.context.effects.dropped_samples += 1;
-            return;
-        }
-        self.left.samples += 1;
         labels.sort();
-        self.context.effects.samples.push((Series { name, labels }, sample));
+        let series = Series { name, labels };
+        match self.granted.metrics && self.used.sample(&series, sample) {
+            true => self.effects.samples.push((series, sample)),
+            false => self.effects.dropped_samples += 1,
+        }
     }
 }
 

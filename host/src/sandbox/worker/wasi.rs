@@ -1,16 +1,16 @@
 //! The little of WASI that a guest sees (invariant 5), and why none of it waits (invariant 4).
 //!
 //! No arguments, no environment, no files, no sockets, no standard input. The
-//! clock stands still at the time of the batch's first entry, and randomness
-//! comes from that entry's ID: the same batch sees the same world again.
+//! clock begins at the time of the batch's first entry and moves only when the guest looks at it or
+//! waits for it, and randomness comes from that entry's ID: the same batch sees the same world again.
 //!
 //! The time limit stops what a guest computes, not what the host does for it.
 //! So no call to the host may wait. What of WASI 0.2 could:
 //!
 //! | interface | why it does not |
 //! |---|---|
-//! | `clocks/monotonic-clock` | ours: where time stands still, waiting takes none, and a deadline is there at once |
-//! | `io/poll` | ours: looks once; what is not ready then never will be, and is a trap |
+//! | `clocks/monotonic-clock` | ours: each look moves it by a nanosecond, and a wait moves it to the deadline |
+//! | `io/poll` | ours: waits for deadlines only; what is not ready without them never will be, and is a trap |
 //! | `io/streams`, `cli/std*` | standard input is closed; the other two are [`Stream`](super::output), which is always ready |
 //! | `filesystem/types` | works on descriptors, which come from `preopens` alone: it has none |
 //! | `sockets/*` | sockets and lookups are refused before there is a handle to wait for |
@@ -20,7 +20,10 @@
 //! block, need the engine's feature `threads`, which is not built in.
 
 use std::collections::BTreeMap;
+use std::future::{pending, ready};
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chacha20::ChaCha12Rng;
@@ -30,11 +33,11 @@ use wasmtime_wasi::p2::bindings::clocks::monotonic_clock;
 use wasmtime_wasi::p2::bindings::sync::io::poll;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 use wasmtime_wasi::runtime::poll_noop;
-use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiView as _};
+use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder};
 use wasmtime_wasi_io::bindings::wasi::io::poll as asynchronous;
 
-use super::guest::State;
-use super::output::{Channel, Output};
+use super::instance::State;
+use super::output::Output;
 use crate::batch::EntryId;
 
 use config::wasi::config::store;
@@ -94,27 +97,27 @@ pub(super) const GRANTED: [&str; 28] = [
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_sync(linker)?;
     linker.allow_shadowing(true);
-    poll::add_to_linker::<State, Timeless>(linker, timeless)?;
-    monotonic_clock::add_to_linker::<State, Timeless>(linker, timeless)?;
+    poll::add_to_linker::<State, OwnTime>(linker, own_time)?;
+    monotonic_clock::add_to_linker::<State, OwnTime>(linker, own_time)?;
     linker.allow_shadowing(false);
     store::add_to_linker::<State, Settings<'static>>(linker, |state| Settings(state.settings()))
 }
 
 /// What the guest sees while it judges a batch that begins with this entry.
-pub(super) fn context(first: EntryId, output: &Output) -> WasiCtx {
+pub(super) fn context(first: EntryId, clock: &Clock, output: &Output) -> WasiCtx {
     let seed = u128::from(first.milliseconds) << 64 | u128::from(first.sequence);
     WasiCtxBuilder::new()
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false)
-        .wall_clock(Stopped(first.milliseconds))
-        .monotonic_clock(Stopped(first.milliseconds))
+        .wall_clock(clock.clone())
+        .monotonic_clock(clock.clone())
         .secure_random(randomness(seed, 0))
         .insecure_random(randomness(seed, 1))
         .insecure_random_seed(seed)
         .max_random_size(MAX_RANDOM_BYTES)
-        .stdout(output.stream(Channel::Out))
-        .stderr(output.stream(Channel::Err))
+        .stdout(output.out.clone())
+        .stderr(output.err.clone())
         .build()
 }
 
@@ -130,101 +133,159 @@ fn randomness(seed: u128, stream: u64) -> ChaCha12Rng {
     randomness
 }
 
-/// A clock that stands still, at these milliseconds since the Unix epoch.
-struct Stopped(u64);
+/// The clock of one call, in nanoseconds since the Unix epoch.
+///
+/// It moves as the guest uses it, and by nothing else, so that it is the same again for the same batch.
+#[derive(Clone)]
+pub(super) struct Clock(Arc<AtomicU64>);
 
-impl HostWallClock for Stopped {
+impl Clock {
+    pub(super) fn new(milliseconds: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(milliseconds.saturating_mul(1_000_000))))
+    }
+
+    fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Reads it, and moves it by a nanosecond: who looks again until time has passed sees it pass.
+    fn look(&self) -> u64 {
+        self.move_to(self.read().saturating_add(1))
+    }
+
+    fn move_to(&self, when: u64) -> u64 {
+        self.0.fetch_max(when, Ordering::Relaxed).max(when)
+    }
+}
+
+impl HostWallClock for Clock {
     fn resolution(&self) -> Duration {
-        Duration::from_millis(1)
+        Duration::from_nanos(1)
     }
 
     fn now(&self) -> Duration {
-        Duration::from_millis(self.0)
+        Duration::from_nanos(self.look())
     }
 }
 
-impl HostMonotonicClock for Stopped {
+impl HostMonotonicClock for Clock {
     fn resolution(&self) -> u64 {
-        1_000_000
+        1
     }
 
     fn now(&self) -> u64 {
-        self.0.saturating_mul(1_000_000)
+        self.look()
     }
 }
 
-/// Clocks and polls of a world in which time stands still.
-struct Timeless;
+/// Clocks and polls of a world in which time is the guest's own.
+struct OwnTime;
 
 struct View<'a> {
-    now_ns: u64,
+    clock: Clock,
+    deadlines: &'a mut Deadlines,
     table: &'a mut ResourceTable,
 }
 
-impl HasData for Timeless {
+/// The deadlines of pollables, by the numbers of these in the table of resources.
+pub(super) type Deadlines = BTreeMap<u32, u64>;
+
+impl HasData for OwnTime {
     type Data<'a> = View<'a>;
 }
 
-fn timeless(state: &mut State) -> View<'_> {
-    View { now_ns: HostMonotonicClock::now(&Stopped(state.now_ms())), table: state.ctx().table }
+fn own_time(state: &mut State) -> View<'_> {
+    let clock = state.clock.clone();
+    let (deadlines, table) = state.deadlines();
+    View { clock, deadlines, table }
 }
 
-/// A deadline: it is there at once.
-struct Deadline;
+/// Is there when the clock has come so far.
+struct Deadline {
+    clock: Clock,
+    when: u64,
+}
 
 #[wasmtime_wasi::async_trait]
 impl Pollable for Deadline {
-    async fn ready(&mut self) {}
+    async fn ready(&mut self) {
+        match self.clock.read() >= self.when {
+            true => ready(()).await,
+            false => pending().await,
+        }
+    }
 }
 
 impl View<'_> {
-    fn deadline(&mut self) -> wasmtime::Result<Resource<DynPollable>> {
-        let deadline = self.table.push(Deadline)?;
-        subscribe(self.table, deadline)
+    fn deadline(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        let deadline = self.table.push(Deadline { clock: self.clock.clone(), when })?;
+        let pollable = subscribe(self.table, deadline)?;
+        self.deadlines.insert(pollable.rep(), when);
+        Ok(pollable)
+    }
+
+    /// Looks, and if nothing is ready moves the clock to the first of these deadlines and looks again.
+    fn wait<T>(
+        &mut self,
+        pollables: &[u32],
+        mut look: impl FnMut(&mut ResourceTable) -> Option<wasmtime::Result<T>>,
+    ) -> wasmtime::Result<T> {
+        if let Some(found) = look(self.table) {
+            return found;
+        }
+        let first = pollables.iter().filter_map(|pollable| self.deadlines.get(pollable)).min();
+        let first = first.map(|first| self.clock.move_to(*first));
+        let found = first.and_then(|_| look(self.table));
+        found.unwrap_or_else(|| {
+            Err(wasmtime::format_err!(
+                "it waits for what never comes: a guest has nothing to wait for but its clock"
+            ))
+        })
     }
 }
 
 impl monotonic_clock::Host for View<'_> {
     fn now(&mut self) -> wasmtime::Result<u64> {
-        Ok(self.now_ns)
+        Ok(self.clock.look())
     }
 
     fn resolution(&mut self) -> wasmtime::Result<u64> {
-        Ok(HostMonotonicClock::resolution(&Stopped(0)))
+        Ok(HostMonotonicClock::resolution(&self.clock))
     }
 
-    fn subscribe_instant(&mut self, _when: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        self.deadline()
+    fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        self.deadline(when)
     }
 
-    fn subscribe_duration(&mut self, _duration: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        self.deadline()
+    fn subscribe_duration(&mut self, duration: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        self.deadline(self.clock.read().saturating_add(duration))
     }
-}
-
-/// Looks once, and does not wait.
-fn now_or_never<T>(looking: impl Future<Output = wasmtime::Result<T>>) -> wasmtime::Result<T> {
-    poll_noop(pin!(looking)).unwrap_or_else(|| {
-        Err(wasmtime::format_err!("it waits for what never comes: a guest has nothing to wait for"))
-    })
 }
 
 impl poll::Host for View<'_> {
     fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> wasmtime::Result<Vec<u32>> {
-        now_or_never(asynchronous::Host::poll(self.table, pollables))
+        let numbers: Vec<u32> = pollables.iter().map(Resource::rep).collect();
+        self.wait(&numbers, |table| {
+            let pollables = numbers.iter().map(|number| Resource::new_borrow(*number)).collect();
+            poll_noop(pin!(asynchronous::Host::poll(table, pollables)))
+        })
     }
 }
 
 impl poll::HostPollable for View<'_> {
     fn ready(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<bool> {
-        now_or_never(asynchronous::HostPollable::ready(self.table, pollable))
+        poll_noop(pin!(asynchronous::HostPollable::ready(self.table, pollable))).unwrap_or(Ok(false))
     }
 
     fn block(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
-        now_or_never(asynchronous::HostPollable::block(self.table, pollable))
+        let number = pollable.rep();
+        self.wait(&[number], |table| {
+            poll_noop(pin!(asynchronous::HostPollable::block(table, Resource::new_borrow(number))))
+        })
     }
 
     fn drop(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
+        self.deadlines.remove(&pollable.rep());
         asynchronous::HostPollable::drop(self.table, pollable)
     }
 }
@@ -253,13 +314,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_ready_is_not_waited_for() {
-        assert!(now_or_never(async { Ok(1) }).is_ok());
-        let error = now_or_never(std::future::pending::<wasmtime::Result<()>>()).expect_err("pending");
-        assert!(error.to_string().contains("never comes"), "{error}");
-    }
-
-    #[test]
     fn randomness_is_the_same_for_a_batch_and_another_for_each() {
         let drawn = |seed, stream| {
             let mut randomness = randomness(seed, stream);
@@ -275,16 +329,39 @@ mod tests {
         assert_eq!(drawn(5, 0)[0], 1_168_585_921);
     }
 
-    #[test]
-    fn a_deadline_is_there_at_once() {
-        let mut table = ResourceTable::new();
-        let mut view = View { now_ns: 5, table: &mut table };
-        for when in [0, 5, 6, u64::MAX] {
-            let pollable = monotonic_clock::Host::subscribe_instant(&mut view, when).expect("a pollable");
-            poll::HostPollable::block(&mut view, pollable).expect("no wait");
-            let pollable = monotonic_clock::Host::subscribe_duration(&mut view, when).expect("a pollable");
-            let found = poll::Host::poll(&mut view, vec![pollable]).expect("no wait");
-            assert_eq!(found, [0]);
+    /// Is never ready.
+    struct Never;
+
+    #[wasmtime_wasi::async_trait]
+    impl Pollable for Never {
+        async fn ready(&mut self) {
+            pending().await
         }
+    }
+
+    #[test]
+    fn a_wait_takes_no_time_and_moves_the_clock_to_the_first_deadline() {
+        let (mut table, mut deadlines) = (ResourceTable::new(), Deadlines::new());
+        let view = &mut View { clock: Clock::new(5), deadlines: &mut deadlines, table: &mut table };
+        let now = |view: &mut View<'_>| monotonic_clock::Host::now(view).expect("a reading");
+        assert_eq!([now(view), now(view)], [5_000_001, 5_000_002], "each look moves it");
+        let in_ns = |view: &mut View<'_>, ns| {
+            monotonic_clock::Host::subscribe_duration(view, ns).expect("a pollable").rep()
+        };
+        let (later, sooner) = (in_ns(view, 2_000), in_ns(view, 1_000));
+        let borrow = |number: u32| Resource::<DynPollable>::new_borrow(number);
+        assert!(!poll::HostPollable::ready(view, borrow(sooner)).expect("a look"), "a look does not wait");
+        let never = view.table.push(Never).expect("room");
+        let never = subscribe(view.table, never).expect("a pollable").rep();
+        let both = vec![borrow(never), borrow(later), borrow(sooner)];
+        assert_eq!(poll::Host::poll(view, both).expect("no wait"), [2], "the other is later");
+        assert_eq!(now(view), 5_001_003);
+        poll::HostPollable::block(view, borrow(later)).expect("no wait");
+        assert_eq!(now(view), 5_002_003);
+        let past = monotonic_clock::Host::subscribe_instant(view, 0).expect("a pollable").rep();
+        poll::HostPollable::block(view, borrow(past)).expect("it is there");
+        assert_eq!(now(view), 5_002_004, "nothing was waited for");
+        let error = poll::HostPollable::block(view, borrow(never)).expect_err("nobody will wake it");
+        assert!(error.to_string().contains("never comes"), "{error}");
     }
 }

@@ -1,0 +1,264 @@
+//! Frames between the service and a worker: a header, then a message in the encoding of postcard.
+//!
+//! A header is eight bytes: the version of this layout, three zeros, and the length of the message as a `u32`, low byte
+//! first. The two ends take turns: whoever has sent a frame waits for one. A length is compared with what the reader
+//! allows before room is made for it, and text is borrowed from the frame.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind, Read, Write};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::print_log::Printed;
+use super::{Limits, LoadError};
+use crate::batch::{TextEntry, Verdict};
+use crate::capabilities::{Effects, StatementResult, Usage, Value};
+use crate::config::Grants;
+use crate::judge::Fault;
+
+const VERSION: u8 = 1;
+const HEADER_BYTES: usize = 8;
+/// The room that a buffer keeps between two frames. A batch of a thousand usual entries is 300 kB.
+const KEPT_BYTES: usize = 1 << 20;
+
+/// From the service to a worker.
+#[derive(Serialize, Deserialize)]
+pub(super) enum ToWorker<'a> {
+    Load(Load),
+    #[serde(borrow)]
+    Call(Call<'a>),
+    Queried(StatementResult<Vec<Vec<Value>>>),
+    Executed(StatementResult<u64>),
+}
+
+/// From a worker to the service. Its content is not to be trusted: the worker may have been taken over.
+#[derive(Serialize, Deserialize)]
+pub(super) enum FromWorker {
+    Loaded(Result<Loaded, LoadError>),
+    Query(String, Vec<Value>),
+    Execute(String, Vec<Value>),
+    Returned(Returned),
+}
+
+/// What a worker needs to know of its guest before the first call. The code is another descriptor.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Load {
+    pub(super) limits: Limits,
+    pub(super) settings: BTreeMap<String, String>,
+    pub(super) granted: Granted,
+    /// Whether an instance is started on trial.
+    pub(super) is_trial: bool,
+}
+
+/// What of the grants a worker must know.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Granted {
+    pub(super) stream: bool,
+    pub(super) publish: BTreeSet<String>,
+    pub(super) statements: bool,
+    pub(super) metrics: bool,
+}
+
+impl From<&Grants> for Granted {
+    fn from(grants: &Grants) -> Self {
+        Self {
+            stream: grants.stream,
+            publish: grants.publish.keys().cloned().collect(),
+            statements: !grants.statements.is_empty(),
+            metrics: grants.metrics,
+        }
+    }
+}
+
+/// A guest that can be called.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Loaded {
+    /// Whether it imports any of the world `pipeline`.
+    pub(super) imports_capabilities: bool,
+    /// The walls that this kernel does not have.
+    pub(super) missing_walls: Vec<String>,
+}
+
+/// One call of the guest.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Call<'a> {
+    #[serde(borrow)]
+    pub(super) entries: Cow<'a, [TextEntry<'a>]>,
+    /// The processor time that it may take.
+    pub(super) time: Duration,
+    pub(super) lag: Option<u64>,
+    /// What the batch has left for its commit in earlier calls.
+    pub(super) earlier: Usage,
+}
+
+/// How a call ended.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Returned {
+    pub(super) verdicts: Result<Vec<Verdict>, Fault>,
+    pub(super) effects: Effects,
+    pub(super) printed: Printed,
+    /// The processor time that it took.
+    pub(super) used: Duration,
+}
+
+/// Why no frame was sent or received.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("the other end is closed")]
+    Closed,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Whatever was read was no frame of the other end.
+    #[error("found {found}, wanted {wanted}")]
+    Nonsense { found: String, wanted: String },
+    /// The caller has given up.
+    #[error("no answer in time")]
+    GaveUp,
+}
+
+/// Room for the frames of one direction.
+#[derive(Default)]
+pub(super) struct Buffer(Vec<u8>);
+
+impl Buffer {
+    /// Sends a message. `go_on` is asked whenever the other end takes nothing for the time that `stream` waits.
+    pub(super) fn send(
+        &mut self,
+        message: &impl Serialize,
+        stream: &mut impl Write,
+        mut go_on: impl FnMut() -> bool,
+    ) -> Result<(), Error> {
+        let mut bytes = std::mem::take(&mut self.0);
+        bytes.clear();
+        bytes.shrink_to(KEPT_BYTES);
+        bytes.extend([VERSION, 0, 0, 0, 0, 0, 0, 0]);
+        let mut bytes = postcard::to_io(message, bytes).map_err(io::Error::other)?;
+        let length = u32::try_from(bytes.len() - HEADER_BYTES).map_err(io::Error::other)?;
+        for (to, from) in bytes.iter_mut().skip(4).zip(length.to_le_bytes()) {
+            *to = from;
+        }
+        let mut left = bytes.as_slice();
+        while !left.is_empty() {
+            match stream.write(left) {
+                Ok(written) => left = left.get(written..).unwrap_or_default(),
+                Err(error) => may_go_on(error, &mut go_on)?,
+            }
+        }
+        self.0 = bytes;
+        Ok(())
+    }
+
+    /// Waits for a message of at most `limit` bytes. `go_on` is asked whenever nothing comes for the time that `stream`
+    /// waits.
+    pub(super) fn receive<'a, M: Deserialize<'a>>(
+        &'a mut self,
+        stream: &mut impl Read,
+        limit: usize,
+        mut go_on: impl FnMut() -> bool,
+    ) -> Result<M, Error> {
+        let Self(bytes) = self;
+        bytes.resize(bytes.len().clamp(64 << 10, KEPT_BYTES), 0);
+        bytes.shrink_to(KEPT_BYTES);
+        let (mut filled, mut end) = (0, HEADER_BYTES);
+        while filled < end {
+            match stream.read(bytes.get_mut(filled..).unwrap_or_default()) {
+                Ok(0) => return Err(Error::Closed),
+                Ok(read) => filled += read,
+                Err(error) => {
+                    may_go_on(error, &mut go_on)?;
+                    continue;
+                }
+            }
+            if let (HEADER_BYTES, [version, 0, 0, 0, length @ ..]) = (end, bytes.as_slice())
+                && filled >= HEADER_BYTES
+            {
+                end += length_within(limit, *version, length)?;
+                bytes.resize(bytes.len().max(end), 0);
+            } else if filled >= HEADER_BYTES && end == HEADER_BYTES {
+                return Err(nonsense("another header", "a header of three zeros after the version"));
+            }
+        }
+        if filled > end {
+            return Err(nonsense(&format!("{} bytes after the message", filled - end), "to be asked first"));
+        }
+        let message = bytes.get(HEADER_BYTES..end).unwrap_or_default();
+        let (message, rest) = postcard::take_from_bytes(message)
+            .map_err(|error| nonsense(&format!("a message that cannot be read: {error}"), "another"))?;
+        match rest {
+            [] => Ok(message),
+            rest => Err(nonsense(&format!("a message with {} bytes too many", rest.len()), "none")),
+        }
+    }
+}
+
+fn length_within(limit: usize, version: u8, length: &[u8]) -> Result<usize, Error> {
+    if version != VERSION {
+        return Err(nonsense(&format!("version {version}"), &format!("version {VERSION}")));
+    }
+    let length = length.first_chunk().map_or(u32::MAX, |length| u32::from_le_bytes(*length));
+    match usize::try_from(length) {
+        Ok(length) if length <= limit => Ok(length),
+        _ => Err(nonsense(&format!("a message of {length} bytes"), &format!("at most {limit}"))),
+    }
+}
+
+/// A wait that was cut short goes on, if the caller wants that.
+fn may_go_on(error: io::Error, go_on: &mut impl FnMut() -> bool) -> Result<(), Error> {
+    match error.kind() {
+        ErrorKind::Interrupted => Ok(()),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut if go_on() => Ok(()),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => Err(Error::GaveUp),
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Err(Error::Closed),
+        _ => Err(error.into()),
+    }
+}
+
+/// An error of whoever has read something else than a message of the other end.
+pub(super) fn nonsense(found: &str, wanted: &str) -> Error {
+    Error::Nonsense { found: found.to_owned(), wanted: wanted.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(message: &impl Serialize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Buffer::default().send(message, &mut bytes, || false).expect("a frame");
+        bytes
+    }
+
+    fn received(bytes: &[u8], limit: usize) -> Result<String, String> {
+        let mut buffer = Buffer::default();
+        let message: Result<&str, Error> = buffer.receive(&mut { bytes }, limit, || false);
+        message.map(str::to_owned).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_message_arrives_as_it_was_sent() {
+        for text in [String::new(), "text".to_owned(), "ü".repeat(3 << 20)] {
+            assert_eq!(received(&sent(&text), 16 << 20), Ok(text));
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused_before_there_is_room_for_it() {
+        let frame = sent(&"text");
+        let refusal = |bytes: &[u8], limit| received(bytes, limit).expect_err("a refusal");
+        assert!(refusal(&frame, 4).contains("at most 4"), "one byte of it is the length");
+        assert!(refusal(&[2, 0, 0, 0, 0, 0, 0, 0], 9).contains("version 2"));
+        assert!(refusal(&[1, 7, 0, 0, 0, 0, 0, 0], 9).contains("another header"));
+        assert!(refusal(&[1, 0, 0, 0, 255, 255, 255, 255], 9).contains("4294967295 bytes"));
+        assert!(refusal(&[frame.clone(), frame.clone()].concat(), 9).contains("after the message"));
+        assert!(refusal(frame.get(..7).expect("a part"), 9).contains("closed"));
+        assert!(refusal(frame.get(..9).expect("a part"), 9).contains("closed"));
+        let mut damaged = frame.clone();
+        damaged.extend([0]);
+        damaged[4] += 1;
+        assert!(refusal(&damaged, 9).contains("too many"));
+        damaged[9] = 0xff;
+        assert!(refusal(&damaged, 9).contains("cannot be read"), "not UTF-8");
+    }
+}

@@ -1,0 +1,331 @@
+//! Worker processes, seen from the service: started, asked, killed, and what they said last.
+
+use std::collections::HashSet;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::process::Signal;
+
+use super::LoadError;
+use super::channel::{self, Buffer, Call, FromWorker, Load, Loaded, Returned, ToWorker, nonsense};
+use super::code::NativeCode;
+use super::worker::{self, max_frame_from};
+use crate::capabilities::{Lost, Transaction};
+use crate::config::TenantName;
+use crate::text::printable;
+
+/// The service's own program, and the same one after it was replaced on disk.
+pub(super) const PROGRAM: &str = "/proc/self/exe";
+/// The channel is waited for in slices. Each counts for no more, so that a service that was stopped for an hour does not
+/// take that for an hour of the worker's silence.
+const SLICE: Duration = Duration::from_millis(100);
+/// Processor time that a worker may have beyond the guest's limit before it is killed: its own clock is the sharper one.
+const GRACE: Duration = Duration::from_millis(500);
+/// The wall-clock limit of a call, as a multiple of its processor time, and at least [`MIN_WALL`].
+const WALL_TIMES: u32 = 20;
+const MIN_WALL: Duration = Duration::from_secs(10);
+/// The time that a worker has to load a component, without its start on trial.
+const LOAD_TIME: Duration = Duration::from_secs(60);
+/// Kept of what a worker says when it dies.
+const MAX_WORDS_BYTES: u64 = 4 << 10;
+/// The time that a worker has to end after it has closed its channel.
+const END_TIME: Duration = Duration::from_secs(1);
+/// Between two looks for workers that have been idle for too long.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// Returns how long a call with this time limit may take by the clock.
+pub(super) fn wall_limit(time: Duration) -> Duration {
+    (time * WALL_TIMES).max(MIN_WALL)
+}
+
+/// Starts workers, and ends those that are idle.
+///
+/// On a thread that lives as long as the process: the kernel kills a worker with the thread that started it.
+pub(super) struct Workers {
+    starting: SyncSender<(Command, SyncSender<io::Result<Child>>)>,
+    program: PathBuf,
+    /// Whether a kernel without one of the walls will do.
+    accepts_missing_walls: bool,
+    told_missing: Mutex<HashSet<String>>,
+    places: Arc<Mutex<Vec<Weak<WorkerPlace>>>>,
+}
+
+/// Where one guest's worker is, while it has one.
+pub(super) type WorkerPlace = Mutex<Option<Worker>>;
+
+impl Workers {
+    pub(super) fn new(
+        program: PathBuf,
+        idle_limit: Duration,
+        accepts_missing_walls: bool,
+    ) -> io::Result<Self> {
+        let (starting, to_start) = sync_channel::<(Command, SyncSender<io::Result<Child>>)>(1);
+        let places: Arc<Mutex<Vec<Weak<WorkerPlace>>>> = Arc::default();
+        let swept = Arc::clone(&places);
+        thread::Builder::new().name("workers".into()).spawn(move || {
+            loop {
+                match to_start.recv_timeout(SWEEP) {
+                    // Nobody who has given up waits for it: then it is dropped, and the worker finds its channel closed.
+                    Ok((mut command, started)) => drop(started.send(command.spawn())),
+                    Err(RecvTimeoutError::Timeout) => end_idle(&swept, idle_limit),
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        })?;
+        let told_missing = Mutex::default();
+        Ok(Self { starting, program, accepts_missing_walls, told_missing, places })
+    }
+
+    /// A place for the worker of a guest. The worker in it is ended when it has been idle for too long.
+    pub(super) fn place(&self) -> Arc<WorkerPlace> {
+        let place = Arc::new(WorkerPlace::default());
+        self.places.lock().push(Arc::downgrade(&place));
+        place
+    }
+
+    /// Starts a worker for a component, and waits until it can be called. Gives what it says of the component.
+    pub(super) fn start(
+        &self,
+        tenant: &TenantName,
+        code: &NativeCode,
+        load: &Load,
+    ) -> Result<(Worker, Loaded), LoadError> {
+        let failed = |error: io::Error| LoadError::Worker(format!("starting its process failed: {error}"));
+        let mut worker = self.spawn(tenant, code, load).map_err(failed)?;
+        let time = LOAD_TIME + wall_limit(load.limits.time);
+        match worker.load(load, time) {
+            Ok(loaded) => {
+                let loaded = loaded?;
+                self.check_walls(&loaded)?;
+                Ok((worker, loaded))
+            }
+            Err(error) => Err(LoadError::Crashed(worker.last_words(&error))),
+        }
+    }
+
+    fn spawn(&self, tenant: &TenantName, code: &NativeCode, load: &Load) -> io::Result<Worker> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_read_timeout(Some(SLICE))?;
+        ours.set_write_timeout(Some(SLICE))?;
+        let mut command = Command::new(&self.program);
+        command
+            .arg0("sluicegate")
+            .args([worker::COMMAND, tenant.as_str()])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::from(code.duplicate()?))
+            .stderr(Stdio::piped());
+        let (started, child) = sync_channel(1);
+        let gone = || io::Error::other("the thread that starts workers has ended");
+        self.starting.send((command, started)).map_err(|_| gone())?;
+        let mut child = child.recv().map_err(|_| gone())??;
+        let said = child.stderr.take();
+        Ok(Worker {
+            channel: ours,
+            sent: Buffer::default(),
+            received: Buffer::default(),
+            max_frame_from: max_frame_from(&load.limits),
+            said,
+            child: Killed(child),
+            used_before: Duration::ZERO,
+            idle_since: Instant::now(),
+        })
+    }
+
+    fn check_walls(&self, loaded: &Loaded) -> Result<(), LoadError> {
+        if loaded.missing_walls.is_empty() {
+            return Ok(());
+        }
+        let missing = printable(&loaded.missing_walls.join("; ")).into_owned();
+        if !self.accepts_missing_walls {
+            return Err(LoadError::Walls(missing));
+        }
+        if self.told_missing.lock().insert(missing.clone()) {
+            tracing::warn!(
+                missing,
+                "this kernel lacks walls around the guests' processes; accepted, as GUEST_WALLS=available says"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Ends the workers that nobody has called for so long, and forgets the places that are gone.
+fn end_idle(places: &Mutex<Vec<Weak<WorkerPlace>>>, limit: Duration) {
+    let mut idle = Vec::new();
+    places.lock().retain(|place| {
+        let Some(place) = place.upgrade() else { return false };
+        // A place that is locked is in use.
+        if let Some(mut worker) = place.try_lock()
+            && worker.as_ref().is_some_and(|worker| worker.idle_since.elapsed() >= limit)
+        {
+            idle.extend(worker.take());
+        }
+        true
+    });
+    // Outside the lock: an end takes a moment.
+    drop(idle);
+}
+
+/// A worker that runs. Killed when dropped.
+pub(super) struct Worker {
+    channel: UnixStream,
+    sent: Buffer,
+    received: Buffer,
+    max_frame_from: usize,
+    /// Its standard error.
+    said: Option<ChildStderr>,
+    child: Killed,
+    /// Its processor time when the last call began.
+    used_before: Duration,
+    idle_since: Instant,
+}
+
+impl Worker {
+    fn load(&mut self, load: &Load, time: Duration) -> Result<Result<Loaded, LoadError>, channel::Error> {
+        let mut patience = Patience::new(time);
+        self.sent.send(&ToWorker::Load(load.clone()), &mut self.channel, || patience.go_on())?;
+        let limit = self.max_frame_from;
+        match self.received.receive(&mut self.channel, limit, || patience.go_on())? {
+            FromWorker::Loaded(loaded) => Ok(loaded),
+            _ => Err(nonsense("another message", "whether the component was loaded")),
+        }
+    }
+
+    /// Calls the guest. What it asks of the batch's transaction is answered meanwhile.
+    pub(super) fn call(
+        &mut self,
+        call: Call<'_>,
+        transaction: Option<&Transaction>,
+    ) -> Result<Returned, channel::Error> {
+        let time = call.time;
+        self.used_before = self.child.used();
+        let Self { channel, sent, received, child, used_before, .. } = self;
+        let mut patience = Patience::new(wall_limit(time));
+        // Asked once a slice: a worker that has used up its time and did not stop is killed.
+        let mut go_on = || patience.go_on() && child.used().saturating_sub(*used_before) < time + GRACE;
+        sent.send(&ToWorker::Call(call), channel, &mut go_on)?;
+        loop {
+            let message = received.receive(channel, self.max_frame_from, &mut go_on)?;
+            let answer = match message {
+                FromWorker::Returned(returned) => {
+                    self.idle_since = Instant::now();
+                    return Ok(returned);
+                }
+                FromWorker::Query(statement, parameters) => {
+                    let rows = transaction.ok_or(Lost).and_then(|to| to.query(statement, parameters));
+                    ToWorker::Queried(rows)
+                }
+                FromWorker::Execute(statement, parameters) => {
+                    let changed = transaction.ok_or(Lost).and_then(|to| to.execute(statement, parameters));
+                    ToWorker::Executed(changed)
+                }
+                FromWorker::Loaded(_) => return Err(nonsense("another message", "verdicts or a question")),
+            };
+            sent.send(&answer, channel, &mut go_on)?;
+        }
+    }
+
+    /// Returns whether the worker has had so much processor time since the last call began that it is killed.
+    pub(super) fn has_overstayed(&self, time: Duration) -> bool {
+        self.child.used().saturating_sub(self.used_before) >= time + GRACE
+    }
+
+    /// Ends the worker, and tells how it ended: the signal or status, what was wrong on its channel, what it said last.
+    pub(super) fn last_words(self, error: &channel::Error) -> String {
+        let Self { channel, said, child, .. } = self;
+        drop(channel);
+        let how = match error {
+            // It has ended, or is about to.
+            channel::Error::Closed => match child.until_ended(Instant::now() + END_TIME) {
+                Ok((Some(status), _)) => how_it_ended(status),
+                Ok((None, _)) => "it closed its channel and did not end".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            error => {
+                drop(child);
+                error.to_string()
+            }
+        };
+        let mut words = Vec::new();
+        if let Some(said) = said
+            && rustix::io::ioctl_fionbio(&said, true).is_ok()
+        {
+            // Up to the end, or to what is not there yet.
+            let _ = said.take(MAX_WORDS_BYTES).read_to_end(&mut words);
+        }
+        let words = String::from_utf8_lossy(&words).trim().replace('\n', " ");
+        match words.is_empty() {
+            true => how,
+            false => format!("{how}; it said: {}", printable(&words)),
+        }
+    }
+}
+
+fn how_it_ended(status: ExitStatus) -> String {
+    match status.signal().map(Signal::from_named_raw) {
+        Some(Some(Signal::SYS)) => "SIGSYS, for a system call that a guest's process may not make".to_owned(),
+        Some(Some(Signal::KILL)) => "SIGKILL, by the kernel for want of memory or by somebody".to_owned(),
+        _ => status.to_string(),
+    }
+}
+
+/// What is left of a time, which runs out slice by slice.
+struct Patience {
+    left: Duration,
+}
+
+impl Patience {
+    fn new(left: Duration) -> Self {
+        Self { left }
+    }
+
+    fn go_on(&mut self) -> bool {
+        self.left = self.left.saturating_sub(SLICE);
+        !self.left.is_zero()
+    }
+}
+
+/// Killed and waited for when dropped.
+pub(super) struct Killed(pub(super) Child);
+
+impl Killed {
+    /// The processor time that it took so far. None, where Linux does not say: then the kernel's limit holds, in whole seconds.
+    pub(super) fn used(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap_or_default();
+        // Fields 14 and 15 of proc(5), in ticks; the second is the name, in brackets.
+        let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        let ticks = after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
+        let per_second = rustix::param::clock_ticks_per_second().max(1);
+        Duration::from_millis(ticks.sum::<u64>().saturating_mul(1_000) / per_second)
+    }
+
+    /// No status if it has not ended by then.
+    pub(super) fn until_ended(mut self, deadline: Instant) -> std::io::Result<(Option<ExitStatus>, Self)> {
+        loop {
+            match self.0.try_wait()? {
+                Some(status) => return Ok((Some(status), self)),
+                // Its standard error is closed: it ends at once, unless something is wrong.
+                None if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+                None => return Ok((None, self)),
+            }
+        }
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,284 @@
+//! A component that can be called, once a batch, each time in a fresh instance.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use wasmtime::component::{Component, Linker, ResourceTable, ResourceTableError};
+use wasmtime::{CallHook, Engine, Store, Trap, WasmBacktrace};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use super::host::HostState;
+use super::meter::{Denied, Meter};
+use super::output::{Output, last_words};
+use super::time_limit::{TimeLimit, processor_time};
+use super::wasi::{self, Clock, Deadlines};
+use super::{Connection, check, host};
+use crate::batch::{EntryId, UncheckedEvent, Verdict, Violation};
+use crate::capabilities::{Effects, Lost};
+use crate::judge::Fault;
+use crate::sandbox::channel::{Call, Load, Returned};
+use crate::sandbox::load::describe;
+use crate::sandbox::print_log::Printed;
+use crate::sandbox::{Limits, LoadError};
+use crate::text::printable;
+
+use bindings::sluicegate::guest::types as wit;
+
+pub(super) mod bindings {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "pipeline",
+        imports: { default: trappable },
+        // Entries are lowered straight from the frame that they came in.
+        ownership: Borrowing { duplicate_if_necessary: false },
+    });
+}
+
+/// Frames of a trap's backtrace that are told.
+const MAX_FRAMES: usize = 8;
+/// How the names begin of functions that a panic goes through in Rust's own libraries.
+const RUNTIME: [&str; 6] = ["abort", "std::", "core::", "alloc::", "__rust", "rust_"];
+/// Of a function's name: an author may have made it as long as a component is.
+const MAX_NAME_CHARS: usize = 120;
+
+/// A component that was checked, with its limits.
+pub(super) struct Callable {
+    component: bindings::PipelinePre<State>,
+    load: Load,
+    settings: Arc<BTreeMap<String, String>>,
+    time: TimeLimit,
+    pub(super) imports_capabilities: bool,
+}
+
+/// What an instance carries with it.
+pub(super) struct State {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    meter: Meter,
+    settings: Arc<BTreeMap<String, String>>,
+    pub(super) clock: Clock,
+    deadlines: Deadlines,
+    pub(super) host: HostState,
+    #[cfg(feature = "failpoints")]
+    pub(super) faults: super::faults::Faults,
+}
+
+impl State {
+    pub(super) fn settings(&self) -> &BTreeMap<String, String> {
+        &self.settings
+    }
+
+    pub(super) fn deadlines(&mut self) -> (&mut Deadlines, &mut ResourceTable) {
+        (&mut self.deadlines, &mut self.table)
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl Callable {
+    /// Checks what a component imports and exports.
+    pub(super) fn new(engine: &Engine, component: &Component, load: Load) -> Result<Self, LoadError> {
+        check::imports(engine, component)?;
+        let imports_capabilities = host::check(engine, component, &load.granted)?;
+        check::exports(engine, component)?;
+        let failed = |error: wasmtime::Error| LoadError::Worker(describe(&error));
+        let mut linker = Linker::new(engine);
+        wasi::link(&mut linker).map_err(failed)?;
+        host::link(&mut linker, &load.granted).map_err(failed)?;
+        #[cfg(feature = "failpoints")]
+        super::faults::link(&mut linker).map_err(failed)?;
+        // What is wrong beyond the names: a function of an interface that is newer than ours.
+        let component =
+            linker.instantiate_pre(component).map_err(|error| LoadError::Imports(describe(&error)))?;
+        let component =
+            bindings::PipelinePre::new(component).map_err(|error| LoadError::World(describe(&error)))?;
+        let time = TimeLimit::new(engine.clone()).map_err(|error| LoadError::Worker(error.to_string()))?;
+        let settings = Arc::new(load.settings.clone());
+        Ok(Self { component, load, settings, time, imports_capabilities })
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.load.limits
+    }
+
+    /// Start-up code is the same for every batch. What fails in it must not be blamed on entries.
+    pub(super) fn start_on_trial(&self) -> Result<(), LoadError> {
+        let (output, time) = (Output::new(self.limits().log_bytes), self.limits().time);
+        let (started, _) = self.within(time, EntryId::ZERO, &output, HostState::default(), |store| {
+            self.component.instantiate(store).map(drop)
+        });
+        started.map_err(|(error, denied)| LoadError::Start(self.fault(&error, denied, &output.take(), time)))
+    }
+
+    /// Calls it with what it is granted, and keeps what it left for the commit only if it gave verdicts.
+    pub(super) fn call(&self, call: &Call<'_>, connection: Arc<Mutex<Connection>>) -> Returned {
+        let begun = processor_time();
+        let output = Output::new(self.limits().log_bytes);
+        let host = match self.imports_capabilities {
+            true => HostState::new(&self.load.granted, call, connection),
+            false => HostState::default(),
+        };
+        let first = call.entries.first().map_or(EntryId::ZERO, |entry| entry.id);
+        let entries: Vec<wit::Entry<'_>> = call
+            .entries
+            .iter()
+            .map(|entry| wit::Entry {
+                id: wit::EntryId { milliseconds: entry.id.milliseconds, sequence: entry.id.sequence },
+                fields: &entry.fields,
+            })
+            .collect();
+        let (verdicts, host) = self.within(call.time, first, &output, host, |store| {
+            let instance = self.component.instantiate(&mut *store)?;
+            instance.sluicegate_guest_handler().call_process(store, &entries)
+        });
+        let printed = output.take();
+        let verdicts = verdicts
+            .map(|verdicts| verdicts.into_iter().map(Verdict::from).collect())
+            .map_err(|(error, denied)| self.fault(&error, denied, &printed, call.time));
+        let effects = if verdicts.is_ok() { host.effects } else { Effects::default() };
+        Returned { verdicts, effects, printed, used: processor_time().saturating_sub(begun) }
+    }
+
+    /// Runs guest code in a store of its own, with everything that an instance may use, and no more. After an error
+    /// comes what the instance wanted to grow and could not.
+    fn within<T>(
+        &self,
+        time: Duration,
+        first: EntryId,
+        output: &Output,
+        host: HostState,
+        run: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
+    ) -> (Result<T, (wasmtime::Error, Option<Denied>)>, HostState) {
+        let limits = self.limits();
+        let mut table = ResourceTable::new();
+        // A pollable takes two entries: itself, and what it polls.
+        table.set_max_capacity(2 * limits.handles);
+        let clock = Clock::new(first.milliseconds);
+        let state = State {
+            wasi: wasi::context(first, &clock, output),
+            table,
+            meter: Meter::new(*limits),
+            settings: Arc::clone(&self.settings),
+            clock,
+            deadlines: Deadlines::new(),
+            host,
+            #[cfg(feature = "failpoints")]
+            faults: super::faults::Faults,
+        };
+        let mut store = Store::new(self.component.engine(), state);
+        store.limiter(|state| &mut state.meter);
+        store.set_max_component_handles(limits.handles);
+        // What one call to the host, and the verdicts, may take on this side.
+        store.set_hostcall_fuel(limits.bounds.output_bytes);
+        // The time limit moves the epoch by one. Code looks at it where it loops and where a function begins. Code that
+        // calls the host again and again in a straight line does neither.
+        store.set_epoch_deadline(1);
+        let is_over = self.time.is_over();
+        store.call_hook(move |_, hook| match hook {
+            CallHook::CallingHost | CallHook::ReturningFromHost if is_over() => Err(Trap::Interrupt.into()),
+            _ => Ok(()),
+        });
+        let fuel = if limits.fuel > 0 { store.set_fuel(limits.fuel) } else { Ok(()) };
+        self.time.begin(time);
+        let ran = fuel.and_then(|()| run(&mut store));
+        self.time.end();
+        let state = store.into_data();
+        (ran.map_err(|error| (error, state.meter.denied)), state.host)
+    }
+
+    fn fault(
+        &self,
+        error: &wasmtime::Error,
+        denied: Option<Denied>,
+        printed: &Printed,
+        time: Duration,
+    ) -> Fault {
+        if error.is::<Lost>() {
+            return Fault::Lost(Lost);
+        }
+        let (limits, place) = (self.limits(), place(error));
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => return Fault::TimedOut { limit_ms: time.as_millis(), place },
+            Some(Trap::OutOfFuel) => return Fault::OutOfFuel { limit: limits.fuel },
+            Some(Trap::StackOverflow) => return Fault::OutOfStack { limit_bytes: limits.stack_bytes },
+            _ => {}
+        }
+        // It could have gone on without what it was denied, and did not.
+        match denied {
+            Some(Denied::Memory) => return Fault::OutOfMemory { limit_bytes: limits.memory_bytes, place },
+            Some(Denied::Elements) => return Fault::TooManyElements { limit: limits.table_elements },
+            None => {}
+        }
+        let mut cause = printable(&error.root_cause().to_string()).into_owned();
+        // These have no type of their own; the tests know if wasmtime says it in other words.
+        if cause.contains("fuel allocated for hostcalls has been exhausted") {
+            return Fault::TooMuchOutput { limit_bytes: limits.bounds.output_bytes };
+        }
+        let is_table_full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
+        if is_table_full || cause.contains("store handle limit exceeded") {
+            return Fault::OutOfHandles { limit: limits.handles };
+        }
+        if cause.contains("resource limit exceeded: instance count") {
+            cause.push_str(" (GUEST_INSTANCES)");
+        }
+        let printed = last_words(printed);
+        let printed = if printed.is_empty() { printed } else { format!("; it printed: {printed}") };
+        Fault::Trapped(format!("{cause}{place}{printed}"))
+    }
+}
+
+/// The functions in which guest code was, the innermost first; empty if that is not known.
+fn place(error: &wasmtime::Error) -> String {
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
+    let names = backtrace.frames().iter().map(|frame| match frame.func_name() {
+        Some(name) => {
+            let name = format!("{:#}", rustc_demangle::demangle(name));
+            printable(&name.chars().take(MAX_NAME_CHARS).collect::<String>()).into_owned()
+        }
+        None => format!("function {}", frame.func_index()),
+    });
+    let names: Vec<String> = names.collect();
+    // How Rust panics is the same each time.
+    let first = names.iter().position(|name| !RUNTIME.iter().any(|part| name.starts_with(part))).unwrap_or(0);
+    let names: Vec<&str> = names.iter().skip(first).take(MAX_FRAMES).map(String::as_str).collect();
+    if names.is_empty() { String::new() } else { format!(", in {}", names.join(" < ")) }
+}
+
+impl From<wit::Verdict> for Verdict {
+    fn from(verdict: wit::Verdict) -> Self {
+        match verdict {
+            wit::Verdict::Accept(event) => Self::Accept(event.into()),
+            wit::Verdict::Expand(events) => {
+                Self::Expand(events.into_iter().map(UncheckedEvent::from).collect())
+            }
+            wit::Verdict::Reject(violations) => {
+                Self::Reject(violations.into_iter().map(Violation::from).collect())
+            }
+            wit::Verdict::Discard(reason) => Self::Discard(reason),
+        }
+    }
+}
+
+impl From<wit::Event> for UncheckedEvent {
+    fn from(event: wit::Event) -> Self {
+        Self {
+            event_id: event.event_id,
+            time: event.time,
+            event_type: event.event_type,
+            user_id: event.user_id,
+            properties: event.properties,
+        }
+    }
+}
+
+impl From<wit::Violation> for Violation {
+    fn from(violation: wit::Violation) -> Self {
+        Self { path: violation.path, code: violation.code, message: violation.message }
+    }
+}
