@@ -11,6 +11,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread::JoinHandle;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use sluicegate_tests::guests;
-use sluicegate_tests::{Event, Provoker, Scene, Service, Stream, until};
+use sluicegate_tests::{Event, Provoker, Scene, Service, Stream, until, with_guest};
 use tempfile::TempDir;
 
 /// Counts the tenants besides the hostile one.
@@ -45,6 +46,8 @@ const GRAIN_MS: f64 = 12.0;
 const ATTEMPTS: usize = 5;
 /// Sets how often the hostile tenant's component is replaced, in the tests that do so.
 const REPLACED_EVERY: Duration = Duration::from_millis(300);
+/// Sets for how long the processors are kept busy.
+const BUSY: Duration = Duration::from_secs(20);
 /// Sets how much of its write-ahead log the database has written before.
 const USED_LOG_MIB: usize = 512;
 
@@ -298,6 +301,50 @@ fn dying_at_load() {
     does_not_slow_the_others_down("dying_at_load", guests::DEFAULT, |house, _| {
         Replacing::start(house.guest(), dying.clone())
     });
+}
+
+/// Keeps processors busy until it is dropped: two processes for each.
+struct Busy(Vec<Child>);
+
+impl Busy {
+    fn new() -> Self {
+        let spinning = || Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let processors = std::thread::available_parallelism().unwrap().get();
+        Self((0..2 * processors).map(|_| spinning()).collect())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The time limit is processor time: a guest that takes a good part of it is not to blame for others.
+#[test]
+fn a_busy_machine_costs_no_entry() {
+    let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
+    let scene = Scene::new();
+    // Two to five milliseconds of work for an entry, and a limit of ten.
+    let working = guests::handmade_of(
+        "(func $provoked (param i32) (local $i i32)
+            (loop (br_if 0 (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 3000000)))))",
+    );
+    let service = with_guest(&scene, &working).set("GUEST_TIME_LIMIT", "10ms").set("BATCH_SIZE", 1).start();
+    let busy = Busy::new();
+    let begun = Instant::now();
+    let mut sent = 0;
+    while begun.elapsed() < BUSY {
+        let entries: Vec<_> = (0..50).map(|_| guests::provoking(&Event::new(), None)).collect();
+        scene.stream.add_all(&entries);
+        sent += 50;
+        scene.stream.until_drained();
+    }
+    drop(busy);
+    assert_eq!(service.stop().metrics().tally(), [0, 0, 0, sent, 0]);
 }
 
 /// There is always another version with images of 160 MiB, whether or not there is room for them.

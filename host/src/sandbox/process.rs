@@ -137,7 +137,7 @@ impl Workers {
             max_frame_from: max_frame_from(&load.limits),
             said,
             child: Killed(child),
-            used_before: Duration::ZERO,
+            used_before: None,
             idle_since: Instant::now(),
         })
     }
@@ -186,8 +186,8 @@ pub(super) struct Worker {
     /// Its standard error.
     said: Option<ChildStderr>,
     child: Killed,
-    /// Its processor time when the last call began.
-    used_before: Duration,
+    /// Its processor time one slice after the last call began, if that took so long: a look costs more than a short call.
+    used_before: Option<Duration>,
     idle_since: Instant,
 }
 
@@ -209,11 +209,14 @@ impl Worker {
         transaction: Option<&Transaction>,
     ) -> Result<Returned, channel::Error> {
         let time = call.time;
-        self.used_before = self.child.used();
+        self.used_before = None;
         let Self { channel, sent, received, child, used_before, .. } = self;
         let mut patience = Patience::new(wall_limit(time));
         // Asked once a slice: a worker that has used up its time and did not stop is killed.
-        let mut go_on = || patience.go_on() && child.used().saturating_sub(*used_before) < time + GRACE;
+        let mut go_on = || {
+            let used = child.used();
+            patience.go_on() && used.saturating_sub(*used_before.get_or_insert(used)) < time + GRACE
+        };
         sent.send(&ToWorker::Call(call), channel, &mut go_on)?;
         loop {
             let message = received.receive(channel, self.max_frame_from, &mut go_on)?;
@@ -238,7 +241,7 @@ impl Worker {
 
     /// Returns whether the worker has had so much processor time since the last call began that it is killed.
     pub(super) fn has_overstayed(&self, time: Duration) -> bool {
-        self.child.used().saturating_sub(self.used_before) >= time + GRACE
+        self.used_before.is_some_and(|before| self.child.used().saturating_sub(before) >= time + GRACE)
     }
 
     /// Ends the worker, and tells how it ended: the signal or status, what was wrong on its channel, what it said last.

@@ -1,4 +1,4 @@
-//! Waits for a thousand deadlines, of an hour each. Time stands still, so they are over at once.
+//! Waits for a thousand deadlines, of an hour each. The clock is moved to them, so they are over at once.
 
 use hostile::wasi::{monotonic_clock::subscribe_duration, poll::poll};
 
