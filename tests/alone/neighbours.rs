@@ -328,19 +328,19 @@ impl Drop for Busy {
 fn a_busy_machine_costs_no_entry() {
     let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
     let scene = Scene::new();
-    // Two to five milliseconds of work for an entry, and a limit of ten.
+    // About forty milliseconds of work for an entry, and a limit of a hundred.
     let working = guests::handmade_of(
         "(func $provoked (param i32) (local $i i32)
-            (loop (br_if 0 (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 3000000)))))",
+            (loop (br_if 0 (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 30000000)))))",
     );
-    let service = with_guest(&scene, &working).set("GUEST_TIME_LIMIT", "10ms").set("BATCH_SIZE", 1).start();
+    let service = with_guest(&scene, &working).set("GUEST_TIME_LIMIT", "100ms").set("BATCH_SIZE", 1).start();
     let busy = Busy::new();
     let begun = Instant::now();
     let mut sent = 0;
     while begun.elapsed() < BUSY {
-        let entries: Vec<_> = (0..50).map(|_| guests::provoking(&Event::new(), None)).collect();
+        let entries: Vec<_> = (0..10).map(|_| guests::provoking(&Event::new(), None)).collect();
         scene.stream.add_all(&entries);
-        sent += 50;
+        sent += 10;
         scene.stream.until_drained();
     }
     drop(busy);
