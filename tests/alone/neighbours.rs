@@ -328,10 +328,11 @@ impl Drop for Busy {
 fn a_busy_machine_costs_no_entry() {
     let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
     let scene = Scene::new();
-    // About forty milliseconds of work for an entry, and a limit of a hundred.
+    // About twenty milliseconds of work for an entry, and a limit of a hundred, which is little by the clock of a busy
+    // machine.
     let working = guests::handmade_of(
         "(func $provoked (param i32) (local $i i32)
-            (loop (br_if 0 (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 30000000)))))",
+            (loop (br_if 0 (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 15000000)))))",
     );
     let service = with_guest(&scene, &working).set("GUEST_TIME_LIMIT", "100ms").set("BATCH_SIZE", 1).start();
     let busy = Busy::new();
