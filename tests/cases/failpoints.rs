@@ -8,7 +8,7 @@ use sluicegate_tests::{Load, Scene};
 
 /// Counts the entries that must pass within `BOUND`, however often the service fails.
 const ENTRIES: u64 = 600;
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_secs(90);
 
 /// Checks that a load goes through with the action at this point, however often the service dies.
 fn survive(point: &str, action: &str) {
