@@ -147,7 +147,7 @@ impl Sandbox {
     /// It is read only if nobody has compiled it, and not before it is its turn. Takes seconds for a language runtime: not
     /// for a thread that has batches to serve.
     pub fn load(&self, source: Source<'_>) -> Result<Guest, LoadError> {
-        let compiled = self.compiled(source.digest, || self.from_cache_or_compiled(source))?;
+        let compiled = self.compiled(source.digest, || self.cached_or_compiled(source))?;
         match self.guest(Arc::clone(&compiled), source.digest) {
             Err(LoadError::Compile(error)) if compiled.is_cached => {
                 tracing::warn!(%error, "a compiled guest in the cache cannot be used; compiling anew");
@@ -216,7 +216,7 @@ impl Sandbox {
         Ok(Some(Compiled { code, form, is_cached: true, _room: room }))
     }
 
-    fn from_cache_or_compiled(&self, source: Source<'_>) -> Result<Compiled, LoadError> {
+    fn cached_or_compiled(&self, source: Source<'_>) -> Result<Compiled, LoadError> {
         let EngineInner { compilers, cache, .. } = &*self.shared.0;
         if let Some(cache) = cache
             && let Some(compiled) = compilers.in_line(|| self.cached(cache, source))?

@@ -154,7 +154,10 @@ fn panic() {
     assert_eq!(service.stop().metrics().get("trapped"), 2, "each once");
     let letters = scene.database.letters();
     let message = message(&letters[0]);
-    assert!(message.contains(", in sluicegate:guest/handler@0.1.0#process"), "the functions in which it was: {message}");
+    assert!(
+        message.contains(", in sluicegate:guest/handler@0.1.0#process"),
+        "the functions in which it was: {message}"
+    );
 }
 
 #[test]
