@@ -78,9 +78,9 @@ pub enum Verdict {
     /// Stores one row.
     Accept(UncheckedEvent),
     /// Stores several rows, all or none.
-    Expand(Vec<UncheckedEvent>),
+    Expand(#[serde(deserialize_with = "crate::bounded::list")] Vec<UncheckedEvent>),
     /// Keeps the entry as a dead letter.
-    Reject(Vec<Violation>),
+    Reject(#[serde(deserialize_with = "crate::bounded::list")] Vec<Violation>),
     /// Drops the entry on purpose.
     Discard(String),
 }

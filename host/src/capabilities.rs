@@ -7,6 +7,8 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::config::Grants;
+
 /// Statements that one batch may run; those of calls that were undone do not count, but take their time.
 pub const MAX_STATEMENTS: u64 = 10_000;
 /// The bytes of all parameters of the statements that one batch runs; likewise.
@@ -131,6 +133,7 @@ impl Transaction {
 pub struct Publication {
     pub stream: String,
     /// Names and values.
+    #[serde(deserialize_with = "crate::bounded::list")]
     pub fields: Vec<(String, String)>,
 }
 
@@ -147,6 +150,7 @@ impl Publication {
 pub struct Series {
     pub name: String,
     /// Sorted.
+    #[serde(deserialize_with = "crate::bounded::list")]
     pub labels: Vec<(String, String)>,
 }
 
@@ -161,8 +165,10 @@ pub enum Sample {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Effects {
     /// To be sent, in this order.
+    #[serde(deserialize_with = "crate::bounded::list")]
     pub publications: Vec<Publication>,
     /// To be counted.
+    #[serde(deserialize_with = "crate::bounded::list")]
     pub samples: Vec<(Series, Sample)>,
     /// Samples that were not taken: too many, or with names or values that are none.
     pub dropped_samples: u64,
@@ -242,8 +248,10 @@ impl Usage {
 
     /// Counts all that a call has left for the commit. False if a part of it could not be: then it was not checked
     /// where it was made.
-    pub fn admit(mut self, effects: &Effects, is_granted: impl Fn(&str) -> bool) -> bool {
-        effects.publications.iter().all(|publication| self.publish(publication, &is_granted).is_ok())
+    pub fn admit(mut self, effects: &Effects, grants: &Grants) -> bool {
+        let is_granted = |stream: &str| grants.publish.contains_key(stream);
+        (grants.metrics || effects.samples.is_empty())
+            && effects.publications.iter().all(|publication| self.publish(publication, is_granted).is_ok())
             && effects.samples.iter().all(|(series, sample)| self.sample(series, *sample))
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod batch;
 pub mod batch_budget;
+mod bounded;
 pub mod capabilities;
 pub mod config;
 pub mod dead_letters;

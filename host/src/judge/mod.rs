@@ -72,6 +72,9 @@ fn max_limits(entries: u32) -> u32 {
     MAX_LIMITS_PER_BATCH + entries / MIN_SHARE
 }
 
+/// The characters of a fault's text that are told.
+const MAX_FAULT_CHARS: usize = 4_000;
+
 /// What came of a call.
 #[derive(Debug)]
 pub struct Answer {
@@ -168,7 +171,11 @@ impl Fault {
     /// The same, safe for logs and terminals, whoever made it.
     #[must_use]
     pub fn printable(self) -> Self {
-        let text = |text: String| printable(&text).into_owned();
+        // As much as a dead letter shows, and more.
+        let text = |text: String| {
+            let text: String = text.chars().take(MAX_FAULT_CHARS).collect();
+            printable(&text).into_owned()
+        };
         match self {
             Self::Trapped(why) => Self::Trapped(text(why)),
             Self::Crashed(how) => Self::Crashed(text(how)),
@@ -368,7 +375,8 @@ impl<'a> BatchRun<'a> {
         // Who waits for others is not slow. But to look at an answer can take as long as to give it.
         let begun = processor_time_of_thread();
         let kept = verdicts.map(|verdicts| self.keep(batch, verdicts));
-        self.used += used + processor_time_of_thread().saturating_sub(begun);
+        let looked = processor_time_of_thread().saturating_sub(begun);
+        self.used = self.used.saturating_add(used).saturating_add(looked);
         if let Err(fault) = &kept {
             self.breaches.count(fault.reason());
         }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::print_log::Printed;
 use super::{Limits, LoadError};
 use crate::batch::{TextEntry, Verdict};
+use crate::bounded;
 use crate::capabilities::{Effects, StatementResult, Usage, Value};
 use crate::config::Grants;
 use crate::judge::Fault;
@@ -22,6 +23,9 @@ const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 8;
 /// The room that a buffer keeps between two frames. A batch of a thousand usual entries is 300 kB.
 const KEPT_BYTES: usize = 1 << 20;
+/// The lists of a message may take so many times as much memory as the message may have bytes: a row of few letters is
+/// small in a frame.
+const LIST_FACTOR: usize = 4;
 
 /// From the service to a worker.
 #[derive(Serialize, Deserialize)]
@@ -37,8 +41,8 @@ pub(super) enum ToWorker<'a> {
 #[derive(Serialize, Deserialize)]
 pub(super) enum FromWorker {
     Loaded(Result<Loaded, LoadError>),
-    Query(String, Vec<Value>),
-    Execute(String, Vec<Value>),
+    Query(String, #[serde(deserialize_with = "crate::bounded::list")] Vec<Value>),
+    Execute(String, #[serde(deserialize_with = "crate::bounded::list")] Vec<Value>),
     Returned(Returned),
 }
 
@@ -96,12 +100,16 @@ pub(super) struct Call<'a> {
 /// How a call ended.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Returned {
-    pub(super) verdicts: Result<Vec<Verdict>, Fault>,
+    pub(super) verdicts: Result<Verdicts, Fault>,
     pub(super) effects: Effects,
     pub(super) printed: Printed,
     /// The processor time that it took.
     pub(super) used: Duration,
 }
+
+/// What the guest returned, in the order of the batch if it is right.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Verdicts(#[serde(deserialize_with = "crate::bounded::list")] pub(super) Vec<Verdict>);
 
 /// Why no frame was sent or received.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +131,13 @@ pub(super) enum Error {
 pub(super) struct Buffer(Vec<u8>);
 
 impl Buffer {
-    /// Sends a message. `go_on` is asked whenever the other end takes nothing for the time that `stream` waits.
+    /// Gives back what a large frame took.
+    pub(super) fn shrink(&mut self) {
+        self.0.truncate(KEPT_BYTES);
+        self.0.shrink_to(KEPT_BYTES);
+    }
+
+    /// Sends a message. `go_on` is asked after each step that is not the last.
     pub(super) fn send(
         &mut self,
         message: &impl Serialize,
@@ -143,15 +157,18 @@ impl Buffer {
         while !left.is_empty() {
             match stream.write(left) {
                 Ok(written) => left = left.get(written..).unwrap_or_default(),
-                Err(error) => may_go_on(error, &mut go_on)?,
+                Err(error) => is_only_slow(error)?,
+            }
+            // Whoever takes or sends a byte now and then is not for ever waited for either.
+            if !left.is_empty() && !go_on() {
+                return Err(Error::GaveUp);
             }
         }
         self.0 = bytes;
         Ok(())
     }
 
-    /// Waits for a message of at most `limit` bytes. `go_on` is asked whenever nothing comes for the time that `stream`
-    /// waits.
+    /// Waits for a message of at most `limit` bytes. `go_on` is asked after each step that is not the last.
     pub(super) fn receive<'a, M: Deserialize<'a>>(
         &'a mut self,
         stream: &mut impl Read,
@@ -166,10 +183,10 @@ impl Buffer {
             match stream.read(bytes.get_mut(filled..).unwrap_or_default()) {
                 Ok(0) => return Err(Error::Closed),
                 Ok(read) => filled += read,
-                Err(error) => {
-                    may_go_on(error, &mut go_on)?;
-                    continue;
-                }
+                Err(error) => is_only_slow(error)?,
+            }
+            if filled < end && !go_on() {
+                return Err(Error::GaveUp);
             }
             if let (HEADER_BYTES, [version, 0, 0, 0, length @ ..]) = (end, bytes.as_slice())
                 && filled >= HEADER_BYTES
@@ -184,8 +201,9 @@ impl Buffer {
             return Err(nonsense(&format!("{} bytes after the message", filled - end), "to be asked first"));
         }
         let message = bytes.get(HEADER_BYTES..end).unwrap_or_default();
-        let (message, rest) = postcard::take_from_bytes(message)
-            .map_err(|error| nonsense(&format!("a message that cannot be read: {error}"), "another"))?;
+        let (message, rest) =
+            bounded::within(LIST_FACTOR.saturating_mul(limit), || postcard::take_from_bytes(message))
+                .map_err(|error| nonsense(&format!("a message that cannot be read: {error}"), "another"))?;
         match rest {
             [] => Ok(message),
             rest => Err(nonsense(&format!("a message with {} bytes too many", rest.len()), "none")),
@@ -204,12 +222,10 @@ fn length_within(limit: usize, version: u8, length: &[u8]) -> Result<usize, Erro
     }
 }
 
-/// A wait that was cut short goes on, if the caller wants that.
-fn may_go_on(error: io::Error, go_on: &mut impl FnMut() -> bool) -> Result<(), Error> {
+/// A wait that was cut short is no error.
+fn is_only_slow(error: io::Error) -> Result<(), Error> {
     match error.kind() {
-        ErrorKind::Interrupted => Ok(()),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut if go_on() => Ok(()),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => Err(Error::GaveUp),
+        ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(()),
         ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Err(Error::Closed),
         _ => Err(error.into()),
     }
@@ -226,13 +242,13 @@ mod tests {
 
     fn sent(message: &impl Serialize) -> Vec<u8> {
         let mut bytes = Vec::new();
-        Buffer::default().send(message, &mut bytes, || false).expect("a frame");
+        Buffer::default().send(message, &mut bytes, || true).expect("a frame");
         bytes
     }
 
     fn received(bytes: &[u8], limit: usize) -> Result<String, String> {
         let mut buffer = Buffer::default();
-        let message: Result<&str, Error> = buffer.receive(&mut { bytes }, limit, || false);
+        let message: Result<&str, Error> = buffer.receive(&mut { bytes }, limit, || true);
         message.map(str::to_owned).map_err(|error| error.to_string())
     }
 

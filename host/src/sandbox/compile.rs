@@ -185,7 +185,8 @@ fn run(
         thread::Builder::new().spawn_scoped(scope, writing).map_err(|error| failed("writing to", error))?;
 
         let deadline = begun + (limits.compile_time * WALL_TIMES).max(MIN_WALL);
-        let mut is_in_time = || child.used() < limits.compile_time && Instant::now() < deadline;
+        let mut is_in_time =
+            || child.used().unwrap_or_default() < limits.compile_time && Instant::now() < deadline;
         let Some(said) = until(&said, &mut is_in_time) else { return Err(too_slow(limits, &child, begun)) };
         match child.until_ended(deadline).map_err(|error| failed("waiting for", error))? {
             (Some(status), _) if status.success() => {
@@ -227,7 +228,7 @@ pub(super) fn does_not_fit(error: &wasmtime::Error) -> LoadError {
 
 /// Of its own doing, or of a machine that let it wait.
 fn too_slow(limits: &Limits, child: &Killed, begun: Instant) -> LoadError {
-    let (limit_ms, used_ms) = (limits.compile_time.as_millis(), child.used().as_millis());
+    let (limit_ms, used_ms) = (limits.compile_time.as_millis(), child.used().unwrap_or_default().as_millis());
     match used_ms >= limit_ms {
         true => LoadError::TooSlow { limit_ms },
         false => LoadError::Starved { used_ms, waited_ms: begun.elapsed().as_millis(), limit_ms },

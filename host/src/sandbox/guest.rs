@@ -22,6 +22,9 @@ use crate::validate::OutputLimits;
 /// So many workers of a guest may die one after the other before there are pauses: to find one entry in a batch by halves
 /// takes no more.
 const FREE_DEATHS: u32 = 16;
+/// How often the worker of an entry that is alone may be killed, by the kernel for want of memory as a rule, before the
+/// entry is to blame. The pauses between are 4.5 s in sum.
+const MAX_KILLS: u32 = 10;
 /// The pause after each death beyond [`FREE_DEATHS`].
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -110,9 +113,11 @@ impl Guest {
         let begun = Instant::now();
         let called = worker.call(call, transaction).and_then(|returned| {
             // What was checked in the worker is checked again: it may have been taken over.
-            match earlier.admit(&returned.effects, |stream| self.grants.publish.contains_key(stream)) {
+            let is_within = earlier.admit(&returned.effects, &self.grants)
+                && returned.printed.is_within(self.load.limits.log_bytes);
+            match is_within {
                 true => Ok(returned),
-                false => Err(channel::nonsense("publications or samples beyond the limits", "none")),
+                false => Err(channel::nonsense("what is beyond the limits", "what is within them")),
             }
         });
         let called = match called {
@@ -124,7 +129,7 @@ impl Guest {
         };
         drop(place);
         let has_verdicts =
-            matches!(&called, Ok(Returned { verdicts: Ok(verdicts), .. }) if verdicts.len() == batch.len());
+            matches!(&called, Ok(Returned { verdicts: Ok(verdicts), .. }) if verdicts.0.len() == batch.len());
         let undone = match (has_verdicts, transaction) {
             (false, Some(transaction)) => transaction.undo_call(),
             _ => Ok(()),
@@ -141,12 +146,13 @@ impl Guest {
         let verdicts = match verdicts {
             Ok(verdicts) if has_verdicts => {
                 context.effects.extend(effects);
-                Ok(verdicts)
+                Ok(verdicts.0)
             }
-            Ok(verdicts) => Err(Fault::WrongCount { found: verdicts.len(), wanted: batch.len() }),
+            Ok(verdicts) => Err(Fault::WrongCount { found: verdicts.0.len(), wanted: batch.len() }),
             Err(fault) => Err(fault.printable()),
         };
-        Ok(Answer { verdicts, used })
+        // It is the worker's word, too.
+        Ok(Answer { verdicts, used: used.min(2 * time) })
     }
 
     /// Counts a worker's death, and pauses when there were too many.
@@ -169,19 +175,21 @@ struct Death {
     took: Duration,
     /// Whether it gave no answer without using up its time: it was stopped, or the machine stood still.
     is_silence: bool,
+    /// Whether somebody else killed it.
+    is_killed: bool,
 }
 
 impl Death {
     /// Ends what is left of the worker.
     fn new(worker: Worker, error: &channel::Error, time: Duration, took: Duration) -> Self {
         let gave_up = matches!(error, channel::Error::GaveUp);
-        let is_slow = gave_up && worker.has_overstayed(time);
-        let how = worker.last_words(error);
+        let is_slow = gave_up && worker.has_overstayed();
+        let (how, is_killed) = worker.last_words(error);
         let fault = match is_slow {
             true => Fault::TimedOut { limit_ms: time.as_millis(), place: String::new() },
             false => Fault::Crashed(how),
         };
-        Self { fault, took, is_silence: gave_up && !is_slow }
+        Self { fault, took: took.min(time), is_silence: gave_up && !is_slow, is_killed }
     }
 }
 
@@ -221,7 +229,7 @@ impl Rules for Guest {
             let fault = Fault::OutOfMemory { limit_bytes, place: String::new() };
             return Answer { verdicts: Err(fault), used: Duration::ZERO };
         }
-        let mut is_repeated = false;
+        let mut tries = 0;
         loop {
             let death = match self.call(batch, time, context) {
                 Ok(answer) => return answer,
@@ -230,12 +238,19 @@ impl Rules for Guest {
             self.count_death(context);
             tracing::debug!(guest = %self.digest, entries = batch.len(), fault = %death.fault, "the guest's process ended");
             // Somebody else may have ended it: a batch is tried again in halves, an entry alone or after silence here.
-            let is_to_repeat =
-                death.is_silence || (batch.len() == 1 && matches!(death.fault, Fault::Crashed(_)));
-            if is_repeated || !is_to_repeat {
+            tries += 1;
+            let max_tries = match batch.len() {
+                1 if death.is_killed => MAX_KILLS,
+                1 if matches!(death.fault, Fault::Crashed(_)) => 2,
+                _ if death.is_silence => 2,
+                _ => 1,
+            };
+            if tries >= max_tries {
                 return Answer { verdicts: Err(death.fault), used: death.took };
             }
-            is_repeated = true;
+            if death.is_killed {
+                std::thread::sleep(PAUSE * tries);
+            }
         }
     }
 }

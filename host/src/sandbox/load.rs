@@ -132,6 +132,8 @@ impl LoadError {
             | Self::Starved { .. }
             | Self::Compiler(_)
             | Self::Worker(_)
+            // Somebody else may have ended it.
+            | Self::Crashed(_)
             | Self::CompilerKilled
             | Self::NoRoom { .. }
             | Self::Unreadable(_) => true,
@@ -144,7 +146,6 @@ impl LoadError {
             | Self::CodeTooLarge { .. }
             | Self::CompilerMemory { .. }
             | Self::Walls(_)
-            | Self::Crashed(_)
             | Self::Imports(_)
             | Self::NotGranted(_)
             | Self::World(_) => false,

@@ -14,6 +14,13 @@ pub(super) struct Printed {
     pub(super) err: Excerpt,
 }
 
+impl Printed {
+    /// Whether it is no more than this for each stream.
+    pub(super) fn is_within(&self, room: usize) -> bool {
+        [&self.out, &self.err].iter().all(|excerpt| excerpt.head.len() + excerpt.tail.len() <= room)
+    }
+}
+
 /// The beginning and the end of what was printed to one stream: languages say an error last.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Excerpt {

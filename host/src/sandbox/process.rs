@@ -1,5 +1,6 @@
 //! Worker processes, seen from the service: started, asked, killed, and what they said last.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
@@ -21,6 +22,7 @@ use super::code::NativeCode;
 use super::worker::{self, max_frame_from};
 use crate::capabilities::{Lost, Transaction};
 use crate::config::TenantName;
+use crate::judge::Fault;
 use crate::text::printable;
 
 /// The service's own program, and the same one after it was replaced on disk.
@@ -39,6 +41,10 @@ const LOAD_TIME: Duration = Duration::from_secs(60);
 const MAX_WORDS_BYTES: u64 = 4 << 10;
 /// The time that a worker has to end after it has closed its channel.
 const END_TIME: Duration = Duration::from_secs(1);
+/// Questions of one call: far more than the statements that a batch may run, since those that are refused count too.
+const MAX_QUESTIONS: u32 = 200_000;
+/// The longest text of a worker's that is shown.
+const MAX_TEXT_BYTES: usize = 16 << 10;
 /// Between two looks for workers that have been idle for too long.
 const SWEEP: Duration = Duration::from_millis(500);
 
@@ -72,12 +78,24 @@ impl Workers {
         let places: Arc<Mutex<Vec<Weak<WorkerPlace>>>> = Arc::default();
         let swept = Arc::clone(&places);
         thread::Builder::new().name("workers".into()).spawn(move || {
+            let mut last_sweep = Instant::now();
             loop {
                 match to_start.recv_timeout(SWEEP) {
                     // Nobody who has given up waits for it: then it is dropped, and the worker finds its channel closed.
-                    Ok((mut command, started)) => drop(started.send(command.spawn())),
-                    Err(RecvTimeoutError::Timeout) => end_idle(&swept, idle_limit),
+                    Ok((mut command, started)) => {
+                        let child = command.spawn();
+                        if child.is_err() {
+                            // It may be that there are too many, or too little memory.
+                            end_idle(&swept, Duration::ZERO);
+                        }
+                        let _ = started.send(child);
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
+                }
+                if last_sweep.elapsed() >= SWEEP {
+                    last_sweep = Instant::now();
+                    end_idle(&swept, idle_limit);
                 }
             }
         })?;
@@ -108,7 +126,7 @@ impl Workers {
                 self.check_walls(&loaded)?;
                 Ok((worker, loaded))
             }
-            Err(error) => Err(LoadError::Crashed(worker.last_words(&error))),
+            Err(error) => Err(LoadError::Crashed(worker.last_words(&error).0)),
         }
     }
 
@@ -137,7 +155,7 @@ impl Workers {
             max_frame_from: max_frame_from(&load.limits),
             said,
             child: Killed(child),
-            used_before: None,
+            has_overstayed: false,
             idle_since: Instant::now(),
         })
     }
@@ -186,17 +204,23 @@ pub(super) struct Worker {
     /// Its standard error.
     said: Option<ChildStderr>,
     child: Killed,
-    /// Its processor time one slice after the last call began, if that took so long: a look costs more than a short call.
-    used_before: Option<Duration>,
+    /// Whether it had too much processor time in the last call.
+    has_overstayed: bool,
     idle_since: Instant,
 }
 
 impl Worker {
     fn load(&mut self, load: &Load, time: Duration) -> Result<Result<Loaded, LoadError>, channel::Error> {
-        let mut patience = Patience::new(time);
-        self.sent.send(&ToWorker::Load(load.clone()), &mut self.channel, || patience.go_on())?;
-        let limit = self.max_frame_from;
-        match self.received.receive(&mut self.channel, limit, || patience.go_on())? {
+        let mut patience = Patience::new(time, time);
+        let Self { channel, sent, received, child, max_frame_from, .. } = self;
+        sent.send(&ToWorker::Load(load.clone()), channel, || patience.go_on(child))?;
+        match received.receive(channel, *max_frame_from, || patience.go_on(child))? {
+            FromWorker::Loaded(Err(error)) if !is_readable(&error.to_string()) => {
+                Err(nonsense("a refusal that cannot be shown", "a short text"))
+            }
+            FromWorker::Loaded(Ok(loaded)) if !loaded.missing_walls.iter().all(|wall| is_readable(wall)) => {
+                Err(nonsense("walls that cannot be shown", "short texts"))
+            }
             FromWorker::Loaded(loaded) => Ok(loaded),
             _ => Err(nonsense("another message", "whether the component was loaded")),
         }
@@ -208,50 +232,68 @@ impl Worker {
         call: Call<'_>,
         transaction: Option<&Transaction>,
     ) -> Result<Returned, channel::Error> {
-        let time = call.time;
-        self.used_before = None;
-        let Self { channel, sent, received, child, used_before, .. } = self;
-        let mut patience = Patience::new(wall_limit(time));
-        // Asked once a slice: a worker that has used up its time and did not stop is killed.
-        let mut go_on = || {
-            let used = child.used();
-            patience.go_on() && used.saturating_sub(*used_before.get_or_insert(used)) < time + GRACE
-        };
-        sent.send(&ToWorker::Call(call), channel, &mut go_on)?;
-        loop {
-            let message = received.receive(channel, self.max_frame_from, &mut go_on)?;
+        let mut patience = Patience::new(wall_limit(call.time), call.time + GRACE);
+        let returned = self.call_within(&mut patience, call, transaction);
+        self.has_overstayed = patience.has_overstayed;
+        self.sent.shrink();
+        self.received.shrink();
+        self.idle_since = Instant::now();
+        returned
+    }
+
+    fn call_within(
+        &mut self,
+        patience: &mut Patience,
+        call: Call<'_>,
+        transaction: Option<&Transaction>,
+    ) -> Result<Returned, channel::Error> {
+        let Self { channel, sent, received, child, max_frame_from, .. } = self;
+        sent.send(&ToWorker::Call(call), channel, || patience.go_on(child))?;
+        let mut is_lost = false;
+        for _ in 0..MAX_QUESTIONS {
+            let message = received.receive(channel, *max_frame_from, || patience.go_on(child))?;
             let answer = match message {
-                FromWorker::Returned(returned) => {
-                    self.idle_since = Instant::now();
-                    return Ok(returned);
+                FromWorker::Returned(Returned { verdicts: Err(Fault::Lost(_)), .. }) if !is_lost => {
+                    return Err(nonsense("a transaction that is lost", "one that was said to be"));
                 }
+                FromWorker::Returned(returned) => return Ok(returned),
                 FromWorker::Query(statement, parameters) => {
                     let rows = transaction.ok_or(Lost).and_then(|to| to.query(statement, parameters));
+                    is_lost |= rows.is_err();
                     ToWorker::Queried(rows)
                 }
                 FromWorker::Execute(statement, parameters) => {
                     let changed = transaction.ok_or(Lost).and_then(|to| to.execute(statement, parameters));
+                    is_lost |= changed.is_err();
                     ToWorker::Executed(changed)
                 }
                 FromWorker::Loaded(_) => return Err(nonsense("another message", "verdicts or a question")),
             };
-            sent.send(&answer, channel, &mut go_on)?;
+            // The time that the database took is not the worker's.
+            patience.restart();
+            sent.send(&answer, channel, || patience.go_on(child))?;
         }
+        Err(nonsense("another question", &format!("at most {MAX_QUESTIONS}")))
     }
 
-    /// Returns whether the worker has had so much processor time since the last call began that it is killed.
-    pub(super) fn has_overstayed(&self, time: Duration) -> bool {
-        self.used_before.is_some_and(|before| self.child.used().saturating_sub(before) >= time + GRACE)
+    /// Returns whether the worker had so much processor time in the last call that it is killed.
+    pub(super) fn has_overstayed(&self) -> bool {
+        self.has_overstayed
     }
 
     /// Ends the worker, and tells how it ended: the signal or status, what was wrong on its channel, what it said last.
-    pub(super) fn last_words(self, error: &channel::Error) -> String {
+    /// True if somebody else killed it.
+    pub(super) fn last_words(self, error: &channel::Error) -> (String, bool) {
         let Self { channel, said, child, .. } = self;
         drop(channel);
+        let mut is_killed = false;
         let how = match error {
             // It has ended, or is about to.
             channel::Error::Closed => match child.until_ended(Instant::now() + END_TIME) {
-                Ok((Some(status), _)) => how_it_ended(status),
+                Ok((Some(status), _)) => {
+                    is_killed = status.signal() == Some(Signal::KILL.as_raw());
+                    how_it_ended(status)
+                }
                 Ok((None, _)) => "it closed its channel and did not end".to_owned(),
                 Err(error) => error.to_string(),
             },
@@ -269,8 +311,8 @@ impl Worker {
         }
         let words = String::from_utf8_lossy(&words).trim().replace('\n', " ");
         match words.is_empty() {
-            true => how,
-            false => format!("{how}; it said: {}", printable(&words)),
+            true => (how, is_killed),
+            false => (format!("{how}; it said: {}", printable(&words)), is_killed),
         }
     }
 }
@@ -283,20 +325,47 @@ fn how_it_ended(status: ExitStatus) -> String {
     }
 }
 
-/// What is left of a time, which runs out slice by slice.
+/// What is left of the time for a call, by the clock and of a processor.
 struct Patience {
     left: Duration,
+    looked: Instant,
+    /// How much has run out since the worker's processor time was looked at: a look costs more than a short call.
+    since: Duration,
+    processor_limit: Duration,
+    /// The worker's processor time at the first look.
+    used_before: Option<Duration>,
+    has_overstayed: bool,
 }
 
 impl Patience {
-    fn new(left: Duration) -> Self {
-        Self { left }
+    fn new(left: Duration, processor_limit: Duration) -> Self {
+        let (looked, since) = (Instant::now(), Duration::ZERO);
+        Self { left, looked, since, processor_limit, used_before: None, has_overstayed: false }
     }
 
-    fn go_on(&mut self) -> bool {
-        self.left = self.left.saturating_sub(SLICE);
-        !self.left.is_zero()
+    /// Leaves out the time since the last look.
+    fn restart(&mut self) {
+        self.looked = Instant::now();
     }
+
+    fn go_on(&mut self, worker: &Killed) -> bool {
+        let step = self.looked.elapsed().min(SLICE);
+        self.restart();
+        (self.left, self.since) = (self.left.saturating_sub(step), self.since.saturating_add(step));
+        if self.since >= SLICE
+            && let Some(used) = worker.used()
+        {
+            self.since = Duration::ZERO;
+            let used = used.saturating_sub(*self.used_before.get_or_insert(used));
+            self.has_overstayed = used >= self.processor_limit;
+        }
+        !self.left.is_zero() && !self.has_overstayed
+    }
+}
+
+/// Whether a text of a worker's can be shown as it is.
+fn is_readable(text: &str) -> bool {
+    text.len() <= MAX_TEXT_BYTES && matches!(printable(text), Cow::Borrowed(_))
 }
 
 /// Killed and waited for when dropped.
@@ -304,13 +373,13 @@ pub(super) struct Killed(pub(super) Child);
 
 impl Killed {
     /// The processor time that it took so far. None, where Linux does not say: then the kernel's limit holds, in whole seconds.
-    pub(super) fn used(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap_or_default();
+    pub(super) fn used(&self) -> Option<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).ok()?;
         // Fields 14 and 15 of proc(5), in ticks; the second is the name, in brackets.
         let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         let ticks = after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
         let per_second = rustix::param::clock_ticks_per_second().max(1);
-        Duration::from_millis(ticks.sum::<u64>().saturating_mul(1_000) / per_second)
+        Some(Duration::from_millis(ticks.sum::<u64>().saturating_mul(1_000) / per_second))
     }
 
     /// No status if it has not ended by then.

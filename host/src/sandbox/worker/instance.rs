@@ -18,7 +18,7 @@ use super::{Connection, check, host};
 use crate::batch::{EntryId, UncheckedEvent, Verdict, Violation};
 use crate::capabilities::{Effects, Lost};
 use crate::judge::Fault;
-use crate::sandbox::channel::{Call, Load, Returned};
+use crate::sandbox::channel::{Call, Load, Returned, Verdicts};
 use crate::sandbox::load::describe;
 use crate::sandbox::print_log::Printed;
 use crate::sandbox::{Limits, LoadError};
@@ -142,6 +142,7 @@ impl Callable {
             .map(|verdicts| verdicts.into_iter().map(Verdict::from).collect())
             .map_err(|(error, denied)| self.fault(&error, denied, &printed, call.time));
         let effects = if verdicts.is_ok() { host.effects } else { Effects::default() };
+        let verdicts = verdicts.map(Verdicts);
         Returned { verdicts, effects, printed, used: processor_time().saturating_sub(begun) }
     }
 

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, nice, set_parent_process_death_signal, setrlimit,
+};
 use rustix::thread::set_no_new_privs;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -72,6 +74,8 @@ fn close_descriptors() -> std::io::Result<()> {
 }
 
 pub(in crate::sandbox) fn limit(resource: Resource, most: u64) -> rustix::io::Result<()> {
+    // A limit that is stricter already stays.
+    let most = getrlimit(resource).maximum.map_or(most, |maximum| maximum.min(most));
     setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
 }
 
@@ -123,8 +127,14 @@ fn filter_system_calls() -> Result<(), String> {
     let protection = u64::try_from(libc::PROT_EXEC).map_err(|error| text(&error))?;
     // Memory never becomes code.
     let no_code = || equals(2, SeccompCmpOp::MaskedEq(protection), 0);
-    // `abort` sends a signal to its own process, and may send none to others.
-    let to_itself = equals(0, SeccompCmpOp::Eq, std::process::id().into())?;
+    // `abort` sends its signal to its own process. No other signal is sent, and none to others.
+    let condition = |argument: u8, value: u64| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+            .map_err(|error| text(&error))
+    };
+    let abort = u64::try_from(libc::SIGABRT).map_err(|error| text(&error))?;
+    let to_itself = vec![condition(0, std::process::id().into())?, condition(2, abort)?];
+    let to_itself = SeccompRule::new(to_itself).map_err(|error| text(&error))?;
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.into_iter().map(|number| (number, Vec::new())).collect();
     rules.insert(libc::SYS_mmap, vec![no_code()?]);
