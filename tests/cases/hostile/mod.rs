@@ -49,6 +49,7 @@ fn is_stopped(name: &str, reason: &str, words: &str) {
     let last = ended.log.lines().rfind(|line| line.contains(" metrics state=")).unwrap();
     let kinds = [
         "trapped",
+        "crashed",
         "timed_out",
         "out_of_memory",
         "out_of_fuel",
