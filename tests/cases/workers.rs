@@ -64,18 +64,54 @@ fn nonsense_on_the_channel() {
         &["found a message of 4294967295 bytes, wanted at most"],
     );
     costs_one_entry("answers-another-question", "crashed", &["wanted verdicts or a question"]);
+    costs_one_entry("returns-many-verdicts", "crashed", &["found a message that cannot be read"]);
+}
+
+/// A worker that was taken over can lie of its own guest's entries, and of nothing else.
+#[test]
+fn what_a_worker_says_of_itself_is_not_believed() {
+    costs_one_entry("claims-a-lost-transaction", "crashed", &["found a transaction that is lost"]);
+    costs_one_entry("publishes-ungranted", "crashed", &["found what is beyond the limits"]);
+    let scene = Scene::new();
+    scene.stream.add_all(&[Event::new().data(), provoking(&Event::new(), None), Event::new().data()]);
+    let service = with_faulty(&scene, "claims-all-time").start();
+    scene.stream.until_drained();
+    assert_eq!(reasons(&scene.database.letters()), ["rejected"], "as the forged verdict says");
+    assert_eq!(service.stop().metrics().tally(), [0, 0, 1, 2, 0]);
 }
 
 #[test]
-fn silence() {
+fn a_worker_that_computes_although_nobody_calls_it_is_ended() {
     let scene = Scene::new();
     scene.stream.add(&provoking(&Event::new(), None));
-    let service = with_faulty(&scene, "falls-silent").set("GUEST_TIME_LIMIT", "10ms").start();
+    let service = with_faulty(&scene, "computes-uncalled").start();
+    scene.stream.until_drained();
+    service.until_logged(&["computes although nobody calls it"]);
+    assert_eq!(reasons(&scene.database.letters()), ["rejected"], "as the forged verdict says");
+    scene.stream.add(&Event::new().data());
+    scene.stream.until_drained();
+    assert_eq!(service.stop().metrics().tally(), [0, 0, 1, 1, 0]);
+}
+
+fn is_not_waited_for_without_end(fault: &str) {
+    let scene = Scene::new();
+    scene.stream.add(&provoking(&Event::new(), None));
+    let service = with_faulty(&scene, fault).set("GUEST_TIME_LIMIT", "10ms").start();
     scene.stream.until_drained();
     let letters = scene.database.letters();
     assert_eq!(reasons(&letters), ["crashed"]);
     assert!(message(&letters[0]).contains("no answer in time"), "{}", message(&letters[0]));
     service.stop();
+}
+
+#[test]
+fn silence() {
+    is_not_waited_for_without_end("falls-silent");
+}
+
+#[test]
+fn a_frame_that_comes_byte_by_byte() {
+    is_not_waited_for_without_end("trickles");
 }
 
 #[test]
@@ -96,9 +132,12 @@ fn system_calls_that_reach_beyond_the_process() {
 
 #[test]
 fn a_death_at_load_is_a_refusal() {
-    for (fault, words) in
-        [("aborts", "SIGABRT"), ("reads-a-file", "SIGSYS"), ("writes-nonsense", "version 255")]
-    {
+    for (fault, words) in [
+        ("aborts", "SIGABRT"),
+        ("reads-a-file", "SIGSYS"),
+        ("writes-nonsense", "version 255"),
+        ("refuses-at-length", "a refusal that cannot be shown"),
+    ] {
         let scene = Scene::new();
         let ended = with_guest(&scene, &faulty(fault, true)).with_failpoints("").run_to_end();
         assert_eq!(ended.code, Some(1), "{}", ended.log);

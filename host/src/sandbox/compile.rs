@@ -8,7 +8,7 @@
 //! its time is up or the service ends.
 
 use std::collections::HashSet;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -210,7 +210,7 @@ fn is_of_size(status: ExitStatus) -> bool {
     status.signal() == Some(Signal::XFSZ.as_raw())
 }
 
-/// Compiled, but more than an instance has room for.
+/// Compiled, but more than an instance has room for, or than this machine has at the moment.
 pub(super) fn does_not_fit(error: &wasmtime::Error) -> LoadError {
     /// It has no type of its own; the tests know if wasmtime says it in other words.
     const LIMITS: [(&str, &str); 4] = [
@@ -220,6 +220,9 @@ pub(super) fn does_not_fit(error: &wasmtime::Error) -> LoadError {
         ("instance allocation for this", "GUEST_TABLE_ELEMENTS, by which the functions in tables count"),
     ];
     let text = describe(error);
+    if error.is::<rustix::io::Errno>() || error.is::<io::Error>() {
+        return LoadError::Worker(text);
+    }
     match LIMITS.iter().find(|(words, _)| text.contains(words)) {
         Some((_, setting)) => LoadError::DoesNotFit(format!("{text} ({setting})")),
         None => LoadError::Compile(text),

@@ -203,7 +203,7 @@ impl Rules for Guest {
     }
 
     fn max_call(&self) -> Duration {
-        // It is repeated once.
+        // After the second try it is repeated only within the first half of this time.
         2 * wall_limit(self.load.limits.time)
     }
 
@@ -229,6 +229,7 @@ impl Rules for Guest {
             let fault = Fault::OutOfMemory { limit_bytes, place: String::new() };
             return Answer { verdicts: Err(fault), used: Duration::ZERO };
         }
+        let begun = Instant::now();
         let mut tries = 0;
         loop {
             let death = match self.call(batch, time, context) {
@@ -245,7 +246,8 @@ impl Rules for Guest {
                 _ if death.is_silence => 2,
                 _ => 1,
             };
-            if tries >= max_tries {
+            let has_time = tries == 1 || begun.elapsed() < wall_limit(self.load.limits.time);
+            if tries >= max_tries || !has_time {
                 return Answer { verdicts: Err(death.fault), used: death.took };
             }
             if death.is_killed {

@@ -45,8 +45,10 @@ const END_TIME: Duration = Duration::from_secs(1);
 const MAX_QUESTIONS: u32 = 200_000;
 /// The longest text of a worker's that is shown.
 const MAX_TEXT_BYTES: usize = 16 << 10;
-/// Between two looks for workers that have been idle for too long.
+/// Between two looks at the workers that nobody calls.
 const SWEEP: Duration = Duration::from_millis(500);
+/// Processor time that a worker may have while nobody calls it: more than the end of a call and the kernel's ticks take.
+const IDLE_TIME: Duration = Duration::from_millis(100);
 
 /// Returns how long a call with this time limit may take by the clock.
 pub(super) fn wall_limit(time: Duration) -> Duration {
@@ -149,6 +151,7 @@ impl Workers {
         let mut child = child.recv().map_err(|_| gone())??;
         let said = child.stderr.take();
         Ok(Worker {
+            tenant: tenant.clone(),
             channel: ours,
             sent: Buffer::default(),
             received: Buffer::default(),
@@ -157,6 +160,7 @@ impl Workers {
             child: Killed(child),
             has_overstayed: false,
             idle_since: Instant::now(),
+            used_when_idle: None,
         })
     }
 
@@ -178,16 +182,18 @@ impl Workers {
     }
 }
 
-/// Ends the workers that nobody has called for so long, and forgets the places that are gone.
+/// Ends the workers that nobody has called for so long, or that compute although nobody calls them, and forgets the
+/// places that are gone.
 fn end_idle(places: &Mutex<Vec<Weak<WorkerPlace>>>, limit: Duration) {
     let mut idle = Vec::new();
     places.lock().retain(|place| {
         let Some(place) = place.upgrade() else { return false };
         // A place that is locked is in use.
-        if let Some(mut worker) = place.try_lock()
-            && worker.as_ref().is_some_and(|worker| worker.idle_since.elapsed() >= limit)
+        if let Some(mut place) = place.try_lock()
+            && let Some(worker) = place.as_mut()
+            && (worker.idle_since.elapsed() >= limit || worker.computes_uncalled())
         {
-            idle.extend(worker.take());
+            idle.extend(place.take());
         }
         true
     });
@@ -197,6 +203,7 @@ fn end_idle(places: &Mutex<Vec<Weak<WorkerPlace>>>, limit: Duration) {
 
 /// A worker that runs. Killed when dropped.
 pub(super) struct Worker {
+    tenant: TenantName,
     channel: UnixStream,
     sent: Buffer,
     received: Buffer,
@@ -207,6 +214,8 @@ pub(super) struct Worker {
     /// Whether it had too much processor time in the last call.
     has_overstayed: bool,
     idle_since: Instant,
+    /// The processor time that it had had when it was first found idle.
+    used_when_idle: Option<Duration>,
 }
 
 impl Worker {
@@ -237,8 +246,19 @@ impl Worker {
         self.has_overstayed = patience.has_overstayed;
         self.sent.shrink();
         self.received.shrink();
-        self.idle_since = Instant::now();
+        (self.idle_since, self.used_when_idle) = (Instant::now(), None);
         returned
+    }
+
+    /// Whether a worker that nobody calls has processor time all the same: then it was taken over.
+    fn computes_uncalled(&mut self) -> bool {
+        let Some(used) = self.child.used() else { return false };
+        let used_before = *self.used_when_idle.get_or_insert(used);
+        let computes = used.saturating_sub(used_before) > IDLE_TIME;
+        if computes {
+            tracing::warn!(tenant = %self.tenant, "the process of a guest computes although nobody calls it; ended");
+        }
+        computes
     }
 
     fn call_within(

@@ -7,12 +7,19 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Signal, getppid, kill_process};
 use wasmtime::component::{HasSelf, Linker};
 
 use super::instance::State;
 use super::{Channel, Connection};
+use crate::batch::{Verdict, Violation};
+use crate::capabilities::{Effects, Lost, Publication};
+use crate::judge::Fault;
+use crate::sandbox::LoadError;
+use crate::sandbox::channel::{FromWorker, Loaded, Returned, Verdicts};
+use crate::sandbox::print_log::Printed;
 
 use bindings::sluicegate::test::faults;
 
@@ -29,6 +36,13 @@ mod bindings {
                 writes-nonsense: func();
                 writes-a-long-frame: func();
                 answers-another-question: func();
+                refuses-at-length: func();
+                trickles: func();
+                returns-many-verdicts: func();
+                claims-all-time: func();
+                claims-a-lost-transaction: func();
+                publishes-ungranted: func();
+                computes-uncalled: func();
                 reads-a-file: func();
                 writes-a-file: func();
                 connects: func();
@@ -63,6 +77,21 @@ fn escaped<T, E: std::fmt::Debug>(done: Result<T, E>) {
 
 fn write(bytes: &[u8]) {
     let _ = Channel(std::io::stdin()).write_all(bytes);
+}
+
+fn send(message: &FromWorker) {
+    let _ = Connection::new().send(message);
+}
+
+/// An answer as if the call had ended, with one verdict.
+fn forged() -> Returned {
+    let violation = Violation { path: String::new(), code: "forged".to_owned(), message: String::new() };
+    Returned {
+        verdicts: Ok(Verdicts(vec![Verdict::Reject(vec![violation])])),
+        effects: Effects::default(),
+        printed: Printed::default(),
+        used: Duration::ZERO,
+    }
 }
 
 impl faults::Host for Faults {
@@ -105,9 +134,57 @@ impl faults::Host for Faults {
     }
 
     fn answers_another_question(&mut self) {
-        let loaded = super::Loaded { imports_capabilities: true, missing_walls: Vec::new() };
-        let _ = Connection::new().send(&super::FromWorker::Loaded(Ok(loaded)));
+        let loaded = Loaded { imports_capabilities: true, missing_walls: Vec::new() };
+        send(&FromWorker::Loaded(Ok(loaded)));
         self.falls_silent();
+    }
+
+    fn refuses_at_length(&mut self) {
+        send(&FromWorker::Loaded(Err(LoadError::Imports("long ".repeat(100_000)))));
+        self.falls_silent();
+    }
+
+    fn trickles(&mut self) {
+        write(&[1, 0, 0, 0, 0xff, 0xff, 0, 0]);
+        loop {
+            write(&[0]);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn returns_many_verdicts(&mut self) {
+        // Each is two bytes there, and more than a hundred in memory. A header, the variant, its first field, the number
+        // of verdicts in the encoding of postcard.
+        let verdicts = [3, 0].repeat(16 << 20);
+        let start = [3, 0, 0x80, 0x80, 0x80, 0x08];
+        let length = u32::try_from(start.len() + verdicts.len()).unwrap_or(u32::MAX);
+        write(&[1, 0, 0, 0]);
+        write(&length.to_le_bytes());
+        write(&start);
+        write(&verdicts);
+        self.falls_silent();
+    }
+
+    fn claims_all_time(&mut self) {
+        send(&FromWorker::Returned(Returned { used: Duration::MAX, ..forged() }));
+        self.exits();
+    }
+
+    fn claims_a_lost_transaction(&mut self) {
+        send(&FromWorker::Returned(Returned { verdicts: Err(Fault::Lost(Lost)), ..forged() }));
+        self.falls_silent();
+    }
+
+    fn publishes_ungranted(&mut self) {
+        let publications = vec![Publication { stream: "ungranted".to_owned(), fields: Vec::new() }];
+        let effects = Effects { publications, ..Effects::default() };
+        send(&FromWorker::Returned(Returned { effects, ..forged() }));
+        self.falls_silent();
+    }
+
+    fn computes_uncalled(&mut self) {
+        send(&FromWorker::Returned(forged()));
+        self.computes();
     }
 
     fn reads_a_file(&mut self) {
