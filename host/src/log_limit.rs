@@ -40,6 +40,26 @@ impl LogLimit {
     }
 }
 
+/// The time between two log lines about the same trouble.
+const REMIND_EVERY: Duration = Duration::from_secs(10);
+
+/// Limits log lines about one trouble that goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Reminder {
+    told: Option<Instant>,
+}
+
+impl Reminder {
+    /// Returns whether it is time for a line: for the first one it is, and then every 10 s.
+    pub(crate) fn is_due(&mut self) -> bool {
+        let is_due = self.told.is_none_or(|told| told.elapsed() >= REMIND_EVERY);
+        if is_due {
+            self.told = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,67 +1,127 @@
-//! Decides how long to wait before trying again, and how often to say so.
+//! Tries again: how long to wait before it, and how often to say so.
 
-use std::time::{Duration, Instant};
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio_util::sync::CancellationToken;
 
-/// The time between two log lines about the same trouble.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+use crate::log_limit::Reminder;
+use crate::metrics::{Counters, Dependency};
 
 /// The longest delay of [`Backoff::slow`], before jitter.
 const MAX_DELAY: Duration = Duration::from_secs(30);
 
-/// Delays that grow from 50 ms to between 1 and 2 s, with jitter, so that
-/// replicas do not come back all at once. A new value begins anew.
-pub(crate) struct Backoff {
-    delays: ExponentialBackoff,
-    told: Option<Instant>,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        let delays = ExponentialBuilder::new()
-            .with_min_delay(Duration::from_millis(50))
-            .with_max_delay(Duration::from_secs(1))
-            .without_max_times()
-            .with_jitter();
-        Self { delays: delays.build(), told: None }
-    }
-}
+/// Delays that grow, with jitter, so that replicas do not come back all at once. A new value begins anew.
+pub(crate) struct Backoff(ExponentialBackoff);
 
 impl Backoff {
-    /// Returns delays that grow from 1 s to between 30 and 60 s, as each attempt costs something.
+    /// From 50 ms to between 1 and 2 s.
+    fn quick() -> Self {
+        Self::within(Duration::from_millis(50), Duration::from_secs(1))
+    }
+
+    /// From 1 s to between 30 and 60 s, as each attempt costs something.
     pub(crate) fn slow() -> Self {
-        let delays = ExponentialBuilder::new()
-            .with_min_delay(Duration::from_secs(1))
-            .with_max_delay(MAX_DELAY)
-            .without_max_times()
-            .with_jitter();
-        Self { delays: delays.build(), told: None }
+        Self::within(Duration::from_secs(1), MAX_DELAY)
+    }
+
+    fn within(first: Duration, last: Duration) -> Self {
+        let delays = ExponentialBuilder::new().with_min_delay(first).with_max_delay(last);
+        Self(delays.without_max_times().with_jitter().build())
     }
 
     pub(crate) fn delay(&mut self) -> Duration {
-        self.delays.next().unwrap_or(MAX_DELAY)
+        self.0.next().unwrap_or(MAX_DELAY)
     }
+}
 
-    /// Returns whether this failure is worth a log line: the first is, and then one every 10 s.
-    pub(crate) fn should_log(&mut self) -> bool {
-        let should_log = self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY);
-        if should_log {
-            self.told = Some(Instant::now());
+/// An error of something that may be tried again.
+pub(crate) trait Failure: Display {
+    /// Returns whether trying again cannot help, because somebody must change something.
+    fn is_permanent(&self) -> bool;
+}
+
+/// One thing that is tried until it succeeds, or until the shutdown.
+pub(crate) struct Retry {
+    /// What the log says of a failure.
+    said: Cow<'static, str>,
+    backoff: Backoff,
+    reminder: Reminder,
+    /// The server that the metrics say is waited for meanwhile.
+    waits_for: Option<(Arc<Counters>, Dependency)>,
+    shutdown: CancellationToken,
+}
+
+impl Retry {
+    pub(crate) fn new(said: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            said: said.into(),
+            backoff: Backoff::quick(),
+            reminder: Reminder::default(),
+            waits_for: None,
+            shutdown: CancellationToken::new(),
         }
-        should_log
     }
 
-    pub(crate) async fn wait(&mut self) {
-        tokio::time::sleep(self.delay()).await;
+    /// Says in the metrics that this server is waited for.
+    pub(crate) fn waiting_for(mut self, counters: &Arc<Counters>, server: Dependency) -> Self {
+        self.waits_for = Some((Arc::clone(counters), server));
+        self
     }
 
-    /// Waits for the next delay, or for `shutdown`.
-    pub(crate) async fn wait_unless(&mut self, shutdown: &CancellationToken) {
-        tokio::select! {
-            () = self.wait() => {}
-            () = shutdown.cancelled() => {}
+    /// Waits no longer than to the shutdown, and says nothing more then.
+    pub(crate) fn until(mut self, shutdown: &CancellationToken) -> Self {
+        self.shutdown = shutdown.clone();
+        self
+    }
+
+    /// Returns the value of an attempt that succeeded; or, when there is nothing to wait for any more, `None` after one
+    /// that failed. An error that is permanent ends it.
+    pub(crate) async fn after<T, E: Failure>(&mut self, attempt: Result<T, E>) -> Result<Option<T>, E> {
+        match attempt {
+            Ok(value) => {
+                self.succeeded();
+                Ok(Some(value))
+            }
+            Err(error) if error.is_permanent() => Err(error),
+            Err(error) => {
+                let delay = self.failed(&error);
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    () = self.shutdown.cancelled() => {}
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Notes a success: the next failure is the first one.
+    pub(crate) fn succeeded(&mut self) {
+        self.backoff = Backoff::quick();
+        self.reminder = Reminder::default();
+        self.note_waiting(false);
+    }
+
+    /// Notes a failure, and returns how long to wait before the next attempt.
+    pub(crate) fn failed(&mut self, error: &dyn Display) -> Duration {
+        self.note_waiting(true);
+        if !self.shutdown.is_cancelled() && self.reminder.is_due() {
+            tracing::warn!(%error, "{}", self.said);
+        }
+        self.backoff.delay()
+    }
+
+    /// Returns the next delay, for what is tried again without having failed for good.
+    pub(crate) fn delay(&mut self) -> Duration {
+        self.backoff.delay()
+    }
+
+    fn note_waiting(&self, waits: bool) {
+        if let Some((counters, server)) = &self.waits_for {
+            counters.waits_for(*server, waits);
         }
     }
 }

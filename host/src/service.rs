@@ -35,7 +35,7 @@ async fn run_all(shared: ProcessWide, shutdown: CancellationToken) -> Result<(),
     let tenants = &shared.config.tenants;
     let run = |tenant: &Tenant| Run::new(Arc::clone(&shared), tenant.clone(), shutdown.clone());
     if let ([only], false) = (tenants.as_slice(), shared.config.has_named_tenants) {
-        return run(only).once().await;
+        return run(only).serve(false).await;
     }
     for (table, names) in tables_in_common(tenants) {
         let names = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
@@ -45,7 +45,13 @@ async fn run_all(shared: ProcessWide, shutdown: CancellationToken) -> Result<(),
     for tenant in tenants {
         // The span is on every line about the tenant, whatever level is wanted.
         let span = tracing::error_span!("serve", tenant = %tenant.name);
-        runs.spawn(run(tenant).supervised().instrument(span));
+        let run = run(tenant);
+        let served = async move {
+            if let Err(error) = run.serve(true).await {
+                tracing::error!(%error, "failed during the shutdown");
+            }
+        };
+        runs.spawn(served.instrument(span));
     }
     let mut outcome = Ok(());
     while let Some(ended) = runs.join_next().await {

@@ -11,10 +11,11 @@ use tracing::Instrument as _;
 use crate::batch::EntryId;
 use crate::config::{Config, Tenant, TenantName, Time};
 use crate::guests::{self, Folders, Refused, RulesLoader};
+use crate::log_limit::Reminder;
 use crate::metrics::{Counters, Dependency, Reporter};
 use crate::outbox;
 use crate::pipeline::{self, Pipeline, RulesInForce};
-use crate::retry::Backoff;
+use crate::retry::{Backoff, Retry};
 use crate::sandbox::SandboxEngine;
 use crate::store;
 use crate::store::{Database, DeadLetterStore, Filter, Store};
@@ -126,47 +127,37 @@ impl Run {
         }
     }
 
-    /// Serves until the shutdown, or an error. Credentials that were good before are tried again
-    /// later, because somebody may be changing them.
-    pub(crate) async fn once(mut self) -> Result<(), Error> {
-        let shutdown = self.shutdown.clone();
-        let mut backoff = Backoff::slow();
-        loop {
-            let error = match self.serve(shutdown.child_token()).await {
-                Err(error) if error.is_of_credentials() && self.has_run => error,
-                outcome => return outcome,
-            };
-            let delay = backoff.delay();
-            tracing::error!(%error, again_in_s = delay.as_secs(), "a server does not let us in any more; trying again later");
-            self.counters.failed();
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = self.reporter.run(&self.counters, &shutdown) => return Ok(()),
-            }
-        }
-    }
-
-    /// Serves until the shutdown. After an error it starts again, with growing delays: somebody may
-    /// have mended what was wrong.
-    pub(crate) async fn supervised(mut self) {
+    /// Serves until the shutdown, or an error that somebody must look at. After any other one, and if it
+    /// `always` begins again after all, there is a new run, with growing delays between them.
+    pub(crate) async fn serve(mut self, always: bool) -> Result<(), Error> {
         let mut backoff = Backoff::slow();
         loop {
             let begun = Instant::now();
-            // An error ends this attempt, and nothing else.
-            let Err(error) = self.serve(self.shutdown.child_token()).await else { return };
-            if self.shutdown.is_cancelled() {
-                tracing::error!(%error, "failed during the shutdown");
-                return;
-            }
+            let Err(error) = self.serve_once(self.shutdown.child_token()).await else { return Ok(()) };
+            let said = match &error {
+                Error::Pipeline(error) if error.is_fenced() => {
+                    "a batch took longer than CLAIM_MIN_IDLE, or two replicas share a CONSUMER_NAME; beginning again \
+                     later: set the one higher, or give each replica another name"
+                }
+                // Credentials that were good before: somebody may be changing them.
+                error if error.is_of_credentials() && self.has_run => {
+                    "a server does not let us in any more; trying again later"
+                }
+                _ if always && !self.shutdown.is_cancelled() => {
+                    "this tenant has failed; starting it again later"
+                }
+                _ => return Err(error),
+            };
             if begun.elapsed() >= HEALTHY_AFTER {
                 backoff = Backoff::slow();
             }
+            // Without a pause, two of one name would fence each other for ever, and store nothing.
             let delay = backoff.delay();
-            tracing::error!(%error, again_in_s = delay.as_secs(), "this tenant has failed; starting it again later");
+            tracing::error!(%error, again_in_s = delay.as_secs(), "{said}");
             self.counters.failed();
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
-                () = self.reporter.run(&self.counters, &self.shutdown) => return,
+                () = self.reporter.run(&self.counters, &self.shutdown) => return Ok(()),
             }
         }
     }
@@ -182,35 +173,6 @@ impl Run {
             () = self.reporter.run(&self.counters, shutdown) => return Ok(None),
         };
         Ok(Some(self.rules.insert(watched).in_force.clone()))
-    }
-
-    /// Runs the pipeline until `shutdown`, or an error that a new run would meet too.
-    async fn serve(&mut self, shutdown: CancellationToken) -> Result<(), Error> {
-        let mut backoff = Backoff::slow();
-        loop {
-            let begun = Instant::now();
-            let error = match self.serve_once(shutdown.child_token()).await {
-                Err(Error::Pipeline(error)) if error.is_fenced() => error,
-                outcome => return outcome,
-            };
-            if begun.elapsed() >= HEALTHY_AFTER {
-                backoff = Backoff::slow();
-            }
-            // Without a pause, two of one name would fence each other for ever, and store nothing.
-            let delay = backoff.delay();
-            tracing::warn!(
-                %error,
-                again_in_s = delay.as_secs(),
-                "a batch took longer than CLAIM_MIN_IDLE, or two replicas share a CONSUMER_NAME; beginning again later: \
-                 set the one higher, or give each replica another name"
-            );
-            self.counters.failed();
-            // What was in flight is the other's, so the shutdown has nothing to wait for.
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = self.reporter.run(&self.counters, &shutdown) => return Ok(()),
-            }
-        }
     }
 
     /// Runs the pipeline once, until `shutdown` or an error.
@@ -312,14 +274,12 @@ async fn load_rules(
 /// Records which rules are in force, and each version that comes into force, until the run ends.
 async fn note_swaps(store: Store, tenant: Tenant, mut rules: RulesInForce) {
     loop {
-        let mut backoff = Backoff::default();
+        let mut retry =
+            Retry::new("it was not noted which rules are in force, so a replay may be refused; trying again");
         loop {
             let component = rules.borrow_and_update().digest();
             let Err(error) = store.note_rules_in_force(component, &tenant).await else { break };
-            if backoff.should_log() {
-                tracing::warn!(%error, "it was not noted which rules are in force, so a replay may be refused; trying again");
-            }
-            backoff.wait().await;
+            tokio::time::sleep(retry.failed(&error)).await;
         }
         if rules.changed().await.is_err() {
             return;
@@ -332,7 +292,7 @@ const FORGET_EVERY: Duration = Duration::from_secs(10);
 
 /// Deletes what was decided so long ago that it does not come again, until the run ends.
 async fn prune_decided(store: Store, kept: Duration) {
-    let mut backoff = Backoff::default();
+    let mut reminder = Reminder::default();
     // Before that nothing is old enough, and a tenant with nothing to do asks PostgreSQL nothing.
     tokio::time::sleep(kept).await;
     let (mut given, mut given_at) = (0, Instant::now());
@@ -347,7 +307,7 @@ async fn prune_decided(store: Store, kept: Duration) {
         // Tenants take turns: many that started together would ask at the same moment.
         let Ok(_permit) = store.database().housekeeping_permit().await else { return };
         if let Err(error) = store.prune_decided(kept).await
-            && backoff.should_log()
+            && reminder.is_due()
         {
             tracing::warn!(%error, "what was decided long ago was not deleted; trying again");
         }
@@ -426,49 +386,33 @@ async fn prepare(
     store: &Store,
     tenant: &Tenant,
     rules: &RulesInForce,
-    counters: &Counters,
+    counters: &Arc<Counters>,
 ) -> Result<Prepared, Error> {
     let redis = async {
-        let mut backoff = Backoff::default();
+        let mut retry = Retry::new("waiting for redis").waiting_for(counters, Dependency::Redis);
         let has_made_group = loop {
-            let error = match stream.prepare().await {
-                Ok(is_made) => break is_made,
-                Err(error) => error,
-            };
-            if error.is_permanent() {
-                return Err(Error::Stream(error));
+            if let Some(is_made) = retry.after(stream.prepare().await).await.map_err(Error::Stream)? {
+                break is_made;
             }
-            counters.waits_for(Dependency::Redis, true);
-            if backoff.should_log() {
-                tracing::warn!(%error, "waiting for redis");
-            }
-            backoff.wait().await;
         };
-        counters.waits_for(Dependency::Redis, false);
-        Ok(has_made_group)
+        Ok::<bool, Error>(has_made_group)
     };
     let postgres = async {
-        let mut backoff = Backoff::default();
+        let address = store.database().address();
+        let mut retry = Retry::new(format!("waiting for postgres at {address}"))
+            .waiting_for(counters, Dependency::Postgres);
         let prepare = async || {
             store.prepare().await?;
             store.register(pipeline::slots(tenant)).await?;
             store.last_decided().await
         };
         let last_decided = loop {
-            let source = match prepare().await {
-                Ok(last_decided) => break last_decided,
-                Err(source) => source,
-            };
-            if !source.may_pass() {
-                return Err(Error::Store { address: store.database().address().to_owned(), source });
+            let prepared = retry.after(prepare().await).await;
+            let failed = |source: store::Error| Error::Store { address: address.to_owned(), source };
+            if let Some(last_decided) = prepared.map_err(failed)? {
+                break last_decided;
             }
-            counters.waits_for(Dependency::Postgres, true);
-            if backoff.should_log() {
-                tracing::warn!(error = %source, database = store.database().address(), "waiting for postgres");
-            }
-            backoff.wait().await;
         };
-        counters.waits_for(Dependency::Postgres, false);
         // This lets a replay know at once. It is not worth a long wait: `note_swaps` tries again.
         let component = rules.borrow().digest();
         let _ = tokio::time::timeout(NOTING, store.note_rules_in_force(component, tenant)).await;

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Makes sure that guests can be built (the target wasm32-wasip2). With the argument `wasmtime` it
-# also provides the wasmtime command line, at <cache>/wasmtime-48.0.8/bin/wasmtime.
+# also provides the wasmtime command line, at <cache>/wasmtime-48.0.8/bin/wasmtime. With `deny` and
+# names of checks, it has cargo-deny make them.
 set -euo pipefail
 
 # shellcheck source=cache.sh
 source "${BASH_SOURCE[0]%/*}/cache.sh"
 
 target=wasm32-wasip2
-version=48.0.8
+wasmtime=48.0.8
+deny=0.20.2
 
 ensure_target() {
     local sysroot
@@ -21,27 +23,38 @@ ensure_target() {
         fail "could not add the target that guests are built for: run \`rustup target add $target\` where the network allows it"
 }
 
-ensure_wasmtime() {
-    local program=$cache/wasmtime-$version/bin/wasmtime work
-    [[ ! -x $program ]] || return 0
-    lock_cache wasmtime
-    [[ ! -x $program ]] || return 0
+# Builds the program $1 of the crate $2 in version $3 into <cache>/$1-$3/bin, once. What follows goes to cargo.
+ensure_program() {
+    local program=$1 crate=$2 version=$3 work
+    local folder=$cache/$program-$version
+    [[ ! -x $folder/bin/$program ]] || return 0
+    lock_cache "$program"
+    [[ ! -x $folder/bin/$program ]] || return 0
 
-    echo "Building wasmtime-cli $version into $cache/wasmtime-$version, once: about 6 minutes"
-    work=$cache/wasmtime.partial # of an interrupted run, if it is there: the lock is ours
+    echo "Building $crate $version into $folder, once: 3 to 6 minutes"
+    work=$cache/$program.partial # of an interrupted run, if it is there: the lock is ours
     rm -rf "$work"
     # shellcheck disable=SC2064 # the folder of now is meant
     trap "rm -rf '$work'" EXIT
     mkdir "$work"
-    CARGO_TARGET_DIR=$work/target cargo install wasmtime-cli --version $version --locked --quiet --no-track \
-        --no-default-features --features run,component-model,cranelift,wat,wasi-config --root "$work" ||
-        fail "could not build wasmtime-cli: run \`cargo install wasmtime-cli --version $version --locked --root $cache/wasmtime-$version\` to see why"
-    mkdir -p "${program%/*}"
-    mv "$work/bin/wasmtime" "$program"
+    CARGO_TARGET_DIR=$work/target cargo install "$crate" --version "$version" --locked --quiet --no-track "${@:4}" \
+        --root "$work" ||
+        fail "could not build $crate: run \`cargo install $crate --version $version --locked --root $folder\` to see why"
+    mkdir -p "$folder/bin"
+    mv "$work/bin/$program" "$folder/bin"
+}
+
+ensure_wasmtime() {
+    ensure_program wasmtime wasmtime-cli $wasmtime \
+        --no-default-features --features run,component-model,cranelift,wat,wasi-config
 }
 
 case ${1:-} in
 "") ensure_target ;;
 wasmtime) ensure_target && ensure_wasmtime ;;
-*) fail "expected no argument or \`wasmtime\`, found \`$1\`" ;;
+deny)
+    ensure_program cargo-deny cargo-deny $deny
+    exec "$cache/cargo-deny-$deny/bin/cargo-deny" --locked check "${@:2}"
+    ;;
+*) fail "expected no argument, \`wasmtime\` or \`deny\`, found \`$1\`" ;;
 esac

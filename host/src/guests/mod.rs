@@ -18,6 +18,7 @@ pub use watch::Folders;
 use crate::batch::Digest;
 use crate::judge::Rules;
 use crate::pipeline::RulesInForce;
+use crate::retry::Failure as _;
 use crate::sandbox::{Guest, LoadError, Sandbox, Source};
 use file::Stamp;
 
@@ -75,7 +76,7 @@ impl Refused {
     /// How long it stands; without end, if only another file can help.
     fn stands_for(&self) -> Option<Duration> {
         let delay = MIN_RETRY.saturating_mul(1 << (self.tries - 1).min(10));
-        self.reason.may_pass().then_some(delay.min(MAX_RETRY))
+        (!self.reason.is_permanent()).then_some(delay.min(MAX_RETRY))
     }
 
     /// Whether the file of this stamp need not be looked at.

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::Error;
 use super::in_flight::{CommittedBatch, InFlight};
 use crate::metrics::{Counters, Dependency};
-use crate::retry::Backoff;
+use crate::retry::{Failure as _, Retry};
 use crate::stream::{Acknowledger, Unacknowledged};
 
 /// Acknowledges what is committed, until Redis has it. Only then does it count.
@@ -19,7 +19,8 @@ pub(super) async fn acknowledge(
     counters: Arc<Counters>,
     mut batches: mpsc::Receiver<CommittedBatch>,
 ) -> Result<(), Error> {
-    let mut backoff = Backoff::default();
+    let mut retry =
+        Retry::new("acknowledging failed; trying again").waiting_for(&counters, Dependency::Redis);
     let mut due: Vec<(Unacknowledged, Arc<InFlight>)> = Vec::new();
     // A heavy batch sends what it publishes bit by bit.
     let of = |CommittedBatch { committed, in_flight }| {
@@ -39,18 +40,12 @@ pub(super) async fn acknowledge(
             counters.ended(batch.tally(), in_flight.read_at.elapsed());
         }
         match outcome {
-            Ok(()) => {
-                backoff = Backoff::default();
-                counters.waits_for(Dependency::Redis, false);
-            }
+            Ok(()) => retry.succeeded(),
             Err(error) if error.is_permanent() => return Err(error.into()),
             Err(error) => {
-                counters.waits_for(Dependency::Redis, true);
-                if backoff.should_log() {
-                    tracing::warn!(%error, "acknowledging failed; trying again");
-                }
+                let delay = retry.failed(&error);
                 tokio::select! {
-                    () = backoff.wait() => {}
+                    () = tokio::time::sleep(delay) => {}
                     Some(batch) = batches.recv() => due.push(of(batch)),
                 }
             }

@@ -30,8 +30,8 @@ use tracing::Instrument as _;
 use crate::batch::EntryId;
 use crate::config::Tenant;
 use crate::judge::Rules;
+use crate::log_limit::Reminder;
 use crate::metrics::Counters;
-use crate::retry::Backoff;
 use crate::store::{self, Store};
 use crate::stream::{self, Acknowledger, Attempts, Reader};
 use ack_stage::acknowledge;
@@ -122,7 +122,7 @@ impl Pipeline {
             last_read: self.last_decided,
             // Others may be at work on what a group that is gone has delivered.
             fences_all_first: self.has_made_group && self.last_decided.is_some(),
-            set_back: Backoff::default(),
+            set_back: Reminder::default(),
             has_fenced_all: false,
             partial_batch_delay: tenant.partial_batch_delay.0,
             counters: Arc::clone(&counters),

@@ -10,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::in_flight::{CommittedBatch, InFlight, ReadBatch, Slot, Slots};
 use crate::batch::{Entry, EntryId};
+use crate::log_limit::Reminder;
 use crate::metrics::{Counters, Dependency};
-use crate::retry::Backoff;
-use crate::store::{self, CommitLog};
-use crate::stream::{self, Pending, Read, Reader};
+use crate::retry::Retry;
+use crate::store::CommitLog;
+use crate::stream::{Pending, Read, Reader};
 
 pub(super) struct ReadStage {
     pub(super) reader: Reader,
@@ -24,7 +25,7 @@ pub(super) struct ReadStage {
     /// Whether all others are to be fenced before the first read.
     pub(super) fences_all_first: bool,
     /// Limits the log lines that say that the group was set back.
-    pub(super) set_back: Backoff,
+    pub(super) set_back: Reminder,
     /// Whether all others were fenced since the group was set back.
     pub(super) has_fenced_all: bool,
     pub(super) partial_batch_delay: Duration,
@@ -41,24 +42,20 @@ impl ReadStage {
         if self.fences_all_first {
             self.has_fenced_all = self.fence(None).await?;
         }
-        let mut backoff = Backoff::default();
+        let mut retry = Retry::new("reading failed; trying again")
+            .waiting_for(&self.counters, Dependency::Redis)
+            .until(&self.shutdown);
         while let Some(slot) = self.slots.take(self.reader.quiet(), &self.shutdown).await {
-            match self.read(slot).await? {
-                ReadOutcome::Read { is_partial } => {
-                    backoff = Backoff::default();
-                    self.counters.waits_for(Dependency::Redis, false);
-                    if is_partial {
-                        pause(self.partial_batch_delay, &self.shutdown).await;
-                    }
+            let read = match self.read(slot).await {
+                Err(Error::Stream(error)) => Err(error),
+                read => Ok(read?),
+            };
+            match retry.after(read).await? {
+                Some(ReadOutcome::Read { is_partial: true }) => {
+                    pause(self.partial_batch_delay, &self.shutdown).await;
                 }
-                ReadOutcome::StageFailed => break,
-                ReadOutcome::Failed(error) => {
-                    self.counters.waits_for(Dependency::Redis, true);
-                    if backoff.should_log() && !self.shutdown.is_cancelled() {
-                        tracing::warn!(%error, "reading failed; trying again");
-                    }
-                    backoff.wait_unless(&self.shutdown).await;
-                }
+                Some(ReadOutcome::Read { is_partial: false }) | None => {}
+                Some(ReadOutcome::StageFailed) => break,
             }
         }
         Ok(())
@@ -72,10 +69,10 @@ impl ReadStage {
         self.counters.lost(self.reader.take_lost());
         // Any replica may have been given that.
         self.last_read = self.last_read.max(Some(self.reader.last_delivered()));
-        let (entries, in_flight, is_partial) = match read {
-            Ok(Read::Nothing) => return Ok(ReadOutcome::Read { is_partial: false }),
-            Ok(Read::GroupIsGone) => return self.make_group_again().await,
-            Ok(Read::New { entries, is_partial, was_set_back, owners }) => {
+        let (entries, in_flight, is_partial) = match read? {
+            Read::Nothing => return Ok(ReadOutcome::Read { is_partial: false }),
+            Read::GroupIsGone => return self.make_group_again().await,
+            Read::New { entries, is_partial, was_set_back, owners } => {
                 let in_flight = self.in_flight(slot, &entries);
                 let (first, last) =
                     (entries.first().map(|entry| entry.id), entries.last().map(|entry| entry.id));
@@ -93,23 +90,17 @@ impl ReadStage {
                 self.last_read = last.max(self.last_read);
                 (entries, in_flight, is_partial)
             }
-            Ok(Read::Pending(pending)) => {
+            Read::Pending(pending) => {
                 // The owners are fenced before the entries are taken. The other way round, a take
                 // whose reply is lost would leave the entries here, and hide whose they were.
                 let owners = pending.iter().map(Pending::owner).collect();
                 if !self.fence(Some(&owners)).await? {
                     return Ok(ReadOutcome::Read { is_partial: false });
                 }
-                let entries = match self.reader.take(&pending, &self.shutdown).await {
-                    Ok(entries) => entries,
-                    Err(error) if error.is_permanent() => return Err(error.into()),
-                    Err(error) => return Ok(ReadOutcome::Failed(error)),
-                };
+                let entries = self.reader.take(&pending, &self.shutdown).await?;
                 let in_flight = self.in_flight(slot, &entries);
                 (self.lookup(entries, &in_flight).await?, in_flight, false)
             }
-            Err(error) if error.is_permanent() => return Err(error.into()),
-            Err(error) => return Ok(ReadOutcome::Failed(error)),
         };
         if !entries.is_empty() && self.to_judge.send(ReadBatch { entries, in_flight }).await.is_err() {
             return Ok(ReadOutcome::StageFailed);
@@ -128,17 +119,15 @@ impl ReadStage {
         if entries.is_empty() {
             return Ok(entries);
         }
-        let mut backoff = Backoff::default();
+        let mut retry = self.lookups();
         let (committed, new) = loop {
             if self.shutdown.is_cancelled() {
                 return Ok(Vec::new());
             }
-            match self.commit_log.lookup(&entries).await {
-                Ok(found) => break found,
-                Err(error) => self.wait_for_postgres(error, &mut backoff).await?,
+            if let Some(found) = retry.after(self.commit_log.lookup(&entries).await).await? {
+                break found;
             }
         };
-        self.counters.waits_for(Dependency::Postgres, false);
         if !committed.ids().is_empty() {
             tracing::info!(entries = committed.ids().len(), "committed before; acknowledging");
             let in_flight = Arc::clone(in_flight);
@@ -154,11 +143,8 @@ impl ReadStage {
             return Ok(ReadOutcome::Read { is_partial: false });
         }
         self.has_fenced_all = true;
-        match self.reader.make_group_again().await {
-            Ok(()) => Ok(ReadOutcome::Read { is_partial: false }),
-            Err(error) if error.is_permanent() => Err(error.into()),
-            Err(error) => Ok(ReadOutcome::Failed(error)),
-        }
+        self.reader.make_group_again().await?;
+        Ok(ReadOutcome::Read { is_partial: false })
     }
 
     /// Looks up entries that the group gives again as new ones: somebody has set it back, or Redis
@@ -181,7 +167,7 @@ impl ReadStage {
             }
             new = self.lookup(new, in_flight).await?;
         }
-        if self.set_back.should_log() {
+        if self.set_back.is_due() {
             tracing::warn!(
                 entries = found,
                 known = found - new.len(),
@@ -194,29 +180,19 @@ impl ReadStage {
 
     /// Fences these consumers, or all others. Returns `false` if the shutdown comes first.
     async fn fence(&mut self, owners: Option<&BTreeSet<String>>) -> Result<bool, Error> {
-        let mut backoff = Backoff::default();
+        let mut retry = self.lookups();
         while !self.shutdown.is_cancelled() {
-            match self.commit_log.fence(owners).await {
-                Ok(()) => {
-                    self.counters.waits_for(Dependency::Postgres, false);
-                    return Ok(true);
-                }
-                Err(error) => self.wait_for_postgres(error, &mut backoff).await?,
+            if retry.after(self.commit_log.fence(owners).await).await?.is_some() {
+                return Ok(true);
             }
         }
         Ok(false)
     }
 
-    async fn wait_for_postgres(&self, error: store::Error, backoff: &mut Backoff) -> Result<(), Error> {
-        if !error.may_pass() {
-            return Err(error.into());
-        }
-        self.counters.waits_for(Dependency::Postgres, true);
-        if backoff.should_log() {
-            tracing::warn!(%error, "looking up what was committed failed; trying again");
-        }
-        backoff.wait_unless(&self.shutdown).await;
-        Ok(())
+    fn lookups(&self) -> Retry {
+        Retry::new("looking up what was committed failed; trying again")
+            .waiting_for(&self.counters, Dependency::Postgres)
+            .until(&self.shutdown)
     }
 }
 
@@ -227,8 +203,6 @@ enum ReadOutcome {
     },
     /// A later stage has failed, which says why.
     StageFailed,
-    /// The read is worth another try.
-    Failed(stream::Error),
 }
 
 async fn pause(delay: Duration, shutdown: &CancellationToken) {

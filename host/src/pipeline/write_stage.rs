@@ -20,7 +20,7 @@ use crate::batch::{Judged, Outcome, Reason, Vec1, Violation};
 use crate::capabilities::{HostContext, Usage};
 use crate::judge::Judgement;
 use crate::metrics::{Counters, Dependency};
-use crate::retry::Backoff;
+use crate::retry::Retry;
 use crate::store::{self, BatchRecord, Begun, Committed, Number, Remedy, Writer};
 use crate::validate::cut;
 
@@ -78,7 +78,8 @@ impl WriteStage {
     async fn write_batch(self, mut writer: Writer, batch: JudgedBatch) -> Result<Writer, Error> {
         let JudgedBatch { part, in_flight } = batch;
         let mut progress = CommitProgress::new(&in_flight);
-        let mut backoff = Backoff::default();
+        let mut retry = Retry::new("writing to postgres failed; trying again")
+            .waiting_for(&self.counters, Dependency::Postgres);
         // The part to try next is the last.
         let mut left: VecDeque<Left> = part.split_to_budget().into_iter().map(Left::new).collect();
         while let Some(mut next) = left.pop_back() {
@@ -87,7 +88,7 @@ impl WriteStage {
                 self.attempt(&mut writer, &next.part, &number, &in_flight, &mut progress).await?;
             let error = match committed {
                 Ok(committed) => {
-                    self.counters.waits_for(Dependency::Postgres, false);
+                    retry.succeeded();
                     let committed = CommittedBatch { committed, in_flight: Arc::clone(&in_flight) };
                     // A closed channel: acknowledging failed for good. The entries stay pending.
                     let _ = self.to_acknowledge.send(committed).await;
@@ -117,7 +118,7 @@ impl WriteStage {
                 (Step::Halve, _) => {
                     if failure.remedy == Remedy::Split && !matches!(error, store::Error::TooMuchAtOnce) {
                         // The server may be short of something for a moment only.
-                        backoff.wait().await;
+                        tokio::time::sleep(retry.delay()).await;
                     }
                     let right = next.part.halve();
                     left.extend([Left::new(right), Left::new(next.part)]);
@@ -136,17 +137,13 @@ impl WriteStage {
                     left.push_front(next);
                 }
                 (Step::Again | Step::Look, _) => {
-                    self.counters.waits_for(Dependency::Postgres, true);
-                    if backoff.should_log() {
-                        let entries = next.part.len();
-                        tracing::warn!(%error, entries, "writing to postgres failed; trying again");
-                    }
+                    let delay = retry.failed(&error);
                     // Several that were put off take turns, because their times run at once.
                     match next.was_put_off {
                         true => left.push_front(next),
                         false => left.push_back(next),
                     }
-                    backoff.wait().await;
+                    tokio::time::sleep(delay).await;
                 }
                 (Step::Refuse | Step::Stop, _) => return Err(error.into()),
             }

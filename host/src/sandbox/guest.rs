@@ -16,7 +16,7 @@ use crate::batch::{Digest, TextEntry};
 use crate::capabilities::{HostContext, Lost};
 use crate::config::{Grants, TenantName};
 use crate::judge::{Answer, Fault, Rules};
-use crate::retry::Backoff;
+use crate::retry::Retry;
 use crate::validate::OutputLimits;
 
 /// So many workers of a guest may die one after the other before there are pauses: to find one entry in a batch by halves
@@ -80,16 +80,11 @@ impl Guest {
 
     /// A worker that can be called. Waits for as long as none can be started: no entry is to blame for that.
     fn start_worker(&self) -> Worker {
-        let mut backoff = Backoff::default();
+        let mut retry = Retry::new(format!("no process for the guest {}; trying again", self.digest));
         loop {
             match self.shared.workers().start(&self.tenant, &self.compiled.code, &self.load) {
                 Ok((worker, _)) => return worker,
-                Err(error) => {
-                    if backoff.should_log() {
-                        tracing::error!(guest = %self.digest, %error, "no process for the guest; trying again");
-                    }
-                    std::thread::sleep(backoff.delay());
-                }
+                Err(error) => std::thread::sleep(retry.failed(&error)),
             }
         }
     }

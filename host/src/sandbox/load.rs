@@ -5,6 +5,7 @@ use wasmparser::{ElementItems, ElementKind, Parser, Payload};
 
 use super::Limits;
 use crate::judge::Fault;
+use crate::retry::Failure;
 use crate::text::printable;
 
 /// Why a component is refused.
@@ -123,9 +124,9 @@ pub enum LoadError {
     Start(Fault),
 }
 
-impl LoadError {
-    /// Whether the same component may be taken another time: the machine was at fault, not the component.
-    pub fn may_pass(&self) -> bool {
+impl Failure for LoadError {
+    /// Whether the same component would be refused another time. It would not if the machine was at fault.
+    fn is_permanent(&self) -> bool {
         match self {
             // Processor time too grows on a busy machine.
             Self::TooSlow { .. }
@@ -136,7 +137,7 @@ impl LoadError {
             | Self::Crashed(_)
             | Self::CompilerKilled
             | Self::NoRoom { .. }
-            | Self::Unreadable(_) => true,
+            | Self::Unreadable(_) => false,
             Self::TooLarge { .. }
             | Self::NotWasm { .. }
             | Self::CoreModule
@@ -148,8 +149,8 @@ impl LoadError {
             | Self::Walls(_)
             | Self::Imports(_)
             | Self::NotGranted(_)
-            | Self::World(_) => false,
-            Self::Start(fault) => matches!(fault, Fault::TimedOut { .. }),
+            | Self::World(_) => true,
+            Self::Start(fault) => !matches!(fault, Fault::TimedOut { .. }),
         }
     }
 }

@@ -4,6 +4,7 @@ use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::WRITING;
+use crate::retry::Failure;
 use crate::text::printable;
 
 #[derive(Debug, thiserror::Error)]
@@ -227,11 +228,6 @@ impl Error {
         }
     }
 
-    /// Returns whether the same may go well later, if it is not about rows.
-    pub fn may_pass(&self) -> bool {
-        matches!(self.remedy(), Remedy::Retry | Remedy::RetryUnlessRow | Remedy::Split)
-    }
-
     pub fn remedy(&self) -> Remedy {
         match self {
             Self::Statement(error) => remedy(error),
@@ -242,6 +238,13 @@ impl Error {
             Self::Dropped { .. } => Remedy::BlameRow,
             _ => Remedy::Stop,
         }
+    }
+}
+
+impl Failure for Error {
+    /// Returns whether the same cannot go well later, if it is not about rows.
+    fn is_permanent(&self) -> bool {
+        !matches!(self.remedy(), Remedy::Retry | Remedy::RetryUnlessRow | Remedy::Split)
     }
 }
 

@@ -32,6 +32,7 @@ pub use reader::{Pending, Quiet, Read, Reader};
 pub use server::Redis;
 
 use crate::config::{self, Tenant};
+use crate::retry::Failure;
 
 /// How long connecting may take, and a reply beyond the time for which its command blocks.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,9 +82,8 @@ pub enum Error {
     },
 }
 
-impl Error {
-    /// Returns whether trying again cannot help, because somebody must change something.
-    pub fn is_permanent(&self) -> bool {
+impl Failure for Error {
+    fn is_permanent(&self) -> bool {
         match self {
             Self::Settings(_) | Self::Url(_) | Self::Tls(_) | Self::TooOld { .. } => true,
             Self::Reply { .. } | Self::Unanswered { .. } => false,
@@ -94,7 +94,9 @@ impl Error {
             }
         }
     }
+}
 
+impl Error {
     /// Returns whether the server answered, and would answer the same on another connection.
     fn is_of_command(&self) -> bool {
         match self {
