@@ -118,6 +118,12 @@ impl Event {
     pub fn key(&self) -> (Uuid, DateTime<Utc>) {
         (self.event_id, self.time)
     }
+
+    /// Returns the bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        let properties = self.properties.as_ref().map_or(0, String::len);
+        size_of::<Self>() + self.event_type.len() + self.user_id.len() + properties
+    }
 }
 
 /// One reason why an entry is refused.

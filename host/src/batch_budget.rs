@@ -37,12 +37,6 @@ pub fn rows(outcome: &Outcome) -> usize {
     }
 }
 
-/// Returns the bytes that an event takes.
-pub fn event_bytes(event: &Event) -> usize {
-    let properties = event.properties.as_ref().map_or(0, String::len);
-    size_of::<Event>() + event.event_type.len() + event.user_id.len() + properties
-}
-
 /// Returns the bytes that an outcome takes beyond what can be expected of an entry that brought so
 /// many. What is as long as the entry is held in memory as the entry is.
 pub fn bytes(brought: usize, outcome: &Outcome) -> usize {
@@ -55,7 +49,7 @@ fn taken(outcome: &Outcome) -> usize {
         size_of::<Violation>() + violation.path.len() + violation.code.len() + violation.message.len()
     };
     match outcome {
-        Outcome::Store(events) => events.as_slice().iter().map(event_bytes).sum(),
+        Outcome::Store(events) => events.as_slice().iter().map(Event::bytes).sum(),
         Outcome::DeadLetter(_, violations) => violations.iter().map(violation).sum(),
         Outcome::Discard(reason) => reason.len(),
     }

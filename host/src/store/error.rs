@@ -49,7 +49,7 @@ pub enum Error {
         /// The table's columns and its key.
         found: String,
         /// The form that the migration makes.
-        wanted: &'static str,
+        wanted: String,
     },
     /// A table of another program has the name of one of this program.
     #[error("the table {table} is there already, and is not of this program; {OWN_SCHEMA}")]

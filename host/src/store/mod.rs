@@ -1,8 +1,9 @@
 //! Speaks to PostgreSQL: prepares it at the start, and writes each batch in one transaction.
 //!
 //! - `pool`: the connections that the writers of all tenants share
-//! - `migrator`, `table`: version, extension, migrations; a tenant's table
-//! - `writer`, `dead_letter_rows`, `commit_log`: what a transaction consists of
+//! - `migrator`, `table`, `columns`: version, extension, migrations; a tenant's table
+//! - `writer`, `rows`, `dead_letter_rows`, `commit_log`: what a transaction consists of
+//! - `others`: whether other rows than a refused one can be written
 //! - `session`: a transaction that a guest may use
 //! - `dead_letter_store`, `replay_page`: dead letters as an operator handles them
 //! - `timestamp`: reads times, of which PostgreSQL has more than chrono
@@ -13,15 +14,18 @@
 //! row was refused. So the reason why there is none is told as it is, and a connection whose state
 //! is in doubt is never used again.
 
+mod columns;
 mod commit_log;
 mod dead_letter_rows;
 mod dead_letter_store;
 mod error;
 mod in_force;
 mod migrator;
+mod others;
 mod pool;
 mod replay_outbox;
 mod replay_page;
+mod rows;
 mod session;
 mod table;
 mod timestamp;
@@ -43,10 +47,11 @@ pub use commit_log::{BatchRecord, CommitLog, Number, StaleRun};
 pub use dead_letter_store::{Cause, DeadLetterStore, Filter, Letter, Scope};
 pub use error::{Error, Remedy};
 pub use in_force::RulesInForce;
+pub use others::Others;
 pub use replay_outbox::Due;
 pub use replay_page::{Replay, ReplayPage};
 pub use session::{Session, Statements};
-pub use writer::{Begun, Others, Writer};
+pub use writer::{Begun, Writer};
 
 use crate::batch::{EntryId, Tally};
 use crate::capabilities::Publication;
@@ -54,7 +59,7 @@ use crate::config::{Config, TableName, Tenant, TenantName, UrlSource};
 use commit_log::Numbers;
 use migrator::Migrator;
 use pool::Pool;
-use writer::Inserts;
+use rows::Inserts;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

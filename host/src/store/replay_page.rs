@@ -9,9 +9,10 @@ use std::sync::Arc;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::dead_letter_store::{DeadLetterStore, Letter, Scope};
+use super::others::{Others, look_at_others};
 use super::pool::Purpose;
+use super::rows::{Keys, Rows, take_new};
 use super::session::{self, Session};
-use super::writer::{Keys, Others, Rows, look_at_others, take_new};
 use super::{Error, Remedy, Store, replay_outbox, within_timeout};
 use crate::batch::{Digest, Entry, Judged, Outcome, Reason};
 use crate::capabilities::{HostContext, Lost, Publication};

@@ -6,12 +6,8 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::error::is_denied;
 use super::migrator::{OWN_TABLES, is_there};
-use super::{Error, Store};
+use super::{Error, Store, columns};
 use crate::config::TableName;
-
-/// The columns of the table, as PostgreSQL names their types, and its key.
-const FORM: &str = "event_id uuid, event_type text, properties jsonb, time timestamp with time zone, user_id text; \
-                    primary key (event_id, time)";
 
 impl Store {
     /// Makes the tenant's table if it is missing, as the first migration makes `events`. The
@@ -93,11 +89,7 @@ async fn is_as_wanted(connection: &mut PgConnection, table: &TableName) -> Resul
 
 async fn make(connection: &mut PgConnection, table: &TableName) -> Result<(), Error> {
     let table = table.quoted();
-    let create = format!(
-        "CREATE TABLE IF NOT EXISTS {table} (
-             time TIMESTAMPTZ NOT NULL, event_id UUID NOT NULL, event_type TEXT NOT NULL, user_id TEXT NOT NULL,
-             properties JSONB, PRIMARY KEY (event_id, time))"
-    );
+    let create = format!("CREATE TABLE IF NOT EXISTS {table} ({})", columns::definition());
     sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
     if has_extension(connection).await? {
         sqlx::query(
@@ -118,21 +110,22 @@ async fn form(connection: &mut PgConnection, table: &TableName) -> Result<Option
                       WHEN 'character varying' THEN 'text' ELSE format_type(atttypid, NULL) END, ', ' ORDER BY attname)
               FROM pg_attribute
               WHERE attrelid = events AND attnum > 0 AND NOT attisdropped
-                AND attname IN ('event_id', 'event_type', 'properties', 'time', 'user_id')),
+                AND attname = ANY ($2)),
              '; ',
              (SELECT coalesce('primary key (' || string_agg(attname, ', ' ORDER BY attname) || ')', 'no primary key')
               FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)
               WHERE indrelid = events AND indisprimary))
          FROM to_regclass($1) AS events WHERE events IS NOT NULL",
     );
-    Ok(found.bind(table.quoted()).fetch_optional(connection).await?)
+    Ok(found.bind(table.quoted()).bind(columns::name_array()).fetch_optional(connection).await?)
 }
 
 /// Checks a table, which may have been there before. Without the key, duplicates would not show.
 fn check(table: &TableName, found: String) -> Result<(), Error> {
-    match found == FORM {
+    let wanted = columns::form();
+    match found == wanted {
         true => Ok(()),
-        false => Err(Error::WrongTable { table: table.to_string(), found, wanted: FORM }),
+        false => Err(Error::WrongTable { table: table.to_string(), found, wanted }),
     }
 }
 
