@@ -2,14 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tokio_util::sync::CancellationToken;
 
 use crate::log_limit::Reminder;
-use crate::metrics::{Counters, Dependency};
 
 /// The longest delay of [`Backoff::slow`], before jitter.
 const MAX_DELAY: Duration = Duration::from_secs(30);
@@ -39,7 +37,7 @@ impl Backoff {
 }
 
 /// An error of something that may be tried again.
-pub(crate) trait Failure: Display {
+pub(crate) trait Retryable: Display {
     /// Returns whether trying again cannot help, because somebody must change something.
     fn is_permanent(&self) -> bool;
 }
@@ -50,8 +48,8 @@ pub(crate) struct Retry {
     said: Cow<'static, str>,
     backoff: Backoff,
     reminder: Reminder,
-    /// The server that the metrics say is waited for meanwhile.
-    waits_for: Option<(Arc<Counters>, Dependency)>,
+    /// Told after each attempt whether there will be another.
+    told: Option<Box<dyn Fn(bool) + Send + Sync>>,
     shutdown: CancellationToken,
 }
 
@@ -61,14 +59,14 @@ impl Retry {
             said: said.into(),
             backoff: Backoff::quick(),
             reminder: Reminder::default(),
-            waits_for: None,
+            told: None,
             shutdown: CancellationToken::new(),
         }
     }
 
-    /// Says in the metrics that this server is waited for.
-    pub(crate) fn waiting_for(mut self, counters: &Arc<Counters>, server: Dependency) -> Self {
-        self.waits_for = Some((Arc::clone(counters), server));
+    /// Tells after each attempt whether there will be another.
+    pub(crate) fn telling(mut self, told: impl Fn(bool) + Send + Sync + 'static) -> Self {
+        self.told = Some(Box::new(told));
         self
     }
 
@@ -80,7 +78,7 @@ impl Retry {
 
     /// Returns the value of an attempt that succeeded; or, when there is nothing to wait for any more, `None` after one
     /// that failed. An error that is permanent ends it.
-    pub(crate) async fn after<T, E: Failure>(&mut self, attempt: Result<T, E>) -> Result<Option<T>, E> {
+    pub(crate) async fn after<T, E: Retryable>(&mut self, attempt: Result<T, E>) -> Result<Option<T>, E> {
         match attempt {
             Ok(value) => {
                 self.succeeded();
@@ -102,12 +100,12 @@ impl Retry {
     pub(crate) fn succeeded(&mut self) {
         self.backoff = Backoff::quick();
         self.reminder = Reminder::default();
-        self.note_waiting(false);
+        self.tell(false);
     }
 
     /// Notes a failure, and returns how long to wait before the next attempt.
     pub(crate) fn failed(&mut self, error: &dyn Display) -> Duration {
-        self.note_waiting(true);
+        self.tell(true);
         if !self.shutdown.is_cancelled() && self.reminder.is_due() {
             tracing::warn!(%error, "{}", self.said);
         }
@@ -119,9 +117,9 @@ impl Retry {
         self.backoff.delay()
     }
 
-    fn note_waiting(&self, waits: bool) {
-        if let Some((counters, server)) = &self.waits_for {
-            counters.waits_for(*server, waits);
+    fn tell(&self, waits: bool) {
+        if let Some(told) = &self.told {
+            told(waits);
         }
     }
 }

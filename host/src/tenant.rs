@@ -389,7 +389,7 @@ async fn prepare(
     counters: &Arc<Counters>,
 ) -> Result<Prepared, Error> {
     let redis = async {
-        let mut retry = Retry::new("waiting for redis").waiting_for(counters, Dependency::Redis);
+        let mut retry = Retry::new("waiting for redis").telling(counters.waiting_for(Dependency::Redis));
         let has_made_group = loop {
             if let Some(is_made) = retry.after(stream.prepare().await).await.map_err(Error::Stream)? {
                 break is_made;
@@ -400,7 +400,7 @@ async fn prepare(
     let postgres = async {
         let address = store.database().address();
         let mut retry = Retry::new(format!("waiting for postgres at {address}"))
-            .waiting_for(counters, Dependency::Postgres);
+            .telling(counters.waiting_for(Dependency::Postgres));
         let prepare = async || {
             store.prepare().await?;
             store.register(pipeline::slots(tenant)).await?;

@@ -231,7 +231,7 @@ impl Service {
         kibibytes << 10
     }
 
-    /// Sends a signal, and waits until the service has ended: within 5 s, as it promises.
+    /// Sends a signal, and waits until the service has ended: within 5 s, of which 3 are for what is in flight.
     pub fn end(self, signal: Signal) -> Ended {
         let start = Instant::now();
         self.signal(signal);

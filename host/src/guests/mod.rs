@@ -18,7 +18,7 @@ pub use watch::Folders;
 use crate::batch::Digest;
 use crate::judge::Rules;
 use crate::pipeline::RulesInForce;
-use crate::retry::Failure as _;
+use crate::retry::Retryable as _;
 use crate::sandbox::{Guest, LoadError, Sandbox, Source};
 use file::Stamp;
 

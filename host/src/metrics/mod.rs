@@ -4,6 +4,7 @@ mod csv;
 mod discards;
 mod series;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -131,6 +132,12 @@ impl Counters {
             Dependency::Redis => totals.waiting.redis = waits,
             Dependency::Postgres => totals.waiting.postgres = waits,
         }
+    }
+
+    /// Returns what [`waits_for`](Self::waits_for) of this server is told by.
+    pub fn waiting_for(self: &Arc<Self>, server: Dependency) -> impl Fn(bool) + Send + Sync + 'static {
+        let counters = Arc::clone(self);
+        move |waits| counters.waits_for(server, waits)
     }
 
     /// Counts entries that were gone before the group was given them, and logs them at once.

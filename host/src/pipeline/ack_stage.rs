@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::Error;
 use super::in_flight::{CommittedBatch, InFlight};
 use crate::metrics::{Counters, Dependency};
-use crate::retry::{Failure as _, Retry};
+use crate::retry::{Retry, Retryable as _};
 use crate::stream::{Acknowledger, Unacknowledged};
 
 /// Acknowledges what is committed, until Redis has it. Only then does it count.
@@ -20,7 +20,7 @@ pub(super) async fn acknowledge(
     mut batches: mpsc::Receiver<CommittedBatch>,
 ) -> Result<(), Error> {
     let mut retry =
-        Retry::new("acknowledging failed; trying again").waiting_for(&counters, Dependency::Redis);
+        Retry::new("acknowledging failed; trying again").telling(counters.waiting_for(Dependency::Redis));
     let mut due: Vec<(Unacknowledged, Arc<InFlight>)> = Vec::new();
     // A heavy batch sends what it publishes bit by bit.
     let of = |CommittedBatch { committed, in_flight }| {

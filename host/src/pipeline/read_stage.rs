@@ -43,7 +43,7 @@ impl ReadStage {
             self.has_fenced_all = self.fence(None).await?;
         }
         let mut retry = Retry::new("reading failed; trying again")
-            .waiting_for(&self.counters, Dependency::Redis)
+            .telling(self.counters.waiting_for(Dependency::Redis))
             .until(&self.shutdown);
         while let Some(slot) = self.slots.take(self.reader.quiet(), &self.shutdown).await {
             let read = match self.read(slot).await {
@@ -191,7 +191,7 @@ impl ReadStage {
 
     fn lookups(&self) -> Retry {
         Retry::new("looking up what was committed failed; trying again")
-            .waiting_for(&self.counters, Dependency::Postgres)
+            .telling(self.counters.waiting_for(Dependency::Postgres))
             .until(&self.shutdown)
     }
 }

@@ -79,7 +79,7 @@ impl WriteStage {
         let JudgedBatch { part, in_flight } = batch;
         let mut progress = CommitProgress::new(&in_flight);
         let mut retry = Retry::new("writing to postgres failed; trying again")
-            .waiting_for(&self.counters, Dependency::Postgres);
+            .telling(self.counters.waiting_for(Dependency::Postgres));
         // The part to try next is the last.
         let mut left: VecDeque<Left> = part.split_to_budget().into_iter().map(Left::new).collect();
         while let Some(mut next) = left.pop_back() {

@@ -1,65 +1,65 @@
-//! Why a component is refused, before a byte of it runs: what was expected, what was found, what to do.
+//! Says why a component is refused, before it is given any entry: what was expected, what was found, what to do.
 
 use serde::{Deserialize, Serialize};
 use wasmparser::{ElementItems, ElementKind, Parser, Payload};
 
 use super::Limits;
 use crate::judge::Fault;
-use crate::retry::Failure;
+use crate::retry::Retryable;
 use crate::text::printable;
 
-/// Why a component is refused.
+/// Says why a component is refused.
 #[derive(Clone, Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum LoadError {
-    /// Too large to compile.
+    /// The file is too large to be compiled.
     #[error("the file has more than {limit_bytes} bytes (GUEST_COMPONENT)")]
     TooLarge {
-        /// `GUEST_COMPONENT`.
+        /// Holds `GUEST_COMPONENT`.
         limit_bytes: usize,
     },
-    /// Not WebAssembly, or not whole.
+    /// It is not WebAssembly, or not whole.
     #[error("no WebAssembly component: it begins with {found}; wanted `\\0asm` and a component's version")]
     NotWasm { found: String },
-    /// A core module.
+    /// It is a core module.
     #[error(
         "a core module, not a component: build it for wasm32-wasip2, or wrap it by `wasm-tools component new`"
     )]
     CoreModule,
-    /// Native code, which would run unchecked.
+    /// It is native code, which would run unchecked.
     #[error("native code, precompiled (`.cwasm`) or a program: hand over the component it was made from")]
     Precompiled,
-    /// It does not compile: damaged, half-written or beyond the limits.
+    /// It does not compile: it is damaged, half-written or beyond the limits.
     #[error("it does not compile: {0}")]
     Compile(String),
-    /// It compiles, but is larger than an instance may be.
+    /// It wants more than an instance may have.
     #[error("it wants more than it may have: {0}")]
     DoesNotFit(String),
     /// The file could not be read, or was another one when it was read again.
     #[error("it cannot be read: {0}")]
     Unreadable(String),
-    /// More native code than a component of its size may have.
+    /// It takes more native code than a component of its size may have.
     #[error(
         "its native code, with the images of its memories, takes more than {limit_bytes} bytes: {factor} for each of the \
          component's; is there data far apart in a memory?"
     )]
     CodeTooLarge {
         limit_bytes: u64,
-        /// Bytes of code for a byte of the component.
+        /// Says how many bytes of code there may be for each byte of the component.
         factor: u64,
     },
-    /// More native code than there is room for.
+    /// It takes more native code than there is room for.
     #[error(
         "its native code, with the images of its memories, takes {found}; wanted {share} bytes at most, and {limit} with \
          those of all guests, which take {used} now (GUEST_CODE)"
     )]
     NoRoom {
-        /// As far as it is known.
+        /// Says how much it takes, as far as that is known.
         found: String,
-        /// What one component may take.
+        /// Bounds what one component may take.
         share: u64,
-        /// `GUEST_CODE`.
+        /// Holds `GUEST_CODE`.
         limit: u64,
-        /// By the components that are loaded.
+        /// Says how much the components take that are loaded.
         used: u64,
     },
     /// Something is wrong with the process that compiles, and not with the component.
@@ -71,49 +71,49 @@ pub enum LoadError {
          GUEST_COMPILE_MEMORY to compile"
     )]
     CompilerKilled,
-    /// The machine let it wait.
+    /// The machine let the process that compiles wait for too long.
     #[error(
         "it had {used_ms} ms of a processor in {waited_ms} ms to compile, on a busy machine; wanted {limit_ms} ms at most \
          (GUEST_COMPILE_TIME), within ten times as long, or ten seconds"
     )]
     Starved {
-        /// Processor time that it had.
+        /// Says how much processor time it had.
         used_ms: u128,
-        /// By the clock.
+        /// Says how long it took by the clock.
         waited_ms: u128,
-        /// `GUEST_COMPILE_TIME`.
+        /// Holds `GUEST_COMPILE_TIME`.
         limit_ms: u128,
     },
     /// It takes too long to compile.
     #[error("it takes more than {limit_ms} ms of a processor to compile (GUEST_COMPILE_TIME)")]
     TooSlow {
-        /// `GUEST_COMPILE_TIME`.
+        /// Holds `GUEST_COMPILE_TIME`.
         limit_ms: u128,
     },
     /// It takes too much memory to compile.
     #[error("it takes more than {limit_bytes} bytes to compile (GUEST_COMPILE_MEMORY)")]
     CompilerMemory {
-        /// `GUEST_COMPILE_MEMORY`.
+        /// Holds `GUEST_COMPILE_MEMORY`.
         limit_bytes: u64,
     },
-    /// It wants something that it is not given.
+    /// It imports something that no guest is given.
     #[error(
         "imports that are not granted: {0}; guests may import WASI 0.2, of which they see nothing, and \
          wasi:config/store: build it without the rest, or without the library that asks for it"
     )]
     Imports(String),
-    /// Capabilities that the operator has not granted.
+    /// It imports capabilities that the operator has not granted.
     #[error("imports that are not granted: {0}")]
     NotGranted(String),
     /// It does not offer what the service calls.
     #[error("not of the world `sluicegate:guest/validator@0.1.0`: {0}")]
     World(String),
-    /// The walls of a worker's process.
+    /// The kernel lacks some of the walls around a worker's process.
     #[error(
         "this kernel lacks walls around a guest's process: {0}; give the service what they need, or accept it by GUEST_WALLS=available"
     )]
     Walls(String),
-    /// The worker ended while it loaded the component, or while that started.
+    /// The worker ended, or was ended, while it loaded the component or while the component started.
     #[error("it ended its process when it started: {0}")]
     Crashed(String),
     /// Something is wrong with the worker, and not with the component.
@@ -124,8 +124,8 @@ pub enum LoadError {
     Start(Fault),
 }
 
-impl Failure for LoadError {
-    /// Whether the same component would be refused another time. It would not if the machine was at fault.
+impl Retryable for LoadError {
+    /// Returns whether the same component would be refused another time. It might not be if the machine was at fault.
     fn is_permanent(&self) -> bool {
         match self {
             // Processor time too grows on a busy machine.
@@ -133,7 +133,7 @@ impl Failure for LoadError {
             | Self::Starved { .. }
             | Self::Compiler(_)
             | Self::Worker(_)
-            // Somebody else may have ended it.
+            // Somebody else may have ended the process.
             | Self::Crashed(_)
             | Self::CompilerKilled
             | Self::NoRoom { .. }
@@ -155,16 +155,16 @@ impl Failure for LoadError {
     }
 }
 
-/// What is known of a component by its bytes.
+/// Holds what is known of a component by its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Form {
     bytes: usize,
-    /// Elements that it keeps for its tables: an instance has all of them in the host's memory.
+    /// Counts the elements that it keeps for its tables: an instance has all of them in the host's memory.
     passive_elements: usize,
 }
 
 impl Form {
-    /// Whether a tenant with these limits may have it.
+    /// Checks whether a tenant with these limits may have it.
     pub(super) fn check(&self, limits: &Limits) -> Result<(), LoadError> {
         if self.bytes > limits.component_bytes {
             return Err(LoadError::TooLarge { limit_bytes: limits.component_bytes });
@@ -179,7 +179,7 @@ impl Form {
     }
 }
 
-/// Tells by the first bytes what a file is, with an error for each common mistake.
+/// Tells by the first bytes what a file is, and returns an error for each common mistake.
 pub(super) fn form(bytes: &[u8], limits: &Limits) -> Result<Form, LoadError> {
     if bytes.len() > limits.component_bytes {
         return Err(LoadError::TooLarge { limit_bytes: limits.component_bytes });
@@ -198,8 +198,8 @@ pub(super) fn form(bytes: &[u8], limits: &Limits) -> Result<Form, LoadError> {
     }
 }
 
-/// Elements that a component keeps for its tables: an instance has all of them in the host's memory, whether they are in
-/// a table or not. What is damaged is left for the compiler to say.
+/// Counts the elements that a component keeps for its tables: an instance has all of them in the host's memory, whether
+/// they are in a table or not. It is left to the compiler to say what is damaged.
 fn passive_elements(bytes: &[u8]) -> usize {
     let mut sum = 0_usize;
     for part in Parser::new(0).parse_all(bytes) {
@@ -222,7 +222,7 @@ fn passive_elements(bytes: &[u8]) -> usize {
     sum
 }
 
-/// The whole chain of an error in one line. It can repeat names that are the author's.
+/// Returns the whole chain of an error in one line. It can repeat names that are the author's.
 pub(super) fn describe(error: &wasmtime::Error) -> String {
     printable(&format!("{error:#}").replace('\n', " ")).into_owned()
 }

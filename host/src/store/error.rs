@@ -4,7 +4,7 @@ use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::WRITING;
-use crate::retry::Failure;
+use crate::retry::Retryable;
 use crate::text::printable;
 
 #[derive(Debug, thiserror::Error)]
@@ -241,7 +241,7 @@ impl Error {
     }
 }
 
-impl Failure for Error {
+impl Retryable for Error {
     /// Returns whether the same cannot go well later, if it is not about rows.
     fn is_permanent(&self) -> bool {
         !matches!(self.remedy(), Remedy::Retry | Remedy::RetryUnlessRow | Remedy::Split)

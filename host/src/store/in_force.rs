@@ -25,7 +25,7 @@ const NEWEST: &str = "SELECT consumer, component, salt, settings, since FROM rul
 
 /// The rules that a replica has recorded as in force.
 #[derive(Clone, Debug)]
-pub struct RulesInForce {
+pub struct KnownRules {
     pub consumer: String,
     /// The digest of the component.
     pub component: Vec<u8>,
@@ -34,7 +34,7 @@ pub struct RulesInForce {
     settings: Vec<u8>,
 }
 
-impl RulesInForce {
+impl KnownRules {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             consumer: row.try_get("consumer")?,
@@ -75,7 +75,7 @@ impl Store {
             let own = sqlx::query(OWN).bind(self.tenant.as_str()).bind(&self.database.consumer);
             let own = own.fetch_optional(&mut pooled.connection).await?;
             // A row that cannot be read was written by somebody else, and is replaced.
-            let known = own.as_ref().and_then(|row| RulesInForce::from_row(row).ok());
+            let known = own.as_ref().and_then(|row| KnownRules::from_row(row).ok());
             if known
                 .is_some_and(|known| known.component == component.as_bytes() && known.has_settings_of(tenant))
             {
@@ -99,12 +99,12 @@ impl Store {
 
 impl DeadLetterStore {
     /// Returns what was recorded last for this tenant, by whichever replica.
-    pub async fn rules_in_force(&self, tenant: &TenantName) -> Result<Option<RulesInForce>, Error> {
+    pub async fn rules_in_force(&self, tenant: &TenantName) -> Result<Option<KnownRules>, Error> {
         let mut pooled = self.database.acquire(Purpose::Plain).await?;
         let row = sqlx::query(NEWEST).bind(tenant.as_str()).fetch_optional(&mut pooled.connection);
         let row = within_timeout("looking which rules are in force", row).await;
         let Some(row) = self.database.finish(pooled, row)? else { return Ok(None) };
-        Ok(Some(RulesInForce::from_row(&row)?))
+        Ok(Some(KnownRules::from_row(&row)?))
     }
 }
 

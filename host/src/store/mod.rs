@@ -46,7 +46,7 @@ use uuid::Uuid;
 pub use commit_log::{BatchRecord, CommitLog, Number, StaleRun};
 pub use dead_letter_store::{Cause, DeadLetterStore, Filter, Letter, Scope};
 pub use error::{Error, Remedy};
-pub use in_force::RulesInForce;
+pub use in_force::KnownRules;
 pub use others::Others;
 pub use replay_outbox::Due;
 pub use replay_page::{Replay, ReplayPage};

@@ -32,7 +32,7 @@ pub use reader::{Pending, Quiet, Read, Reader};
 pub use server::Redis;
 
 use crate::config::{self, Tenant};
-use crate::retry::Failure;
+use crate::retry::Retryable;
 
 /// How long connecting may take, and a reply beyond the time for which its command blocks.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -82,7 +82,7 @@ pub enum Error {
     },
 }
 
-impl Failure for Error {
+impl Retryable for Error {
     fn is_permanent(&self) -> bool {
         match self {
             Self::Settings(_) | Self::Url(_) | Self::Tls(_) | Self::TooOld { .. } => true,

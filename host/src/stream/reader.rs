@@ -1,4 +1,5 @@
-//! Reads new entries with XREADGROUP, and takes over pending ones with XCLAIM.
+//! Reads new entries with XREADGROUP, and takes over pending ones with XCLAIM: `Reader::look_for_pending` finds them,
+//! the read stage fences their owners, and `Reader::take` claims them by `take.lua`.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
