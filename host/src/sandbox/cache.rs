@@ -1,10 +1,9 @@
-//! Native code of components that were compiled before, so that a start need not compile again.
+//! Keeps the native code of components in files, so that a later start need not compile them again.
 //!
-//! What is here runs unchecked. So the folder is one that nobody but this user
-//! can write to, which is looked at before each use; whoever can write to it can
-//! run programs as this user anyway. The digest in each file is there for
-//! accidents: half-written files, bad disks. A file is named by the component's
-//! digest, the version of the compiler and the settings that code depends on.
+//! This code runs unchecked. So the folder must be one that nobody but this user can write to, which is checked each
+//! time before code is read or written; whoever can write to it can run programs as this user anyway. The digest in
+//! each file guards against accidents, such as half-written files and bad disks. A file is named by the component's
+//! digest, and by a hash of the compiler's version and of the settings that code depends on.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -19,16 +18,17 @@ use super::code::{self, NativeCode};
 use crate::batch::{Digest, Digester};
 use crate::text::hex;
 
-/// Files kept at least; those that nobody has used for the longest time go first.
+/// Says how many files are kept at least. Those that nobody has used for the longest time go first.
 const MIN_FILES: usize = 32;
-/// The same for each tenant: the version in force, and the one before, to go back to.
+/// Says how many files are kept for each tenant, where that makes more: the version in force, and the one before it to
+/// go back to.
 const FILES_A_TENANT: usize = 2;
-/// Ours, of a component.
+/// Names the extension of the cache's files.
 const EXTENSION: &str = "native";
-/// `O_NOFOLLOW` of Linux, by rustix's name for it.
+/// Holds Linux's `O_NOFOLLOW`, by the name that rustix has for it.
 const NO_LINKS: u32 = rustix::fs::OFlags::NOFOLLOW.bits();
 
-/// Of the digest that each file begins with.
+/// Says how many bytes the digest has that each file begins with.
 const DIGEST_BYTES: u64 = 32;
 
 /// Writes to a file and hashes what is written.
@@ -46,7 +46,7 @@ impl<W: Write> Write for Both<'_, W> {
     }
 }
 
-/// The folder named by `GUEST_CACHE`.
+/// Keeps native code in the folder that `GUEST_CACHE` names.
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
     folder: PathBuf,
@@ -54,19 +54,19 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// For the components of so many tenants.
+    /// Returns the cache in this folder, for the components of so many tenants.
     pub(super) fn new(folder: &Path, tenants: usize) -> Self {
         let max_files = MIN_FILES.max(tenants.saturating_mul(FILES_A_TENANT));
         Self { folder: folder.to_owned(), max_files }
     }
 
-    /// How much code there is of this component; 0 for none.
+    /// Returns how many bytes of code there are of this component, or 0 if there are none.
     pub(super) fn bytes(&self, engine: &Engine, component: Digest) -> u64 {
         let found = fs::symlink_metadata(self.file(engine, component));
         found.map_or(0, |found| found.len().saturating_sub(DIGEST_BYTES))
     }
 
-    /// The code of this component, if it is here and in order.
+    /// Returns the code of this component, if it is here and in order.
     pub(super) fn get(&self, engine: &Engine, component: Digest, most: u64) -> Option<NativeCode> {
         match self.try_get(&self.file(engine, component), most) {
             Ok(code) => Some(code),
@@ -78,7 +78,7 @@ impl Cache {
         }
     }
 
-    /// A copy, made and hashed piece by piece: the file itself may change later.
+    /// Returns a copy of the code, made and hashed piece by piece: the file itself may change later.
     fn try_get(&self, file: &Path, most: u64) -> io::Result<NativeCode> {
         self.check_folder()?;
         let file = OpenOptions::new().read(true).custom_flags(NO_LINKS.cast_signed()).open(file)?;
@@ -86,7 +86,7 @@ impl Cache {
         if !found.is_file() || found.uid() != user() || found.mode() & 0o022 != 0 {
             return Err(io::Error::other("found a file that others may have written; wanted our own"));
         }
-        // It was used: others go first. Not worth an error.
+        // The file was used, so others are removed before it. A failure of this is not worth an error.
         let _ = file.set_modified(SystemTime::now());
         let damaged = || io::Error::other("found a damaged file, which is made anew");
         if found.len() > most.saturating_add(DIGEST_BYTES) {
@@ -136,7 +136,7 @@ impl Cache {
         files.iter().take(excess).try_for_each(|(_, file)| fs::remove_file(file))
     }
 
-    /// Whether nobody else can have put anything here.
+    /// Checks that nobody else can have put anything here.
     fn check_folder(&self) -> io::Result<()> {
         let found = fs::symlink_metadata(&self.folder)?;
         if !found.is_dir() || found.uid() != user() || found.mode() & 0o077 != 0 {

@@ -1,8 +1,9 @@
-//! Frames between the service and a worker: a header, then a message in the encoding of postcard.
+//! Sends and receives the frames between the service and a worker. A frame is a header, then a message in the encoding
+//! of postcard.
 //!
 //! A header is eight bytes: the version of this layout, three zeros, and the length of the message as a `u32`, low byte
 //! first. The two ends take turns: whoever has sent a frame waits for one. A length is compared with what the reader
-//! allows before room is made for it, and text is borrowed from the frame.
+//! allows before room is made for it, and the text of entries is borrowed from the frame.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,13 +22,13 @@ use crate::judge::Fault;
 
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 8;
-/// The room that a buffer keeps between two frames. A batch of a thousand usual entries is 300 kB.
+/// Bounds the bytes that a buffer keeps between two frames. A batch of a thousand usual entries takes 300 kB.
 const KEPT_BYTES: usize = 1 << 20;
 /// The lists of a message may take so many times as much memory as the message may have bytes: a row of few letters is
-/// small in a frame.
+/// small in a frame, and larger in memory.
 const LIST_FACTOR: usize = 4;
 
-/// From the service to a worker.
+/// Holds a message from the service to a worker.
 #[derive(Serialize, Deserialize)]
 pub(super) enum ToWorker<'a> {
     Load(Load),
@@ -37,7 +38,7 @@ pub(super) enum ToWorker<'a> {
     Executed(StatementResult<u64>),
 }
 
-/// From a worker to the service. Its content is not to be trusted: the worker may have been taken over.
+/// Holds a message from a worker to the service. Its content is not to be trusted: the worker may have been taken over.
 #[derive(Serialize, Deserialize)]
 pub(super) enum FromWorker {
     Loaded(Result<Loaded, LoadError>),
@@ -46,17 +47,17 @@ pub(super) enum FromWorker {
     Returned(Returned),
 }
 
-/// What a worker needs to know of its guest before the first call. The code is another descriptor.
+/// Holds what a worker needs to know of its guest before the first call. The code comes by another descriptor.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Load {
     pub(super) limits: Limits,
     pub(super) settings: BTreeMap<String, String>,
     pub(super) granted: Granted,
-    /// Whether an instance is started on trial.
+    /// Says whether an instance is started on trial.
     pub(super) is_trial: bool,
 }
 
-/// What of the grants a worker must know.
+/// Holds what a worker must know of the grants.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Granted {
     pub(super) stream: bool,
@@ -76,49 +77,49 @@ impl From<&Grants> for Granted {
     }
 }
 
-/// A guest that can be called.
+/// Describes a guest that can be called.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Loaded {
-    /// Whether it imports any of the world `pipeline`.
+    /// Says whether the guest imports a capability of the world `pipeline`.
     pub(super) imports_capabilities: bool,
-    /// The walls that this kernel does not have.
+    /// Names the walls that this kernel does not have.
     pub(super) missing_walls: Vec<String>,
 }
 
-/// One call of the guest.
+/// Asks for one call of the guest.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Call<'a> {
     #[serde(borrow)]
     pub(super) entries: Cow<'a, [TextEntry<'a>]>,
-    /// The processor time that it may take.
+    /// Bounds the processor time of the call.
     pub(super) time: Duration,
     pub(super) lag: Option<u64>,
-    /// What the batch has left for its commit in earlier calls.
+    /// Counts what the batch has left for its commit in earlier calls.
     pub(super) earlier: Usage,
 }
 
-/// How a call ended.
+/// Says how a call ended.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Returned {
     pub(super) verdicts: Result<Verdicts, Fault>,
     pub(super) effects: Effects,
     pub(super) printed: Printed,
-    /// The processor time that it took.
+    /// Says how much processor time the call took.
     pub(super) used: Duration,
 }
 
-/// What the guest returned, in the order of the batch if it is right.
+/// Holds what the guest returned. A guest that is right keeps the order of the batch.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Verdicts(#[serde(deserialize_with = "crate::bounded::list")] pub(super) Vec<Verdict>);
 
-/// Why no frame was sent or received.
+/// Says why no message was sent or received.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("the other end is closed")]
     Closed,
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// Whatever was read was no frame of the other end.
+    /// What was read is not what the other end should have sent.
     #[error("found {found}, wanted {wanted}")]
     Nonsense { found: String, wanted: String },
     /// The caller has given up.
@@ -126,12 +127,12 @@ pub(super) enum Error {
     GaveUp,
 }
 
-/// Room for the frames of one direction.
+/// Holds the frames of one direction, one at a time.
 #[derive(Default)]
 pub(super) struct Buffer(Vec<u8>);
 
 impl Buffer {
-    /// Gives back what a large frame took.
+    /// Gives back the memory that a large frame took.
     pub(super) fn shrink(&mut self) {
         self.0.truncate(KEPT_BYTES);
         self.0.shrink_to(KEPT_BYTES);
@@ -159,7 +160,7 @@ impl Buffer {
                 Ok(written) => left = left.get(written..).unwrap_or_default(),
                 Err(error) => is_only_slow(error)?,
             }
-            // Whoever takes or sends a byte now and then is not for ever waited for either.
+            // An end that takes a byte now and then is not waited for without limit either.
             if !left.is_empty() && !go_on() {
                 return Err(Error::GaveUp);
             }
@@ -222,7 +223,7 @@ fn length_within(limit: usize, version: u8, length: &[u8]) -> Result<usize, Erro
     }
 }
 
-/// A wait that was cut short is no error.
+/// Returns no error if a wait was only cut short.
 fn is_only_slow(error: io::Error) -> Result<(), Error> {
     match error.kind() {
         ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(()),
@@ -231,7 +232,7 @@ fn is_only_slow(error: io::Error) -> Result<(), Error> {
     }
 }
 
-/// An error of whoever has read something else than a message of the other end.
+/// Returns the error for what was read and is not what the other end should have sent.
 pub(super) fn nonsense(found: &str, wanted: &str) -> Error {
     Error::Nonsense { found: found.to_owned(), wanted: wanted.to_owned() }
 }

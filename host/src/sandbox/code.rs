@@ -1,8 +1,9 @@
-//! Native code of components: one copy of each in memory, which nobody can change, and the room for all of them.
+//! Holds the native code of components in memory, with one copy of each that nobody can change, and counts the room for
+//! all of them.
 //!
 //! What wasmtime serialises holds the images of a component's memories too, with a zero for each byte between the first
-//! and the last one that is set: two bytes of data 16 MiB apart are 16 MiB. Mapped from a file, both are used where they
-//! are. So the length of that file is what a component takes for as long as it is loaded.
+//! and the last one that is set: two bytes of data that are 16 MiB apart take 16 MiB. Code and images are mapped from a
+//! file, and used where they are. So the length of that file is what a component takes for as long as it is loaded.
 
 use std::fs::File;
 use std::io::{self, Seek as _};
@@ -16,11 +17,11 @@ use wasmtime::{Config, Engine, WasmBacktraceDetails, WasmFeatures};
 
 use super::{Limits, LoadError};
 
-/// The WebAssembly proposals that components may use; all others are off.
+/// Holds the WebAssembly proposals that components may use. All others are off.
 ///
-/// wasmtime is built without garbage collection, threads and asynchronous components. It still accepts some code of these
-/// proposals if it is not told otherwise, and meets a part of itself that is not there when the code runs:
-/// RUSTSEC-2026-0570, which ended the process.
+/// wasmtime is built without garbage collection, threads and asynchronous components. It still accepts some code of
+/// these proposals if it is not told otherwise. When such code runs, it meets a part of wasmtime that is not there,
+/// which can end the process (RUSTSEC-2026-0570).
 const PROPOSALS: WasmFeatures = WasmFeatures::WASM2
     .union(WasmFeatures::COMPONENT_MODEL)
     .union(WasmFeatures::EXTENDED_CONST)
@@ -30,59 +31,62 @@ const PROPOSALS: WasmFeatures = WasmFeatures::WASM2
     .union(WasmFeatures::TAIL_CALL)
     .difference(WasmFeatures::GC_TYPES);
 
-/// Native code that needs no room of the others': rules in Rust take 2 MiB, QuickJS takes 4. So no tenant with large ones
-/// can keep those with small ones from starting.
+/// Says how many bytes of native code a component may always have, whatever room the others take: rules in Rust take 2
+/// MiB, QuickJS takes 4. So no tenant with a large component can keep those with small ones from starting.
 const SMALL_BYTES: u64 = 16 << 20;
 
-/// A file in memory that holds native code, sealed: it is what was written, for ever.
+/// Holds native code in a file in memory. The file is sealed: it stays as it was written, for ever.
 pub(super) struct NativeCode {
     file: File,
     pub(super) bytes: u64,
 }
 
-/// An empty file in memory, for native code to be written to.
+/// Returns an empty file in memory, for native code to be written to.
 pub(super) fn new_file() -> io::Result<File> {
     Ok(memfd_create("sluicegate-guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?.into())
 }
 
 impl NativeCode {
-    /// Of a file that is written.
+    /// Seals a file to which the code was written.
     pub(super) fn seal(file: File) -> io::Result<Self> {
         fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
         Ok(Self { bytes: file.metadata()?.len(), file })
     }
 
-    /// To be read from its beginning.
+    /// Returns the file, to be read from its beginning.
     pub(super) fn reader(&self) -> io::Result<&File> {
         (&self.file).rewind()?;
         Ok(&self.file)
     }
 
-    /// Another descriptor of the same file.
+    /// Returns another descriptor of the same file.
     pub(super) fn duplicate(&self) -> io::Result<File> {
         self.file.try_clone()
     }
 }
 
-/// Makes native code runnable, without a copy: in a worker, which has its file as this descriptor.
+/// Makes native code runnable without copying it. This happens in a worker, which has the code's file as this
+/// descriptor.
 #[expect(unsafe_code, reason = "native code of our own making: see the comment")]
 pub(super) fn load(engine: &Engine, code: &impl AsRawFd) -> wasmtime::Result<Component> {
     // SAFETY: `deserialize_file` maps the file and runs what is in it. The file must not change, and must hold what
     // wasmtime has serialised.
     //
-    // It is in memory, has no name, and is sealed: nobody can change it, the service and this process included.
+    // The file is in memory, has no name, and is sealed: nobody can change it, the service and this process included.
     //
-    // It was written by one of two. By a child that is this very program (`/proc/self/exe`), with the same compiler,
-    // while nobody else had the file. Trusted is that compiler: that whatever it reads, what it emits keeps to the
-    // sandbox, and that reading does not take it over. Compiling in this process would trust it just the same. Or by
-    // `Cache`, from a file that an earlier run had from such a child: it looks each time that folder and file are this
-    // user's alone, and that the bytes copied are those that were written. Trusted is this user.
+    // It was written by one of three. One is a child that is the service's own program (`/proc/self/exe`), with the same
+    // compiler, while nobody else had the file. Then that compiler is trusted: that whatever it reads, what it emits
+    // keeps to the sandbox, and that reading does not take it over. Another is the service itself, which compiles only
+    // components that came with the program (`Sandbox::load_trusted`), with that compiler. The third is `Cache`, which
+    // copied it from a file that such a child had made, in this run or an earlier one: it looks each time that folder and
+    // file are this user's alone, and that the bytes copied are those that were written. Then this user is trusted.
     //
-    // wasmtime checks besides that the code is of its own version and settings.
+    // Besides, wasmtime checks that the code is of its own version and settings.
     unsafe { Component::deserialize_file(engine, format!("/proc/self/fd/{}", code.as_raw_fd())) }
 }
 
-/// What compiled code depends on, and no more: it must be the same wherever code is compiled and run.
+/// Returns the settings that compiled code depends on, and no others: they must be the same wherever code is compiled
+/// and run.
 pub(super) fn code_config(limits: &Limits) -> Config {
     let mut config = Config::new();
     config
@@ -90,7 +94,7 @@ pub(super) fn code_config(limits: &Limits) -> Config {
         .epoch_interruption(true)
         .consume_fuel(limits.fuel > 0)
         .max_wasm_stack(limits.stack_bytes)
-        // The same bits on every processor (invariant 5).
+        // With these two, results have the same bits on every processor (invariant 5).
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)
         // The asynchronous component model is not needed, and it slows calls.
@@ -99,16 +103,16 @@ pub(super) fn code_config(limits: &Limits) -> Config {
     config
 }
 
-/// `GUEST_CODE`: the room for the native code of all tenants' components.
+/// Counts the room for the native code of all tenants' components, which `GUEST_CODE` bounds.
 #[derive(Debug)]
 pub(super) struct CodeRoom {
     limit: u64,
-    /// What one component may take of it: where there are several tenants, not all.
+    /// Bounds what one component may take of it. Where there are several tenants, this is half.
     share: u64,
     used: Mutex<u64>,
 }
 
-/// The room that a component takes, for as long as it is loaded.
+/// Holds the room that a component takes, for as long as it is loaded.
 #[derive(Debug)]
 pub(super) struct TakenRoom {
     room: Arc<CodeRoom>,
@@ -120,8 +124,8 @@ impl CodeRoom {
         Self { limit, share: if tenants > 1 { limit / 2 } else { limit }, used: Mutex::new(0) }
     }
 
-    /// Room for a component that is to be compiled: so much, or what is left. It [shrinks](TakenRoom::shrink) when it is
-    /// known what the component takes.
+    /// Reserves room for a component that is to be compiled: so many bytes, or what is left for it. The room
+    /// [shrinks](TakenRoom::shrink) when it is known what the component takes.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> TakenRoom {
         let mut used = self.used.lock();
         let left = self.limit.saturating_sub(*used).min(self.share).max(SMALL_BYTES);
@@ -130,7 +134,7 @@ impl CodeRoom {
         TakenRoom { room: Arc::clone(self), bytes }
     }
 
-    /// Room for a component of this size.
+    /// Takes room for a component of this size, if there is any for it.
     pub(super) fn take(self: &Arc<Self>, bytes: u64) -> Result<TakenRoom, LoadError> {
         let mut used = self.used.lock();
         let sum = used.saturating_add(bytes);
@@ -156,7 +160,7 @@ impl TakenRoom {
         self.bytes
     }
 
-    /// Gives back what is not needed.
+    /// Gives back what is beyond so many bytes.
     pub(super) fn shrink(&mut self, bytes: u64) {
         let excess = self.bytes.saturating_sub(bytes);
         self.bytes -= excess;
@@ -164,7 +168,7 @@ impl TakenRoom {
         *used = used.saturating_sub(excess);
     }
 
-    /// Of a component that takes more than was reserved.
+    /// Returns the error for a component that takes more than was reserved.
     pub(super) fn too_small(&self) -> LoadError {
         let used = *self.room.used.lock();
         self.room.refusal(None, used.saturating_sub(self.bytes))
@@ -218,13 +222,13 @@ mod tests {
         assert!(code.file.set_len(0).is_err());
     }
 
-    /// A component around a core module of these parts.
+    /// Returns a component around a core module of these parts.
     fn component(parts: &str) -> Vec<u8> {
         wat::parse_str(format!("(component (core module {parts}))"))
             .unwrap_or_else(|error| panic!("{parts}: {error}"))
     }
 
-    /// Why it does not compile.
+    /// Returns why the component does not compile, if it does not.
     fn refusal(engine: &Engine, component: &[u8]) -> Option<String> {
         engine.precompile_component(component).err().map(|error| format!("{error:#}"))
     }
@@ -233,19 +237,19 @@ mod tests {
         Engine::new(&code_config(&Limits::default())).expect("an engine")
     }
 
-    /// Each would need a part of wasmtime that is not built in, and could end the process where it runs.
+    /// Each component would need a part of wasmtime that is not built in, and could end the process where it runs.
     #[test]
     fn code_of_a_proposal_that_is_not_built_in_is_refused_by_name() {
         let engine = engine();
         let core = [
-            // Types that others may refine, in whatever a module has types in.
+            // These have types that others may refine, wherever a module may have types.
             "(type (sub (func)))",
             "(type (sub final (func))) (type $s (sub (func))) (type (sub $s (func)))",
             "(rec (type $a (sub (func))) (type (sub $a (func))))",
             "(type $t (sub (func))) (import \"a\" \"b\" (func (type $t)))",
             "(type $t (sub (func))) (table 1 funcref) (func (call_indirect (type $t) (i32.const 0)))",
             "(type $t (sub (func))) (table 1 funcref) (func (return_call_indirect (type $t) (i32.const 0)))",
-            // References to types.
+            // These use references to types.
             "(type $t (func)) (func (param (ref null $t)))",
             "(type $t (func)) (func (local (ref null $t)))",
             "(type $t (func)) (table 1 (ref null $t))",
@@ -265,7 +269,7 @@ mod tests {
             "(func (result funcref) (block (result (ref func)) (br_on_non_null 0 (ref.null func)) unreachable))",
             "(func (drop (ref.null nofunc)))",
             "(elem (ref null func) (ref.null func)) (func (param nullfuncref))",
-            // A heap.
+            // These use a heap.
             "(type (struct (field i32)))",
             "(type (array i8))",
             "(type (array (mut funcref)))",
@@ -282,13 +286,13 @@ mod tests {
             "(table 1 externref)",
             "(table 1 anyref)",
             "(global externref (ref.null extern))",
-            // Exceptions, today's and those of before.
+            // These use exceptions, today's and those of before.
             "(tag)",
             "(tag $t (param i32)) (func (throw $t (i32.const 1)))",
             "(func (param exnref) (throw_ref (local.get 0)))",
             "(func (block (try_table (catch_all 0))))",
             "(func try catch_all end)",
-            // Threads.
+            // These use threads.
             "(memory 1 1 shared)",
             "(memory 1) (func (drop (memory.atomic.notify (i32.const 0) (i32.const 1))))",
             "(memory 1) (func (drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1))))",
@@ -296,7 +300,7 @@ mod tests {
             "(memory 1) (func (drop (i32.atomic.rmw.add (i32.const 0) (i32.const 1))))",
             "(func (atomic.fence))",
             "(table shared 1 (ref null (shared func)))",
-            // Stacks, and others that are not settled.
+            // These use stacks, and other proposals that are not settled.
             "(type $f (func)) (type (cont $f))",
             "(type $f (func)) (type $c (cont $f)) (func $g) (elem declare func $g) (func (drop (cont.new $c (ref.func $g))))",
             "(func (param i64 i64 i64 i64) (result i64 i64) (i64.add128 (local.get 0) (local.get 1) (local.get 2) (local.get 3)))",

@@ -1,11 +1,9 @@
-//! Compilation of what strangers hand over: in a process of its own, which the kernel holds to its limits.
+//! Compiles what strangers hand over, in a process of its own, which the kernel holds to its limits.
 //!
-//! wasmtime promises nothing about how long a hostile component takes to
-//! compile, and how much memory. So the service starts itself with the word
-//! `compile`: the child limits itself before it reads a byte, takes the
-//! component from standard input and writes native code to standard output, a file in memory. It
-//! has nothing of the service's environment, no connection, and is killed when
-//! its time is up or the service ends.
+//! wasmtime does not promise how long a hostile component takes to compile, nor how much memory that takes. So the
+//! service starts itself with the word `compile`. This child limits itself before it reads a byte, takes the component
+//! from standard input, and writes native code to standard output, which is a file in memory. It has nothing of the
+//! service's environment and no connection, and it is killed when its time is up or the service ends.
 
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
@@ -32,38 +30,41 @@ use crate::config::TenantName;
 use crate::text::printable;
 
 pub const COMMAND: &str = "compile";
-/// Native code for a byte of a component, at most, besides [`MIN_CODE_BYTES`]. About 5 are usual.
+/// Bounds the bytes of native code for each byte of a component, besides [`MIN_CODE_BYTES`]. About 5 are usual.
 const MAX_EXPANSION: u64 = 32;
-/// Native code that any component may have.
+/// Says how many bytes of native code any component may have, however small it is.
 const MIN_CODE_BYTES: u64 = 1 << 20;
-/// Kept of what the child says is wrong.
+/// Bounds the bytes that are kept of what the child says is wrong.
 const MAX_ERROR_BYTES: u64 = 4 << 10;
-/// Batches come first.
+/// Lowers the child's priority, since batches come first.
 const NICENESS: i32 = 19;
-/// On a busy machine a child that takes no more than its time may wait for a processor so many times as long.
+/// Bounds the child's time by the clock, as a multiple of its processor time: on a busy machine it waits for a
+/// processor.
 const WALL_TIMES: u32 = 10;
-/// And so long in any case: other processes may have the processors for a second or two.
+/// Says how long a child may take by the clock in any case: other processes may have the processors for a second or
+/// two.
 const MIN_WALL: Duration = Duration::from_secs(10);
-/// Between two looks at how long it has taken.
+/// Says how long to wait between two looks at how much time the child has taken.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Compilers that run at the same time, and whose turn it is.
+/// Bounds how many compilers run at the same time, and gives each tenant its turn.
 ///
-/// Most components compile in a moment, some in minutes, on purpose perhaps. So there are two lines: who does not get
-/// done in the first one begins anew in the second, and goes there at once the next time. Nobody else waits for long.
+/// Most components compile in a moment, and some take minutes, perhaps on purpose. So there are two lines. A tenant
+/// whose component does not get done in the first one begins anew in the second, and goes there at once the next time.
+/// Nobody else waits for long.
 pub(super) struct Compilers {
     program: PathBuf,
     short: Semaphore,
     long: Semaphore,
-    /// Tenants whose last component was not done in the first line.
+    /// Holds the tenants that go to the second line at once, since a component of theirs was not done in the first.
     slow: Mutex<HashSet<TenantName>>,
 }
 
-/// A component in the first line has so much of a processor.
+/// Bounds the processor time of a component in the first line.
 const SHORT: Duration = Duration::from_secs(5);
 /// A larger component is not tried in the first line: a language's runtime takes longer.
 const MAX_SHORT_BYTES: u64 = 4 << 20;
-/// Who waits longer for its turn is told.
+/// A wait for a turn that was longer than this is logged.
 const LONG_WAIT: Duration = Duration::from_secs(5);
 
 impl Compilers {
@@ -97,7 +98,7 @@ impl Compilers {
         self.compile_long(tenant, limits, room, || Ok(bytes))
     }
 
-    /// For what takes a moment, and the memory of a component: in the same order, one after the other.
+    /// Does work that takes a moment and the memory of a component, when its turn comes in the first line.
     pub(super) fn in_line<T>(&self, work: impl FnOnce() -> T) -> T {
         let _permit = acquire(&self.short);
         work()
@@ -114,7 +115,7 @@ impl Compilers {
         let bytes = read()?;
         let begun = Instant::now();
         let outcome = run(&self.program, limits, room, &bytes);
-        // Not by a file that is refused at once: the next one may take long again.
+        // A file that is refused at once does not count: the next one may take long again.
         if outcome.is_ok() && begun.elapsed() < SHORT {
             self.slow().remove(tenant);
         }
@@ -136,12 +137,12 @@ fn acquire(permits: &Semaphore) -> Option<SemaphorePermit<'_>> {
     permit
 }
 
-/// The native code that a component of this size may have at most, whatever room there is.
+/// Returns how many bytes of native code a component of this size may have at most, whatever room there is.
 pub(super) fn max_code_bytes(component_bytes: u64) -> u64 {
     component_bytes.saturating_mul(MAX_EXPANSION).saturating_add(MIN_CODE_BYTES)
 }
 
-/// The native code of a component, by the child.
+/// Returns the native code of a component, which a child compiles, and the room that it takes.
 fn run(
     program: &Path,
     limits: &Limits,
@@ -156,7 +157,7 @@ fn run(
         let file = code::new_file().map_err(|error| failed("making a file in memory for", error))?;
         let output = file.try_clone().map_err(|error| failed("making a file in memory for", error))?;
         let expansion = max_code_bytes(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        // Before anything is written: what several compile at the same time is within the limit, too.
+        // Room is reserved before anything is written: what several compile at the same time is within the limit, too.
         let mut room = room.reserve(expansion);
         let most = room.bytes();
         let mut child = Command::new(program)
@@ -180,7 +181,7 @@ fn run(
             return Err(failed("talking to", std::io::ErrorKind::BrokenPipe.into()));
         };
         let said = reading(stderr, MAX_ERROR_BYTES).map_err(|error| failed("reading from", error))?;
-        // A child that has ended does not read to the end: that shows in its status.
+        // A child that has ended does not read to the end. Its status shows that, so an error here may be dropped.
         let writing = move || drop({ stdin }.write_all(bytes));
         thread::Builder::new().spawn_scoped(scope, writing).map_err(|error| failed("writing to", error))?;
 
@@ -205,14 +206,16 @@ fn run(
     })
 }
 
-/// Whether the kernel ended the child because its output is longer than it may be.
+/// Returns whether the kernel ended the child because its output is longer than it may be.
 fn is_of_size(status: ExitStatus) -> bool {
     status.signal() == Some(Signal::XFSZ.as_raw())
 }
 
-/// Compiled, but more than an instance has room for, or than this machine has at the moment.
+/// Returns why a component that was compiled cannot be loaded. It may take more than an instance has room for, or than
+/// this machine has at the moment.
 pub(super) fn does_not_fit(error: &wasmtime::Error) -> LoadError {
-    /// It has no type of its own; the tests know if wasmtime says it in other words.
+    /// Holds words of wasmtime's errors, each with the setting that they are about. These errors have no type of their
+    /// own; the tests notice if wasmtime uses other words.
     const LIMITS: [(&str, &str); 4] = [
         ("core module instances", "GUEST_INSTANCES"),
         ("minimum byte size", "GUEST_MEMORY"),
@@ -229,7 +232,7 @@ pub(super) fn does_not_fit(error: &wasmtime::Error) -> LoadError {
     }
 }
 
-/// Of its own doing, or of a machine that let it wait.
+/// Returns the error for a child whose time is up, by its own doing or because the machine let it wait.
 fn too_slow(limits: &Limits, child: &Killed, begun: Instant) -> LoadError {
     let (limit_ms, used_ms) = (limits.compile_time.as_millis(), child.used().unwrap_or_default().as_millis());
     match used_ms >= limit_ms {
@@ -238,15 +241,15 @@ fn too_slow(limits: &Limits, child: &Killed, begun: Instant) -> LoadError {
     }
 }
 
-/// What the child said, or what killed it.
+/// Returns the error for a child that failed: what it said, or what killed it.
 fn refusal(status: ExitStatus, said: &[u8], limits: &Limits) -> LoadError {
     let said: String = String::from_utf8_lossy(said).trim().chars().take(1_000).collect();
     match status.signal().map(Signal::from_named_raw) {
         None => LoadError::Compile(printable(&said.replace('\n', " ")).into_owned()),
         Some(Some(Signal::XCPU)) => LoadError::TooSlow { limit_ms: limits.compile_time.as_millis() },
-        // We kill it ourselves only after we have given up.
+        // The service itself kills the child only after it has given up.
         Some(Some(Signal::KILL)) => LoadError::CompilerKilled,
-        // How an allocation that fails ends.
+        // An allocation that fails ends like this.
         Some(Some(Signal::ABORT)) => LoadError::CompilerMemory { limit_bytes: limits.compile_memory_bytes },
         Some(_) => LoadError::Compiler(format!("the process that compiles crashed: {status}")),
     }
@@ -266,7 +269,7 @@ fn reading(
     Ok(result)
 }
 
-/// `None` if it is not in time.
+/// Waits for the result, and returns `None` if it does not come in time.
 fn until(
     result: &Receiver<std::io::Result<Vec<u8>>>,
     is_in_time: &mut impl FnMut() -> bool,
@@ -274,16 +277,16 @@ fn until(
     while is_in_time() {
         match result.recv_timeout(LOOK_EVERY) {
             Err(RecvTimeoutError::Timeout) => {}
-            // Nothing, if it could not be read: the child's status tells more.
+            // What could not be read counts as nothing: the child's status tells more.
             read => return Some(read.map(Result::unwrap_or_default).unwrap_or_default()),
         }
     }
     None
 }
 
-/// The child's side: a component on standard input, native code on standard output.
+/// Does the child's work: reads a component from standard input, and writes its native code to standard output.
 ///
-/// Limits the process first. The arguments are those that the service gives.
+/// It limits the process first. The arguments are those that the service gives.
 pub fn compile_as_child(
     memory_bytes: u64,
     time_ms: u64,
@@ -291,13 +294,13 @@ pub fn compile_as_child(
     stack_bytes: usize,
     code_bytes: u64,
 ) -> Result<(), String> {
-    // A kernel that lacks a wall lacks it for the workers too, and they tell.
+    // A kernel that lacks a wall lacks it for the workers too, and they report it.
     let mut missing = walls::before_reading(NICENESS, code_bytes);
     walls::limit(Resource::As, memory_bytes)
         .map_err(|error| format!("no limit for the process that compiles: {error}"))?;
-    // The service's clock is the sharper one; this holds when the service is gone.
+    // The service's clock is the sharper one; this limit holds when the service is gone.
     let seconds = time_ms.div_ceil(1_000);
-    // At the first number the kernel says by its signal what it is about, at the second it kills.
+    // At the first number the kernel sends a signal that tells the reason, at the second it kills.
     setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: Some(seconds + 5) })
         .map_err(|error| format!("no limit for the process that compiles: {error}"))?;
 

@@ -1,4 +1,4 @@
-//! How components are compiled and come to run, and what the guests of all tenants share.
+//! Compiles components and makes guests of them, and holds what the guests of all tenants share.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write as _};
@@ -21,13 +21,13 @@ use super::{Limits, LoadError};
 use crate::batch::Digest;
 use crate::config::{Config, Grants, Tenant, TenantName, Walls};
 
-/// Calls at the same time, of all tenants, for each processor: one that hangs
-/// until its time limit must not hold up the others.
+/// Says how many calls of all tenants may run at the same time for each processor: one that hangs until its time limit
+/// must not hold up the others.
 const CALLS_PER_PROCESSOR: usize = 4;
-/// The same on a machine with one processor, and on one with very many.
+/// Bounds the number of calls at the same time, for machines with one processor and for those with very many.
 const CALLS: RangeInclusive<u32> = 8..=64;
 
-/// What the guests of all tenants share: compilers, workers and turns. Cheap to clone.
+/// Holds what the guests of all tenants share: compilers, workers and turns. It is cheap to clone.
 #[derive(Clone)]
 pub struct SandboxEngine(Arc<EngineInner>);
 
@@ -40,21 +40,21 @@ struct EngineInner {
     workers: Workers,
 }
 
-/// What compiled code depends on.
+/// Holds what compiled code depends on of a tenant's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Code {
     counts_fuel: bool,
     stack_bytes: usize,
 }
 
-/// Where a component is found while it is in force: tenants with the same rules share it.
+/// Refers to a component while it is in force: tenants with the same rules share it.
 type CachedComponent = Mutex<Weak<Compiled>>;
 
-/// A component that was compiled, and the room that its native code takes. All its workers map the same pages.
+/// Holds a component that was compiled, and the room that its native code takes. All its workers map the same pages.
 pub(super) struct Compiled {
     pub(super) code: NativeCode,
     form: Form,
-    /// Whether it was compiled by an earlier run.
+    /// Says whether the code came from the cache.
     is_cached: bool,
     _room: TakenRoom,
 }
@@ -66,13 +66,13 @@ impl Code {
 }
 
 impl SandboxEngine {
-    /// For the guests of all tenants of the settings. Only for the program `sluicegate` itself, which is started again
-    /// for each worker.
+    /// Makes an engine for the guests of all tenants in the settings. Only the program `sluicegate` itself may use
+    /// this: it is started again to compile, and for each worker.
     pub fn new(config: &Config) -> wasmtime::Result<Self> {
         Self::with_program(config, PROGRAM.into())
     }
 
-    /// The same with another program that has the commands `compile` and `worker`.
+    /// Makes an engine with another program that has the commands `compile` and `worker`.
     pub fn with_program(config: &Config, program: PathBuf) -> wasmtime::Result<Self> {
         let tenants = config.tenants.len();
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -89,13 +89,13 @@ impl SandboxEngine {
         })))
     }
 
-    /// The one for the guest of this tenant.
+    /// Returns the sandbox for the guest of this tenant.
     pub fn tenant_sandbox(&self, tenant: &Tenant) -> wasmtime::Result<Sandbox> {
         let limits = Limits::from(tenant);
         Ok(Sandbox {
             shared: self.clone(),
             tenant: tenant.name.clone(),
-            // Runs nothing: it knows which code it would run.
+            // This engine runs nothing: it knows which code it would run.
             engine: Engine::new(&code_config(&limits))?,
             limits,
             settings: Arc::new(tenant.guest_settings.clone()),
@@ -114,7 +114,7 @@ impl SandboxEngine {
 
     fn cached_component(&self, code: Code, digest: Digest) -> Arc<CachedComponent> {
         let mut compiled = self.0.compiled.lock();
-        // What is nobody's any more, and is not being compiled.
+        // What nobody uses any more, and is not being compiled, is forgotten.
         compiled.retain(|_, cached| {
             Arc::strong_count(cached) > 1
                 || cached.try_lock().is_some_and(|component| component.strong_count() > 0)
@@ -123,11 +123,11 @@ impl SandboxEngine {
     }
 }
 
-/// Compiles a tenant's components, and holds what all of them share. Cheap to clone.
+/// Compiles a tenant's components, and holds what all of them share. It is cheap to clone.
 #[derive(Clone)]
 pub struct Sandbox {
     shared: SandboxEngine,
-    /// Whose turn it is when it compiles.
+    /// Names the tenant whose turn it is when this compiles.
     tenant: TenantName,
     engine: Engine,
     limits: Limits,
@@ -136,16 +136,16 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// What guests may use.
+    /// Returns what guests may use.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Compiles a stranger's component in a process of its own, and checks it in a worker: its form, its imports, its
-    /// exports, its start.
+    /// Checks the form of a stranger's component, compiles it in a process of its own, and checks its imports, its
+    /// exports and its start in a worker.
     ///
-    /// It is read only if nobody has compiled it, and not before it is its turn. Takes seconds for a language runtime: not
-    /// for a thread that has batches to serve.
+    /// The component is read only if no other guest has it compiled, and not before its turn has come. This takes
+    /// seconds for a language runtime, so it is not for a thread that has batches to serve.
     pub fn load(&self, source: Source<'_>) -> Result<Guest, LoadError> {
         let compiled = self.compiled(source.digest, || self.cached_or_compiled(source))?;
         match self.guest(Arc::clone(&compiled), source.digest) {
@@ -160,7 +160,8 @@ impl Sandbox {
         }
     }
 
-    /// The same, compiled in this process, for a component that came with the program. Takes about 0.2 s.
+    /// Does the same for a component that came with the program, but compiles it in this process. This takes about 0.2
+    /// s.
     pub fn load_trusted(&self, bytes: &[u8]) -> Result<Guest, LoadError> {
         let digest = Digest::new(bytes);
         let compiled = self.compiled(digest, || {
@@ -181,20 +182,20 @@ impl Sandbox {
     }
 
     fn guest(&self, compiled: Arc<Compiled>, digest: Digest) -> Result<Guest, LoadError> {
-        // Compiled for another tenant, perhaps, whose limits are wider.
+        // The component may have been compiled for another tenant, whose limits are wider.
         compiled.form.check(&self.limits)?;
         let (tenant, grants, shared) = (self.tenant.clone(), Arc::clone(&self.grants), self.shared.clone());
         Guest::new(tenant, compiled, digest, self.limits, &self.settings, grants, shared)
     }
 
-    /// The component as another tenant has it, or compiled now.
+    /// Returns the component as another tenant has it, or compiles it now.
     fn compiled(
         &self,
         digest: Digest,
         compile: impl FnOnce() -> Result<Compiled, LoadError>,
     ) -> Result<Arc<Compiled>, LoadError> {
         let cached = self.shared.cached_component(Code::from_limits(&self.limits), digest);
-        // Held while it is compiled: who wants the same waits for it.
+        // The lock is held while the component is compiled: whoever wants the same one waits for it.
         let mut cached = cached.lock();
         if let Some(compiled) = cached.upgrade() {
             return Ok(compiled);
@@ -204,7 +205,7 @@ impl Sandbox {
         Ok(compiled)
     }
 
-    /// The code of an earlier run, if there is any.
+    /// Returns the component with its code from the cache, if it is there.
     fn cached(&self, cache: &Cache, source: Source<'_>) -> Result<Option<Compiled>, LoadError> {
         let bytes = cache.bytes(&self.engine, source.digest);
         if bytes == 0 || bytes > max_code_bytes(source.about_bytes) {
@@ -226,7 +227,7 @@ impl Sandbox {
         self.compile(source)
     }
 
-    /// Compiles in a child process.
+    /// Compiles a component in a child process.
     fn compile(&self, source: Source<'_>) -> Result<Compiled, LoadError> {
         let EngineInner { compilers, code_room, cache, .. } = &*self.shared.0;
         let (digest, limits) = (source.digest, &self.limits);
@@ -245,11 +246,11 @@ impl Sandbox {
     }
 }
 
-/// A component that is somewhere else until it is needed.
+/// Describes a component that is somewhere else until it is needed.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
     pub digest: Digest,
-    /// Its size, or about.
+    /// Says about how many bytes it has.
     pub about_bytes: u64,
     /// Returns the bytes that have this digest.
     pub read: &'a dyn Fn() -> Result<Vec<u8>, LoadError>,

@@ -1,4 +1,4 @@
-//! A version of the rules: a component, and the worker that runs it.
+//! Calls a version of the rules: a component, and the worker that runs it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,29 +19,30 @@ use crate::judge::{Answer, Fault, Rules};
 use crate::retry::Retry;
 use crate::validate::OutputLimits;
 
-/// So many workers of a guest may die one after the other before there are pauses: to find one entry in a batch by halves
-/// takes no more.
+/// So many workers of a guest may die one after the other before there are pauses: to find one entry in a batch by
+/// halves takes no more.
 const FREE_DEATHS: u32 = 16;
-/// How often the worker of an entry that is alone may be killed, by the kernel for want of memory as a rule, before the
-/// entry is to blame. The pauses between are 4.5 s in sum.
+/// Says how often the worker of an entry that is alone may be killed, as a rule by the kernel for want of memory,
+/// before the entry is to blame. The pauses between are 4.5 s in sum.
 const MAX_KILLS: u32 = 10;
-/// The pause after each death beyond [`FREE_DEATHS`].
+/// Says how long to pause after each death beyond [`FREE_DEATHS`]. After a kill, the pause is as many times as long as
+/// there were tries.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A version of the rules: a component that was compiled and checked.
+/// Holds a version of the rules: a component that was compiled and checked.
 pub struct Guest {
     tenant: TenantName,
     digest: Digest,
     load: Load,
     grants: Arc<Grants>,
     log: PrintLog,
-    /// Whether it imports any of the world `pipeline`.
+    /// Says whether it imports a capability of the world `pipeline`.
     imports_capabilities: bool,
     shared: SandboxEngine,
-    /// For as long as it lives, other tenants find it compiled.
+    /// For as long as this guest lives, other tenants find the component compiled.
     compiled: Arc<Compiled>,
     worker: Arc<WorkerPlace>,
-    /// How many workers died since the last call that ended.
+    /// Counts the workers that died since a call was last answered.
     deaths: Mutex<u32>,
 }
 
@@ -78,7 +79,8 @@ impl Guest {
         })
     }
 
-    /// A worker that can be called. Waits for as long as none can be started: no entry is to blame for that.
+    /// Returns a new worker that can be called. Waits for as long as none can be started: no entry is to blame for
+    /// that.
     fn start_worker(&self) -> Worker {
         let mut retry = Retry::new(format!("no process for the guest {}; trying again", self.digest));
         loop {
@@ -107,7 +109,7 @@ impl Guest {
         let call = Call { entries: batch.into(), time, lag: context.lag, earlier };
         let begun = Instant::now();
         let called = worker.call(call, transaction).and_then(|returned| {
-            // What was checked in the worker is checked again: it may have been taken over.
+            // What was checked in the worker is checked again here: the worker may have been taken over.
             let is_within = earlier.admit(&returned.effects, &self.grants)
                 && returned.printed.is_within(self.load.limits.log_bytes);
             match is_within {
@@ -146,7 +148,7 @@ impl Guest {
             Ok(verdicts) => Err(Fault::WrongCount { found: verdicts.0.len(), wanted: batch.len() }),
             Err(fault) => Err(fault.printable()),
         };
-        // It is the worker's word, too.
+        // This time, too, is only the worker's word, so it has a bound.
         Ok(Answer { verdicts, used: used.min(2 * time) })
     }
 
@@ -164,18 +166,19 @@ impl Guest {
     }
 }
 
-/// A call in which the worker died, or was killed.
+/// Describes a call in which the worker died, or was killed.
 struct Death {
     fault: Fault,
     took: Duration,
-    /// Whether it gave no answer without using up its time: it was stopped, or the machine stood still.
+    /// Says whether the worker gave no answer and did not use up its time either: it was stopped, or the machine stood
+    /// still.
     is_silence: bool,
-    /// Whether somebody else killed it.
+    /// Says whether somebody else killed the worker.
     is_killed: bool,
 }
 
 impl Death {
-    /// Ends what is left of the worker.
+    /// Ends what is left of the worker, and finds out how it died.
     fn new(worker: Worker, error: &channel::Error, time: Duration, took: Duration) -> Self {
         let gave_up = matches!(error, channel::Error::GaveUp);
         let is_slow = gave_up && worker.has_overstayed();
@@ -198,7 +201,7 @@ impl Rules for Guest {
     }
 
     fn max_call(&self) -> Duration {
-        // After the second try it is repeated only within the first half of this time.
+        // A call is repeated after its second try only within the first half of this time.
         2 * wall_limit(self.load.limits.time)
     }
 
@@ -219,7 +222,7 @@ impl Rules for Guest {
         if batch.is_empty() {
             return Answer { verdicts: Ok(Vec::new()), used: Duration::ZERO };
         }
-        // The guest could not have it, and the frame would be too long.
+        // The guest could not hold such a batch, and its frame would be too long.
         if batch.iter().map(TextEntry::bytes).sum::<usize>() > limit_bytes {
             let fault = Fault::OutOfMemory { limit_bytes, place: String::new() };
             return Answer { verdicts: Err(fault), used: Duration::ZERO };
@@ -233,7 +236,8 @@ impl Rules for Guest {
             };
             self.count_death(context);
             tracing::debug!(guest = %self.digest, entries = batch.len(), fault = %death.fault, "the guest's process ended");
-            // Somebody else may have ended it: a batch is tried again in halves, an entry alone or after silence here.
+            // Somebody else may have ended the worker. A batch is tried again in halves by the caller. It is tried
+            // again here after silence, or if it is one entry that did not use up its time.
             tries += 1;
             let max_tries = match batch.len() {
                 1 if death.is_killed => MAX_KILLS,

@@ -1,4 +1,4 @@
-//! What an instance may use.
+//! Bounds what a guest may use.
 
 use std::time::Duration;
 
@@ -7,38 +7,38 @@ use serde::{Deserialize, Serialize};
 use crate::config::Tenant;
 use crate::validate::OutputLimits;
 
-/// All limits of a guest, each with its setting.
+/// Holds all limits of a guest, each with the setting that it comes from.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Limits {
-    /// `GUEST_TIME_LIMIT`: processor time, from the start of instantiation to the return of the verdicts.
+    /// `GUEST_TIME_LIMIT` bounds the processor time from the start of instantiation to the return of the verdicts.
     pub time: Duration,
-    /// `GUEST_FUEL`: about an instruction each; 0 for no such limit.
+    /// `GUEST_FUEL` bounds the fuel, of which an instruction takes about one. There is no such limit if it is 0.
     pub fuel: u64,
-    /// `GUEST_MEMORY`: in sum over all memories of the instance.
+    /// `GUEST_MEMORY` bounds the bytes of all memories of the instance in sum.
     pub memory_bytes: usize,
-    /// `GUEST_STACK`.
+    /// `GUEST_STACK` bounds the bytes of the stack.
     pub stack_bytes: usize,
-    /// `GUEST_TABLE_ELEMENTS`: in sum over all tables. Real guests have a few thousand.
+    /// `GUEST_TABLE_ELEMENTS` bounds the elements of all tables in sum. Real guests have a few thousand.
     pub table_elements: usize,
-    /// `GUEST_INSTANCES`: core instances that a component may consist of.
+    /// `GUEST_INSTANCES` bounds the core instances that a component may consist of.
     pub instances: u32,
-    /// `GUEST_HANDLES`: resources held at the same time, and how often they may be lent in one call.
+    /// `GUEST_HANDLES` bounds the resources that are held at the same time, and how often they may be lent in one call.
     pub handles: usize,
-    /// `GUEST_LOG_SIZE`: kept of what is printed to each stream during a call.
+    /// `GUEST_LOG_SIZE` bounds the bytes that are kept of what is printed to each stream during a call.
     pub log_bytes: usize,
-    /// `GUEST_COMPONENT`: a component's file.
+    /// `GUEST_COMPONENT` bounds the bytes of a component's file.
     pub component_bytes: usize,
-    /// `GUEST_COMPILE_TIME`: processor time of the process that compiles.
+    /// `GUEST_COMPILE_TIME` bounds the processor time of the process that compiles.
     pub compile_time: Duration,
-    /// `GUEST_COMPILE_MEMORY`: address space of the process that compiles.
+    /// `GUEST_COMPILE_MEMORY` bounds the address space of the process that compiles.
     pub compile_memory_bytes: u64,
-    /// `GUEST_OUTPUT` and others: what verdicts may hold.
+    /// `GUEST_OUTPUT` and other settings bound what verdicts may hold.
     pub bounds: OutputLimits,
 }
 
-/// Memories of one instance. A component made of several has one for each part.
+/// Bounds the memories of one instance. A component that is made of several has one for each part.
 pub(super) const MAX_MEMORIES: u32 = 8;
-/// Tables of one instance.
+/// Bounds the tables of one instance.
 pub(super) const MAX_TABLES: u32 = 64;
 
 impl From<&Tenant> for Limits {

@@ -1,21 +1,21 @@
-//! wasmtime: compiles components and calls them within limits, in processes of their own. WIT types never leave this folder.
+//! Compiles components with wasmtime and calls them within limits, in processes of their own. WIT types never leave
+//! this folder.
 //!
-//! - [`engine`]: how components are compiled and come to run
-//! - [`cache`]: what was compiled before
-//! - [`code`]: native code, and the room for it
-//! - [`compile`]: the process in which strangers' components are compiled
-//! - [`load`]: why a component is refused
-//! - [`guest`]: a version of the rules, called once a batch
-//! - [`process`]: the worker processes, seen from the service
-//! - [`channel`]: the frames between the two
-//! - [`worker`]: the worker's side: guest code runs there and nowhere else
-//! - [`limits`]: what a guest may use
-//! - [`print_log`]: what guests print
-//! - [`permit`]: waiting on a thread that may block
+//! - [`engine`]: compiles components and makes guests of them
+//! - [`cache`]: keeps what was compiled before
+//! - [`code`]: holds native code, and counts the room for it
+//! - [`compile`]: compiles strangers' components in a process of its own
+//! - [`load`]: says why a component is refused
+//! - [`guest`]: calls a version of the rules, as a rule once a batch
+//! - [`process`]: starts, calls and ends the worker processes, on the service's side
+//! - [`channel`]: sends and receives the frames between the two sides
+//! - [`worker`]: makes up the worker's side: guest code runs there and nowhere else
+//! - [`limits`]: bounds what a guest may use
+//! - [`print_log`]: logs what guests print
+//! - [`permit`]: waits for a permit on a thread that may block
 //!
-//! Every batch gets an instance of its own, which is thrown away after it
-//! (invariants 4 and 5). That costs about 20 µs a batch and buys that no state,
-//! and no damage, passes from one batch to the next.
+//! Every call of a guest gets an instance of its own, which is thrown away after it (invariants 4 and 5). That costs
+//! about 20 µs a batch. In return, no state and no damage passes from one batch to the next.
 
 mod cache;
 mod channel;

@@ -1,4 +1,4 @@
-//! What guests print, logged line by line, never more than the log can bear.
+//! Logs what guests print, line by line and never more than the log can bear.
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use crate::batch::Digest;
 use crate::log_limit::{LogLimit, MAX_LINES_PER_SECOND};
 use crate::text::printable;
 
-/// What a guest printed in one call.
+/// Holds what a guest printed in one call.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Printed {
     pub(super) out: Excerpt,
@@ -15,23 +15,23 @@ pub(super) struct Printed {
 }
 
 impl Printed {
-    /// Whether it is no more than this for each stream.
+    /// Returns whether it is no more than so many bytes for each stream.
     pub(super) fn is_within(&self, room: usize) -> bool {
         [&self.out, &self.err].iter().all(|excerpt| excerpt.head.len() + excerpt.tail.len() <= room)
     }
 }
 
-/// The beginning and the end of what was printed to one stream: languages say an error last.
+/// Holds the beginning and the end of what was printed to one stream: languages say an error last.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Excerpt {
     pub(super) head: Vec<u8>,
     pub(super) tail: Vec<u8>,
-    /// The bytes between the two that were not kept.
+    /// Counts the bytes between the two that were not kept.
     pub(super) dropped_bytes: usize,
 }
 
 impl Excerpt {
-    /// The text in one piece, with a mark where some is missing.
+    /// Returns the text in one piece, with a mark where some is missing.
     pub(super) fn text(&self) -> String {
         let (head, tail) = (String::from_utf8_lossy(&self.head), String::from_utf8_lossy(&self.tail));
         match self.dropped_bytes {
@@ -47,7 +47,7 @@ pub(super) struct PrintLog {
     printed: Mutex<Logged>,
 }
 
-/// What is told of what is not logged.
+/// Counts what is not logged, so that it can be told how much that is.
 #[derive(Default)]
 struct Logged {
     limit: LogLimit,
@@ -59,7 +59,7 @@ impl PrintLog {
         Self { guest, printed: Mutex::default() }
     }
 
-    /// Logs standard output at the level info, standard error as warnings.
+    /// Logs standard output at the level info, and standard error as warnings.
     pub(super) fn log(&self, printed: &Printed) {
         let mut logged = self.printed.lock();
         if let Some(lines) = logged.limit.end_of_second() {

@@ -1,4 +1,4 @@
-//! Worker processes, seen from the service: started, asked, killed, and what they said last.
+//! Starts, calls and ends worker processes on the service's side, and reads what they said last.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -25,29 +25,32 @@ use crate::config::TenantName;
 use crate::judge::Fault;
 use crate::text::printable;
 
-/// The service's own program, and the same one after it was replaced on disk.
+/// Names the service's own program, which is the same one after it was replaced on disk.
 pub(super) const PROGRAM: &str = "/proc/self/exe";
-/// The channel is waited for in slices. Each counts for no more, so that a service that was stopped for an hour does not
-/// take that for an hour of the worker's silence.
+/// The channel is waited for in slices of this length. Each counts for no more, so that a service that was stopped for
+/// an hour does not take that for an hour of the worker's silence.
 const SLICE: Duration = Duration::from_millis(100);
-/// Processor time that a worker may have beyond the guest's limit before it is killed: its own clock is the sharper one.
+/// Says how much processor time a worker may have beyond the guest's limit before it is killed: its own clock is the
+/// sharper one.
 const GRACE: Duration = Duration::from_millis(500);
-/// The wall-clock limit of a call, as a multiple of its processor time, and at least [`MIN_WALL`].
+/// Bounds the time of a call by the clock, as a multiple of its processor time. The limit is at least [`MIN_WALL`].
 const WALL_TIMES: u32 = 20;
 const MIN_WALL: Duration = Duration::from_secs(10);
-/// The time that a worker has to load a component, without its start on trial.
+/// Says how long a worker may take to load a component, without its start on trial.
 const LOAD_TIME: Duration = Duration::from_secs(60);
-/// Kept of what a worker says when it dies.
+/// Bounds the bytes that are kept of what a worker says when it dies.
 const MAX_WORDS_BYTES: u64 = 4 << 10;
-/// The time that a worker has to end after it has closed its channel.
+/// Says how long a worker may take to end after it has closed its channel.
 const END_TIME: Duration = Duration::from_secs(1);
-/// Questions of one call: far more than the statements that a batch may run, since those that are refused count too.
+/// Bounds the questions of one call. The bound is far above the statements that a batch may run, since those that are
+/// refused count too.
 const MAX_QUESTIONS: u32 = 200_000;
-/// The longest text of a worker's that is shown.
+/// Bounds the bytes of a worker's text that is shown.
 const MAX_TEXT_BYTES: usize = 16 << 10;
-/// Between two looks at the workers that nobody calls.
+/// Says how long to wait between two looks at the workers that nobody calls.
 const SWEEP: Duration = Duration::from_millis(500);
-/// Processor time that a worker may have while nobody calls it: more than the end of a call and the kernel's ticks take.
+/// Says how much processor time a worker may have while nobody calls it: more than the end of a call and the kernel's
+/// ticks take.
 const IDLE_TIME: Duration = Duration::from_millis(100);
 
 /// Returns how long a call with this time limit may take by the clock.
@@ -57,17 +60,17 @@ pub(super) fn wall_limit(time: Duration) -> Duration {
 
 /// Starts workers, and ends those that are idle.
 ///
-/// On a thread that lives as long as the process: the kernel kills a worker with the thread that started it.
+/// Both happen on a thread that lives as long as this value: the kernel kills a worker with the thread that started it.
 pub(super) struct Workers {
     starting: SyncSender<(Command, SyncSender<io::Result<Child>>)>,
     program: PathBuf,
-    /// Whether a kernel without one of the walls will do.
+    /// Says whether a kernel that lacks some of the walls will do.
     accepts_missing_walls: bool,
     told_missing: Mutex<HashSet<String>>,
     places: Arc<Mutex<Vec<Weak<WorkerPlace>>>>,
 }
 
-/// Where one guest's worker is, while it has one.
+/// Holds one guest's worker, while it has one.
 pub(super) type WorkerPlace = Mutex<Option<Worker>>;
 
 impl Workers {
@@ -83,11 +86,11 @@ impl Workers {
             let mut last_sweep = Instant::now();
             loop {
                 match to_start.recv_timeout(SWEEP) {
-                    // Nobody who has given up waits for it: then it is dropped, and the worker finds its channel closed.
+                    // If nobody waits for the child any more, it is dropped, and the worker finds its channel closed.
                     Ok((mut command, started)) => {
                         let child = command.spawn();
                         if child.is_err() {
-                            // It may be that there are too many, or too little memory.
+                            // There may be too many processes, or too little memory.
                             end_idle(&swept, Duration::ZERO);
                         }
                         let _ = started.send(child);
@@ -105,14 +108,14 @@ impl Workers {
         Ok(Self { starting, program, accepts_missing_walls, told_missing, places })
     }
 
-    /// A place for the worker of a guest. The worker in it is ended when it has been idle for too long.
+    /// Returns a place for the worker of a guest. The worker in it is ended when it has been idle for too long.
     pub(super) fn place(&self) -> Arc<WorkerPlace> {
         let place = Arc::new(WorkerPlace::default());
         self.places.lock().push(Arc::downgrade(&place));
         place
     }
 
-    /// Starts a worker for a component, and waits until it can be called. Gives what it says of the component.
+    /// Starts a worker for a component, and waits until it can be called. Also returns what it says of the component.
     pub(super) fn start(
         &self,
         tenant: &TenantName,
@@ -197,24 +200,24 @@ fn end_idle(places: &Mutex<Vec<Weak<WorkerPlace>>>, limit: Duration) {
         }
         true
     });
-    // Outside the lock: an end takes a moment.
+    // The workers end outside the lock, since an end takes a moment.
     drop(idle);
 }
 
-/// A worker that runs. Killed when dropped.
+/// Holds a worker that runs. It is killed when dropped.
 pub(super) struct Worker {
     tenant: TenantName,
     channel: UnixStream,
     sent: Buffer,
     received: Buffer,
     max_frame_from: usize,
-    /// Its standard error.
+    /// This is the worker's standard error.
     said: Option<ChildStderr>,
     child: Killed,
-    /// Whether it had too much processor time in the last call.
+    /// Says whether it had too much processor time in the last call.
     has_overstayed: bool,
     idle_since: Instant,
-    /// The processor time that it had had when it was first found idle.
+    /// Says how much processor time it had had when it was first found idle.
     used_when_idle: Option<Duration>,
 }
 
@@ -250,7 +253,7 @@ impl Worker {
         returned
     }
 
-    /// Whether a worker that nobody calls has processor time all the same: then it was taken over.
+    /// Returns whether a worker that nobody calls uses processor time all the same: then it was taken over.
     fn computes_uncalled(&mut self) -> bool {
         let Some(used) = self.child.used() else { return false };
         let used_before = *self.used_when_idle.get_or_insert(used);
@@ -301,14 +304,14 @@ impl Worker {
         self.has_overstayed
     }
 
-    /// Ends the worker, and tells how it ended: the signal or status, what was wrong on its channel, what it said last.
-    /// True if somebody else killed it.
+    /// Ends the worker, and returns how it ended: the signal or status, or what was wrong on its channel, and what it
+    /// said last. The second value says whether somebody else killed it.
     pub(super) fn last_words(self, error: &channel::Error) -> (String, bool) {
         let Self { channel, said, child, .. } = self;
         drop(channel);
         let mut is_killed = false;
         let how = match error {
-            // It has ended, or is about to.
+            // The worker has ended, or is about to.
             channel::Error::Closed => match child.until_ended(Instant::now() + END_TIME) {
                 Ok((Some(status), _)) => {
                     is_killed = status.signal() == Some(Signal::KILL.as_raw());
@@ -326,7 +329,7 @@ impl Worker {
         if let Some(said) = said
             && rustix::io::ioctl_fionbio(&said, true).is_ok()
         {
-            // Up to the end, or to what is not there yet.
+            // This reads up to the end, or as far as anything is there yet.
             let _ = said.take(MAX_WORDS_BYTES).read_to_end(&mut words);
         }
         let words = String::from_utf8_lossy(&words).trim().replace('\n', " ");
@@ -345,14 +348,15 @@ fn how_it_ended(status: ExitStatus) -> String {
     }
 }
 
-/// What is left of the time for a call, by the clock and of a processor.
+/// Counts what is left of the time for an answer, by the clock and of a processor.
 struct Patience {
     left: Duration,
     looked: Instant,
-    /// How much has run out since the worker's processor time was looked at: a look costs more than a short call.
+    /// Says how much time has run out since the last look at the worker's processor time: a look costs more than a
+    /// short call.
     since: Duration,
     processor_limit: Duration,
-    /// The worker's processor time at the first look.
+    /// Holds the worker's processor time at the first look.
     used_before: Option<Duration>,
     has_overstayed: bool,
 }
@@ -383,31 +387,32 @@ impl Patience {
     }
 }
 
-/// Whether a text of a worker's can be shown as it is.
+/// Returns whether a text of a worker's can be shown as it is.
 fn is_readable(text: &str) -> bool {
     text.len() <= MAX_TEXT_BYTES && matches!(printable(text), Cow::Borrowed(_))
 }
 
-/// Killed and waited for when dropped.
+/// Holds a child that is killed and waited for when dropped.
 pub(super) struct Killed(pub(super) Child);
 
 impl Killed {
-    /// The processor time that it took so far. None, where Linux does not say: then the kernel's limit holds, in whole seconds.
+    /// Returns the processor time that it took so far, or `None` where Linux does not say. Then the limit by the clock
+    /// holds, and for a compiler also the kernel's, in whole seconds.
     pub(super) fn used(&self) -> Option<Duration> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).ok()?;
-        // Fields 14 and 15 of proc(5), in ticks; the second is the name, in brackets.
+        // The time is in the fields 14 and 15 of proc(5), in ticks. The second field is the name, in brackets.
         let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         let ticks = after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
         let per_second = rustix::param::clock_ticks_per_second().max(1);
         Some(Duration::from_millis(ticks.sum::<u64>().saturating_mul(1_000) / per_second))
     }
 
-    /// No status if it has not ended by then.
+    /// Waits until the child has ended, and returns no status if it has not by the deadline.
     pub(super) fn until_ended(mut self, deadline: Instant) -> std::io::Result<(Option<ExitStatus>, Self)> {
         loop {
             match self.0.try_wait()? {
                 Some(status) => return Ok((Some(status), self)),
-                // Its standard error is closed: it ends at once, unless something is wrong.
+                // It has closed its standard error or its channel: it ends at once, unless something is wrong.
                 None if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
                 None => return Ok((None, self)),
             }

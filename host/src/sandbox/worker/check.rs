@@ -1,4 +1,4 @@
-//! Whether a component imports no more than it may, and exports what the service calls.
+//! Checks that a component imports no more than it may, and exports what the service calls.
 
 use std::fmt::Write as _;
 
@@ -11,10 +11,10 @@ use super::wasi::GRANTED;
 use crate::sandbox::LoadError;
 use crate::text::printable;
 
-/// Without its patch version, which does not matter.
+/// Names the interface that the service calls, without its patch version, which does not matter.
 const HANDLER: &str = "sluicegate:guest/handler@0.1.";
 
-/// The type of `process`, spelt out.
+/// Spells out the type of `process`.
 const PROCESS: &str = "func(batch: list<record { id: record { milliseconds: u64, sequence: u64 }, \
     fields: list<tuple<string, string>> }>) -> list<variant { \
     accept(record { event-id: string, time: s64, event-type: string, user-id: string, properties: option<string> }), \
@@ -22,12 +22,13 @@ const PROCESS: &str = "func(batch: list<record { id: record { milliseconds: u64,
     reject(list<record { path: string, code: string, message: string }>), \
     discard(string) }>";
 
-/// A type that is printed longer than this is cut: its author may have made it as long as a byte is short.
+/// Bounds the characters of a type that is printed. A longer one is cut: few bytes of a component can make a type of
+/// any length.
 const MAX_TYPE_CHARS: usize = 1_500;
-/// Names listed in an error.
+/// Bounds the names that are listed in an error.
 const MAX_NAMES: usize = 20;
 
-/// Looks for imports beyond what is granted, and names them all.
+/// Looks for imports that no guest may have, and names them.
 pub(super) fn imports(engine: &Engine, component: &Component) -> Result<(), LoadError> {
     let component = component.component_type();
     let refused: Vec<String> = component.imports(engine).filter_map(|(name, _)| refusal(name)).collect();
@@ -37,12 +38,12 @@ pub(super) fn imports(engine: &Engine, component: &Component) -> Result<(), Load
     }
 }
 
-/// The one version of `wasi:config` that is linked: it is a proposal still, and its drafts differ.
+/// Names the one version of `wasi:config` that is linked: it is a proposal still, and its drafts differ.
 const CONFIG: &str = "wasi:config/store@0.2.0-rc.1";
 
 /// Returns why this import is refused, if it is: its name, and the version that is wanted if there is another.
 fn refusal(import: &str) -> Option<String> {
-    // The contract's types: names, nothing that could be called. For the others see `host::check`.
+    // The contract's types are only names: nothing in them could be called. For the other interfaces see `host::check`.
     if import.starts_with("sluicegate:guest/types@0.1.") || host::is_interface(import) {
         return None;
     }
@@ -62,7 +63,7 @@ fn refusal(import: &str) -> Option<String> {
     Some(format!("{} (wanted {wanted})", shown(import)))
 }
 
-/// Looks for the one function that the service calls, and says what is there instead.
+/// Looks for the one function that the service calls, or says what is there instead.
 pub(super) fn exports(engine: &Engine, component: &Component) -> Result<(), LoadError> {
     let component = component.component_type();
     let names = || component.exports(engine).map(|(name, _)| name).collect::<Vec<_>>();
@@ -104,13 +105,13 @@ fn listed(names: impl IntoIterator<Item = String>) -> String {
     listed.join(", ")
 }
 
-/// A name of the author's, cut, and safe for a log.
+/// Returns a name of the author's, cut, and safe for a log.
 fn shown(name: &str) -> String {
     let start: String = name.chars().take(200).collect();
     printable(&start).into_owned()
 }
 
-/// The type as WIT would have it, but with every type spelt out.
+/// Returns the type as WIT would have it, but with every type spelt out.
 fn function(function: &ComponentFunc) -> String {
     let mut text = String::from("func(");
     for (i, (name, ty)) in function.params().enumerate() {
@@ -135,7 +136,8 @@ fn separate(text: &mut String, i: usize) {
     }
 }
 
-/// Gives up where the text is long enough: types that are few when shared can be endless when spelt out.
+/// Adds the type to the text, and gives up where that is long enough: types that are few when shared can be endless
+/// when spelt out.
 fn spell(ty: &Type, text: &mut String) {
     if text.len() > MAX_TYPE_CHARS {
         return;
@@ -197,7 +199,7 @@ fn spell(ty: &Type, text: &mut String) {
         Type::Float64 => text.push_str("f64"),
         Type::Char => text.push_str("char"),
         Type::String => text.push_str("string"),
-        // Not in the type that is expected, so that the kind says enough.
+        // These are not in the type that is expected, so that the kind says enough.
         Type::Enum(_) => text.push_str("enum"),
         Type::Flags(_) => text.push_str("flags"),
         Type::Result(_) => text.push_str("result"),

@@ -1,4 +1,4 @@
-//! Ways for a guest to end, hang or take over its worker, as a hole in wasmtime would let it. Only in the program that
+//! Lets a guest end, hang or take over its worker, as a hole in wasmtime would let it. This is only in the program that
 //! the tests make fail: what ships has no such interface.
 
 use std::fs;
@@ -64,11 +64,11 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     faults::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut State| &mut state.faults)
 }
 
-/// What a guest does that has broken out of wasmtime.
+/// Does what a guest may do that has broken out of wasmtime.
 #[derive(Default)]
 pub(super) struct Faults;
 
-/// What could not be done is a defect of the test, unless the walls have ended the process.
+/// Reports what came of an act at which the walls should have ended the process, and ends it now.
 fn escaped<T, E: std::fmt::Debug>(done: Result<T, E>) {
     let done = done.map(|_| "done");
     let _ = writeln!(std::io::stderr(), "the walls let it happen: {done:?}");
@@ -83,7 +83,7 @@ fn send(message: &FromWorker) {
     let _ = Connection::new().send(message);
 }
 
-/// An answer as if the call had ended, with one verdict.
+/// Returns an answer with one verdict, as if the call had ended.
 fn forged() -> Returned {
     let violation = Violation { path: String::new(), code: "forged".to_owned(), message: String::new() };
     Returned {
@@ -153,8 +153,8 @@ impl faults::Host for Faults {
     }
 
     fn returns_many_verdicts(&mut self) {
-        // Each is two bytes there, and more than a hundred in memory. A header, the variant, its first field, the number
-        // of verdicts in the encoding of postcard.
+        // Each verdict is two bytes in the frame, and more than a hundred in memory. Before them come a header, the
+        // variant, its first field, and the number of verdicts, in the encoding of postcard.
         let verdicts = [3, 0].repeat(16 << 20);
         let start = [3, 0, 0x80, 0x80, 0x80, 0x08];
         let length = u32::try_from(start.len() + verdicts.len()).unwrap_or(u32::MAX);

@@ -1,4 +1,4 @@
-//! The world `pipeline`: what a guest may do besides judging, as far as it is granted.
+//! Provides the world `pipeline`: what a guest may do besides judging, as far as it is granted.
 //!
 //! A grant is an interface in the linker: without it a component that imports
 //! the interface is refused at load. Within an interface the names of streams
@@ -21,11 +21,11 @@ use crate::capabilities::{
 use crate::sandbox::LoadError;
 use crate::sandbox::channel::{Call, FromWorker, Granted, ToWorker};
 
-/// An interface of the world `pipeline`.
+/// Describes an interface of the world `pipeline`.
 struct Interface {
     name: &'static str,
     is_granted: fn(&Granted) -> bool,
-    /// What the operator writes.
+    /// Says what the operator writes to grant it.
     remedy: &'static str,
 }
 
@@ -45,12 +45,12 @@ const METRICS: Interface = Interface {
     remedy: "`metrics = true`",
 };
 
-/// Whether it is one of them.
+/// Returns whether the import is one of these interfaces.
 pub(super) fn is_interface(import: &str) -> bool {
     [STREAM, STORE, METRICS].iter().any(|interface| interface.name == import)
 }
 
-/// Whether the component imports any of them; an error if one is not granted.
+/// Returns whether the component imports any of them, or an error if it imports one that is not granted.
 pub(super) fn check(engine: &Engine, component: &Component, grants: &Granted) -> Result<bool, LoadError> {
     let component = component.component_type();
     let imports = |interface: &Interface| component.imports(engine).any(|(name, _)| name == interface.name);
@@ -66,7 +66,7 @@ pub(super) fn check(engine: &Engine, component: &Component, grants: &Granted) ->
     }
 }
 
-/// Links what is granted.
+/// Links the interfaces that are granted.
 pub(super) fn link(linker: &mut Linker<State>, grants: &Granted) -> wasmtime::Result<()> {
     if (STREAM.is_granted)(grants) {
         stream::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut State| &mut state.host)?;
@@ -80,17 +80,17 @@ pub(super) fn link(linker: &mut Linker<State>, grants: &Granted) -> wasmtime::Re
     Ok(())
 }
 
-/// What one call has of it.
+/// Holds what one call has of the world `pipeline`.
 #[derive(Default)]
 pub(super) struct HostState {
     granted: Granted,
     lag: Option<u64>,
-    /// How often each entry of the batch was delivered.
+    /// Says how often each entry of the batch was delivered.
     deliveries: BTreeMap<EntryId, u64>,
-    /// What the batch has left for its commit so far, in this call and in those before it.
+    /// Counts what the batch has left for its commit so far, in this call and in those before it.
     used: Usage,
     pub(super) effects: Effects,
-    /// `None` on trial.
+    /// Leads to the service. It is `None` on trial, and for a guest that imports none of these interfaces.
     connection: Option<Arc<Mutex<Connection>>>,
 }
 
@@ -121,7 +121,7 @@ impl HostState {
         };
         let mut connection = connection.lock();
         let answered = connection.ask(question)?;
-        // Without the service there is nobody to tell.
+        // An answer to another question counts as a transaction that is lost.
         let answered = answer(answered).unwrap_or(Err(Lost));
         Ok(answered?.map_err(store::Error::from))
     }
@@ -198,7 +198,7 @@ impl metrics::Host for HostState {
 }
 
 impl HostState {
-    /// What is beyond the limits is dropped and counted.
+    /// Takes a sample. One that is not granted, or beyond the limits, is dropped and counted.
     fn sample(&mut self, name: String, mut labels: Vec<(String, String)>, sample: Sample) {
         labels.sort();
         let series = Series { name, labels };

@@ -1,4 +1,4 @@
-//! A component that can be called, once a batch, each time in a fresh instance.
+//! Calls a component, as a rule once a batch, each time in a fresh instance.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,14 +36,14 @@ pub(super) mod bindings {
     });
 }
 
-/// Frames of a trap's backtrace that are told.
+/// Bounds the frames of a trap's backtrace that are told.
 const MAX_FRAMES: usize = 8;
-/// How the names begin of functions that a panic goes through in Rust's own libraries.
+/// Holds how the names begin of the functions that a panic goes through in Rust's own libraries.
 const RUNTIME: [&str; 6] = ["abort", "std::", "core::", "alloc::", "__rust", "rust_"];
-/// Of a function's name: an author may have made it as long as a component is.
+/// Bounds the characters of a function's name: an author may have made it as long as a component is.
 const MAX_NAME_CHARS: usize = 120;
 
-/// A component that was checked, with its limits.
+/// Holds a component that was checked, with its limits.
 pub(super) struct Callable {
     component: bindings::PipelinePre<State>,
     load: Load,
@@ -52,7 +52,7 @@ pub(super) struct Callable {
     pub(super) imports_capabilities: bool,
 }
 
-/// What an instance carries with it.
+/// Holds what an instance carries with it.
 pub(super) struct State {
     wasi: WasiCtx,
     table: ResourceTable,
@@ -82,7 +82,7 @@ impl WasiView for State {
 }
 
 impl Callable {
-    /// Checks what a component imports and exports.
+    /// Checks what a component imports and exports, and makes it ready to be called.
     pub(super) fn new(engine: &Engine, component: &Component, load: Load) -> Result<Self, LoadError> {
         check::imports(engine, component)?;
         let imports_capabilities = host::check(engine, component, &load.granted)?;
@@ -93,7 +93,7 @@ impl Callable {
         host::link(&mut linker, &load.granted).map_err(failed)?;
         #[cfg(feature = "failpoints")]
         super::faults::link(&mut linker).map_err(failed)?;
-        // What is wrong beyond the names: a function of an interface that is newer than ours.
+        // This finds what is wrong beyond the names, such as a function of an interface that is newer than ours.
         let component =
             linker.instantiate_pre(component).map_err(|error| LoadError::Imports(describe(&error)))?;
         let component =
@@ -107,7 +107,8 @@ impl Callable {
         &self.load.limits
     }
 
-    /// Start-up code is the same for every batch. What fails in it must not be blamed on entries.
+    /// Starts the guest on trial. Start-up code is the same for every batch, so what fails in it must not be blamed on
+    /// entries.
     pub(super) fn start_on_trial(&self) -> Result<(), LoadError> {
         let (output, time) = (Output::new(self.limits().log_bytes), self.limits().time);
         let (started, _) = self.within(time, EntryId::ZERO, &output, HostState::default(), |store| {
@@ -116,7 +117,7 @@ impl Callable {
         started.map_err(|(error, denied)| LoadError::Start(self.fault(&error, denied, &output.take(), time)))
     }
 
-    /// Calls it with what it is granted, and keeps what it left for the commit only if it gave verdicts.
+    /// Calls the guest with what it is granted, and keeps what it left for the commit only if it gave verdicts.
     pub(super) fn call(&self, call: &Call<'_>, connection: Arc<Mutex<Connection>>) -> Returned {
         let begun = processor_time();
         let output = Output::new(self.limits().log_bytes);
@@ -146,8 +147,8 @@ impl Callable {
         Returned { verdicts, effects, printed, used: processor_time().saturating_sub(begun) }
     }
 
-    /// Runs guest code in a store of its own, with everything that an instance may use, and no more. After an error
-    /// comes what the instance wanted to grow and could not.
+    /// Runs guest code in a store of its own, with everything that an instance may use, and no more. An error comes
+    /// with what the instance was denied last, if anything.
     fn within<T>(
         &self,
         time: Duration,
@@ -175,10 +176,11 @@ impl Callable {
         let mut store = Store::new(self.component.engine(), state);
         store.limiter(|state| &mut state.meter);
         store.set_max_component_handles(limits.handles);
-        // What one call to the host, and the verdicts, may take on this side.
+        // This bounds what one call to the host, and the verdicts, may take on this side.
         store.set_hostcall_fuel(limits.bounds.output_bytes);
         // The time limit moves the epoch by one. Code looks at it where it loops and where a function begins. Code that
-        // calls the host again and again in a straight line does neither.
+        // calls the host again and again in a straight line does neither, so the time is looked at in each such call
+        // too.
         store.set_epoch_deadline(1);
         let is_over = self.time.is_over();
         store.call_hook(move |_, hook| match hook {
@@ -210,14 +212,15 @@ impl Callable {
             Some(Trap::StackOverflow) => return Fault::OutOfStack { limit_bytes: limits.stack_bytes },
             _ => {}
         }
-        // It could have gone on without what it was denied, and did not.
+        // The guest could have gone on without what it was denied, and did not.
         match denied {
             Some(Denied::Memory) => return Fault::OutOfMemory { limit_bytes: limits.memory_bytes, place },
             Some(Denied::Elements) => return Fault::TooManyElements { limit: limits.table_elements },
             None => {}
         }
         let mut cause = printable(&error.root_cause().to_string()).into_owned();
-        // These have no type of their own; the tests know if wasmtime says it in other words.
+        // Errors that are known by their words have no type of their own. The tests notice if wasmtime uses other
+        // words.
         if cause.contains("fuel allocated for hostcalls has been exhausted") {
             return Fault::TooMuchOutput { limit_bytes: limits.bounds.output_bytes };
         }
@@ -234,7 +237,7 @@ impl Callable {
     }
 }
 
-/// The functions in which guest code was, the innermost first; empty if that is not known.
+/// Returns the functions in which guest code was, the innermost first, or an empty text if they are not known.
 fn place(error: &wasmtime::Error) -> String {
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
     let names = backtrace.frames().iter().map(|frame| match frame.func_name() {
@@ -245,7 +248,7 @@ fn place(error: &wasmtime::Error) -> String {
         None => format!("function {}", frame.func_index()),
     });
     let names: Vec<String> = names.collect();
-    // How Rust panics is the same each time.
+    // The functions through which Rust panics are the same each time, so they are left out.
     let first = names.iter().position(|name| !RUNTIME.iter().any(|part| name.starts_with(part))).unwrap_or(0);
     let names: Vec<&str> = names.iter().skip(first).take(MAX_FRAMES).map(String::as_str).collect();
     if names.is_empty() { String::new() } else { format!(", in {}", names.join(" < ")) }

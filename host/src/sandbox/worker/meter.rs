@@ -14,13 +14,13 @@ pub(super) struct Meter {
     limits: Limits,
     memory_bytes: usize,
     table_elements: usize,
-    /// What was asked for last: a growth can fail after it was allowed, beyond the memory's own maximum.
+    /// Says how large the last growth was, if it was allowed: it can still fail, beyond the memory's own maximum.
     last_growth: usize,
-    /// What was denied last.
+    /// Says what was denied last.
     pub(super) denied: Option<Denied>,
 }
 
-/// A limit that was reached.
+/// Names a limit that was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Denied {
     Memory,

@@ -1,14 +1,14 @@
-//! The worker: the process in which one tenant's guest runs. Whatever guest code does, it does it here.
+//! Runs the worker, the process in which one tenant's guest runs. Whatever guest code does, it does it here.
 //!
 //! The service starts itself with the word `worker`. The process has its channel as standard input, the compiled code
-//! as standard output, and a pipe for its last words as standard error; no environment, no other descriptor, and before
-//! guest code runs the [`walls`] stand. It answers one frame with one frame until its channel is closed.
+//! as standard output, and a pipe for its last words as standard error. It has no environment and no other descriptor,
+//! and the [`walls`] stand before guest code runs. It answers one frame with one frame until its channel is closed.
 //!
-//! - [`check`]: what a component imports and exports
-//! - [`instance`]: a call, in a fresh instance
-//! - [`time_limit`], [`meter`]: what the call may use
-//! - [`wasi`], [`host`]: what the guest sees and may ask for
-//! - [`output`]: what it prints
+//! - [`check`]: checks what a component imports and exports
+//! - [`instance`]: makes each call in a fresh instance
+//! - [`time_limit`], [`meter`]: bound what the call may use
+//! - [`wasi`], [`host`]: provide what the guest sees and may ask for
+//! - [`output`]: keeps what it prints
 
 mod check;
 #[cfg(feature = "failpoints")]
@@ -39,22 +39,22 @@ use instance::Callable;
 
 pub const COMMAND: &str = "worker";
 
-/// Reading, writing and acknowledging go on whatever guests do.
+/// Lowers the worker's priority: reading, writing and acknowledging go on whatever guests do.
 const NICENESS: i32 = 4;
-/// What a worker may take beside the memory of its guest, and what the guest hands over: wasmtime's own structures, the
-/// guest's tables, what is copied on its way.
+/// Bounds what a worker may take beside the memory of its guest and what the guest hands over: for wasmtime's own
+/// structures, the guest's tables, and what is copied on its way.
 const OWN_BYTES: u64 = 64 << 20;
-/// What a frame may have beside what is counted.
+/// Bounds the bytes that a frame may have beside what is counted.
 const FRAME_BYTES: usize = 16 << 20;
 
-/// The part of a memory that is cleared by hand when an instance is thrown
-/// away, as far as the guest had it; what lies above goes back to the kernel,
-/// and each page of it costs the next instance a fault. The usual stack of a
+/// Says how many bytes of a memory are cleared by hand when an instance is thrown away, as far as the guest had them.
+/// What lies above goes back to the kernel, and each page of it costs the next instance a fault. The usual stack of a
 /// guest is the first MiB; a batch of 1,000 events takes the default guest one more.
 const KEEP_RESIDENT_BYTES: usize = 2 << 20;
-/// What wasmtime keeps for an instance of a core module beside its functions in tables: its own default.
+/// Bounds the bytes that wasmtime keeps for an instance of a core module beside its functions in tables. This is
+/// wasmtime's own default.
 const INSTANCE_BYTES: usize = 1 << 20;
-/// The largest number of bytes that wasmtime keeps for a function that is in a table.
+/// Bounds the bytes that wasmtime keeps for a function that is in a table.
 const FUNCTION_BYTES: usize = 48;
 
 /// Returns how many bytes a frame to a worker may have.
@@ -67,7 +67,7 @@ pub(super) fn max_frame_from(limits: &Limits) -> usize {
     limits.bounds.output_bytes.saturating_add(limits.log_bytes * 2).saturating_add(FRAME_BYTES)
 }
 
-/// The channel to the service.
+/// Holds the channel to the service, and the frames on it.
 struct Connection {
     channel: Channel,
     sent: Buffer,
@@ -114,7 +114,7 @@ impl Connection {
     }
 }
 
-/// The worker's whole life: until its channel is closed.
+/// Runs the worker for its whole life, until its channel is closed.
 pub fn run() -> Result<(), String> {
     let mut missing = walls::before_reading(NICENESS, u64::MAX);
     // wasmtime-wasi polls futures that are ready at once. Without a runtime around it, it would start one with threads.
@@ -151,7 +151,7 @@ pub fn run() -> Result<(), String> {
     }
     loop {
         let request = received.receive(&mut Channel(io::stdin()), max_frame_to(&limits), || true);
-        // The service has closed the channel, or cannot be understood.
+        // Otherwise the service has closed the channel, or cannot be understood.
         let Ok(ToWorker::Call(call)) = request else { return Ok(()) };
         let returned = callable.call(&call, Arc::clone(&connection));
         if connection.lock().send(&FromWorker::Returned(returned)).is_err() {
@@ -169,7 +169,7 @@ fn callable(load: Load) -> Result<Callable, LoadError> {
     Callable::new(&engine, &component, load)
 }
 
-/// Room for one call at a time.
+/// Returns the settings of a pool that has room for one call at a time.
 fn pool(limits: &Limits) -> PoolingAllocationConfig {
     let functions_bytes = limits.table_elements.saturating_mul(FUNCTION_BYTES);
     let instance_bytes = INSTANCE_BYTES.saturating_add(functions_bytes);
@@ -195,7 +195,8 @@ fn pool(limits: &Limits) -> PoolingAllocationConfig {
     pool
 }
 
-/// An address space that is too small says so in bytes only.
+/// Adds to the error how large the address space may be, if it has a limit: if that is too small, wasmtime says so in
+/// bytes only.
 fn with_address_space(error: wasmtime::Error) -> wasmtime::Error {
     let limit = rustix::process::getrlimit(rustix::process::Resource::As).current;
     match limit {

@@ -1,4 +1,4 @@
-//! What a guest prints, kept up to a limit: the beginning and the end.
+//! Keeps what a guest prints, up to a limit: the beginning and the end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use crate::sandbox::print_log::{Excerpt, Printed};
 use crate::text::printable;
 
-/// What a write may hold; a guest with more to say writes again.
+/// Bounds the bytes of one write. A guest with more to say writes again.
 const MAX_WRITE_BYTES: usize = 4 << 10;
 
-/// The two streams of one call. Each keeps half of its room for the beginning, and half for the end.
+/// Holds the two streams of one call. Each keeps half of its room for the beginning, and half for the end.
 ///
 /// wasmtime's `MemoryOutputPipe` would trap a guest that prints too much.
 pub(super) struct Output {
@@ -23,7 +23,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// With room for so many bytes of each stream.
+    /// Makes the two streams, with room for so many bytes of each.
     pub(super) fn new(room: usize) -> Self {
         Self { out: Stream::new(room), err: Stream::new(room) }
     }
@@ -33,12 +33,12 @@ impl Output {
     }
 }
 
-/// The end of what was printed to standard error, in one line: there a guest says where and why it gave up.
+/// Returns what is kept of standard error, in one line: there a guest says where and why it gave up.
 pub(super) fn last_words(printed: &Printed) -> String {
     printable(printed.err.text().trim_end()).into_owned()
 }
 
-/// Standard output or standard error, as the guest has it. Never blocks: nobody else is waited for.
+/// This is standard output or standard error, as the guest has it. It never blocks: nobody else is waited for.
 #[derive(Clone)]
 pub(super) struct Stream(Arc<Mutex<Kept>>);
 

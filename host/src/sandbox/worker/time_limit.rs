@@ -1,4 +1,4 @@
-//! The time limit of a call: processor time of this process, so that a busy machine costs a guest nothing.
+//! Limits the time of a call by the processor time of this process, so that a busy machine costs a guest nothing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 use wasmtime::Engine;
 
-/// Between two looks at the clock while a call runs: the grain of the time limit.
+/// Bounds the wait between two looks at the clock while a call runs, which is the grain of the time limit.
 const TICK: Duration = Duration::from_millis(10);
 
 /// Ends the running call when its processor time is up: by the engine's epoch, at which the guest's code looks wherever
@@ -21,8 +21,8 @@ pub(super) struct TimeLimit {
 
 struct Running {
     engine: Engine,
-    /// The reading of the clock at which the running call has had its time. Locked while the epoch moves, so that it
-    /// never moves for a call that has ended.
+    /// Holds the reading of the clock at which the running call has had its time. It is locked while the epoch moves,
+    /// so that the epoch never moves for a call that has ended.
     end: Mutex<Option<Duration>>,
     is_over: AtomicBool,
 }
@@ -56,7 +56,7 @@ impl TimeLimit {
         *self.running.end.lock() = None;
     }
 
-    /// Tells at any time whether the running call has had its time.
+    /// Returns a function that tells at any time whether the running call has had its time.
     pub(super) fn is_over(&self) -> impl Fn() -> bool + Send + Sync + 'static {
         let running = Arc::clone(&self.running);
         move || running.is_over.load(Ordering::Relaxed)
@@ -86,7 +86,7 @@ impl Running {
     }
 }
 
-/// The processor time that this process has had.
+/// Returns the processor time that this process has had.
 pub(super) fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))

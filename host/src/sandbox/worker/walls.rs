@@ -1,4 +1,4 @@
-//! The walls around a process that works for a guest: limits of the kernel, and a filter of system calls.
+//! Builds the walls around a process that works for a guest: limits of the kernel, and a filter of system calls.
 //!
 //! wasmtime is the first wall. These hold when it fails: whoever has taken over the process has nothing in it but its
 //! guest's batch, and can do nothing with it but answer.
@@ -14,7 +14,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-/// The walls that this kernel does not have.
+/// Names the walls that this kernel does not have.
 #[derive(Default)]
 pub(in crate::sandbox) struct Missing(pub(in crate::sandbox) Vec<String>);
 
@@ -26,8 +26,9 @@ impl Missing {
     }
 }
 
-/// Builds the walls that stand before anything is read: the process ends with the one that started it, gains no
-/// privileges, writes no files and no core, and is the first that the kernel ends where memory is short.
+/// Builds the walls that stand before anything is read: the process has no descriptors of others, ends with the one
+/// that started it, gains no privileges, writes no file longer than so many bytes and no core, and is the first that
+/// the kernel ends where memory is short.
 pub(in crate::sandbox) fn before_reading(niceness: i32, file_bytes: u64) -> Missing {
     let mut missing = Missing::default();
     missing.note("no descriptors of others", close_descriptors());
@@ -41,8 +42,8 @@ pub(in crate::sandbox) fn before_reading(niceness: i32, file_bytes: u64) -> Miss
     missing
 }
 
-/// Builds the walls that stand before guest code runs: the process may have so many bytes more of memory, and see
-/// [`close`].
+/// Builds the walls that stand before guest code runs: the process may have only so many bytes more of memory, and the
+/// walls of [`close`] are built too.
 pub(in crate::sandbox) fn before_guest(more_bytes: u64, missing: &mut Missing) {
     match memory() {
         Ok([address_space, data]) => {
@@ -79,7 +80,7 @@ pub(in crate::sandbox) fn limit(resource: Resource, most: u64) -> rustix::io::Re
     setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })
 }
 
-/// The bytes of this process's address space and of its data, as Linux counts them for its limits.
+/// Returns the bytes of this process's address space and of its data, as Linux counts them for its limits.
 fn memory() -> Result<[u64; 2], String> {
     let status = fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
     let bytes = |name: &str| {
@@ -90,7 +91,8 @@ fn memory() -> Result<[u64; 2], String> {
     Ok([bytes("VmSize:")?, bytes("VmData:")?])
 }
 
-/// System calls that need no condition: for the channel, for memory, for time, for locks and for signals.
+/// Holds the system calls that need no condition: among them are those for the channel, for memory, for time, for locks
+/// and for signals.
 const ALLOWED: [i64; 22] = [
     libc::SYS_read,
     libc::SYS_write,
@@ -116,7 +118,7 @@ const ALLOWED: [i64; 22] = [
     libc::SYS_exit_group,
 ];
 
-/// Ends the process, of all threads, at any other system call.
+/// Sets a filter on all threads that ends the process at any system call that is not allowed.
 fn filter_system_calls() -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let equals = |argument: u8, operator: SeccompCmpOp, value: u64| {
@@ -127,7 +129,7 @@ fn filter_system_calls() -> Result<(), String> {
     let protection = u64::try_from(libc::PROT_EXEC).map_err(|error| text(&error))?;
     // Memory never becomes code.
     let no_code = || equals(2, SeccompCmpOp::MaskedEq(protection), 0);
-    // `abort` sends its signal to its own process. No other signal is sent, and none to others.
+    // `abort` sends its signal to its own process. No other signal is sent, and none to other processes.
     let condition = |argument: u8, value: u64| {
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
             .map_err(|error| text(&error))

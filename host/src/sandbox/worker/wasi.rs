@@ -1,20 +1,20 @@
-//! The little of WASI that a guest sees (invariant 5), and why none of it waits (invariant 4).
+//! Provides the little of WASI that a guest sees (invariant 5), of which nothing waits (invariant 4).
 //!
-//! No arguments, no environment, no files, no sockets, no standard input. The
-//! clock begins at the time of the batch's first entry and moves only when the guest looks at it or
-//! waits for it, and randomness comes from that entry's ID: the same batch sees the same world again.
+//! A guest has no arguments, no environment, no files, no sockets and no standard input. The clock begins at the time
+//! of the batch's first entry and moves only when the guest looks at it or waits for it, and randomness comes from that
+//! entry's ID: the same batch sees the same world again.
 //!
-//! The time limit stops what a guest computes, not what the host does for it.
-//! So no call to the host may wait. What of WASI 0.2 could:
+//! The time limit stops what a guest computes, not what the host does for it. So no call to the host may wait. These
+//! interfaces of WASI 0.2 could:
 //!
 //! | interface | why it does not |
 //! |---|---|
-//! | `clocks/monotonic-clock` | ours: each look moves it by a nanosecond, and a wait moves it to the deadline |
-//! | `io/poll` | ours: waits for deadlines only; what is not ready without them never will be, and is a trap |
-//! | `io/streams`, `cli/std*` | standard input is closed; the other two are [`Stream`](super::output), which is always ready |
-//! | `filesystem/types` | works on descriptors, which come from `preopens` alone: it has none |
+//! | `clocks/monotonic-clock` | it is ours: each look moves it by a nanosecond, and a wait moves it to the deadline |
+//! | `io/poll` | it is ours: it waits for deadlines only; what is not ready without them never will be, and is a trap |
+//! | `io/streams`, `cli/std*` | standard input is closed; the other two are a [`Stream`](super::output), always ready |
+//! | `filesystem/types` | it works on descriptors, which come from `preopens` alone, and that has none |
 //! | `sockets/*` | sockets and lookups are refused before there is a handle to wait for |
-//! | `random/*` | deterministic, and bounded in bytes |
+//! | `random/*` | it is deterministic, and bounded in bytes |
 //!
 //! `wasi:config` answers from memory. Shared memories, whose atomic waits
 //! block, need the engine's feature `threads`, which is not built in.
@@ -43,7 +43,7 @@ use crate::batch::EntryId;
 use config::wasi::config::store;
 
 mod config {
-    // Not `wasmtime-wasi-config`: its `get-all` gives the settings in an order that differs from run to run.
+    // This is not `wasmtime-wasi-config`, whose `get-all` gives the settings in an order that differs from run to run.
     wasmtime::component::bindgen!({
         inline: "
             package wasi:config@0.2.0-rc.1;
@@ -58,10 +58,11 @@ mod config {
     });
 }
 
-/// The bytes of randomness that one WASI call may ask for.
+/// Bounds the bytes of randomness that one WASI call may ask for.
 const MAX_RANDOM_BYTES: u64 = 64 << 10;
 
-/// The interfaces that a guest may import, as [`link`] provides them; of WASI in any version 0.2.
+/// Names the interfaces that a guest may import, as [`link`] provides them. Those of WASI may have any version 0.2,
+/// except `wasi:config`.
 pub(super) const GRANTED: [&str; 28] = [
     "wasi:cli/environment",
     "wasi:cli/exit",
@@ -93,7 +94,7 @@ pub(super) const GRANTED: [&str; 28] = [
     "wasi:sockets/udp-create-socket",
 ];
 
-/// Links what guests may import.
+/// Links the interfaces that guests may import.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_sync(linker)?;
     linker.allow_shadowing(true);
@@ -103,7 +104,7 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     store::add_to_linker::<State, Settings<'static>>(linker, |state| Settings(state.settings()))
 }
 
-/// What the guest sees while it judges a batch that begins with this entry.
+/// Returns what the guest sees while it judges a batch that begins with this entry.
 pub(super) fn context(first: EntryId, clock: &Clock, output: &Output) -> WasiCtx {
     let seed = u128::from(first.milliseconds) << 64 | u128::from(first.sequence);
     WasiCtxBuilder::new()
@@ -121,8 +122,9 @@ pub(super) fn context(first: EntryId, clock: &Clock, output: &Output) -> WasiCtx
         .build()
 }
 
-/// Of a cipher, since guests make IDs of it: those of two batches must not meet. Not wasmtime's `Deterministic`, which
-/// repeats its seed; and not `rand`'s standard generator, which may be another one in the next version (invariant 5).
+/// Returns the randomness of a cipher, since guests make IDs of it: those of two batches must not meet. It is not
+/// wasmtime's `Deterministic`, which repeats its seed, and not `rand`'s standard generator, which may be another one in
+/// the next version (invariant 5).
 fn randomness(seed: u128, stream: u64) -> ChaCha12Rng {
     let mut key = chacha20::Seed::default();
     for (to, from) in key.iter_mut().zip(seed.to_le_bytes()) {
@@ -133,7 +135,7 @@ fn randomness(seed: u128, stream: u64) -> ChaCha12Rng {
     randomness
 }
 
-/// The clock of one call, in nanoseconds since the Unix epoch.
+/// Holds the clock of one call, in nanoseconds since the Unix epoch.
 ///
 /// It moves as the guest uses it, and by nothing else, so that it is the same again for the same batch.
 #[derive(Clone)]
@@ -148,7 +150,7 @@ impl Clock {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Reads it, and moves it by a nanosecond: who looks again until time has passed sees it pass.
+    /// Moves the clock by a nanosecond, and reads it: whoever looks again until time has passed sees it pass.
     fn look(&self) -> u64 {
         self.move_to(self.read().saturating_add(1))
     }
@@ -178,7 +180,7 @@ impl HostMonotonicClock for Clock {
     }
 }
 
-/// Clocks and polls of a world in which time is the guest's own.
+/// Stands for the clocks and polls of a world in which time is the guest's own.
 struct OwnTime;
 
 struct View<'a> {
@@ -187,7 +189,7 @@ struct View<'a> {
     table: &'a mut ResourceTable,
 }
 
-/// The deadlines of pollables, by the numbers of these in the table of resources.
+/// Holds the deadlines of pollables, by the numbers of these in the table of resources.
 pub(super) type Deadlines = BTreeMap<u32, u64>;
 
 impl HasData for OwnTime {
@@ -200,7 +202,7 @@ fn own_time(state: &mut State) -> View<'_> {
     View { clock, deadlines, table }
 }
 
-/// Is there when the clock has come so far.
+/// Is ready when the clock has come so far.
 struct Deadline {
     clock: Clock,
     when: u64,
@@ -290,7 +292,7 @@ impl poll::HostPollable for View<'_> {
     }
 }
 
-/// The guest's settings, in the order of their names.
+/// Gives the guest's settings, in the order of their names.
 struct Settings<'a>(&'a BTreeMap<String, String>);
 
 impl HasData for Settings<'static> {
