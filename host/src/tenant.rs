@@ -1,6 +1,5 @@
 //! Starts a tenant's pipeline when the servers are there, again after a failure, and drains it.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,10 +19,6 @@ use crate::sandbox::SandboxEngine;
 use crate::store;
 use crate::store::{Database, DeadLetterStore, Filter, Store};
 use crate::stream::{self, Redis, Stream};
-
-/// How long the batches in flight may take to be committed and acknowledged after the shutdown.
-/// What is not done by then stays pending for the next start.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a start waits for the record of which rules are in force.
 const NOTING: Duration = Duration::from_secs(2);
@@ -217,7 +212,7 @@ impl Run {
         let reporting = shutdown.child_token();
         let (outcome, ()) = tokio::join!(
             async {
-                let outcome = drained(pipeline.run(tenant, shutdown.clone()), &shutdown).await;
+                let outcome = pipeline.run(tenant, shutdown.clone()).await;
                 reporting.cancel();
                 outcome
             },
@@ -420,22 +415,4 @@ async fn prepare(
     };
     let (has_made_group, last_decided) = tokio::try_join!(redis, postgres)?;
     Ok(Prepared { last_decided, has_made_group })
-}
-
-/// Returns the pipeline's outcome, after the shutdown within [`DRAIN_TIMEOUT`].
-async fn drained(
-    pipeline: impl Future<Output = Result<(), pipeline::Error>>,
-    shutdown: &CancellationToken,
-) -> Result<(), pipeline::Error> {
-    let deadline = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(DRAIN_TIMEOUT).await;
-    };
-    tokio::select! {
-        outcome = pipeline => outcome,
-        () = deadline => {
-            tracing::warn!("not everything was committed in time; the rest stays pending for the next start");
-            Ok(())
-        }
-    }
 }

@@ -167,6 +167,22 @@ fn a_replica_that_was_frozen_writes_nothing_that_was_taken_over() {
     }
 }
 
+/// The writer fails while the reader stands still for longer than the stages have to end. What counts is why the writer
+/// failed.
+#[test]
+fn a_fenced_run_begins_again_even_if_its_other_stages_do_not_end() {
+    let scene = Scene::new();
+    let stalled = scene.service().set("BLOCK", "10ms");
+    let stalled = stalled.with_failpoints("before_insert=delay:1000/1;after_read=delay:6000/2").start();
+    scene.stream.add(&Event::new().data());
+    stalled.until_logged(&["failpoint", "before_insert"]);
+    scene.database.execute("UPDATE commits SET fenced_at = now()");
+    stalled.until_logged(&["taken over by another", "beginning again"]);
+    scene.until_stored(1);
+    scene.stream.until_drained();
+    assert_eq!(stalled.stop().metrics().tally(), [1, 0, 0, 0, 0]);
+}
+
 /// Each replica reads again what the other has in flight. They pause, so one gets something done.
 #[test]
 fn two_replicas_of_one_name_do_not_fence_each_other_without_a_pause() {

@@ -21,6 +21,7 @@ mod slow_rules;
 mod write_stage;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -98,6 +99,10 @@ impl Error {
     }
 }
 
+/// How long the batches in flight may take to be committed and acknowledged after the shutdown.
+/// What is not done by then stays pending for the next start.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Returns the largest number of batches that a tenant has in flight.
 pub fn slots(tenant: &Tenant) -> usize {
     tenant.commits_in_flight + BATCHES_BESIDE_COMMITS
@@ -105,7 +110,8 @@ pub fn slots(tenant: &Tenant) -> usize {
 
 impl Pipeline {
     /// Runs until `shutdown` is called and everything read is acknowledged, or until trying again
-    /// cannot help.
+    /// cannot help. After the shutdown, and after the first stage that fails, it waits for the others
+    /// no longer than [`DRAIN_TIMEOUT`].
     pub async fn run(self, tenant: &Tenant, shutdown: CancellationToken) -> Result<(), Error> {
         let permits = slots(tenant);
         // The permits bound what the channels can hold.
@@ -157,10 +163,25 @@ impl Pipeline {
         stages.spawn(acknowledge(self.acknowledger, counters, committed_batches).in_current_span());
 
         let mut outcome = Ok(());
-        while let Some(stage) = stages.join_next().await {
-            if let Err(error) = stage.map_err(Error::from).flatten() {
-                shutdown.cancel();
-                outcome = outcome.and(Err(error));
+        let drained = async {
+            while let Some(stage) = stages.join_next().await {
+                if let Err(error) = stage.map_err(Error::from).flatten() {
+                    shutdown.cancel();
+                    // The first error is the reason of the others.
+                    if outcome.is_ok() {
+                        outcome = Err(error);
+                    }
+                }
+            }
+        };
+        let deadline = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(DRAIN_TIMEOUT).await;
+        };
+        tokio::select! {
+            () = drained => {}
+            () = deadline => {
+                tracing::warn!("not everything was committed in time; the rest stays pending for the next start");
             }
         }
         outcome
