@@ -252,6 +252,11 @@ fn a_component_of_another_form_is_told_what_is_wrong() {
         as_it_is,
         &["it exports no `sluicegate:guest/handler@0.1.0`; it exports wasi:cli/run@0.2"],
     );
+    refused(
+        &guests::with_two_handlers(),
+        as_it_is,
+        &["it exports more than one version of", "handler@0.1.3"],
+    );
     let asking =
         guests::importing(&["acme:vault/keys@1.0.0", "wasi:cli/stdout@0.2.0", "wasi:http/types@0.2.3"]);
     refused(

@@ -183,7 +183,7 @@ fn a_component_that_cannot_be_used_is_refused_and_the_old_one_goes_on() {
     let too_large = vec![0; (64 << 20) + 1];
     let half = &guests::STRICT[..guests::STRICT.len() / 2];
     let refusals: [(&[u8], &str); 7] = [
-        (b"rules: none", "no WebAssembly component: it begins with `rules: n`"),
+        (b"rules: none", "no WebAssembly component: found `rules: n`"),
         (b"", "no WebAssembly component"),
         (half, "it does not compile: "),
         (guests::CORE_MODULE, "a core module, not a component"),

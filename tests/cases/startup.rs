@@ -82,7 +82,7 @@ fn a_guest_that_cannot_be_used() {
     let launch = || scene.service().set("GUEST", file.display());
     refused(launch(), &["guest.wasm cannot be read", "No such file"]);
     for (component, reason) in [
-        (b"no component".to_vec(), "no WebAssembly component: it begins with"),
+        (b"no component".to_vec(), "no WebAssembly component: found `no compo`"),
         (guests::DEFAULT[..1_000].to_vec(), "it does not compile"),
         (guests::CORE_MODULE.to_vec(), "a core module, not a component"),
         (guests::command(), "not of the world `sluicegate:guest/validator@0.1.0`"),

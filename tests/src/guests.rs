@@ -168,6 +168,14 @@ pub fn handmade_of(text: &str) -> Vec<u8> {
     parsed(&text_of("frame/component").replace("{parts}", &parts))
 }
 
+/// Makes a handmade guest that exports its handler in two versions.
+pub fn with_two_handlers() -> Vec<u8> {
+    let honest = text_of("frame/honest").replace("{more}", "(func $provoked (param i32))");
+    let component = text_of("frame/component").replace("{parts}", &honest);
+    let export = "(export \"sluicegate:guest/handler@0.1.0\" (instance $handler))";
+    parsed(&component.replace(export, &format!("{export}{}", export.replace("0.1.0", "0.1.3"))))
+}
+
 /// Makes a handmade guest that breaks out of wasmtime in this way: at the provoking entry, or when it starts. Only the
 /// program with failpoints lets it. See `host/src/sandbox/worker/faults.rs`.
 pub fn faulty(fault: &str, at_start: bool) -> Vec<u8> {

@@ -37,8 +37,8 @@ struct Seen {
     gone_since: Option<Instant>,
     /// Whether it was told that the file is gone.
     is_gone_told: bool,
-    /// Whether it was told that the file cannot be read.
-    is_unreadable: bool,
+    /// Why the file cannot be read, as it was told.
+    unreadable: Option<String>,
     /// A refusal that is not told before the file is at rest.
     pending: Option<(Stamp, Digest, LoadError)>,
     /// Since when there are such refusals.
@@ -106,8 +106,9 @@ impl RulesLoader {
         match look {
             Look::NoNews | Look::Gone => {}
             Look::Unreadable(error) => {
-                // Not at each look.
-                if !std::mem::replace(&mut seen.is_unreadable, true) {
+                // It is told once, and again when the reason is another.
+                let reason = error.to_string();
+                if seen.unreadable.replace(reason.clone()) != Some(reason) {
                     tracing::error!(file = %file.display(), %in_force, %error, "the guest cannot be read; the old one goes on");
                 }
             }
@@ -119,7 +120,7 @@ impl RulesLoader {
                 tracing::info!(from = %in_force, %to, "new guest loaded; it takes effect with the next batch");
             }
             Look::Refused(stamp, digest, error) => {
-                seen.is_unreadable = false;
+                seen.unreadable = None;
                 // Half of a file is no component. It is told when nobody writes any more.
                 let since = *seen.changing_since.get_or_insert_with(Instant::now);
                 let rest = stamp.until_rest();

@@ -140,7 +140,9 @@ pub enum Fault {
         limit_bytes: usize,
     },
     /// Too many or too few verdicts: nobody can tell which belongs to which entry.
-    #[error("the guest returned {found} verdicts for {wanted} entries")]
+    #[error(
+        "the guest returned another number of verdicts: found {found}, wanted {wanted}, one for each entry"
+    )]
     WrongCount {
         found: usize,
         /// The entries in the batch.

@@ -18,7 +18,9 @@ pub enum LoadError {
         limit_bytes: usize,
     },
     /// It is not WebAssembly, or not whole.
-    #[error("no WebAssembly component: it begins with {found}; wanted `\\0asm` and a component's version")]
+    #[error(
+        "no WebAssembly component: found {found}, wanted `\\0asm` and a component's version at its beginning"
+    )]
     NotWasm { found: String },
     /// It is a core module.
     #[error(
@@ -193,7 +195,9 @@ pub(super) fn form(bytes: &[u8], limits: &Limits) -> Result<Form, LoadError> {
         [0x7f, b'E', b'L', b'F', ..] => Err(LoadError::Precompiled),
         _ => {
             let found = bytes.get(..bytes.len().min(8)).unwrap_or_default();
-            Err(LoadError::NotWasm { found: format!("`{}`", found.escape_ascii()) })
+            let found =
+                if found.is_empty() { "nothing".to_owned() } else { format!("`{}`", found.escape_ascii()) };
+            Err(LoadError::NotWasm { found })
         }
     }
 }

@@ -168,12 +168,12 @@ fn exit() {
 
 #[test]
 fn too_few_verdicts() {
-    is_stopped("too_few_verdicts", "bad_verdict", "0 verdicts for 1 entries");
+    is_stopped("too_few_verdicts", "bad_verdict", "found 0, wanted 1");
 }
 
 #[test]
 fn too_many_verdicts() {
-    is_stopped("too_many_verdicts", "bad_verdict", "2 verdicts for 1 entries");
+    is_stopped("too_many_verdicts", "bad_verdict", "found 2, wanted 1");
 }
 
 /// Nobody can tell that verdicts are swapped, but each entry has one end, and no row is made up.

@@ -67,11 +67,16 @@ fn refusal(import: &str) -> Option<String> {
 pub(super) fn exports(engine: &Engine, component: &Component) -> Result<(), LoadError> {
     let component = component.component_type();
     let names = || component.exports(engine).map(|(name, _)| name).collect::<Vec<_>>();
-    let Some((name, handler)) = component.exports(engine).find(|(name, _)| name.starts_with(HANDLER)) else {
-        return Err(LoadError::World(format!(
-            "it exports no `sluicegate:guest/handler@0.1.0`; it exports {}",
-            listed(names().into_iter().map(shown))
-        )));
+    let mut handlers = component.exports(engine).filter(|(name, _)| name.starts_with(HANDLER));
+    let (name, handler) = match (handlers.next(), handlers.next()) {
+        (Some(only), None) => only,
+        (found, _) => {
+            let wrong = if found.is_none() { "no" } else { "more than one version of" };
+            return Err(LoadError::World(format!(
+                "it exports {wrong} `sluicegate:guest/handler@0.1.0`; it exports {}",
+                listed(names().into_iter().map(shown))
+            )));
+        }
     };
     let ComponentItem::ComponentInstance(handler) = handler.ty else {
         return Err(LoadError::World(format!("its export {} is not an interface", shown(name))));
