@@ -252,8 +252,8 @@ async fn load_rules(
     let load = move || {
         span.in_scope(|| RulesLoader::load(sandbox, &folders_to_read, file.as_deref(), refused_before))
     };
-    let guests = match tokio::task::spawn_blocking(load).await? {
-        Ok(guests) => Arc::new(guests),
+    let loader = match tokio::task::spawn_blocking(load).await? {
+        Ok(loader) => Arc::new(loader),
         Err(error) => {
             if let guests::Error::Refused { version, .. } = &error {
                 *refused = Some(Refused::clone(version));
@@ -261,8 +261,8 @@ async fn load_rules(
             return Err(error.into());
         }
     };
-    let in_force = guests.in_force();
-    let watching = tokio::spawn(guests.watch(folders, shutdown.clone()).in_current_span());
+    let in_force = loader.in_force();
+    let watching = tokio::spawn(loader.watch(folders, shutdown.clone()).in_current_span());
     Ok(Watched { in_force, _watching: Some(AbortOnDropHandle::new(watching)) })
 }
 

@@ -85,10 +85,10 @@ impl RulesLoader {
     /// nothing happens before.
     async fn look(self: &Arc<Self>, file: &Path, folders: &Arc<Folders>, seen: &mut Seen) -> Duration {
         let in_force = self.digest();
-        let (guests, path, folders) = (Arc::clone(self), file.to_owned(), Arc::clone(folders));
+        let (loader, path, folders) = (Arc::clone(self), file.to_owned(), Arc::clone(folders));
         let (stamp, refused, pending) = (seen.stamp.clone(), seen.refused.clone(), seen.pending.take());
         let span = tracing::Span::current();
-        let look = move || span.in_scope(|| guests.look_now(&path, &folders, stamp, refused, pending));
+        let look = move || span.in_scope(|| loader.look_now(&path, &folders, stamp, refused, pending));
         let look = match tokio::task::spawn_blocking(look).await {
             Ok(look) => look,
             Err(error) => {

@@ -308,7 +308,7 @@ pub fn compile_as_child(
     std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     let limits = Limits { fuel, stack_bytes, ..Limits::default() };
     let engine = Engine::new(&code_config(&limits)).map_err(|error| describe(&error))?;
-    walls::close(&mut missing);
+    walls::lock_down(&mut missing);
     let code = engine.precompile_component(&bytes).map_err(|error| describe(&error))?;
     std::io::stdout().lock().write_all(&code).map_err(|error| error.to_string())
 }

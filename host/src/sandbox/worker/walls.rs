@@ -1,4 +1,5 @@
-//! Builds the walls around a process that works for a guest: limits of the kernel, and a filter of system calls.
+//! Builds the walls around a process that works for a guest: limits of the kernel (rlimits), and a filter of
+//! system calls (seccomp).
 //!
 //! wasmtime is the first wall. These hold when it fails: whoever has taken over the process has nothing in it but its
 //! guest's batch, and can do nothing with it but answer.
@@ -43,7 +44,7 @@ pub(in crate::sandbox) fn before_reading(niceness: i32, file_bytes: u64) -> Miss
 }
 
 /// Builds the walls that stand before guest code runs: the process may have only so many bytes more of memory, and the
-/// walls of [`close`] are built too.
+/// walls of [`lock_down`] are built too.
 pub(in crate::sandbox) fn before_guest(more_bytes: u64, missing: &mut Missing) {
     match memory() {
         Ok([address_space, data]) => {
@@ -53,11 +54,11 @@ pub(in crate::sandbox) fn before_guest(more_bytes: u64, missing: &mut Missing) {
         }
         Err(error) => missing.note("size of data", Err::<(), _>(error)),
     }
-    close(missing);
+    lock_down(missing);
 }
 
-/// Closes the walls: from here on the process opens nothing, starts nothing, and makes few system calls.
-pub(in crate::sandbox) fn close(missing: &mut Missing) {
+/// Locks the process down: from here on the process opens nothing, starts nothing, and makes few system calls.
+pub(in crate::sandbox) fn lock_down(missing: &mut Missing) {
     missing.note("number of files", limit(Resource::Nofile, 0));
     missing.note("number of processes", limit(Resource::Nproc, 0));
     missing.note("filter of system calls", filter_system_calls());
@@ -91,9 +92,9 @@ fn memory() -> Result<[u64; 2], String> {
     Ok([bytes("VmSize:")?, bytes("VmData:")?])
 }
 
-/// Holds the system calls that need no condition: among them are those for the channel, for memory, for time, for locks
+/// Holds the system calls that are allowed without a condition; three more, with one each, stand below. Among these are those for the channel, for memory, for time, for locks
 /// and for signals.
-const ALLOWED: [i64; 22] = [
+const UNCONDITIONAL: [i64; 22] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_close,
@@ -138,7 +139,7 @@ fn filter_system_calls() -> Result<(), String> {
     let to_itself = vec![condition(0, std::process::id().into())?, condition(2, abort)?];
     let to_itself = SeccompRule::new(to_itself).map_err(|error| text(&error))?;
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        ALLOWED.into_iter().map(|number| (number, Vec::new())).collect();
+        UNCONDITIONAL.into_iter().map(|number| (number, Vec::new())).collect();
     rules.insert(libc::SYS_mmap, vec![no_code()?]);
     rules.insert(libc::SYS_mprotect, vec![no_code()?]);
     rules.insert(libc::SYS_tgkill, vec![to_itself]);
