@@ -76,8 +76,8 @@ impl Retry {
         self
     }
 
-    /// Returns the value of an attempt that succeeded; or, when there is nothing to wait for any more, `None` after one
-    /// that failed. An error that is permanent ends it.
+    /// Returns the value of an attempt that succeeded. After one that failed it waits, and returns `None` when the next
+    /// attempt is due, or when the shutdown has come. An error that is permanent is returned at once.
     pub(crate) async fn after<T, E: Retryable>(&mut self, attempt: Result<T, E>) -> Result<Option<T>, E> {
         match attempt {
             Ok(value) => {

@@ -122,8 +122,9 @@ impl Run {
         }
     }
 
-    /// Serves until the shutdown, or an error that somebody must look at. After any other one, and if it
-    /// `always` begins again after all, there is a new run, with growing delays between them.
+    /// Serves until the shutdown, or an error that somebody must look at. After an error that may pass there is a new
+    /// run, with growing delays between them. If it `always` begins again, because other tenants go on meanwhile, there is
+    /// one after any error.
     pub(crate) async fn serve(mut self, always: bool) -> Result<(), Error> {
         let mut backoff = Backoff::slow();
         loop {
