@@ -58,6 +58,13 @@ const COUNTED: &str = "CREATE TABLE users (user_id TEXT PRIMARY KEY, plan TEXT N
         IF FOUND AND NEW.event_type = 'purchase' THEN RAISE EXCEPTION 'said so' USING ERRCODE = said; END IF;
         RETURN NEW; END $$;
     CREATE TRIGGER raise BEFORE INSERT ON events_counting FOR EACH ROW EXECUTE FUNCTION raise();";
+/// Drops the chunks of the hostile tenant, each in a transaction of its own: its events are scattered over the
+/// centuries, and one transaction that locked all their chunks would exhaust PostgreSQL's table of locks.
+const DROP_HOSTILE_CHUNKS: &str = "DO $$ DECLARE chunk regclass; BEGIN
+    FOR chunk IN SELECT show_chunks('events_hostile') LOOP
+        EXECUTE format('DROP TABLE %s', chunk);
+        COMMIT;
+    END LOOP; END $$";
 /// Lists errors of which only time tells whose fault they are.
 const CODES: [&str; 6] = ["58030", "40001", "XX000", "0A000", "42501", "P0001"];
 /// Names the faults, by their numbers.
@@ -225,6 +232,7 @@ impl Soak {
             let workers = replica.workers().len();
             assert!(workers <= MAX_WORKERS, "SOAK_SEED={}: a replica with {workers} workers", self.seed);
         }
+        self.scene.database.execute(DROP_HOSTILE_CHUNKS);
         self.scene.database.execute(
             "TRUNCATE events, events_hostile, events_counting, user_activity, counted, notes, dead_letters",
         );
