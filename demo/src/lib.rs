@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use sluicegate::batch::Digest;
-use sluicegate::guests;
+use sluicegate::rules;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -99,7 +99,7 @@ async fn on_servers(terminal: &mut Terminal) -> Result<u8, Error> {
 }
 
 fn rules() -> Rules {
-    Rules { default: Digest::new(guests::DEFAULT), strict: Digest::new(STRICT) }
+    Rules { default: Digest::new(rules::DEFAULT), strict: Digest::new(STRICT) }
 }
 
 /// Prints one line. A failure to print it is no error, because the terminal may be what is gone.
@@ -172,7 +172,7 @@ impl Story<'_> {
         let folder = tempfile::Builder::new().prefix("sluicegate-demo-").tempdir().map_err(at)?;
         let guest = folder.path().join("rules.wasm");
         self.guest = Some(folder);
-        std::fs::write(&guest, guests::DEFAULT)
+        std::fs::write(&guest, rules::DEFAULT)
             .map_err(|source| Error::File { path: guest.clone(), source })?;
         self.service = Some(Service::start(log, &self.settings, &self.place, &guest)?);
         while !observer.is_ready().await? {

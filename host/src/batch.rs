@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use strum::IntoStaticStr;
 use uuid::Uuid;
 
-use crate::text::first_digits;
+use crate::text::{first_digits, hex};
 
 /// The ID that Redis gave a stream entry: `<milliseconds>-<sequence>`.
 #[derive(
@@ -234,7 +234,7 @@ pub struct Judged {
     pub entry: Entry,
     pub outcome: Outcome,
     /// The version of the rules that decided.
-    pub digest: Digest,
+    pub version: Version,
 }
 
 impl Judged {
@@ -248,8 +248,32 @@ impl Judged {
     }
 }
 
-/// The SHA-256 of a component: the name of a version of the rules.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// Names a version of the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Version {
+    /// The SHA-256 of the version's manifest: of all that decides.
+    pub digest: Digest,
+    /// The SHA-256 of the component alone.
+    pub component: Digest,
+    /// The number of the version's row in the database, if it is recorded there.
+    pub number: Option<i32>,
+}
+
+impl Version {
+    /// Names rules that are nothing but a component.
+    pub fn of_component(component: Digest) -> Self {
+        Self { digest: component, component, number: None }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.digest.fmt(f)
+    }
+}
+
+/// A SHA-256.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
@@ -259,6 +283,16 @@ impl Digest {
 
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Returns the digest with these bytes, which the database keeps.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// Returns all hexadecimal digits.
+    pub fn to_hex(&self) -> String {
+        hex(&self.0)
     }
 }
 

@@ -162,14 +162,14 @@ pub fn is_too_much_at_once(batch: &[Judged]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Digest, Entry, EntryId, Reason, Vec1};
+    use crate::batch::{Digest, Entry, EntryId, Reason, Vec1, Version};
 
     fn judged(sequence: u64, outcome: Outcome) -> Judged {
         let id = EntryId { milliseconds: 0, sequence };
         Judged {
             entry: Entry { id, fields: Some(Vec::new()), deliveries: 1 },
             outcome,
-            digest: Digest::new(b""),
+            version: Version::of_component(Digest::new(b"")),
         }
     }
 

@@ -4,7 +4,7 @@
 //! rules in their [`sandbox`] and lets [`validate`] check what they say, [`batch_budget`] cuts what
 //! is too much for one transaction, [`store`] commits its outcome, [`stream`] acknowledges it.
 //! [`pipeline`] joins these steps, [`tenant`] starts and drains a pipeline, [`service`] runs all
-//! tenants, [`guests`] decides which version of the rules is in force, [`metrics`] tells what
+//! tenants, [`rules`] decides which version of the rules is in force, [`metrics`] tells what
 //! happened. [`batch`] is the data they share, [`config`] every setting. ARCHITECTURE.md has the
 //! invariants.
 
@@ -15,13 +15,13 @@ pub mod capabilities;
 pub mod config;
 pub mod dead_letters;
 mod failpoint;
-pub mod guests;
 pub mod judge;
 mod log_limit;
 pub mod metrics;
 pub mod outbox;
 pub mod pipeline;
 mod retry;
+pub mod rules;
 pub mod sandbox;
 pub mod service;
 pub mod store;

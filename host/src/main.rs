@@ -9,9 +9,9 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use rustix::process::Signal;
 use sluicegate::config::{self, Config, LogFormat, SETTINGS, Setting};
-use sluicegate::dead_letters;
 use sluicegate::sandbox::{compile, worker};
 use sluicegate::service;
+use sluicegate::{dead_letters, rules};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,15 @@ enum Command {
         #[command(subcommand)]
         command: dead_letters::Command,
     },
+    /// Deploy versions of the rules, see where each replica is, and go back
+    #[command(after_help = rules::command::EXIT_CODES)]
+    Rules {
+        /// Settings file; without it, sluicegate.toml is read if it is there
+        #[arg(long, value_name = "FILE", global = true)]
+        config: Option<PathBuf>,
+        #[command(subcommand)]
+        command: rules::command::Command,
+    },
     /// Compile a component for the service that started this
     #[command(name = compile::COMMAND, hide = true)]
     Compile { memory_bytes: u64, time_ms: u64, fuel: u64, stack_bytes: usize, code_bytes: u64 },
@@ -83,7 +92,22 @@ pub(crate) fn main() -> ExitCode {
                 config.misspelt.iter().for_each(|name| say(&format!("sluicegate: {name}")));
                 let (mut out, mut progress) = (std::io::stdout().lock(), std::io::stderr().lock());
                 dead_letters::run(command, &config, &mut out, &mut progress).await?;
-                anyhow::Ok(())
+                anyhow::Ok(ExitCode::SUCCESS)
+            };
+            tool(work)
+        }
+        Command::Rules { config, command } => {
+            let work = async {
+                let config = Config::load(config.as_deref())?;
+                config.misspelt.iter().for_each(|name| say(&format!("sluicegate: {name}")));
+                let mut out = std::io::stdout().lock();
+                match rules::command::run(command, &config, &mut out).await {
+                    Ok(code) => Ok(code),
+                    Err(error) => {
+                        say(&format!("sluicegate: {error}"));
+                        Ok(error.exit_code())
+                    }
+                }
             };
             tool(work)
         }
@@ -114,9 +138,9 @@ pub(crate) fn main() -> ExitCode {
 }
 
 /// Runs what is not the service: without a log, and with its error in one line.
-fn tool(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+fn tool(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     match runtime().and_then(|runtime| runtime.block_on(work)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // Its message names the cause already.
         Err(error) => {
             say(&format!("sluicegate: {error}"));

@@ -9,6 +9,7 @@ use tracing::Instrument as _;
 
 use crate::config::{Config, TableName, Tenant, TenantName};
 use crate::pipeline::RulesInForce;
+use crate::rules::{Feed, Folders, Sources};
 use crate::sandbox::SandboxEngine;
 use crate::store::Database;
 use crate::stream::Redis;
@@ -19,7 +20,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let redis = Redis::new(&config)?;
     let database = Database::new(&config).map_err(Error::StoreUrl)?;
     let engine = SandboxEngine::new(&config).map_err(Error::Sandbox)?;
-    let rules = RulesSource::RulesLoader(engine, Arc::default());
+    let sources = Sources { engine, database: database.clone(), folders: Arc::<Folders>::default() };
+    let rules = RulesSource::Versions(sources, Feed::new(database.clone()));
     run_all(ProcessWide { config, redis, database, rules }, shutdown).await
 }
 
@@ -32,8 +34,24 @@ pub async fn run_with(config: Config, rules: RulesInForce, shutdown: Cancellatio
 
 async fn run_all(shared: ProcessWide, shutdown: CancellationToken) -> Result<(), Error> {
     let shared = Arc::new(shared);
+    let feed = tokio::spawn({
+        let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
+        async move {
+            if let RulesSource::Versions(_, feed) = &shared.rules {
+                feed.run(&shutdown).await;
+            }
+        }
+    });
+    let outcome = run_tenants(&shared, &shutdown).await;
+    shutdown.cancel();
+    // It tells the database that this replica is gone, which takes a moment at most.
+    feed.await?;
+    outcome
+}
+
+async fn run_tenants(shared: &Arc<ProcessWide>, shutdown: &CancellationToken) -> Result<(), Error> {
     let tenants = &shared.config.tenants;
-    let run = |tenant: &Tenant| Run::new(Arc::clone(&shared), tenant.clone(), shutdown.clone());
+    let run = |tenant: &Tenant| Run::new(Arc::clone(shared), tenant.clone(), shutdown.clone());
     if let ([only], false) = (tenants.as_slice(), shared.config.has_named_tenants) {
         return run(only).serve(false).await;
     }

@@ -3,25 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use crate::batch::EntryId;
 use crate::config::{Config, Tenant, TenantName, Time};
-use crate::guests::{self, Folders, Refused, RulesLoader};
 use crate::log_limit::Reminder;
 use crate::metrics::{Counters, Dependency, Reporter};
 use crate::outbox;
 use crate::pipeline::{self, Pipeline, RulesInForce};
 use crate::retry::{Backoff, Retry};
-use crate::sandbox::SandboxEngine;
+use crate::rules::{self, Feed, Refused, RulesLoader, Sources, Stamp};
 use crate::store;
 use crate::store::{Database, DeadLetterStore, Filter, Store};
 use crate::stream::{self, Redis, Stream};
-
-/// How long a start waits for the record of which rules are in force.
-const NOTING: Duration = Duration::from_secs(2);
 
 /// How long the exit waits until the consumer has left its group.
 const LEAVING: Duration = Duration::from_secs(1);
@@ -47,7 +44,7 @@ pub enum Error {
     StoreUrl(store::Error),
     /// There are no rules to begin with.
     #[error(transparent)]
-    Guest(#[from] guests::Error),
+    Rules(#[from] rules::Error),
     /// The sandbox does not start.
     #[error("wasmtime: {0}")]
     Sandbox(wasmtime::Error),
@@ -64,7 +61,7 @@ impl Error {
             Self::Stream(error) => error.is_of_credentials(),
             Self::Store { source, .. } => source.is_of_credentials(),
             Self::Pipeline(error) => error.is_of_credentials(),
-            Self::StoreUrl(_) | Self::Guest(_) | Self::Sandbox(_) | Self::Panicked(_) => false,
+            Self::StoreUrl(_) | Self::Rules(_) | Self::Sandbox(_) | Self::Panicked(_) => false,
         }
     }
 }
@@ -78,8 +75,8 @@ pub(crate) struct ProcessWide {
 }
 
 pub(crate) enum RulesSource {
-    /// The components that the tenants' settings name.
-    RulesLoader(SandboxEngine, Arc<Folders>),
+    /// The versions that files and deployments put into force.
+    Versions(Sources, Feed),
     /// These rules, for every tenant.
     Given(RulesInForce),
 }
@@ -93,16 +90,17 @@ pub(crate) struct Run {
     /// The rules, which are kept when the pipeline is started again.
     rules: Option<Watched>,
     /// The version that was refused, which is not compiled again at the next start.
-    refused: Option<Refused>,
+    refused: Option<Refused<Stamp>>,
     /// Whether both servers were once as they must be.
     has_run: bool,
     shutdown: CancellationToken,
 }
 
-/// The rules in force, and the task that watches their file.
+/// The rules in force, and the tasks that replace them.
 struct Watched {
     in_force: RulesInForce,
-    _watching: Option<AbortOnDropHandle<()>>,
+    is_paused: watch::Receiver<bool>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Run {
@@ -160,25 +158,30 @@ impl Run {
 
     /// Returns the rules of the last run, or loads them. Returns `None` at the `shutdown`, for
     /// which a compilation may take too long.
-    async fn rules(&mut self, shutdown: &CancellationToken) -> Result<Option<RulesInForce>, Error> {
-        if let Some(watched) = &self.rules {
-            return Ok(Some(watched.in_force.clone()));
+    async fn rules(
+        &mut self,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<(RulesInForce, watch::Receiver<bool>)>, Error> {
+        if self.rules.is_none() {
+            let Self { shared, tenant, refused, reporter, .. } = self;
+            let counters = &self.counters;
+            let watched = tokio::select! {
+                watched = watch_rules(shared, tenant, refused, counters, &self.shutdown) => watched?,
+                () = reporter.run(counters, shutdown) => return Ok(None),
+            };
+            self.rules = Some(watched);
         }
-        let watched = tokio::select! {
-            loaded = load_rules(&self.shared, &self.tenant, &mut self.refused, &self.shutdown) => loaded?,
-            () = self.reporter.run(&self.counters, shutdown) => return Ok(None),
-        };
-        Ok(Some(self.rules.insert(watched).in_force.clone()))
+        Ok(self.rules.as_ref().map(|rules| (rules.in_force.clone(), rules.is_paused.clone())))
     }
 
     /// Runs the pipeline once, until `shutdown` or an error.
     async fn serve_once(&mut self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Some(rules) = self.rules(&shutdown).await? else { return Ok(()) };
+        let Some((rules, is_paused)) = self.rules(&shutdown).await? else { return Ok(()) };
         let ProcessWide { config, redis, database, .. } = &*self.shared;
         let (tenant, counters, reporter) = (&self.tenant, &self.counters, &mut self.reporter);
         let (stream, store) = (redis.stream(config, tenant), database.store(tenant));
         let Prepared { last_decided, has_made_group } = tokio::select! {
-            prepared = prepare(&stream, &store, tenant, &rules, counters) => prepared?,
+            prepared = prepare(&stream, &store, tenant, counters) => prepared?,
             () = reporter.run(counters, &shutdown) => return Ok(()),
         };
         counters.started();
@@ -194,8 +197,6 @@ impl Run {
         // What was trimmed while nobody read shows only before the first read.
         reporter.look_for_losses(counters).await;
 
-        let noting = note_swaps(store.clone(), tenant.clone(), rules.clone());
-        let _noting = AbortOnDropHandle::new(tokio::spawn(noting.in_current_span()));
         let housekeeping = housekeep(stream.clone(), store.clone(), tenant.clone());
         let _housekeeping = AbortOnDropHandle::new(tokio::spawn(housekeeping.in_current_span()));
         let pruning = prune_decided(store.clone(), tenant.decided_kept.0);
@@ -203,6 +204,7 @@ impl Run {
         let pipeline = Pipeline {
             reader: stream.reader(tenant),
             rules,
+            is_paused,
             store,
             last_decided,
             has_made_group,
@@ -233,54 +235,33 @@ impl Run {
     }
 }
 
-/// Loads the tenant's rules, unless they were refused lately, and watches their file.
-async fn load_rules(
+/// Begins with a version of the tenant's rules, and replaces it by what its file and deployments want.
+async fn watch_rules(
     shared: &ProcessWide,
     tenant: &Tenant,
-    refused: &mut Option<Refused>,
+    refused: &mut Option<Refused<Stamp>>,
+    counters: &Arc<Counters>,
     shutdown: &CancellationToken,
 ) -> Result<Watched, Error> {
-    let (sandbox, folders) = match &shared.rules {
-        RulesSource::Given(in_force) => return Ok(Watched { in_force: in_force.clone(), _watching: None }),
-        RulesSource::RulesLoader(engine, folders) => {
-            (engine.tenant_sandbox(tenant).map_err(Error::Sandbox)?, Arc::clone(folders))
+    let (sources, feed) = match &shared.rules {
+        RulesSource::Given(in_force) => {
+            let is_paused = watch::Sender::new(false).subscribe();
+            return Ok(Watched { in_force: in_force.clone(), is_paused, _tasks: Vec::new() });
         }
+        RulesSource::Versions(sources, feed) => (sources, feed),
     };
-    let file = tenant.guest.clone();
-    let span = tracing::Span::current();
-    let refused_before = refused.take();
-    let folders_to_read = Arc::clone(&folders);
-    let load = move || {
-        span.in_scope(|| RulesLoader::load(sandbox, &folders_to_read, file.as_deref(), refused_before))
-    };
-    let loader = match tokio::task::spawn_blocking(load).await? {
-        Ok(loader) => Arc::new(loader),
-        Err(error) => {
-            if let guests::Error::Refused { version, .. } = &error {
-                *refused = Some(Refused::clone(version));
-            }
-            return Err(error.into());
+    let loader = RulesLoader::begin(sources.clone(), tenant, refused, counters, shutdown.clone()).await;
+    let loader = Arc::new(loader.map_err(|error| match error {
+        rules::Error::Store(source) => {
+            Error::Store { address: sources.database.address().to_owned(), source }
         }
-    };
-    let in_force = loader.in_force();
-    let watching = tokio::spawn(loader.watch(folders, shutdown.clone()).in_current_span());
-    Ok(Watched { in_force, _watching: Some(AbortOnDropHandle::new(watching)) })
-}
-
-/// Records which rules are in force, and each version that comes into force, until the run ends.
-async fn note_swaps(store: Store, tenant: Tenant, mut rules: RulesInForce) {
-    loop {
-        let mut retry =
-            Retry::new("it was not noted which rules are in force, so a replay may be refused; trying again");
-        loop {
-            let component = rules.borrow_and_update().digest();
-            let Err(error) = store.note_rules_in_force(component, &tenant).await else { break };
-            tokio::time::sleep(retry.failed(&error)).await;
-        }
-        if rules.changed().await.is_err() {
-            return;
-        }
-    }
+        error => error.into(),
+    })?);
+    let (in_force, is_paused) = (loader.in_force(), loader.is_paused());
+    let watching = tokio::spawn(Arc::clone(&loader).watch(refused.clone()).in_current_span());
+    let following = tokio::spawn(loader.follow(feed.subscribe()).in_current_span());
+    let _tasks = vec![AbortOnDropHandle::new(watching), AbortOnDropHandle::new(following)];
+    Ok(Watched { in_force, is_paused, _tasks })
 }
 
 /// The time between two deletions of what was decided.
@@ -335,6 +316,9 @@ async fn housekeep(stream: Stream, store: Store, tenant: Tenant) {
         if let Err(error) = store.register(pipeline::slots(&tenant)).await {
             tracing::warn!(%error, "the rows of this run were not renewed; trying again in an hour");
         }
+        if let Err(error) = store.database().prune_rules(&tenant.name).await {
+            tracing::warn!(%error, "old versions of the rules were not deleted; trying again in an hour");
+        }
         if let Err(error) = prune(&stream, &store).await {
             tracing::warn!(%error, "the record of old commits was not deleted; trying again in an hour");
         }
@@ -381,7 +365,6 @@ async fn prepare(
     stream: &Stream,
     store: &Store,
     tenant: &Tenant,
-    rules: &RulesInForce,
     counters: &Arc<Counters>,
 ) -> Result<Prepared, Error> {
     let redis = async {
@@ -409,9 +392,6 @@ async fn prepare(
                 break last_decided;
             }
         };
-        // This lets a replay know at once. It is not worth a long wait: `note_swaps` tries again.
-        let component = rules.borrow().digest();
-        let _ = tokio::time::timeout(NOTING, store.note_rules_in_force(component, tenant)).await;
         Ok(last_decided)
     };
     let (has_made_group, last_decided) = tokio::try_join!(redis, postgres)?;

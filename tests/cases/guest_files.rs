@@ -62,7 +62,7 @@ fn a_change_in_a_folder_has_no_file_read_that_did_not_change() {
     // All have looked when the one that was told last has: its own file is another one now.
     let own = folder.path().join("t0.wasm");
     put(&own, guests::STRICT);
-    service.until_logged(&["new guest loaded", &format!("to={}", Digest::new(guests::STRICT))]);
+    service.until_logged(&["new guest loaded", &format!(" component={}", Digest::new(guests::STRICT))]);
     let peak = service.memory_peak_bytes();
     assert!(peak < u64::try_from(200 * MIB).unwrap(), "{} MiB", peak >> 20);
     service.stop();
@@ -111,7 +111,7 @@ fn a_slow_copy_is_waited_for() {
         copy.write_all(part).unwrap();
         sleep(Duration::from_millis(500)); // what is simulated: longer than a folder must be quiet
     }
-    service.until_logged(&["new guest loaded", &format!("to={}", Digest::new(guests::STRICT))]);
+    service.until_logged(&["new guest loaded", &format!(" component={}", Digest::new(guests::STRICT))]);
     let log = service.stop().log;
     assert_eq!(count(&log, &["ERROR"]), 0, "{log}");
 }
@@ -137,7 +137,7 @@ fn tenants_whose_rules_compile_for_long_hold_up_no_swap_of_others() {
     let service = tenants.start(&["quick"]);
     service.until_compiler_works();
     put(&file, guests::STRICT);
-    service.until_logged(&["new guest loaded", &format!("to={}", Digest::new(guests::STRICT))]);
+    service.until_logged(&["new guest loaded", &format!(" component={}", Digest::new(guests::STRICT))]);
     let log = service.log();
     let is_loaded = |name: &str| count(&log, &["guest loaded", &format!("tenant={name}}}")]) > 0;
     assert!(!["one", "two", "three"].into_iter().any(is_loaded), "it waited for one of the others:\n{log}");
@@ -163,6 +163,6 @@ fn a_compiler_that_is_killed_refuses_nothing_for_good() {
     kill_process(compiler, Signal::KILL).unwrap();
     service.until_logged(&[REFUSED, "the process that compiles was killed", "again_in_s=60"]);
     fs::File::open(&file).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
-    service.until_logged(&["new guest loaded", &format!("to={}", Digest::new(&slow))]);
+    service.until_logged(&["new guest loaded", &format!(" component={}", Digest::new(&slow))]);
     service.stop();
 }

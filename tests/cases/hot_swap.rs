@@ -48,7 +48,7 @@ fn mixed_events() -> impl FnMut() -> Event {
 
 fn until_swapped(service: &Service, from: &[u8], to: &[u8]) {
     let (from, to) = (Digest::new(from), Digest::new(to));
-    service.until_logged(&["guest swapped", &format!("from={from}"), &format!("to={to}")]);
+    service.until_logged(&["rules swapped", &format!("from_component={from}"), &format!(" component={to}")]);
 }
 
 /// Checks that each entry ended once, and by the rules that were in force when its turn came.
@@ -131,9 +131,13 @@ fn a_file_copied_in_place_is_swapped_in_under_load() {
 /// Waits until the rules `to` are loaded, and sends an event that brings them into force.
 fn send_until_swapped(scene: &Scene, service: &Service, from: &[u8], to: &[u8]) {
     let (from, to) = (Digest::new(from), Digest::new(to));
-    service.until_logged(&["new guest loaded", &format!("from={from}"), &format!("to={to}")]);
+    service.until_logged(&[
+        "new guest loaded",
+        &format!("from_component={from}"),
+        &format!(" component={to}"),
+    ]);
     scene.stream.add(&Event::new().data());
-    service.until_logged(&["guest swapped", &format!("to={to}")]);
+    service.until_logged(&["rules swapped", &format!(" component={to}")]);
 }
 
 /// Kubernetes mounts `guest.wasm -> ..data/guest.wasm`, `..data -> ..2026_01`, and
@@ -201,7 +205,7 @@ fn a_component_that_cannot_be_used_is_refused_and_the_old_one_goes_on() {
         scene.until_stored(count); // by the default rules
     }
     service.until_logged(&["sluicegate:test/secrets"]);
-    assert!(!service.log().contains("guest swapped"));
+    assert!(!service.log().contains("rules swapped"));
 
     replace_by_rename(&file, guests::STRICT);
     send_until_swapped(&scene, &service, guests::DEFAULT, guests::STRICT);
@@ -252,7 +256,7 @@ fn a_folder_that_never_rests_holds_up_no_swap() {
             }
         });
         replace_by_rename(&file, guests::STRICT);
-        service.until_logged(&["new guest loaded", &format!("to={}", Digest::new(guests::STRICT))]);
+        service.until_logged(&["new guest loaded", &format!(" component={}", Digest::new(guests::STRICT))]);
         ended.store(true, Ordering::Relaxed);
     });
     service.stop();

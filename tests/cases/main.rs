@@ -33,6 +33,7 @@ mod portable;
 mod redis_7_0;
 mod refused_rows;
 mod replay;
+mod rules;
 mod schedules;
 mod settings;
 mod shared_connections;

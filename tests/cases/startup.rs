@@ -283,7 +283,10 @@ fn credentials_that_were_good_may_be_so_again() {
 fn tables_of_the_service_that_were_dropped_are_made_again() {
     let scene = Scene::new();
     scene.start().stop();
-    scene.database.execute("DROP TABLE dead_letters, commits, replay_outbox, rules_in_force, decided");
+    scene.database.execute(
+        "DROP TABLE dead_letters, commits, replay_outbox, rules_in_force, decided,
+         rules_versions, rules_components, rules_deployments, rules_replicas",
+    );
     let service = scene.start();
     scene.stream.add_all(&[Event::new().data(), fields([("data", "bad")])]);
     scene.until_stored(1);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-pub use sluicegate::guests::DEFAULT;
+pub use sluicegate::rules::DEFAULT;
 pub use sluicegate_demo::STRICT;
 
 use crate::events::{Event, Fields, fields};

@@ -54,5 +54,5 @@ pub use soak::Soak;
 pub use stage::{GRANTS, STATEMENTS, Stage, event_of, purchase_of};
 pub use stream::Stream;
 pub use tenants::{Tenants, until_running};
-pub use tool::{Told, counted, second_line, told};
+pub use tool::{Told, counted, rules, second_line, told};
 pub use wait::{block_on, until, until_within};

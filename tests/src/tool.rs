@@ -1,4 +1,4 @@
-//! Runs `sluicegate dead-letters`, as an operator does.
+//! Runs the program's commands, as an operator does.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Child;
@@ -13,8 +13,18 @@ pub struct Told {
     pub err: String,
 }
 
+/// Runs `sluicegate dead-letters`.
 pub fn told(launch: Launch, arguments: &[&str]) -> Told {
-    let arguments: Vec<&str> = [&["dead-letters"], arguments].concat();
+    run(launch, "dead-letters", arguments)
+}
+
+/// Runs `sluicegate rules`.
+pub fn rules(launch: Launch, arguments: &[&str]) -> Told {
+    run(launch, "rules", arguments)
+}
+
+fn run(launch: Launch, command: &str, arguments: &[&str]) -> Told {
+    let arguments: Vec<&str> = [&[command], arguments].concat();
     let output = launch.tool(&arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Told { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }

@@ -221,8 +221,8 @@ mod tests {
     use super::*;
     use sluicegate::batch::{Entry, EntryId, Outcome, Vec1};
     use sluicegate::config::{Config, Tenant, Time};
-    use sluicegate::guests;
     use sluicegate::judge::judge;
+    use sluicegate::rules;
     use sluicegate::sandbox::SandboxEngine;
 
     fn samples(seed: u64, count: i64) -> Vec<Sample> {
@@ -291,7 +291,7 @@ mod tests {
                 .into_iter()
                 .map(|judged| judged.outcome)
         };
-        for (outcome, Sample { expected, .. }) in outcomes(guests::DEFAULT).zip(&samples) {
+        for (outcome, Sample { expected, .. }) in outcomes(rules::DEFAULT).zip(&samples) {
             match expected {
                 Expected::Row(event, _) => assert_stored(&outcome, event),
                 Expected::DeadLetter(refusal) => assert_refused(&outcome, refusal),

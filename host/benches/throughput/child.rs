@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use sluicegate::batch::{Digest, Entry, EntryId, Judged, TextEntry, UncheckedEvent, Verdict, Violation};
+use sluicegate::batch::{
+    Digest, Entry, EntryId, Judged, TextEntry, UncheckedEvent, Verdict, Version, Violation,
+};
 use sluicegate::capabilities::{HostContext, Lost};
 use sluicegate::config::Config;
 use sluicegate::judge::{Answer, Rules, judge};
@@ -28,8 +30,8 @@ pub(crate) const EVENTS: &str = "BENCH_EVENTS";
 struct Native;
 
 impl Rules for Native {
-    fn digest(&self) -> Digest {
-        Digest::new(b"native")
+    fn version(&self) -> Version {
+        Version::of_component(Digest::new(b"native"))
     }
 
     fn time_limit(&self) -> Duration {

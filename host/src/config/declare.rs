@@ -189,7 +189,7 @@ macro_rules! settings {
     )*) => {
         $(
             $(#[$meta])*
-            #[derive(Clone, Debug, Serialize, Deserialize)]
+            #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
             #[serde(default)]
             pub struct $struct {
                 $( $(#[$attribute])* #[doc = $meaning] pub $name: $type, )*

@@ -82,7 +82,7 @@ impl Walls {
 }
 
 /// A value that must not be printed: a URL with a password in it.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 /// Where a server's URL comes from: the settings, or a file that may change during the run.
@@ -248,6 +248,20 @@ impl Config {
         };
         no_entries_in_common(&config.tenants)?;
         Ok(config)
+    }
+
+    /// Returns the settings of the service, without those of tenants, that are others in `other`.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let listed = |config: &Self| match serde_json::to_value(config) {
+            Ok(serde_json::Value::Object(listed)) => listed,
+            _ => serde_json::Map::new(), // a setting that does not become JSON is none of these
+        };
+        let (ours, theirs) = (listed(self), listed(other));
+        let names = ours.keys().filter(|name| ours.get(*name) != theirs.get(*name));
+        let mut names: Vec<String> = names.map(|name| name.to_uppercase()).collect();
+        names.extend((self.redis_url != other.redis_url).then(|| "REDIS_URL".to_owned()));
+        names.extend((self.postgres_url != other.postgres_url).then(|| "POSTGRES_URL".to_owned()));
+        names
     }
 
     /// Returns `REDIS_URL`, which has no default, or `REDIS_URL_FILE`.

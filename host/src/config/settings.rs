@@ -37,7 +37,7 @@ settings! {
         consumer_name: String = "consumer-1".to_owned();
             "unique for each replica of the group, the same after a restart"
         guest_code: Size = Size::gib(1), Size::mib(16)..=Size::gib(1_024);
-            "native code and memory images of all tenants' guests together, half of it for one of several tenants; a guest of 16 MiB always has room"
+            "native code and memory images of all tenants' guests together, half of it for one of several tenants, and a quarter for versions to go back to; a guest of 16 MiB always has room"
         guest_idle: Time = Time::secs(60), Time::millis(100)..=Time::secs(86_400);
             "the process of a guest that nobody has called for so long is ended; a new one is there within milliseconds"
         guest_walls: Walls = Walls::Required;
@@ -84,7 +84,7 @@ settings! {
         commits_in_flight: usize = 3, 1..=64;
             "batches that may commit at the same time, one connection each"
         guest: Option<PathBuf> = None;
-            "a component file with the rules, watched for changes; unset: the default rules inside the program"
+            "a component file with the rules, watched for changes; unset: what `sluicegate rules deploy` deployed last, and before that the default rules inside the program"
         guest_settings: BTreeMap<String, String> = BTreeMap::new();
             "what the guest reads by `wasi:config`: in the file a table `[guest_settings]`, in the environment `{name = \"value\"}`; text only, 64 KiB in all"
         guest_time_limit: Time = Time::secs(1), Time::millis(10)..=Time::secs(60);

@@ -5,9 +5,27 @@ use std::fmt;
 use std::time::Duration;
 
 use figment::Figment;
+use figment::providers::Serialized;
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, Statement, Tenant, over};
+use super::{Error, Problem, Statement, Tenant, over};
+
+/// The settings that bound a guest and decide about entries: what loads a component, and what is logged, does not.
+const GUEST_LIMITS: [&str; 13] = [
+    "guest_time_limit",
+    "guest_fuel",
+    "guest_memory",
+    "guest_stack",
+    "guest_table_elements",
+    "guest_instances",
+    "guest_handles",
+    "guest_output",
+    "guest_rows",
+    "guest_string",
+    "guest_json_depth",
+    "max_event_age",
+    "max_event_ahead",
+];
 
 impl Tenant {
     /// Returns the defaults of a tenant that has a table of its own in the file.
@@ -32,6 +50,29 @@ impl Tenant {
         tenant.grants.check(statements, &tenant.stream_name)?;
         tenant.statements = tenant.grants.granted(statements);
         Ok(tenant)
+    }
+
+    /// Returns the limits of the guest that decide about entries, by the names of their settings.
+    pub fn guest_limits(&self) -> BTreeMap<String, serde_json::Value> {
+        // A setting that does not become JSON is none of these.
+        let Ok(serde_json::Value::Object(all)) = serde_json::to_value(self) else { return BTreeMap::new() };
+        all.into_iter().filter(|(name, _)| GUEST_LIMITS.contains(&name.as_str())).collect()
+    }
+
+    /// Returns the tenant with these limits, by the names of their settings. A name that is no limit has no effect.
+    pub fn with_guest_limits(&self, limits: &BTreeMap<String, serde_json::Value>) -> Result<Self, Error> {
+        let named = |problem| Error { tenant: Some(self.name.clone()), problem };
+        let limits: BTreeMap<_, _> =
+            limits.iter().filter(|(name, _)| GUEST_LIMITS.contains(&name.as_str())).collect();
+        let layer = Figment::from(Serialized::defaults(limits));
+        let limited: Self = over(self, &layer).map_err(named)?;
+        limited.check_each().map_err(named)?;
+        Ok(Self {
+            name: self.name.clone(),
+            grants: self.grants.clone(),
+            statements: self.statements.clone(),
+            ..limited
+        })
     }
 
     /// Returns `ROW_RETRY`, or less if others would take the entry over before that.

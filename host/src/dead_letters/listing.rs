@@ -104,7 +104,8 @@ pub(super) fn show(letter: &Letter, out: &mut dyn Write) -> io::Result<()> {
         ("stream", letter.stream.clone()),
         ("entry", letter.entry_id.clone()),
         ("deliveries", letter.deliveries.to_string()),
-        ("rules", letter.component.clone()),
+        ("component", letter.component.clone()),
+        ("version", letter.version.clone().unwrap_or_else(|| "unknown".to_owned())),
         ("recorded", second(letter.recorded_at)),
         ("replayed", replayed),
     ] {
@@ -161,6 +162,7 @@ pub(super) fn as_json(letter: &Letter) -> String {
         "violations": letter.violations,
         "deliveries": letter.deliveries,
         "component": letter.component,
+        "version": letter.version,
         "recorded_at": second(letter.recorded_at),
         "replay_outcome": letter.replay_outcome,
         "replayed_at": letter.replayed_at.map(second),

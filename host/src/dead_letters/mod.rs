@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 
 use crate::config::Config;
 use crate::store::{self, Database, DeadLetterStore, Filter};
-use crate::{guests, outbox, stream};
+use crate::{outbox, rules, stream};
 use progress::ProgressMeter;
 
 /// Letters deleted in one transaction.
@@ -108,7 +108,7 @@ pub struct Which {
     /// From this stream
     #[arg(long)]
     stream: Option<String>,
-    /// Judged by this version of the rules: the first digits of its component's digest, as `list` and the log show it
+    /// Judged by this version of the rules: the first digits of its digest or its component's, as `show` and the log have it
     #[arg(long, value_name = "DIGEST", value_parser = digits)]
     guest: Option<String>,
     /// Older than this: 30s, 15m, 12h, 7d
@@ -130,7 +130,7 @@ pub enum Error {
     Store(#[from] store::Error),
     /// The rules to replay with.
     #[error(transparent)]
-    Guest(#[from] guests::Error),
+    Rules(#[from] rules::Error),
     /// Redis, or its URL, which is needed only for rules that publish.
     #[error(transparent)]
     Stream(#[from] stream::Error),

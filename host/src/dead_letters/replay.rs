@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use super::progress::ProgressMeter;
 use super::{Error, Which};
-use crate::batch::Digest;
+use crate::batch::Version;
 use crate::config::{Config, Tenant};
-use crate::guests::{Folders, RulesLoader};
 use crate::judge::Rules;
 use crate::outbox;
+use crate::rules::{self, Manifest};
 use crate::sandbox::SandboxEngine;
 use crate::store::{Database, DeadLetterStore, Filter, Replay, ReplayPage, Scope, Store};
 use crate::stream::{self, Redis, Stream};
-use crate::text::{first_digits, printable};
+use crate::text::printable;
 
 /// Letters replayed in one transaction, at most.
 const MAX_PART: usize = 500;
@@ -72,17 +72,9 @@ pub(super) async fn replay(
             continue;
         }
         store.prepare().await?;
-        let guests = RulesLoader::load(
-            engine.tenant_sandbox(tenant).map_err(Error::Sandbox)?,
-            &Folders::default(),
-            tenant.guest.as_deref(),
-            None,
-        )?;
-        let rules = guests.in_force().borrow().clone();
-        let from =
-            tenant.guest.as_deref().map_or("inside the program".into(), |file| file.display().to_string());
-        writeln!(progress, "tenant {}: judged by the rules {} ({from})", tenant.name, rules.digest())?;
-        match difference(dead_letters, tenant, rules.digest()).await? {
+        let (rules, manifest, from) = rules::load_for_replay(&engine, tenant, database, force).await?;
+        writeln!(progress, "tenant {}: judged by the rules {} ({from})", tenant.name, rules.version())?;
+        match difference(database, tenant, rules.version(), &manifest).await? {
             Some(differs) if !force => {
                 return Err(Error::OtherRules { tenant: tenant.name.clone(), differs });
             }
@@ -109,24 +101,38 @@ pub(super) async fn replay(
     Ok(replayed)
 }
 
-/// How these rules differ from those that the service has in force.
+/// How these rules differ from those that the service is to have in force.
 async fn difference(
-    dead_letters: &DeadLetterStore,
+    database: &Database,
     tenant: &Tenant,
-    component: Digest,
+    version: Version,
+    manifest: &Manifest,
 ) -> Result<Option<String>, Error> {
-    let Some(in_force) = dead_letters.rules_in_force(&tenant.name).await? else {
+    let wanted = database.wanted(&tenant.name, true).await?;
+    let Some(stored) = &wanted.version else {
         return Ok(Some("the service has never told which rules are in force".to_owned()));
     };
-    let (consumer, since) = (printable(&in_force.consumer), in_force.since.format("%FT%TZ"));
-    if in_force.component != component.as_bytes() {
-        let digits = first_digits(&in_force.component);
+    let by = printable(&wanted.author);
+    let since = wanted.since.map(|since| since.format("%FT%TZ").to_string()).unwrap_or_default();
+    if stored.version.component != version.component {
+        let (found, in_force) = (version.component, stored.version.component);
         return Ok(Some(format!(
-            "found the component {component}, wanted {digits}, which {consumer} has in force since {since}"
+            "found the component {found}, wanted {in_force}, which {by} has put into force at {since}"
         )));
     }
-    Ok((!in_force.has_settings_of(tenant)).then(|| {
-        format!("found other guest settings, grants or statements, or another table, than {consumer} has in force since {since}")
+    let is_alike = Manifest::parse(&stored.manifest, stored.version.digest)
+        .is_ok_and(|in_force| in_force.judges_like(manifest));
+    if !is_alike {
+        return Ok(Some(format!(
+            "found other guest settings, grants or statements than {by} has put into force at {since}"
+        )));
+    }
+    let replicas = database.replicas(&tenant.name).await?;
+    let table = tenant.events_table.to_string();
+    let newest = replicas.iter().min_by(|one, other| one.silent_s.total_cmp(&other.silent_s));
+    Ok(newest.filter(|replica| replica.events_table != table).map(|replica| {
+        let (consumer, found) = (printable(&replica.consumer), printable(&replica.events_table));
+        format!("found the table {table}, wanted {found}, to which {consumer} writes")
     }))
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::task::JoinError;
 use tracing::Span;
 
-use crate::batch::{Breaches, Digest, Entry, Judged, Outcome, Reason, TextEntry, Verdict, Violation};
+use crate::batch::{Breaches, Entry, Judged, Outcome, Reason, TextEntry, Verdict, Version, Violation};
 use crate::batch_budget;
 use crate::capabilities::{Effects, HostContext, Lost, Transaction, TransactionRequests};
 use crate::text::printable;
@@ -29,7 +29,7 @@ const MAX_LIMITS_PER_BATCH: u32 = 3 * LIMITS_PER_BATCH;
 /// A version of the rules: a component in its sandbox; in the benchmark, also
 /// the same rules as native code.
 pub trait Rules: Send + Sync {
-    fn digest(&self) -> Digest;
+    fn version(&self) -> Version;
 
     /// How long a call may take.
     fn time_limit(&self) -> Duration;
@@ -252,11 +252,14 @@ pub fn judge(
 
     let BatchRun { outcomes, breaches, too_many_at_once, .. } = run;
     let restarts = std::mem::take(&mut context.restarts);
-    let digest = rules.digest();
+    let version = rules.version();
     let mut outcomes = outcomes.into_iter();
     let outcomes = settled.into_iter().map_while(|outcome| outcome.or_else(|| outcomes.next()));
-    let entries =
-        entries.into_iter().zip(outcomes).map(|(entry, outcome)| Judged { entry, outcome, digest }).collect();
+    let entries = entries
+        .into_iter()
+        .zip(outcomes)
+        .map(|(entry, outcome)| Judged { entry, outcome, version })
+        .collect();
     Ok(Judgement { entries, breaches, too_many_at_once, restarts })
 }
 
@@ -315,7 +318,7 @@ impl<'a> BatchRun<'a> {
             Err(Fault::Lost(lost)) => return Err(lost),
             Err(fault) => {
                 let entries = batch.len();
-                tracing::debug!(entries, guest = %self.rules.digest(), reason = fault.reason().as_str(), "guest failed; splitting the batch");
+                tracing::debug!(entries, version = %self.rules.version(), reason = fault.reason().as_str(), "guest failed; splitting the batch");
                 self.was_split = true;
                 let (left, right) = batch.split_at(entries / 2);
                 let timed_out = self.breaches.of(Reason::TimedOut);

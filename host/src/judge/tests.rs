@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::batch::{EntryId, UncheckedEvent, Vec1};
+use crate::batch::{Digest, EntryId, UncheckedEvent, Vec1};
 use crate::sandbox::Limits;
 use parking_lot::Mutex;
 
@@ -27,8 +27,8 @@ fn value(entry: &TextEntry<'_>) -> String {
 struct Faulty<F>(F);
 
 impl<F: Fn(&[TextEntry<'_>]) -> Option<Fault> + Send + Sync> Rules for Faulty<F> {
-    fn digest(&self) -> Digest {
-        Digest::new(b"")
+    fn version(&self) -> Version {
+        Version::of_component(Digest::new(b""))
     }
 
     fn time_limit(&self) -> Duration {
@@ -66,8 +66,8 @@ fn slow_for(entries: usize) -> impl Rules {
 struct Slow(Mutex<Vec<(usize, Duration)>>);
 
 impl Rules for Slow {
-    fn digest(&self) -> Digest {
-        Digest::new(b"")
+    fn version(&self) -> Version {
+        Version::of_component(Digest::new(b""))
     }
 
     fn time_limit(&self) -> Duration {
@@ -158,8 +158,8 @@ fn a_batch_of_loops_takes_a_bounded_time() {
 struct Overstaying(Mutex<usize>);
 
 impl Rules for Overstaying {
-    fn digest(&self) -> Digest {
-        Digest::new(b"")
+    fn version(&self) -> Version {
+        Version::of_component(Digest::new(b""))
     }
 
     fn time_limit(&self) -> Duration {
@@ -213,8 +213,8 @@ fn slow_limit() -> Duration {
 struct Large;
 
 impl Rules for Large {
-    fn digest(&self) -> Digest {
-        Digest::new(b"")
+    fn version(&self) -> Version {
+        Version::of_component(Digest::new(b""))
     }
 
     fn time_limit(&self) -> Duration {

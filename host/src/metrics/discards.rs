@@ -61,11 +61,15 @@ impl fmt::Display for Discards {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Digest, Entry, EntryId};
+    use crate::batch::{Digest, Entry, EntryId, Version};
 
     fn discarded(reason: &str) -> Judged {
         let entry = Entry { id: EntryId::ZERO, fields: None, deliveries: 1 };
-        Judged { entry, outcome: Outcome::Discard(reason.to_owned()), digest: Digest::new(b"") }
+        Judged {
+            entry,
+            outcome: Outcome::Discard(reason.to_owned()),
+            version: Version::of_component(Digest::new(b"")),
+        }
     }
 
     #[test]

@@ -45,6 +45,8 @@ struct Totals {
     started: bool,
     /// Whether the pipeline has failed and waits to be started again.
     failed: bool,
+    /// Whether somebody wants that nothing is read.
+    paused: bool,
     waiting: Waiting,
 }
 
@@ -65,6 +67,7 @@ impl Totals {
     fn state(&self) -> &'static str {
         match (self.waiting.redis, self.waiting.postgres) {
             _ if self.failed => "failed",
+            (false, false) if self.paused => "paused",
             (false, false) if self.started => "running",
             (false, false) => "starting",
             (true, false) => "waiting for redis",
@@ -99,6 +102,11 @@ impl Counters {
     pub fn started(&self) {
         let mut totals = self.totals();
         (totals.started, totals.failed) = (true, false);
+    }
+
+    /// Notes that somebody wants that nothing is read, or that it goes on.
+    pub fn paused(&self, is_paused: bool) {
+        self.totals().paused = is_paused;
     }
 
     /// Notes that the pipeline has ended. What was in flight will be delivered again.

@@ -38,7 +38,7 @@ mod tests {
     use chrono::{DateTime, TimeDelta};
 
     use super::*;
-    use crate::batch::{Digest, Entry, EntryId, Event, Outcome, Vec1};
+    use crate::batch::{Digest, Entry, EntryId, Event, Outcome, Vec1, Version};
 
     fn of_weeks(weeks: std::ops::Range<i64>) -> Vec<Judged> {
         let judged = |week| Judged {
@@ -50,7 +50,7 @@ mod tests {
                 user_id: String::new(),
                 properties: None,
             })),
-            digest: Digest::new(b""),
+            version: Version::of_component(Digest::new(b"")),
         };
         weeks.map(judged).collect()
     }

@@ -26,7 +26,7 @@ pub(super) async fn judge_all(
     mut batches: mpsc::Receiver<ReadBatch>,
     to_write: mpsc::Sender<JudgedBatch>,
 ) -> Result<(), Error> {
-    let mut last = in_force.borrow_and_update().digest();
+    let mut last = in_force.borrow_and_update().version();
     // Rules that make much of little take one processor from the others, not a second one to write it,
     // and the disks bit by bit.
     let heavy_permits = Arc::new(Semaphore::new(1));
@@ -35,9 +35,14 @@ pub(super) async fn judge_all(
         in_flight.keep_heavy_permit(heavy_permit);
         // After the wait: those of before it may not be in force any more.
         let rules = Arc::clone(&in_force.borrow_and_update());
-        if rules.digest() != last {
-            tracing::info!(from = %last, to = %rules.digest(), "guest swapped");
-            last = rules.digest();
+        let version = rules.version();
+        if version.digest != last.digest {
+            tracing::info!(
+                from = %last, to = %version,
+                from_component = %last.component, component = %version.component,
+                "rules swapped"
+            );
+            last = version;
         }
         let part = match rules.wants_transaction() {
             true => Work::Open(entries, rules),

@@ -71,6 +71,8 @@ pub enum Error {
 pub struct Pipeline {
     pub reader: Reader,
     pub rules: RulesInForce,
+    /// Whether somebody wants that nothing is read.
+    pub is_paused: watch::Receiver<bool>,
     pub store: Store,
     /// The greatest ID that is known to have been decided.
     pub last_decided: Option<EntryId>,
@@ -134,6 +136,7 @@ impl Pipeline {
             counters: Arc::clone(&counters),
             to_judge,
             to_acknowledge: to_acknowledge.clone(),
+            is_paused: self.is_paused,
             shutdown: shutdown.clone(),
         };
         stages.spawn(reading.run().in_current_span());

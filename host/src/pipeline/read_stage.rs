@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
@@ -33,6 +33,8 @@ pub(super) struct ReadStage {
     pub(super) to_judge: mpsc::Sender<ReadBatch>,
     /// Takes what was committed before.
     pub(super) to_acknowledge: mpsc::Sender<CommittedBatch>,
+    /// Whether somebody wants that nothing is read.
+    pub(super) is_paused: watch::Receiver<bool>,
     pub(super) shutdown: CancellationToken,
 }
 
@@ -46,6 +48,10 @@ impl ReadStage {
             .telling(self.counters.waiting_for(Dependency::Redis))
             .until(&self.shutdown);
         while let Some(slot) = self.slots.take(self.reader.quiet(), &self.shutdown).await {
+            self.until_resumed().await;
+            if self.shutdown.is_cancelled() {
+                break;
+            }
             let read = match self.read(slot).await {
                 Err(Error::Stream(error)) => Err(error),
                 read => Ok(read?),
@@ -59,6 +65,26 @@ impl ReadStage {
             }
         }
         Ok(())
+    }
+
+    /// Waits for as long as somebody wants that nothing is read, or until the shutdown.
+    async fn until_resumed(&mut self) {
+        if !*self.is_paused.borrow_and_update() {
+            return;
+        }
+        self.counters.paused(true);
+        let is_paused = &mut self.is_paused;
+        let resumed = async {
+            // Who could resume may be gone; then nothing is read until the shutdown.
+            if is_paused.wait_for(|is_paused| !is_paused).await.is_err() {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            () = resumed => {}
+            () = self.shutdown.cancelled() => {}
+        }
+        self.counters.paused(false);
     }
 
     /// Reads into this slot, and passes on what nobody has decided yet.

@@ -1,6 +1,6 @@
 //! Compiles components and makes guests of them, and holds what the guests of all tenants share.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{self, Write as _};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -24,6 +24,8 @@ use crate::config::{Config, Grants, Tenant, TenantName, Walls};
 /// Says how many calls of all tenants may run at the same time for each processor: one that hangs until its time limit
 /// must not hold up the others.
 const CALLS_PER_PROCESSOR: usize = 4;
+/// Says which part of `GUEST_CODE` may keep components ready that are not in force.
+const READY_SHARE: u64 = 4;
 /// Bounds the number of calls at the same time, for machines with one processor and for those with very many.
 const CALLS: RangeInclusive<u32> = 8..=64;
 
@@ -36,6 +38,10 @@ struct EngineInner {
     compilers: Compilers,
     compiled: Mutex<HashMap<(Code, Digest), Arc<CachedComponent>>>,
     code_room: Arc<CodeRoom>,
+    /// Components that were loaded lately, the last one at the end: to go back to one compiles nothing.
+    ready: Mutex<VecDeque<Arc<Compiled>>>,
+    /// Bounds the bytes of native code that are kept ready.
+    ready_bytes: u64,
     cache: Option<Cache>,
     workers: Workers,
 }
@@ -84,6 +90,8 @@ impl SandboxEngine {
             compilers: Compilers::new(program.clone(), processors),
             compiled: Mutex::default(),
             code_room: Arc::new(CodeRoom::new(config.guest_code.0, tenants)),
+            ready: Mutex::default(),
+            ready_bytes: config.guest_code.0 / READY_SHARE,
             cache: config.guest_cache.as_deref().map(|folder| Cache::new(folder, tenants)),
             workers: Workers::new(program, config.guest_idle.0, accepts_missing_walls)?,
         })))
@@ -110,6 +118,20 @@ impl SandboxEngine {
     /// Blocks until a guest may be called.
     pub(super) fn call_permit(&self) -> Option<SemaphorePermit<'_>> {
         acquire_blocking(&self.0.calls)
+    }
+
+    /// Keeps a component ready, and forgets those that were loaded longest ago where there is no room for all.
+    fn keep_ready(&self, compiled: &Arc<Compiled>) {
+        let mut ready = self.0.ready.lock();
+        ready.retain(|other| !Arc::ptr_eq(other, compiled));
+        ready.push_back(Arc::clone(compiled));
+        let bytes = |ready: &VecDeque<Arc<Compiled>>| ready.iter().map(|ready| ready.code.bytes).sum::<u64>();
+        while bytes(&ready) > self.0.ready_bytes && ready.pop_front().is_some() {}
+    }
+
+    /// Forgets what is kept ready, and returns whether that was anything: others need the room.
+    fn forget_ready(&self) -> bool {
+        !std::mem::take(&mut *self.0.ready.lock()).is_empty()
     }
 
     fn cached_component(&self, code: Code, digest: Digest) -> Arc<CachedComponent> {
@@ -147,8 +169,19 @@ impl Sandbox {
     /// The component is read only if no other guest has it compiled, and not before its turn has come. This takes
     /// seconds for a language runtime, so it is not for a thread that has batches to serve.
     pub fn load(&self, source: Source<'_>) -> Result<Guest, LoadError> {
-        let compiled = self.compiled(source.digest, || self.cached_or_compiled(source))?;
-        match self.guest(Arc::clone(&compiled), source.digest) {
+        let compile = || self.compiled(source.digest, || self.cached_or_compiled(source));
+        let compiled = match compile() {
+            Err(LoadError::NoRoom { .. }) if self.shared.forget_ready() => compile(),
+            compiled => compiled,
+        };
+        let compiled = compiled?;
+        let guest = self.load_compiled(source, &compiled)?;
+        self.shared.keep_ready(&guest.compiled);
+        Ok(guest)
+    }
+
+    fn load_compiled(&self, source: Source<'_>, compiled: &Arc<Compiled>) -> Result<Guest, LoadError> {
+        match self.guest(Arc::clone(compiled), source.digest) {
             Err(LoadError::Compile(error)) if compiled.is_cached => {
                 tracing::warn!(%error, "a compiled guest in the cache cannot be used; compiling anew");
                 let cached = self.shared.cached_component(Code::from_limits(&self.limits), source.digest);

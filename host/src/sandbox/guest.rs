@@ -12,7 +12,7 @@ use super::engine::{Compiled, SandboxEngine};
 use super::print_log::PrintLog;
 use super::process::{Worker, WorkerPlace, wall_limit};
 use super::{Limits, LoadError};
-use crate::batch::{Digest, TextEntry};
+use crate::batch::{Digest, TextEntry, Version};
 use crate::capabilities::{HostContext, Lost};
 use crate::config::{Grants, TenantName};
 use crate::judge::{Answer, Fault, Rules};
@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Holds a version of the rules: a component that was compiled and checked.
 pub struct Guest {
     tenant: TenantName,
-    digest: Digest,
+    version: Version,
     load: Load,
     grants: Arc<Grants>,
     log: PrintLog,
@@ -40,7 +40,7 @@ pub struct Guest {
     imports_capabilities: bool,
     shared: SandboxEngine,
     /// For as long as this guest lives, other tenants find the component compiled.
-    compiled: Arc<Compiled>,
+    pub(super) compiled: Arc<Compiled>,
     worker: Arc<WorkerPlace>,
     /// Counts the workers that died since a call was last answered.
     deaths: Mutex<u32>,
@@ -67,7 +67,7 @@ impl Guest {
         *place.lock() = Some(worker);
         Ok(Self {
             tenant,
-            digest,
+            version: Version::of_component(digest),
             load,
             grants,
             log: PrintLog::new(digest),
@@ -79,10 +79,21 @@ impl Guest {
         })
     }
 
+    /// Gives the guest the name of the version that it is part of.
+    pub fn with_version(self, version: Version) -> Self {
+        Self { version, ..self }
+    }
+
+    /// Returns whether it imports a capability of the world `pipeline`.
+    pub fn imports_capabilities(&self) -> bool {
+        self.imports_capabilities
+    }
+
     /// Returns a new worker that can be called. Waits for as long as none can be started: no entry is to blame for
     /// that.
     fn start_worker(&self) -> Worker {
-        let mut retry = Retry::new(format!("no process for the guest {}; trying again", self.digest));
+        let mut retry =
+            Retry::new(format!("no process for the guest {}; trying again", self.version.component));
         loop {
             match self.shared.workers().start(&self.tenant, &self.compiled.code, &self.load) {
                 Ok((worker, _)) => return worker,
@@ -192,8 +203,8 @@ impl Death {
 }
 
 impl Rules for Guest {
-    fn digest(&self) -> Digest {
-        self.digest
+    fn version(&self) -> Version {
+        self.version
     }
 
     fn time_limit(&self) -> Duration {
@@ -235,7 +246,7 @@ impl Rules for Guest {
                 Err(death) => death,
             };
             self.count_death(context);
-            tracing::debug!(guest = %self.digest, entries = batch.len(), fault = %death.fault, "the guest's process ended");
+            tracing::debug!(guest = %self.version.component, entries = batch.len(), fault = %death.fault, "the guest's process ended");
             // Somebody else may have ended the worker. A batch is tried again in halves by the caller. It is tried
             // again here after silence, or if it is one entry that did not use up its time.
             tries += 1;

@@ -82,10 +82,10 @@ pub(super) fn names_but(name: &str, expression: &str) -> String {
     listed(|_, column| if column.name == name { expression } else { column.name }.to_owned())
 }
 
-/// Returns a query that makes rows of the parameters of [`bind`].
-pub(super) fn rows_sent() -> String {
+/// Returns a query that makes rows of the parameters of [`bind`], each with `more` at its end.
+pub(super) fn rows_sent(more: &str) -> String {
     format!(
-        "SELECT {} FROM UNNEST({}) AS event ({})",
+        "SELECT {}{more} FROM UNNEST({}) AS event ({})",
         listed(|_, column| format!("{}::{}", column.name, column.sql_type)),
         listed(|number, column| format!("${number}::{}[]", column.sent_as)),
         names()

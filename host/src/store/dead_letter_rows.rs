@@ -4,17 +4,18 @@ use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 
 use super::{Error, Store};
-use crate::batch::{Entry, Judged, Outcome, Reason, Violation};
+use crate::batch::{Entry, Judged, Outcome, Reason, Version, Violation};
 
 /// An array of arrays cannot be unnested by one level, so each letter's fields are a slice of one
 /// long array.
 const INSERT_LETTERS: &str =
-    "INSERT INTO dead_letters (stream, entry_id, fingerprint, reason, violations, fields, component, deliveries, tenant)
+    "INSERT INTO dead_letters (stream, entry_id, fingerprint, reason, violations, fields, component, version, deliveries, tenant)
      SELECT $1, entry_id, fingerprint, reason, violations::jsonb,
             CASE WHEN first_field IS NOT NULL THEN ($2::bytea[])[first_field:last_field] END, component,
-            deliveries, $11
-     FROM UNNEST($3::text[], $4::bytea[], $5::text[], $6::text[], $7::int[], $8::int[], $9::bytea[], $10::bigint[])
-          AS letter (entry_id, fingerprint, reason, violations, first_field, last_field, component,
+            version, deliveries, $12
+     FROM UNNEST($3::text[], $4::bytea[], $5::text[], $6::text[], $7::int[], $8::int[], $9::bytea[], $10::bytea[],
+                 $11::bigint[])
+          AS letter (entry_id, fingerprint, reason, violations, first_field, last_field, component, version,
                      deliveries)
      ON CONFLICT DO NOTHING";
 
@@ -30,15 +31,16 @@ pub(super) struct Letters<'a> {
     first_fields: Vec<Option<i32>>,
     last_fields: Vec<Option<i32>>,
     components: Vec<&'a [u8]>,
+    versions: Vec<&'a [u8]>,
     deliveries: Vec<i64>,
 }
 
 impl<'a> Letters<'a> {
     pub(super) fn from_batch(batch: &'a [Judged]) -> Result<Self, Error> {
         let mut letters = Self::default();
-        for Judged { entry, outcome, digest } in batch {
+        for Judged { entry, outcome, version } in batch {
             if let Outcome::DeadLetter(reason, violations) = outcome {
-                letters.push(entry, *reason, violations, digest.as_bytes())?;
+                letters.push(entry, *reason, violations, version)?;
             }
         }
         Ok(letters)
@@ -49,7 +51,7 @@ impl<'a> Letters<'a> {
         entry: &'a Entry,
         reason: Reason,
         violations: &[Violation],
-        component: &'a [u8],
+        version: &'a Version,
     ) -> Result<(), Error> {
         let position = |length: usize| i32::try_from(length).map_err(|_| Error::TooManyFields);
         let mut fingerprint = Sha256::new();
@@ -69,7 +71,8 @@ impl<'a> Letters<'a> {
         self.fingerprints.push(fingerprint.finalize().to_vec());
         self.reasons.push(reason.as_str());
         self.violations.push(serde_json::to_string(violations).map_err(Error::Violations)?);
-        self.components.push(component);
+        self.components.push(version.component.as_bytes());
+        self.versions.push(version.digest.as_bytes());
         self.deliveries.push(i64::try_from(entry.deliveries).unwrap_or(i64::MAX));
         Ok(())
     }
@@ -89,6 +92,7 @@ impl<'a> Letters<'a> {
             .bind(&self.first_fields)
             .bind(&self.last_fields)
             .bind(&self.components)
+            .bind(&self.versions)
             .bind(&self.deliveries)
             .bind(store.tenant.as_str())
             .execute(connection)

@@ -19,7 +19,7 @@ pub struct Filter {
     pub code: Option<String>,
     pub tenant: Option<String>,
     pub stream: Option<String>,
-    /// The first hexadecimal digits of the component that judged the letter.
+    /// The first hexadecimal digits of the version or the component that judged the letter.
     pub guest: Option<String>,
     pub before: Option<DateTime<Utc>>,
     /// The letter was recorded at this time or later.
@@ -42,8 +42,10 @@ pub struct Letter {
     pub fields: Option<Vec<Vec<u8>>>,
     /// How often the entry had been delivered.
     pub deliveries: i64,
-    /// The version of the rules, by its first digits.
+    /// The component that judged it, by the first digits of its digest.
     pub component: String,
+    /// The version of the rules, by its first digits, if the letter is not older than versions are.
+    pub version: Option<String>,
     pub recorded_at: DateTime<Utc>,
     /// What became of the letter in its last replay.
     pub replay_outcome: Option<String>,
@@ -63,7 +65,7 @@ pub struct Cause {
     pub path: Option<String>,
     /// A name for what is wrong there.
     pub code: Option<String>,
-    /// The version of the rules, by its first digits.
+    /// The component that judged them, by the first digits of its digest.
     pub component: String,
     /// When the first of them was recorded.
     pub first: DateTime<Utc>,
@@ -104,7 +106,7 @@ pub struct Scope {
 /// Selects the columns of a [`Letter`].
 const LETTERS: &str =
     "SELECT id, tenant, stream, entry_id, reason, violations::text AS violations, fields, deliveries,
-    component, recorded_at, replay_outcome, replayed_at FROM dead_letters";
+    component, version, recorded_at, replay_outcome, replayed_at FROM dead_letters";
 
 /// Selects a row for each tenant, stream, reason, violation and component. Foreign texts are cut.
 const CAUSES: &str =
@@ -219,7 +221,8 @@ impl Filter {
             query.push_bind(code.clone()).push("::text))");
         }
         if let Some(guest) = guest {
-            query.push(" AND starts_with(encode(component, 'hex'), ").push_bind(guest.clone()).push(")");
+            query.push(" AND (starts_with(encode(component, 'hex'), ").push_bind(guest.clone());
+            query.push(") OR starts_with(encode(version, 'hex'), ").push_bind(guest.clone()).push("))");
         }
         if let Some(before) = before {
             query.push(" AND recorded_at < ").push_bind(*before);
@@ -274,6 +277,7 @@ impl Letter {
             fields: row.try_get("fields")?,
             deliveries: row.try_get("deliveries")?,
             component: first_digits(&row.try_get::<Vec<u8>, _>("component")?),
+            version: row.try_get::<Option<Vec<u8>>, _>("version")?.map(|version| first_digits(&version)),
             recorded_at: time(row.try_get("recorded_at")?)?,
             replay_outcome: row.try_get("replay_outcome")?,
             replayed_at: row.try_get::<Option<_>, _>("replayed_at")?.map(time).transpose()?,

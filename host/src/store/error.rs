@@ -84,6 +84,9 @@ pub enum Error {
     /// A row of the outbox cannot be read or written.
     #[error("the table replay_outbox holds a row that is not ours: {0}; delete it")]
     Outbox(postcard::Error),
+    /// A row of the tables of rules cannot be read.
+    #[error("a table of rules holds {0}, which is not ours; delete the row, and deploy again")]
+    RulesTable(&'static str),
     /// The batch is more than one transaction may have.
     #[error(
         "the batch is more than one transaction is to have, in bytes or in weeks, each of which may be a chunk"

@@ -56,6 +56,11 @@ impl Database {
         self.migrator.shared.get_or_try_init(|| self.prepare_now()).await.copied()
     }
 
+    /// Returns whether the shared tables are there.
+    pub fn is_prepared(&self) -> bool {
+        self.migrator.shared.initialized()
+    }
+
     async fn prepare_now(&self) -> Result<(), Error> {
         let (mut connection, session) = self.session().await?;
         let version = self.watched(session, self.make_extension(&mut connection)).await?;
@@ -198,12 +203,16 @@ impl Store {
 }
 
 /// The tables that all tenants share, each with the migrations that give it its present form.
-pub(super) const OWN_TABLES: [(&str, &[i64]); 5] = [
-    ("dead_letters", &[2, 4, 9]),
+pub(super) const OWN_TABLES: [(&str, &[i64]); 9] = [
+    ("dead_letters", &[2, 4, 9, 10]),
     ("commits", &[3, 6]),
     ("replay_outbox", &[5]),
     ("rules_in_force", &[7]),
     ("decided", &[8]),
+    ("rules_components", &[10]),
+    ("rules_versions", &[10]),
+    ("rules_deployments", &[10]),
+    ("rules_replicas", &[10]),
 ];
 
 /// Makes tables again that somebody has dropped.

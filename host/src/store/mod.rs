@@ -7,7 +7,8 @@
 //! - `session`: a transaction that a guest may use
 //! - `dead_letter_store`, `replay_page`: dead letters as an operator handles them
 //! - `timestamp`: reads times, of which PostgreSQL has more than chrono
-//! - `in_force`: records which rules each replica judges by
+//! - `deployments`: components, versions and what is wanted of them; what each replica has in force
+//! - `listener`: hears of deployments
 //! - `replay_outbox`: keeps what a replay has published and not sent yet
 //!
 //! A batch takes a connection from the pool. After an error the connection is closed, unless only a
@@ -18,8 +19,9 @@ mod columns;
 mod commit_log;
 mod dead_letter_rows;
 mod dead_letter_store;
+mod deployments;
 mod error;
-mod in_force;
+mod listener;
 mod migrator;
 mod others;
 mod pool;
@@ -45,8 +47,11 @@ use uuid::Uuid;
 
 pub use commit_log::{BatchRecord, CommitLog, Number, StaleRun};
 pub use dead_letter_store::{Cause, DeadLetterStore, Filter, Letter, Scope};
+pub use deployments::{
+    Action, Deployment, NewVersion, Replica, Report, Request, SILENT_AFTER_S, StoredVersion, Wanted,
+};
 pub use error::{Error, Remedy};
-pub use in_force::KnownRules;
+pub use listener::Listener;
 pub use others::Others;
 pub use replay_outbox::Due;
 pub use replay_page::{Replay, ReplayPage};
@@ -144,11 +149,15 @@ pub struct DatabaseInner {
     address: String,
     /// The name of this replica in the consumer groups.
     consumer: String,
+    /// Tells this run of the service from others of the same name.
+    instance: Uuid,
     allow_plain_table: bool,
     pool: Pool,
     /// The number of connections that one tenant may have.
     tenant_permits: usize,
     migrator: Migrator,
+    /// Lets one component at a time be stored.
+    storing: tokio::sync::Mutex<()>,
     /// Lets one tenant at a time delete what nobody needs any more.
     housekeeping: Semaphore,
 }
@@ -173,10 +182,12 @@ impl Database {
             url,
             options: Mutex::new(options),
             consumer: config.consumer_name.clone(),
+            instance: Uuid::new_v4(),
             allow_plain_table: config.allow_plain_table,
             pool: Pool::new(connections),
             tenant_permits: if config.tenants.len() > 1 { connections.div_ceil(2) } else { connections },
             migrator: Migrator::new(),
+            storing: tokio::sync::Mutex::default(),
             housekeeping: Semaphore::new(1),
         })))
     }
@@ -200,6 +211,11 @@ impl Database {
         &self.address
     }
 
+    /// Returns the name of this replica.
+    pub fn consumer(&self) -> &str {
+        &self.consumer
+    }
+
     /// Returns what one run of a tenant's pipeline writes to.
     pub fn store(&self, tenant: &Tenant) -> Store {
         Store {
@@ -207,7 +223,8 @@ impl Database {
             tenant: tenant.name.clone(),
             stream: tenant.stream_name.clone(),
             group: tenant.consumer_group.clone(),
-            inserts: Inserts::new(&tenant.events_table),
+            inserts: [false, true].map(|has_version| Inserts::new(&tenant.events_table, has_version)),
+            has_version_column: Arc::default(),
             statements: Arc::new(tenant.statements.clone()),
             tenant_permits: Arc::new(Semaphore::new(self.tenant_permits)),
             table: tenant.events_table.clone(),
@@ -254,7 +271,9 @@ pub struct Store {
     table: TableName,
     /// Whether a trigger of the table can drop rows, as far as it is known.
     drops_rows: Arc<AtomicBool>,
-    inserts: Inserts,
+    /// Those for a table without and with a column for the version.
+    inserts: [Inserts; 2],
+    has_version_column: Arc<AtomicBool>,
     /// The statements that the guest is granted.
     statements: Statements,
     /// Permits for the connections that the tenant may have at the same time.

@@ -14,7 +14,7 @@ use super::pool::Purpose;
 use super::rows::{Keys, Rows, take_new};
 use super::session::{self, Session};
 use super::{Error, Remedy, Store, replay_outbox, within_timeout};
-use crate::batch::{Digest, Entry, Judged, Outcome, Reason};
+use crate::batch::{Entry, Judged, Outcome, Reason, Version};
 use crate::capabilities::{HostContext, Lost, Publication};
 use crate::failpoint::failpoint;
 use crate::judge::{self, Rules, max_pause};
@@ -54,7 +54,7 @@ struct Answer {
 }
 
 const MARK: &str =
-    "UPDATE dead_letters SET replay_outcome = outcome, replay_component = $3, replayed_at = now()
+    "UPDATE dead_letters SET replay_outcome = outcome, replay_component = $3, replay_version = $4, replayed_at = now()
      FROM UNNEST($1::bigint[], $2::text[]) AS replayed (letter, outcome) WHERE id = letter";
 
 impl DeadLetterStore {
@@ -111,7 +111,7 @@ impl DeadLetterStore {
         match (part.trial, judged.first()) {
             (false, Some(first)) => {
                 let marks =
-                    Marks { ids: letters.iter().map(|letter| letter.id).collect(), marks, by: first.digest };
+                    Marks { ids: letters.iter().map(|letter| letter.id).collect(), marks, by: first.version };
                 self.commit(session, part.store, marks, publications).await?;
             }
             _ => {
@@ -216,12 +216,16 @@ fn outcomes(judged: &[Judged], mut new: Option<Keys>) -> (BTreeMap<String, u64>,
 struct Marks {
     ids: Vec<i64>,
     marks: Vec<&'static str>,
-    by: Digest,
+    by: Version,
 }
 
 impl Marks {
     async fn write(&self, connection: &mut PgConnection) -> Result<(), Error> {
-        let mark = sqlx::query(MARK).bind(&self.ids).bind(&self.marks).bind(self.by.as_bytes());
+        let mark = sqlx::query(MARK)
+            .bind(&self.ids)
+            .bind(&self.marks)
+            .bind(self.by.component.as_bytes())
+            .bind(self.by.digest.as_bytes());
         mark.execute(connection).await?;
         Ok(())
     }

@@ -16,6 +16,9 @@ use crate::batch::{Event, Judged, Outcome, Reason, Tally, Vec1};
 use crate::batch_budget;
 use crate::config::TableName;
 
+/// The column that names the version of the rules that made a row, if the table has it.
+pub(super) const VERSION: &str = "rules_version";
+
 /// The statements that write a tenant's table.
 ///
 /// Each takes any number of rows: an array of values is one parameter. So it is prepared once, and is
@@ -30,10 +33,10 @@ pub(super) struct Inserts {
     missing: Arc<str>,
 }
 
-/// Records the batch in the same statement.
-fn recorded() -> String {
+/// Records the batch in the same statement. Its parameters come after so many others.
+fn recorded(parameters: usize) -> String {
     let [run, place, number, stream, group, first, last, entries]: [usize; 8] =
-        std::array::from_fn(|i| columns::PARAMETERS + 1 + i);
+        std::array::from_fn(|i| parameters + 1 + i);
     format!(
         "WITH recorded AS (
              INSERT INTO decided (run, number, stream, consumer_group, first, last, entries)
@@ -46,12 +49,19 @@ fn recorded() -> String {
 }
 
 impl Inserts {
-    pub(super) fn new(table: &TableName) -> Self {
-        let (table, recorded) = (table.quoted(), recorded());
+    /// Makes the statements for a table, which may have a column for the version of the rules.
+    pub(super) fn new(table: &TableName, has_version: bool) -> Self {
+        let table = table.quoted();
+        let version = columns::PARAMETERS + 1;
+        let (parameters, column, value) = match has_version {
+            true => (version, format!(", {VERSION}"), format!(", ${version}::int")),
+            false => (columns::PARAMETERS, String::new(), String::new()),
+        };
+        let recorded = recorded(parameters);
         let insert = format!(
-            "INSERT INTO {table} ({}) {} ON CONFLICT ({}) DO NOTHING",
+            "INSERT INTO {table} ({}{column}) {} ON CONFLICT ({}) DO NOTHING",
             columns::names(),
-            columns::rows_sent(),
+            columns::rows_sent(&value),
             columns::KEY
         );
         Self {
@@ -142,6 +152,8 @@ pub(super) struct Rows<'a> {
     events: Vec<&'a Event>,
     /// Whether each entry has exactly one row.
     one_each: bool,
+    /// The number of the version that judged the batch.
+    version: Option<i32>,
 }
 
 impl<'a> Rows<'a> {
@@ -154,7 +166,7 @@ impl<'a> Rows<'a> {
         let mut events: Vec<&Event> = stored.flat_map(Vec1::as_slice).collect();
         // The sort is stable: of rows with one key, the first in the order of the stream is stored.
         events.sort_by_key(|event| event.key());
-        Self { events, one_each }
+        Self { events, one_each, version: batch.first().and_then(|judged| judged.version.number) }
     }
 
     /// Splits off portions, until no more is left than one statement should have. It gives none if
@@ -170,7 +182,11 @@ impl<'a> Rows<'a> {
             (rows, bytes) = (rows + 1, bytes + event.bytes());
             let is_full = rows > batch_budget::ROWS_AT_ONCE || bytes > batch_budget::BYTES_AT_ONCE;
             if is_full && !self.events.is_empty() {
-                portions.push(Self { events: std::mem::take(&mut self.events), one_each: false });
+                portions.push(Self {
+                    events: std::mem::take(&mut self.events),
+                    one_each: false,
+                    version: self.version,
+                });
                 (rows, bytes) = (1, event.bytes());
             }
             self.events.push(event);
@@ -185,9 +201,10 @@ impl<'a> Rows<'a> {
         recorded: &Recorded,
         connection: &mut PgConnection,
     ) -> Result<NewRows, Error> {
-        let statement = if self.one_each { &store.inserts.insert } else { &store.inserts.insert_returning };
+        let inserts = store.inserts();
+        let statement = if self.one_each { &inserts.insert } else { &inserts.insert_returning };
         let query = self
-            .bound(statement)
+            .bound(statement, store)
             .bind(store.run)
             .bind(recorded.slot)
             .bind(recorded.number)
@@ -214,7 +231,7 @@ impl<'a> Rows<'a> {
         if new_rows >= self.events.len() || !store.table_can_drop_rows(&mut *connection).await? {
             return Ok(());
         }
-        let missing: i64 = sqlx::query_scalar(AssertSqlSafe(Arc::clone(&store.inserts.missing)))
+        let missing: i64 = sqlx::query_scalar(AssertSqlSafe(Arc::clone(&store.inserts().missing)))
             .bind(self.events.iter().map(|event| event.time).collect::<Vec<_>>())
             .bind(self.events.iter().map(|event| event.event_id).collect::<Vec<_>>())
             .fetch_one(connection)
@@ -231,13 +248,14 @@ impl<'a> Rows<'a> {
         store: &Store,
         connection: &mut PgConnection,
     ) -> Result<Keys, Error> {
-        let statement = self.bound(&store.inserts.insert_unrecorded_returning);
+        let statement = self.bound(&store.inserts().insert_unrecorded_returning, store);
         let new = keys(&statement.fetch_all(&mut *connection).await?)?;
         self.check_for_dropped(store, new.len(), connection).await?;
         Ok(new)
     }
 
-    fn bound<'q>(&self, statement: &Arc<str>) -> Statement<'q> {
-        columns::bind(sqlx::query(AssertSqlSafe(Arc::clone(statement))), &self.events)
+    fn bound<'q>(&self, statement: &Arc<str>, store: &Store) -> Statement<'q> {
+        let bound = columns::bind(sqlx::query(AssertSqlSafe(Arc::clone(statement))), &self.events);
+        if store.has_version_column() { bound.bind(self.version) } else { bound }
     }
 }

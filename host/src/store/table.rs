@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::error::is_denied;
 use super::migrator::{OWN_TABLES, is_there};
+use super::rows::{Inserts, VERSION};
 use super::{Error, Store, columns};
 use crate::config::TableName;
 
@@ -15,6 +16,7 @@ impl Store {
     pub(super) async fn prepare_table(&self, connection: &mut PgConnection) -> Result<(), Error> {
         let table = &self.table;
         self.table_can_drop_rows(connection).await?;
+        self.look_for_version_column(connection).await?;
         let is_there = match form(connection, table).await? {
             // The check comes before anything is made of the table: it may be somebody else's.
             Some(found) => check(table, found).map(|()| true)?,
@@ -58,6 +60,31 @@ impl Store {
         .await?;
         self.drops_rows.store(found, Ordering::Relaxed);
         Ok(found)
+    }
+
+    /// Looks whether the table has a column for the version of the rules, which the operator may have added.
+    async fn look_for_version_column(&self, connection: &mut PgConnection) -> Result<(), Error> {
+        let found: bool = sqlx::query_scalar(
+            "SELECT EXISTS (
+                 SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = $2 AND NOT attisdropped
+                     AND attgenerated = '' AND format_type(atttypid, NULL) IN ('integer', 'bigint'))",
+        )
+        .bind(self.table.quoted())
+        .bind(VERSION)
+        .fetch_one(connection)
+        .await?;
+        self.has_version_column.store(found, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn has_version_column(&self) -> bool {
+        self.has_version_column.load(Ordering::Relaxed)
+    }
+
+    /// Returns the statements that write the table.
+    pub(super) fn inserts(&self) -> &Inserts {
+        let [without, with] = &self.inserts;
+        if self.has_version_column() { with } else { without }
     }
 
     /// Returns what was remembered last.

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch as channel;
-use tokio_util::sync::CancellationToken;
 
 use super::file::{self, Stamp};
-use super::{MAX_CHANGES, Refused, RulesLoader, load_version};
-use crate::batch::Digest;
+use super::load::{load_version, read_file};
+use super::{Loaded, MAX_CHANGES, RecordError, Refused, RulesLoader, author, record};
+use crate::batch::{Digest, Version};
 use crate::judge::Rules as _;
-use crate::sandbox::{Guest, LoadError};
+use crate::retry::Retry;
+use crate::sandbox::LoadError;
+use crate::store::{Action, Request};
 
 /// How long the folder must be quiet before the file is looked at: copying a file makes several changes.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -32,7 +34,7 @@ struct Seen {
     /// When it was read last and was at rest.
     stamp: Option<Stamp>,
     /// The version that was refused last.
-    refused: Option<Refused>,
+    refused: Option<Refused<Stamp>>,
     /// Since when nobody has seen it.
     gone_since: Option<Instant>,
     /// Whether it was told that the file is gone.
@@ -54,22 +56,24 @@ enum Look {
     Unreadable(std::io::Error),
     /// It holds the version in force.
     InForce(Stamp),
-    Loaded(Stamp, Box<Guest>),
+    Loaded(Stamp, Box<Loaded>),
     Refused(Stamp, Digest, LoadError),
 }
 
 impl RulesLoader {
-    /// Watches the file and puts each new version into force, until `shutdown`.
+    /// Watches the file and puts each new version into force, until the shutdown.
     ///
     /// A version that is refused is logged once with the reason, and the old
     /// one goes on. Compiling happens on a thread of its own.
-    pub async fn watch(self: Arc<Self>, folders: Arc<Folders>, shutdown: CancellationToken) {
-        let Some(file) = self.file.clone() else { return shutdown.cancelled().await };
+    pub async fn watch(self: Arc<Self>, refused: Option<Refused<Stamp>>) {
+        let shutdown = self.shutdown.clone();
+        let Some(file) = self.tenant.guest.clone() else { return shutdown.cancelled().await };
+        let folders = Arc::clone(&self.sources.folders);
         let mut changed = folders.subscribe(&file).unwrap_or_else(|error| {
             tracing::warn!(%error, "the guest's folder cannot be watched; looking every {POLL:?} instead");
             channel::channel(()).1
         });
-        let mut seen = Seen::default();
+        let mut seen = Seen { refused, ..Seen::default() };
         let mut again = POLL;
         while !shutdown.is_cancelled() {
             tokio::select! {
@@ -84,7 +88,7 @@ impl RulesLoader {
     /// Looks at the file, and swaps if it holds another version than the one in force. Returns when to look again, if
     /// nothing happens before.
     async fn look(self: &Arc<Self>, file: &Path, folders: &Arc<Folders>, seen: &mut Seen) -> Duration {
-        let in_force = self.digest();
+        let in_force = self.version();
         let (loader, path, folders) = (Arc::clone(self), file.to_owned(), Arc::clone(folders));
         let (stamp, refused, pending) = (seen.stamp.clone(), seen.refused.clone(), seen.pending.take());
         let span = tracing::Span::current();
@@ -112,12 +116,15 @@ impl RulesLoader {
                     tracing::error!(file = %file.display(), %in_force, %error, "the guest cannot be read; the old one goes on");
                 }
             }
-            Look::InForce(stamp) => *seen = Seen { stamp: at_rest(stamp), ..Seen::default() },
-            Look::Loaded(stamp, guest) => {
-                let to = guest.digest();
-                self.put_in_force(*guest);
+            Look::InForce(stamp) => {
                 *seen = Seen { stamp: at_rest(stamp), ..Seen::default() };
-                tracing::info!(from = %in_force, %to, "new guest loaded; it takes effect with the next batch");
+                self.try_report(|report| report.refused = None).await;
+            }
+            Look::Loaded(stamp, guest) => {
+                // What was changed meanwhile is looked at again.
+                if self.enter(*guest, file).await {
+                    *seen = Seen { stamp: at_rest(stamp), ..Seen::default() };
+                }
             }
             Look::Refused(stamp, digest, error) => {
                 seen.unreadable = None;
@@ -129,16 +136,58 @@ impl RulesLoader {
                     return rest;
                 }
                 seen.changing_since = None;
-                let refused = Refused::new(stamp.clone(), error, seen.refused.as_ref());
+                let refused = Refused::new(stamp.clone(), &error, seen.refused.as_ref());
                 tracing::error!(
-                    guest = %digest, %in_force, error = %refused.reason,
-                    again_in_s = refused.stands_for().map(|delay| delay.as_secs()),
+                    guest = %digest, %in_force, error = refused.reason,
+                    again_in_s = refused.stands_for().as_secs(),
                     "new guest refused; the old one goes on"
                 );
+                self.tell_refused(digest, &refused.reason).await;
                 (seen.stamp, seen.refused) = (Some(stamp), Some(refused));
             }
         }
         POLL
+    }
+
+    /// Records what the file holds, and puts it into force. Returns `false` if that did not happen, because the file was
+    /// changed meanwhile or the shutdown came first.
+    async fn enter(&self, loaded: Loaded, file: &Path) -> bool {
+        let (from, to) = (self.version(), loaded.guest.version());
+        let read = || read_file(file, self.tenant.guest_component.bytes(), to.component);
+        let author = author(&self.sources.database);
+        let request = Request { tenant: &self.tenant.name, author: &author, message: "" };
+        let mut retry =
+            Retry::new("the new guest was not recorded; the old one goes on meanwhile; trying again");
+        let (version, deployment) = loop {
+            let recorded = record(&self.sources.database, &request, &loaded.made, Action::File, read).await;
+            let error = match recorded {
+                Ok(recorded) => break recorded,
+                Err(RecordError::Load(_)) => return false,
+                Err(RecordError::Store(error)) => error,
+            };
+            tokio::select! {
+                () = tokio::time::sleep(retry.failed(&error)) => {}
+                () = self.shutdown.cancelled() => return false,
+            }
+        };
+        self.put_in_force(loaded.guest.with_version(version));
+        tracing::info!(
+            %from, %to, from_component = %from.component, component = %to.component,
+            "new guest loaded; it takes effect with the next batch"
+        );
+        self.try_report(|report| (report.deployment, report.refused) = (deployment, None)).await;
+        true
+    }
+
+    /// Takes into the history that a component was refused, if the database is there.
+    async fn tell_refused(&self, component: Digest, reason: &str) {
+        let author = author(&self.sources.database);
+        let request = Request { tenant: &self.tenant.name, author: &author, message: reason };
+        let noted = self.sources.database.note_deployment(&request, Action::Refused, Some(component)).await;
+        if let Err(error) = noted {
+            tracing::warn!(%error, "the history of rules does not tell that a guest was refused");
+        }
+        self.try_report(|report| report.refused = Some(reason.to_owned())).await;
     }
 
     /// Reads the file only if it is another one than at the last look, and keeps it only if it is another version.
@@ -147,7 +196,7 @@ impl RulesLoader {
         file: &Path,
         folders: &Folders,
         stamp_before: Option<Stamp>,
-        refused: Option<Refused>,
+        refused: Option<Refused<Stamp>>,
         pending: Option<(Stamp, Digest, LoadError)>,
     ) -> Look {
         // Before the reading: what is written meanwhile is looked at the next time.
@@ -166,17 +215,23 @@ impl RulesLoader {
         if is_known {
             return Look::NoNews;
         }
-        let most = self.sandbox.limits().component_bytes;
+        let most = self.tenant.guest_component.bytes();
         let digest = match folders.one_at_a_time(|| file::digest(file, most)) {
             Ok(digest) => digest,
             Err(error) if error.kind() == ErrorKind::NotFound => return Look::Gone,
             Err(error) => return Look::Unreadable(error),
         };
-        if digest == self.digest() {
+        if digest == self.version().component {
             return Look::InForce(stamp);
         }
-        match load_version(&self.sandbox, file, digest, &stamp) {
-            Ok(guest) => Look::Loaded(stamp, Box::new(guest)),
+        let sandbox = match self.sources.engine.tenant_sandbox(&self.tenant) {
+            Ok(sandbox) => sandbox,
+            Err(error) => {
+                return Look::Refused(stamp, digest, LoadError::Compiler(format!("wasmtime: {error}")));
+            }
+        };
+        match load_version(&sandbox, &self.tenant, file, digest, &stamp) {
+            Ok(loaded) => Look::Loaded(stamp, Box::new(loaded)),
             Err(error) => Look::Refused(stamp, digest, error),
         }
     }
@@ -188,7 +243,7 @@ fn at_rest(stamp: Stamp) -> Option<Stamp> {
 }
 
 /// Tells once that the file is gone, if it is not only being replaced. Returns when to look again.
-fn tell_gone(file: &Path, in_force: Digest, seen: &mut Seen) -> Duration {
+fn tell_gone(file: &Path, in_force: Version, seen: &mut Seen) -> Duration {
     let since = *seen.gone_since.get_or_insert_with(Instant::now);
     let left = GONE.saturating_sub(since.elapsed());
     if left.is_zero() && !std::mem::replace(&mut seen.is_gone_told, true) {

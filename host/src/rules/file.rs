@@ -15,7 +15,7 @@ pub(super) const REST: Duration = Duration::from_secs(1);
 
 /// By what a file shows that it was written or replaced, without being read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub struct Stamp {
     device: u64,
     inode: u64,
     pub(super) bytes: u64,
@@ -26,7 +26,7 @@ pub(super) struct Stamp {
 
 impl Stamp {
     /// Follows links: Kubernetes replaces one on the way to the file.
-    pub(super) fn read(file: &Path) -> io::Result<Self> {
+    pub(crate) fn read(file: &Path) -> io::Result<Self> {
         Ok(Self::from(&std::fs::metadata(file)?))
     }
 
@@ -40,7 +40,7 @@ impl Stamp {
     }
 
     /// How much longer the file must stay as it is, until it is at rest.
-    pub(super) fn until_rest(&self) -> Duration {
+    pub(crate) fn until_rest(&self) -> Duration {
         REST.saturating_sub(self.age())
     }
 }

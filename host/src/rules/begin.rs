@@ -1,0 +1,281 @@
+//! Finds the version that a tenant begins with: that of its file, the one that was deployed last, the program's own, or,
+//! when that is refused, the last one that was in force.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, watch as channel};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use super::file::Stamp;
+use super::load::{load_again, load_default, load_file, load_stored, read_file};
+use super::{
+    DEFAULT, Error, Loaded, RecordError, Refusal, Refused, RulesLoader, Sources, Told, author, record,
+    settings_digest, stored_component,
+};
+use crate::batch::Digest;
+use crate::config::Tenant;
+use crate::judge::Rules as _;
+use crate::metrics::{Counters, Dependency};
+use crate::retry::Retry;
+use crate::sandbox::{Guest, LoadError};
+use crate::store::{self, Action, NewVersion, Report, Request, StoredVersion};
+
+/// How many versions of the history are tried when the last one is refused.
+const MAX_STEPS_BACK: usize = 5;
+/// How many deployments are looked through for them.
+const LOOKED_THROUGH: u32 = 100;
+
+/// How long a start waits until the database knows what is in force.
+const TELLING: Duration = Duration::from_secs(2);
+
+/// The first version, and what is known besides.
+struct First {
+    guest: Guest,
+    /// Why this is not what is wanted.
+    refused: Option<String>,
+}
+
+struct Beginning<'a> {
+    sources: &'a Sources,
+    tenant: &'a Tenant,
+    counters: &'a Arc<Counters>,
+}
+
+impl RulesLoader {
+    /// Loads the version to begin with, and records it. Waits for the database for as long as it is away. A file that is
+    /// refused is remembered in `refused`; then the version that was in force last goes on, if there is one.
+    pub async fn begin(
+        sources: Sources,
+        tenant: &Tenant,
+        refused: &mut Option<Refused<Stamp>>,
+        counters: &Arc<Counters>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Error> {
+        let beginning = Beginning { sources: &sources, tenant, counters };
+        let First { guest, refused: reason } = match &tenant.guest {
+            Some(file) => beginning.with_file(file, refused).await?,
+            None => beginning.with_deployments().await?,
+        };
+        let is_of_file = tenant.guest.is_some();
+        let wanted = beginning.ask(|| sources.database.wanted(&tenant.name, is_of_file)).await?;
+        let version = guest.version();
+        tracing::info!(
+            guest = %version.component,
+            %version,
+            file = tenant.guest.as_ref().map(|file| tracing::field::display(file.display())),
+            "guest loaded"
+        );
+        let loader = Self {
+            tenant: tenant.clone(),
+            in_force: channel::Sender::new(Arc::new(guest)),
+            is_paused: channel::Sender::new(wanted.is_paused),
+            told: Mutex::new(Told {
+                report: Report { deployment: 0, version: None, refused: None, is_paused: false },
+                is_known: false,
+            }),
+            shutdown,
+            sources: sources.clone(),
+        };
+        // It is told at once, so that a replay knows. `follow` tells it again, so a failure is not waited for.
+        let told = loader.try_report(|report| {
+            (report.deployment, report.is_paused, report.refused) =
+                (wanted.deployment, wanted.is_paused, reason);
+        });
+        let _ = tokio::time::timeout(TELLING, told).await;
+        Ok(loader)
+    }
+}
+
+impl Beginning<'_> {
+    /// Loads the file, and records what it holds.
+    async fn with_file(&self, file: &Path, refused: &mut Option<Refused<Stamp>>) -> Result<First, Error> {
+        let before = refused.take();
+        let (sources, tenant, path) = (self.sources.clone(), self.tenant.clone(), file.to_owned());
+        let load = move || load_file(&sources.engine, &tenant, &sources.folders, &path, before.as_ref());
+        let loaded = self.blocking(load).await?;
+        self.prepare().await?;
+        let error = match loaded {
+            Ok(loaded) => {
+                let component = loaded.guest.version().component;
+                let read = || read_file(file, self.tenant.guest_component.bytes(), component);
+                return self.record(loaded, Action::File, read).await;
+            }
+            Err(error) => error,
+        };
+        if let Error::Refused { version, .. } = &error {
+            *refused = Some(Refused::clone(version));
+        }
+        self.note_refused(&error.to_string()).await?;
+        let Some(guest) = self.go_back(None).await? else { return Err(error) };
+        tracing::error!(
+            %error, version = %guest.version(),
+            "the guest's file cannot be used; going on with the version that was in force last"
+        );
+        Ok(First { guest, refused: Some(error.to_string()) })
+    }
+
+    /// Loads what was deployed last, or the program's own rules before any deployment.
+    async fn with_deployments(&self) -> Result<First, Error> {
+        self.prepare().await?;
+        let (name, database) = (&self.tenant.name, &self.sources.database);
+        let wanted = self.ask(|| database.wanted(name, false)).await?;
+        let Some(stored) = wanted.version else {
+            return self.record_default().await;
+        };
+        let last = self.ask(|| database.wanted(name, true)).await?;
+        if last.deployment != wanted.deployment {
+            // GUEST was unset: the history is to say that its file does not rule any more.
+            self.deploy_again(&stored).await?;
+        }
+        // A newer program brings newer rules; an older one beside it does not bring back its own.
+        if wanted.action == Some(Action::Default) && stored.version.component != Digest::new(DEFAULT) {
+            let default = Digest::new(DEFAULT);
+            if !self.ask(|| database.has_version_of(name, default)).await? {
+                return self.record_default().await;
+            }
+        }
+        let last = self.ask(|| database.last_settings(name)).await?;
+        let settings = settings_digest(self.tenant);
+        if last.is_some_and(|last| last != settings.as_bytes()) {
+            let (sources, tenant, again) = (self.sources.clone(), self.tenant.clone(), stored.clone());
+            let load = move || load_again(&sources.engine, &tenant, &sources.database, &again);
+            match self.blocking(load).await? {
+                Ok(loaded) => return self.record(loaded, Action::Settings, stored_component).await,
+                Err(reason) => {
+                    self.note_refused(&reason.to_string()).await?;
+                    tracing::error!(
+                        error = %reason, version = %stored.version,
+                        "the rules are refused with the settings as they are now; going on with those of before"
+                    );
+                }
+            }
+        }
+        let reason = match self.load_stored(stored.clone()).await? {
+            Ok(guest) => return Ok(First { guest, refused: None }),
+            Err(reason) => reason,
+        };
+        let version = stored.version;
+        self.note_refused(&format!("version {version}: {reason}")).await?;
+        let Some(guest) = self.go_back(Some(version.digest)).await? else {
+            return Err(Error::Stored { version, reason });
+        };
+        tracing::error!(
+            error = %reason, wanted = %version, version = %guest.version(),
+            "the version that is wanted is refused; going on with one that was in force before"
+        );
+        Ok(First { guest, refused: Some(reason.to_string()) })
+    }
+
+    /// Wants a version of the database once more.
+    async fn deploy_again(&self, stored: &StoredVersion) -> Result<(), Error> {
+        let author = author(&self.sources.database);
+        let request = Request { tenant: &self.tenant.name, author: &author, message: "" };
+        let new = NewVersion {
+            digest: stored.version.digest,
+            component: stored.version.component,
+            manifest: &stored.manifest,
+            source: &stored.source,
+        };
+        self.ask(|| self.sources.database.deploy(&request, &new, Action::Settings)).await?;
+        Ok(())
+    }
+
+    async fn record_default(&self) -> Result<First, Error> {
+        let (sources, tenant) = (self.sources.clone(), self.tenant.clone());
+        let loaded = self.blocking(move || load_default(&sources.engine, &tenant)).await??;
+        self.record(loaded, Action::Default, || Ok(DEFAULT.to_vec())).await
+    }
+
+    /// Records what was loaded.
+    async fn record(
+        &self,
+        loaded: Loaded,
+        action: Action,
+        read: impl Fn() -> Result<Vec<u8>, LoadError>,
+    ) -> Result<First, Error> {
+        let author = author(&self.sources.database);
+        let request = Request { tenant: &self.tenant.name, author: &author, message: "" };
+        let mut retry = self.retry();
+        loop {
+            let recorded = record(&self.sources.database, &request, &loaded.made, action, &read).await;
+            match retry.after(recorded).await {
+                Ok(Some((version, _))) => {
+                    return Ok(First { guest: loaded.guest.with_version(version), refused: None });
+                }
+                Ok(None) => {}
+                Err(RecordError::Store(error)) => return Err(error.into()),
+                Err(RecordError::Load(reason)) => {
+                    return Err(Error::Stored { version: loaded.guest.version(), reason: reason.into() });
+                }
+            }
+        }
+    }
+
+    /// Takes into the history that the rules of the settings were refused.
+    async fn note_refused(&self, reason: &str) -> Result<(), Error> {
+        let author = author(&self.sources.database);
+        let request = Request { tenant: &self.tenant.name, author: &author, message: reason };
+        self.ask(|| self.sources.database.note_deployment(&request, Action::Refused, None)).await?;
+        Ok(())
+    }
+
+    /// Returns the last version that was in force, besides this one, and that loads.
+    async fn go_back(&self, besides: Option<Digest>) -> Result<Option<Guest>, Error> {
+        let (name, database) = (&self.tenant.name, &self.sources.database);
+        let history = self.ask(|| database.deployments(name, LOOKED_THROUGH)).await?;
+        let mut tried: Vec<Digest> = besides.into_iter().collect();
+        for version in history.iter().filter_map(|deployment| deployment.version) {
+            if tried.contains(&version) || tried.len() > MAX_STEPS_BACK {
+                continue;
+            }
+            tried.push(version);
+            let digits = version.to_hex();
+            let found = self.ask(|| database.versions_like(name, &digits)).await?;
+            let Some(stored) = found.into_iter().next() else { continue };
+            match self.load_stored(stored).await? {
+                Ok(guest) => return Ok(Some(guest)),
+                Err(error) => tracing::warn!(%version, %error, "this version cannot be gone back to"),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn load_stored(&self, stored: StoredVersion) -> Result<Result<Guest, Refusal>, Error> {
+        let (sources, tenant) = (self.sources.clone(), self.tenant.clone());
+        self.blocking(move || load_stored(&sources.engine, &tenant, &sources.database, &stored)).await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let span = tracing::Span::current();
+        Ok(spawn_blocking(move || span.in_scope(work)).await?)
+    }
+
+    async fn prepare(&self) -> Result<(), Error> {
+        self.ask(|| self.sources.database.prepare()).await
+    }
+
+    /// Asks the database until it answers, or until trying again cannot help.
+    async fn ask<T, F>(&self, ask: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, store::Error>>,
+    {
+        let mut retry = self.retry();
+        loop {
+            if let Some(answer) = retry.after(ask().await).await? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        let address = self.sources.database.address();
+        Retry::new(format!("waiting for postgres at {address}"))
+            .telling(self.counters.waiting_for(Dependency::Postgres))
+    }
+}

@@ -1,0 +1,285 @@
+//! `sluicegate rules`: deploys versions of the rules, shows where each replica is, and goes back.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::deploy::{self, Deployed, Operator, Status};
+use super::{file, listing};
+use crate::config::Config;
+use crate::sandbox::SandboxEngine;
+use crate::store::{self, Database};
+
+/// What the exit codes mean.
+pub const EXIT_CODES: &str = "Exit codes:
+  0  it is done; of `status` and with --wait: every replica has in force what is wanted
+  1  a server, the settings or the machine is at fault
+  2  the command line is wrong
+  3  it is refused: the component, the version, or the tenant
+  4  of `status` and with --wait: not every replica has in force what is wanted";
+
+/// What to do with the rules of a tenant.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Put a component into force on all replicas
+    Deploy {
+        /// A component file
+        file: PathBuf,
+        /// What the rules read by `wasi:config`; without any, the tenant's GUEST_SETTINGS
+        #[arg(long = "set", value_name = "NAME=VALUE", value_parser = pair)]
+        settings: Vec<(String, String)>,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Put an earlier version into force again, with the grants that the settings give now
+    Rollback {
+        /// The first digits of the version; without, the one before the present one
+        #[arg(value_name = "VERSION", value_parser = digits)]
+        version: Option<String>,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Show what is wanted, and what each replica has in force
+    Status {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// List versions, the newest first
+    List {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        limit: Limit,
+    },
+    /// Show a version: its settings, grants and limits
+    Show {
+        /// The first digits of the version
+        #[arg(value_name = "VERSION", value_parser = digits)]
+        version: String,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// List what happened, the newest first
+    History {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        limit: Limit,
+    },
+    /// Read no more entries, on all replicas; what was read is committed
+    Pause {
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Read again
+    Resume {
+        #[command(flatten)]
+        change: Change,
+    },
+}
+
+/// Whose rules, and how to show them.
+#[derive(Args, Clone, Debug)]
+pub struct Which {
+    /// The tenant; needed if there are several
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+    /// For programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Limit {
+    /// How many, at most
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: u32,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Change {
+    #[command(flatten)]
+    which: Which,
+    /// Why, for the history
+    #[arg(long, short, default_value = "", value_parser = text)]
+    message: String,
+    /// Who, for the history [default: the name of this user]
+    #[arg(long, value_name = "NAME", value_parser = text)]
+    by: Option<String>,
+    /// Wait until every replica has it in force, for so long at most; 30s without a value
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "30s", value_parser = humantime::parse_duration)]
+    wait: Option<Duration>,
+}
+
+/// Why the command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Settings(#[from] crate::config::Error),
+    #[error("postgres: {0}")]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Deploy(#[from] deploy::Error),
+    #[error("the file {file} cannot be read: {source}")]
+    Unreadable { file: PathBuf, source: io::Error },
+    #[error("wasmtime: {0}")]
+    Sandbox(wasmtime::Error),
+    #[error("writing the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl Error {
+    /// Returns the code that the program exits with.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Deploy(error) if error.is_refusal() => ExitCode::from(REFUSED),
+            Self::Unreadable { .. } => ExitCode::from(REFUSED),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// What was wanted is refused.
+const REFUSED: u8 = 3;
+/// Not every replica has in force what is wanted.
+const NOT_EVERYWHERE: u8 = 4;
+
+/// Carries out a command, and returns the code to exit with.
+pub async fn run(command: Command, config: &Config, out: &mut dyn Write) -> Result<ExitCode, Error> {
+    let database = Database::new(config)?;
+    database.prepare().await?;
+    let operator = |which: &Which, author: String, message: String| {
+        let tenant = deploy::tenant(config, which.tenant.as_deref())?;
+        Ok::<_, Error>(Operator { database: &database, tenant, author, message })
+    };
+    let looking = |which: &Which| operator(which, String::new(), String::new());
+    let changing = |change: &Change| {
+        operator(&change.which, change.by.clone().unwrap_or_else(user), change.message.clone())
+    };
+    let code = match command {
+        Command::Deploy { file, settings, change } => {
+            let operator = changing(&change)?;
+            let most = operator.tenant.guest_component.bytes();
+            let unreadable = |source| Error::Unreadable { file: file.clone(), source };
+            let bytes = file::read(&file, most).map_err(unreadable)?;
+            let settings = (!settings.is_empty()).then(|| settings.into_iter().collect::<BTreeMap<_, _>>());
+            let engine = SandboxEngine::new(config).map_err(Error::Sandbox)?;
+            let source = file.display().to_string();
+            let deployed = operator.deploy(&engine, bytes, source, settings).await?;
+            tell_deployed(&operator, &change, &deployed, out).await?
+        }
+        Command::Rollback { version, change } => {
+            let operator = changing(&change)?;
+            let deployed = operator.rollback(version.as_deref()).await?;
+            tell_deployed(&operator, &change, &deployed, out).await?
+        }
+        Command::Pause { change } => pause(&changing(&change)?, &change, true, out).await?,
+        Command::Resume { change } => pause(&changing(&change)?, &change, false, out).await?,
+        Command::Status { which } => {
+            let status = looking(&which)?.status().await?;
+            listing::status(&status, which.json, out)?;
+            code_of(&status)
+        }
+        Command::List { which, limit } => {
+            let operator = looking(&which)?;
+            let wanted = operator.status().await?.wanted;
+            listing::versions(&operator.versions(limit.limit).await?, &wanted, which.json, out)?;
+            ExitCode::SUCCESS
+        }
+        Command::Show { version, which } => {
+            listing::version(&looking(&which)?.version(&version).await?, which.json, out)?;
+            ExitCode::SUCCESS
+        }
+        Command::History { which, limit } => {
+            listing::history(&looking(&which)?.history(limit.limit).await?, which.json, out)?;
+            ExitCode::SUCCESS
+        }
+    };
+    out.flush()?;
+    Ok(code)
+}
+
+async fn tell_deployed(
+    operator: &Operator<'_>,
+    change: &Change,
+    deployed: &Deployed,
+    out: &mut dyn Write,
+) -> Result<ExitCode, Error> {
+    if !change.which.json {
+        let version = deployed.version;
+        match deployed.is_known {
+            true => {
+                writeln!(out, "version {version} is wanted already (deployment {})", deployed.deployment)?
+            }
+            false => writeln!(out, "version {version} is deployed (deployment {})", deployed.deployment)?,
+        }
+    }
+    wait(operator, change, Some(deployed), out).await
+}
+
+async fn pause(
+    operator: &Operator<'_>,
+    change: &Change,
+    is_to_pause: bool,
+    out: &mut dyn Write,
+) -> Result<ExitCode, Error> {
+    operator.pause(is_to_pause).await?;
+    if !change.which.json {
+        let said = if is_to_pause { "nothing more is to be read" } else { "entries are to be read" };
+        writeln!(out, "tenant {}: {said}", operator.tenant.name)?;
+    }
+    wait(operator, change, None, out).await
+}
+
+/// Waits if that is wanted, and tells where each replica is.
+async fn wait(
+    operator: &Operator<'_>,
+    change: &Change,
+    deployed: Option<&Deployed>,
+    out: &mut dyn Write,
+) -> Result<ExitCode, Error> {
+    let status = match change.wait {
+        Some(wait) => operator.wait(wait).await?,
+        None if change.which.json => operator.status().await?,
+        None => return Ok(ExitCode::SUCCESS),
+    };
+    listing::deployed(deployed, &status, change.which.json, out)?;
+    Ok(if change.wait.is_some() { code_of(&status) } else { ExitCode::SUCCESS })
+}
+
+fn code_of(status: &Status) -> ExitCode {
+    if status.is_everywhere() { ExitCode::SUCCESS } else { ExitCode::from(NOT_EVERYWHERE) }
+}
+
+/// Returns the name of the user who runs this.
+fn user() -> String {
+    let name = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    name.filter(|name| text(name).is_ok() && !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("found {text:?}, wanted NAME=VALUE")),
+    }
+}
+
+/// Reads what goes into the history.
+fn text(text: &str) -> Result<String, String> {
+    match text.len() <= 1_000 && !text.contains('\0') {
+        true => Ok(text.to_owned()),
+        false => Err("wanted 1000 bytes at most, none of them zero".to_owned()),
+    }
+}
+
+/// Reads the beginning of a digest.
+fn digits(text: &str) -> Result<String, String> {
+    match (4..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_hexdigit()) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err(format!("found {text:?}, wanted 4 to 64 hexadecimal digits, such as 0c77de41f19b")),
+    }
+}

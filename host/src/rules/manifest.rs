@@ -1,0 +1,177 @@
+//! What a version of the rules is: all that decides about an entry, in one canonical form.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::batch::Digest;
+use crate::config::{Grants, Statement, Tenant};
+
+/// The form of manifests that this program makes and reads.
+const FORMAT: u32 = 1;
+
+/// All that decides about an entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The SHA-256 of the component in hexadecimal digits.
+    pub component: String,
+    pub format: u32,
+    /// What the rules may do besides judging.
+    pub grants: Grants,
+    /// The limits by the names of their settings.
+    pub limits: BTreeMap<String, serde_json::Value>,
+    /// What the rules read by `wasi:config`.
+    pub settings: BTreeMap<String, String>,
+    /// The statements that are granted.
+    pub statements: BTreeMap<String, Statement>,
+    /// The world whose exports and imports the component has.
+    pub world: String,
+}
+
+/// Why a manifest of the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "its manifest cannot be read by this program: {0}; run the program that made it, or deploy its component again"
+    )]
+    Unreadable(#[from] serde_json::Error),
+    #[error(
+        "its manifest has the format {0}, wanted {FORMAT}; run the program that made it, or deploy its component again"
+    )]
+    Format(u32),
+    #[error("its manifest is not that of its digest: somebody has changed it in the table rules_versions")]
+    Changed,
+    #[error("its limits cannot be used: {0}")]
+    Limits(#[from] crate::config::Error),
+}
+
+impl Manifest {
+    /// Describes a component with the settings, grants and limits of this tenant.
+    pub fn new(component: Digest, imports_capabilities: bool, tenant: &Tenant) -> Self {
+        let world = if imports_capabilities { "pipeline" } else { "validator" };
+        Self {
+            component: component.to_hex(),
+            format: FORMAT,
+            grants: grants_of(tenant),
+            limits: tenant.guest_limits(),
+            settings: tenant.guest_settings.clone(),
+            statements: tenant.statements.clone(),
+            world: format!("sluicegate:guest/{world}@0.1.0"),
+        }
+    }
+
+    /// Reads a manifest of the database, which must be the one of this digest.
+    pub fn parse(text: &str, version: Digest) -> Result<Self, Error> {
+        if Digest::new(text.as_bytes()) != version {
+            return Err(Error::Changed);
+        }
+        #[derive(Deserialize)]
+        struct Any {
+            format: u32,
+        }
+        match serde_json::from_str::<Any>(text)?.format {
+            FORMAT => Ok(serde_json::from_str(text)?),
+            other => Err(Error::Format(other)),
+        }
+    }
+
+    /// Returns the canonical form: JSON without white space, with the names of each object in order.
+    pub fn canonical(&self) -> String {
+        // Maps with text as keys, text, numbers and flags always become JSON. A value keeps its names in order.
+        serde_json::to_value(self).map(|value| value.to_string()).unwrap_or_default()
+    }
+
+    /// Returns the SHA-256 of the canonical form, which names the version.
+    pub fn digest(&self) -> Digest {
+        Digest::new(self.canonical().as_bytes())
+    }
+
+    /// Returns the tenant with the settings, grants and limits of this version.
+    pub fn apply(&self, tenant: &Tenant) -> Result<Tenant, Error> {
+        let limited = tenant.with_guest_limits(&self.limits)?;
+        Ok(Tenant {
+            guest_settings: self.settings.clone(),
+            grants: self.grants.clone(),
+            statements: self.statements.clone(),
+            ..limited
+        })
+    }
+
+    /// Returns the same with the grants that the tenant has now.
+    pub fn with_grants_of(self, tenant: &Tenant) -> Self {
+        Self { grants: grants_of(tenant), statements: tenant.statements.clone(), ..self }
+    }
+
+    /// Returns whether both judge alike but for their limits. Raising one may be what a dead letter needs.
+    pub fn judges_like(&self, other: &Self) -> bool {
+        let without = |manifest: &Self| Self { limits: BTreeMap::new(), ..manifest.clone() };
+        without(self) == without(other)
+    }
+}
+
+/// Returns the tenant's grants. The order in which they were written down decides nothing.
+fn grants_of(tenant: &Tenant) -> Grants {
+    let mut grants = tenant.grants.clone();
+    grants.statements.sort_unstable();
+    grants.statements.dedup();
+    grants
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(tenant: &Tenant) -> Manifest {
+        Manifest::new(Digest::new(b""), false, tenant)
+    }
+
+    #[test]
+    fn whatever_decides_makes_another_version() {
+        let tenant = Tenant::default();
+        let set = |name: &str, value: &str| [(name.to_owned(), value.to_owned())].into();
+        let names =
+            |names: [&str; 2]| Grants { statements: names.map(str::to_owned).into(), ..Grants::default() };
+        let same = |other: &Tenant| manifest(&tenant).digest() == manifest(other).digest();
+        assert!(same(&Tenant { batch_size: 7, ..tenant.clone() }));
+        assert!(!same(&Tenant { guest_time_limit: crate::config::Time::millis(70), ..tenant.clone() }));
+        assert!(!same(&Tenant { guest_settings: set("key", "pepper"), ..tenant.clone() }));
+        assert!(!same(&Tenant { grants: Grants { stream: true, ..Grants::default() }, ..tenant.clone() }));
+        let granted = |order| manifest(&Tenant { grants: names(order), ..tenant.clone() }).digest();
+        assert_eq!(granted(["a", "b"]), granted(["b", "a"]));
+        assert_ne!(Manifest::new(Digest::new(b""), true, &tenant).digest(), manifest(&tenant).digest());
+    }
+
+    #[test]
+    fn a_manifest_comes_back_as_it_was_and_applies_what_it_says() {
+        let strict = Tenant {
+            guest_time_limit: crate::config::Time::millis(70),
+            guest_fuel: 5,
+            guest_settings: [("a".to_owned(), "b".to_owned())].into(),
+            ..Tenant::default()
+        };
+        let made = manifest(&strict);
+        let read = Manifest::parse(&made.canonical(), made.digest()).expect("what was written reads");
+        assert_eq!(read, made);
+        let applied = read.apply(&Tenant { batch_size: 7, ..Tenant::default() }).expect("they can be used");
+        assert_eq!((applied.batch_size, applied.guest_fuel), (7, 5), "only what the version says");
+        assert_eq!(manifest(&applied), made);
+    }
+
+    #[test]
+    fn a_manifest_that_was_changed_is_no_manifest() {
+        let made = manifest(&Tenant::default());
+        let text = made.canonical().replace("validator", "pipeline");
+        assert!(matches!(Manifest::parse(&text, made.digest()), Err(Error::Changed)));
+        let later = made.canonical().replace("\"format\":1", "\"format\":2");
+        let found = Manifest::parse(&later, Digest::new(later.as_bytes()));
+        assert!(matches!(found, Err(Error::Format(2))));
+    }
+
+    #[test]
+    fn the_canonical_form_has_its_names_in_order() {
+        let text = manifest(&Tenant::default()).canonical();
+        let grants = r#""format":1,"grants":{"metrics":false,"publish":{},"statements":[],"stream":false},"limits":{"guest_fuel":0,"#;
+        assert!(text.contains(grants) && !text.contains(' '), "{text}");
+    }
+}

@@ -1,0 +1,283 @@
+//! Versions of the rules: which one is in force, and how another comes into force.
+//!
+//! - `manifest`: what a version is
+//! - `load`: from components to guests
+//! - `begin`: the version that a start begins with
+//! - `file`: what can be known of a file without reading it
+//! - `watch`: notices that the component's file changed, and swaps
+//! - `feed`: hears of deployments, once for all tenants
+//! - `follow`: does what the last deployment wants
+//! - `deploy`: what an operator wants of versions
+//! - `view`: these as JSON
+//! - `command`, `listing`: `sluicegate rules`
+//!
+//! A tenant's rules have one source. Where `GUEST` names a file, the file rules: what it holds is
+//! recorded as a deployment. Elsewhere the last deployment rules, and before the first one the
+//! rules inside the program.
+
+mod begin;
+pub mod command;
+pub mod deploy;
+mod feed;
+mod file;
+mod follow;
+mod listing;
+mod load;
+mod manifest;
+pub mod view;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex, watch as channel};
+use tokio_util::sync::CancellationToken;
+
+pub use feed::Feed;
+pub use load::load_for_replay;
+pub use manifest::Manifest;
+pub use watch::Folders;
+
+use crate::batch::{Digest, Version};
+use crate::config::Tenant;
+use crate::judge::Rules;
+use crate::pipeline::RulesInForce;
+use crate::retry::Retryable;
+use crate::sandbox::{Guest, LoadError, SandboxEngine};
+use crate::store::{self, Action, Database, NewVersion, Report, Request};
+pub use file::Stamp;
+
+/// The default rules, inside the program so that it needs no other file.
+pub const DEFAULT: &[u8] = include_bytes!(env!("SLUICEGATE_GUEST_DEFAULT"));
+
+/// Why there are no rules to begin with.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file named by `GUEST`.
+    #[error("the guest {file} cannot be read: {source}")]
+    Unreadable {
+        file: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The default rules do not load: a defect of the program.
+    #[error("the default rules inside the program are refused: {0}")]
+    Defective(LoadError),
+    /// It is no component that can be used.
+    #[error("the guest {file} is refused: {}", version.reason)]
+    Refused {
+        file: PathBuf,
+        /// Which, and why.
+        version: Box<Refused<Stamp>>,
+    },
+    /// No version of the database can be used.
+    #[error("the version {version} is refused, and there is none before it to go on with: {reason}")]
+    Stored { version: Version, reason: Refusal },
+    #[error("postgres: {0}")]
+    Store(#[from] store::Error),
+    #[error("wasmtime: {0}")]
+    Sandbox(wasmtime::Error),
+    /// The service has a defect.
+    #[error("a task panicked: {0}")]
+    Panicked(#[from] tokio::task::JoinError),
+}
+
+/// Why a version of the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Manifest(#[from] manifest::Error),
+    #[error("wasmtime: {0}")]
+    Sandbox(wasmtime::Error),
+    /// The service has a defect.
+    #[error("loading it panicked: {0}")]
+    Panicked(tokio::task::JoinError),
+}
+
+impl Retryable for Refusal {
+    fn is_permanent(&self) -> bool {
+        match self {
+            Self::Load(error) => error.is_permanent(),
+            Self::Manifest(_) | Self::Sandbox(_) => true,
+            Self::Panicked(_) => false,
+        }
+    }
+}
+
+/// A version that was refused for a reason that may pass is tried again after so long, and after twice as long each time
+/// until [`MAX_RETRY`]. To compile is work, and a hostile component could keep the compiler busy.
+const MIN_RETRY: Duration = Duration::from_secs(60);
+/// See [`MIN_RETRY`]. What was refused for its own fault is tried again after so long: the kernel, the settings or the
+/// program may be others by then.
+const MAX_RETRY: Duration = Duration::from_secs(3_600);
+/// A file that changes for longer is not waited for any more.
+const MAX_CHANGES: Duration = Duration::from_secs(30);
+
+/// Something that cannot be used: a file as it was at a time, or a version.
+#[derive(Clone, Debug)]
+pub struct Refused<T> {
+    what: T,
+    reason: String,
+    is_permanent: bool,
+    since: Instant,
+    /// How often it was tried.
+    tries: u32,
+}
+
+impl<T: PartialEq> Refused<T> {
+    /// Notes a refusal, which stands for longer if the same was refused before.
+    fn new(what: T, reason: &impl Retryable, before: Option<&Self>) -> Self {
+        let tries = before.filter(|before| before.what == what).map_or(0, |before| before.tries) + 1;
+        let is_permanent = reason.is_permanent();
+        Self { what, reason: reason.to_string(), is_permanent, since: Instant::now(), tries }
+    }
+
+    /// Returns how long it stands.
+    fn stands_for(&self) -> Duration {
+        let delay = MIN_RETRY.saturating_mul(1 << (self.tries - 1).min(10));
+        if self.is_permanent { MAX_RETRY } else { delay.min(MAX_RETRY) }
+    }
+
+    /// Returns whether this need not be tried.
+    fn stands(&self, what: &T) -> bool {
+        self.what == *what && self.since.elapsed() < self.stands_for()
+    }
+}
+
+/// What the tenants' rules come from.
+#[derive(Clone)]
+pub struct Sources {
+    pub engine: SandboxEngine,
+    pub database: Database,
+    pub folders: Arc<Folders>,
+}
+
+/// The version in force of a tenant, and the means to replace it.
+pub struct RulesLoader {
+    sources: Sources,
+    tenant: Tenant,
+    in_force: channel::Sender<Arc<dyn Rules>>,
+    is_paused: channel::Sender<bool>,
+    told: Mutex<Told>,
+    shutdown: CancellationToken,
+}
+
+/// What the database is told of this replica.
+struct Told {
+    report: Report,
+    /// Whether the database has it so.
+    is_known: bool,
+}
+
+/// What a component was loaded as.
+struct Loaded {
+    guest: Guest,
+    made: Made,
+}
+
+/// A version that may not be recorded yet.
+struct Made {
+    component: Digest,
+    manifest: Manifest,
+    /// Where the component came from.
+    source: String,
+}
+
+impl RulesLoader {
+    /// Returns where the pipeline sees the version in force.
+    pub fn in_force(&self) -> RulesInForce {
+        self.in_force.subscribe()
+    }
+
+    /// Returns where the pipeline sees whether it is to read.
+    pub fn is_paused(&self) -> channel::Receiver<bool> {
+        self.is_paused.subscribe()
+    }
+
+    fn version(&self) -> Version {
+        self.in_force.borrow().version()
+    }
+
+    /// Puts a guest into force, from the next batch on.
+    fn put_in_force(&self, guest: Guest) {
+        self.in_force.send_replace(Arc::new(guest));
+    }
+
+    /// Does the same, and leaves it to the next report if the database is away.
+    async fn try_report(&self, change: impl FnOnce(&mut Report)) {
+        if let Err(error) = self.report(change).await {
+            tracing::debug!(%error, "what is in force was not reported");
+        }
+    }
+
+    /// Tells the database what is in force and why not what is wanted, if that is news.
+    async fn report(&self, change: impl FnOnce(&mut Report)) -> Result<(), store::Error> {
+        let mut told = self.told.lock().await;
+        let before = told.report.clone();
+        change(&mut told.report);
+        told.report.version = Some(self.version().digest);
+        if told.is_known && told.report == before {
+            return Ok(());
+        }
+        told.is_known = false;
+        let table = self.tenant.events_table.to_string();
+        let settings = settings_digest(&self.tenant);
+        self.sources.database.report_rules(&self.tenant.name, &told.report, settings, &table).await?;
+        told.is_known = true;
+        Ok(())
+    }
+}
+
+/// Returns the digest of the settings that are part of a version.
+fn settings_digest(tenant: &Tenant) -> Digest {
+    Manifest::new(Digest::new(b""), false, tenant).digest()
+}
+
+/// Records a version, and wants it, unless it is wanted already. Returns its name and the number of the deployment.
+async fn record(
+    database: &Database,
+    request: &Request<'_>,
+    Made { component, manifest, source }: &Made,
+    action: Action,
+    read: impl Fn() -> Result<Vec<u8>, LoadError>,
+) -> Result<(Version, i64), RecordError> {
+    let component = *component;
+    database.store_component(component, || read().map_err(RecordError::from)).await?;
+    let manifest = manifest.canonical();
+    let digest = Digest::new(manifest.as_bytes());
+    let new = NewVersion { digest, component, manifest: &manifest, source };
+    let (number, deployment) = database.deploy(request, &new, action).await?;
+    Ok((Version { digest, component, number: Some(number) }, deployment))
+}
+
+/// Stands for the bytes of a component that the database has.
+fn stored_component() -> Result<Vec<u8>, LoadError> {
+    Err(LoadError::Unreadable("it is not in the database".to_owned()))
+}
+
+/// Why a version was not recorded.
+#[derive(Debug, thiserror::Error)]
+enum RecordError {
+    #[error("postgres: {0}")]
+    Store(#[from] store::Error),
+    /// The file was changed meanwhile.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+impl Retryable for RecordError {
+    fn is_permanent(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_permanent(),
+            Self::Load(_) => true,
+        }
+    }
+}
+
+/// Returns how the history names this replica.
+fn author(database: &Database) -> String {
+    format!("replica {}", database.consumer())
+}

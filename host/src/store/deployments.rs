@@ -1,0 +1,572 @@
+//! Keeps components and versions of the rules, which of them is wanted, and what each replica has in force.
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgRow;
+use sqlx::{Connection as _, PgConnection, Row as _};
+
+use super::dead_letter_store::time;
+use super::pool::Purpose;
+use super::{Database, Error, within_timeout};
+use crate::batch::{Digest, Version};
+use crate::config::TenantName;
+
+/// The channel of NOTIFY that tells of deployments.
+pub(super) const CHANNEL: &str = "sluicegate_rules";
+/// The actions that put a version into force.
+const PUTS_IN_FORCE: &str = "action IN ('default', 'file', 'settings', 'deploy', 'rollback')";
+/// The same, without what the files of replicas held.
+const DEPLOYS: &str = "action IN ('default', 'settings', 'deploy', 'rollback')";
+/// A replica that has not been heard of for so long is told as silent.
+pub const SILENT_AFTER_S: f64 = 15.0;
+/// The versions of a tenant that are kept, besides those of its last deployments and those in force.
+const KEPT_VERSIONS: i64 = 100;
+/// The bytes of a component that are sent at a time.
+const COPY_BYTES: usize = 64 << 10;
+/// The deployments of a tenant that are kept.
+const KEPT_DEPLOYMENTS: i64 = 10_000;
+
+const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtext('sluicegate.rules'))";
+const INSERT_VERSION: &str =
+    "INSERT INTO rules_versions (tenant, version, component, manifest, source, author, message)
+     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
+const INSERT_DEPLOYMENT: &str =
+    "INSERT INTO rules_deployments (tenant, action, version, component, author, message)
+     VALUES ($1, $2, $3, $4, $5, $6) RETURNING id";
+const REPORT: &str = "INSERT INTO rules_replicas
+         (tenant, consumer, instance, deployment, version, refused, is_paused, settings, events_table)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+     ON CONFLICT (tenant, consumer) DO UPDATE SET
+         since = CASE WHEN rules_replicas.version IS DISTINCT FROM EXCLUDED.version
+                      THEN now() ELSE rules_replicas.since END,
+         instance = EXCLUDED.instance, deployment = EXCLUDED.deployment, version = EXCLUDED.version,
+         refused = EXCLUDED.refused, is_paused = EXCLUDED.is_paused, settings = EXCLUDED.settings,
+         events_table = EXCLUDED.events_table, seen_at = now()";
+
+/// Says of which type the errors of this work are.
+fn failing<T>(work: impl Future<Output = Result<T, Error>>) -> impl Future<Output = Result<T, Error>> {
+    work
+}
+
+/// Does this on a connection of the pool.
+macro_rules! on_connection {
+    ($database:expr, $what:literal, |$connection:ident| $work:block) => {{
+        let mut pooled = $database.acquire(Purpose::Plain).await?;
+        let work = failing(async {
+            let $connection = &mut pooled.connection;
+            $work
+        });
+        let done = within_timeout($what, work).await;
+        $database.finish(pooled, done)
+    }};
+}
+
+/// Does this in a transaction before or after all others of the kind, so that their numbers are in the order of their
+/// commits, and tells those who listen.
+macro_rules! in_order {
+    ($database:expr, |$connection:ident| $work:block) => {
+        on_connection!($database, "writing to the history of rules", |connection| {
+            let mut transaction = connection.begin().await?;
+            sqlx::query(LOCK).execute(&mut *transaction).await?;
+            let $connection = &mut *transaction;
+            let done = failing(async { $work }).await?;
+            sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL).execute(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(done)
+        })
+    };
+}
+
+/// What puts a version into force, or takes something else into the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::EnumString)]
+#[strum(serialize_all = "lowercase")]
+pub enum Action {
+    /// The program brought it.
+    Default,
+    /// The file that `GUEST` names changed.
+    File,
+    /// The tenant's settings changed.
+    Settings,
+    Deploy,
+    Rollback,
+    Pause,
+    Resume,
+    Refused,
+}
+
+impl Action {
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// A version to be recorded.
+pub struct NewVersion<'a> {
+    pub digest: Digest,
+    pub component: Digest,
+    /// The canonical form of the manifest.
+    pub manifest: &'a str,
+    /// Where the component came from.
+    pub source: &'a str,
+}
+
+/// Who wants something of a tenant's rules, and why.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    pub tenant: &'a TenantName,
+    pub author: &'a str,
+    pub message: &'a str,
+}
+
+/// What is wanted of a tenant's rules.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The version, unless none was ever deployed.
+    pub version: Option<StoredVersion>,
+    /// What put it into force.
+    pub action: Option<Action>,
+    /// Who wanted it.
+    pub author: String,
+    /// Since when it is wanted.
+    pub since: Option<DateTime<Utc>>,
+    pub is_paused: bool,
+    /// The number of the last deployment that counts.
+    pub deployment: i64,
+}
+
+impl Wanted {
+    fn is_of(&self, version: Digest) -> bool {
+        self.version.as_ref().is_some_and(|wanted| wanted.version.digest == version)
+    }
+}
+
+/// A version as the database has it.
+#[derive(Clone, Debug)]
+pub struct StoredVersion {
+    pub version: Version,
+    pub manifest: String,
+    /// The bytes of its component.
+    pub bytes: u64,
+    pub source: String,
+    pub author: String,
+    pub message: String,
+    pub made_at: DateTime<Utc>,
+}
+
+/// A row of the history.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    pub id: i64,
+    pub action: String,
+    pub version: Option<Digest>,
+    pub component: Option<Digest>,
+    pub author: String,
+    pub message: String,
+    pub at: DateTime<Utc>,
+}
+
+/// What a replica reports of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub deployment: i64,
+    pub version: Option<Digest>,
+    pub refused: Option<String>,
+    pub is_paused: bool,
+}
+
+/// What is known of a replica.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    pub consumer: String,
+    pub report: Report,
+    pub since: DateTime<Utc>,
+    pub events_table: String,
+    /// The seconds since it was heard of last.
+    pub silent_s: f64,
+}
+
+impl StoredVersion {
+    const COLUMNS: &'static str = "version, v.component, number, manifest, source, author, message, made_at, \
+         (SELECT length(bytes)::bigint FROM rules_components AS c WHERE c.component = v.component) AS bytes";
+
+    fn from_row(row: &PgRow) -> Result<Self, Error> {
+        let version = Version {
+            digest: digest(row, "version")?.ok_or(Error::RulesTable("a version without its digest"))?,
+            component: digest(row, "component")?.ok_or(Error::RulesTable("a version without a component"))?,
+            number: Some(row.try_get("number")?),
+        };
+        Ok(Self {
+            version,
+            manifest: row.try_get("manifest")?,
+            bytes: row.try_get::<Option<i64>, _>("bytes")?.unwrap_or(0).unsigned_abs(),
+            source: row.try_get("source")?,
+            author: row.try_get("author")?,
+            message: row.try_get("message")?,
+            made_at: time(row.try_get("made_at")?)?,
+        })
+    }
+}
+
+fn digest(row: &PgRow, column: &str) -> Result<Option<Digest>, Error> {
+    let bytes: Option<Vec<u8>> = row.try_get(column)?;
+    bytes
+        .map(|bytes| Digest::from_bytes(&bytes).ok_or(Error::RulesTable("a digest of another length")))
+        .transpose()
+}
+
+impl Database {
+    /// Stores a component, unless it is there. It is read only when it is missing, and one at a time: they can be large.
+    pub async fn store_component<E: From<Error>>(
+        &self,
+        component: Digest,
+        read: impl FnOnce() -> Result<Vec<u8>, E>,
+    ) -> Result<(), E> {
+        if self.has_component(component).await? {
+            return Ok(());
+        }
+        let _alone = self.storing.lock().await;
+        if self.has_component(component).await? {
+            return Ok(());
+        }
+        let bytes = read()?;
+        match self.copy_component(component, &bytes).await {
+            // Another replica was faster.
+            Err(_) if self.has_component(component).await? => Ok(()),
+            copied => Ok(copied?),
+        }
+    }
+
+    /// Sends a component piece by piece: a parameter would be copied as a whole several times.
+    async fn copy_component(&self, component: Digest, bytes: &[u8]) -> Result<(), Error> {
+        on_connection!(self, "storing a component", |connection| {
+            let mut copy = connection
+                .copy_in_raw("COPY rules_components (component, bytes) FROM STDIN (FORMAT binary)")
+                .await?;
+            // A header without flags and extensions, a row of two fields, and its end.
+            let length = |bytes: &[u8]| i32::try_from(bytes.len()).map_err(|_| Error::TooManyFields);
+            let (name, size) = (component.as_bytes(), length(bytes)?);
+            let head = [
+                &b"PGCOPY\n\xff\r\n\0"[..],
+                &[0; 8],
+                &2_i16.to_be_bytes(),
+                &length(name)?.to_be_bytes(),
+                name,
+                &size.to_be_bytes(),
+            ];
+            copy.send(head.concat()).await?;
+            for piece in bytes.chunks(COPY_BYTES) {
+                copy.send(piece).await?;
+            }
+            copy.send(&(-1_i16).to_be_bytes()[..]).await?;
+            copy.finish().await?;
+            Ok(())
+        })
+    }
+
+    /// Returns whether the component is stored.
+    pub async fn has_component(&self, component: Digest) -> Result<bool, Error> {
+        on_connection!(self, "looking for a component", |connection| {
+            let found =
+                sqlx::query_scalar("SELECT EXISTS (SELECT FROM rules_components WHERE component = $1)");
+            Ok(found.bind(component.as_bytes()).fetch_one(connection).await?)
+        })
+    }
+
+    /// Returns the bytes of a component.
+    pub async fn component(&self, component: Digest) -> Result<Option<Vec<u8>>, Error> {
+        on_connection!(self, "reading a component", |connection| {
+            let bytes = sqlx::query_scalar("SELECT bytes FROM rules_components WHERE component = $1");
+            Ok(bytes.bind(component.as_bytes()).fetch_optional(connection).await?)
+        })
+    }
+
+    /// Records a version, whose component is stored, and wants it, unless it is wanted already. Returns the version's
+    /// number and that of the deployment.
+    pub async fn deploy(
+        &self,
+        request: &Request<'_>,
+        new: &NewVersion<'_>,
+        action: Action,
+    ) -> Result<(i32, i64), Error> {
+        let Request { tenant, author, message } = *request;
+        in_order!(self, |connection| {
+            sqlx::query(INSERT_VERSION)
+                .bind(tenant.as_str())
+                .bind(new.digest.as_bytes())
+                .bind(new.component.as_bytes())
+                .bind(new.manifest)
+                .bind(new.source)
+                .bind(author)
+                .bind(message)
+                .execute(&mut *connection)
+                .await?;
+            let number = "SELECT number FROM rules_versions WHERE tenant = $1 AND version = $2";
+            let number = sqlx::query_scalar(number).bind(tenant.as_str()).bind(new.digest.as_bytes());
+            let number: i32 = number.fetch_one(&mut *connection).await?;
+            let newest = wanted(tenant, true, connection).await?;
+            // A file counts for replicas with that file only, so for the others this may be news all the same.
+            let is_known = newest.is_of(new.digest)
+                && (action == Action::File || wanted(tenant, false, connection).await?.is_of(new.digest));
+            if is_known {
+                return Ok((number, newest.deployment));
+            }
+            let id =
+                insert_deployment(request, action, Some(new.digest), Some(new.component), connection).await?;
+            Ok((number, id))
+        })
+    }
+
+    /// Takes into the history that reading stops or goes on, or that a component was refused, unless the last row says
+    /// just that: a start that fails is repeated.
+    pub async fn note_deployment(
+        &self,
+        request: &Request<'_>,
+        action: Action,
+        component: Option<Digest>,
+    ) -> Result<(), Error> {
+        let sql = "SELECT action = $2 AND message = $3 FROM rules_deployments WHERE tenant = $1
+                   ORDER BY id DESC LIMIT 1";
+        in_order!(self, |connection| {
+            let is_known = sqlx::query_scalar(sql)
+                .bind(request.tenant.as_str())
+                .bind(action.as_str())
+                .bind(request.message)
+                .fetch_optional(&mut *connection)
+                .await?;
+            if is_known != Some(true) {
+                insert_deployment(request, action, None, component, connection).await?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns what is wanted of a tenant's rules. What files held counts only where they rule.
+    pub async fn wanted(&self, tenant: &TenantName, with_files: bool) -> Result<Wanted, Error> {
+        on_connection!(self, "looking which rules are wanted", |connection| {
+            wanted(tenant, with_files, connection).await
+        })
+    }
+
+    /// Returns whether the tenant has ever had a version with this component.
+    pub async fn has_version_of(&self, tenant: &TenantName, component: Digest) -> Result<bool, Error> {
+        let sql = "SELECT EXISTS (SELECT FROM rules_versions WHERE tenant = $1 AND component = $2)";
+        on_connection!(self, "looking for a version", |connection| {
+            let found = sqlx::query_scalar(sql).bind(tenant.as_str()).bind(component.as_bytes());
+            Ok(found.fetch_one(connection).await?)
+        })
+    }
+
+    /// Returns the number of the last deployment of any tenant.
+    pub async fn last_deployment(&self) -> Result<i64, Error> {
+        on_connection!(self, "looking for deployments", |connection| {
+            let last = sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM rules_deployments");
+            Ok(last.fetch_one(connection).await?)
+        })
+    }
+
+    /// Returns a tenant's versions, the newest first.
+    pub async fn versions(&self, tenant: &TenantName, limit: u32) -> Result<Vec<StoredVersion>, Error> {
+        let sql = format!(
+            "SELECT {} FROM rules_versions AS v WHERE tenant = $1 ORDER BY number DESC LIMIT $2",
+            StoredVersion::COLUMNS
+        );
+        on_connection!(self, "listing versions", |connection| {
+            let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenant.as_str()).bind(i64::from(limit));
+            rows.fetch_all(connection).await?.iter().map(StoredVersion::from_row).collect()
+        })
+    }
+
+    /// Returns the versions of a tenant whose digest begins with these hexadecimal digits; two at most.
+    pub async fn versions_like(
+        &self,
+        tenant: &TenantName,
+        digits: &str,
+    ) -> Result<Vec<StoredVersion>, Error> {
+        let sql = format!(
+            "SELECT {} FROM rules_versions AS v
+             WHERE tenant = $1 AND starts_with(encode(version, 'hex'), $2) ORDER BY number DESC LIMIT 2",
+            StoredVersion::COLUMNS
+        );
+        on_connection!(self, "looking for a version", |connection| {
+            let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenant.as_str()).bind(digits);
+            rows.fetch_all(connection).await?.iter().map(StoredVersion::from_row).collect()
+        })
+    }
+
+    /// Returns what happened to a tenant's rules, the newest first.
+    pub async fn deployments(&self, tenant: &TenantName, limit: u32) -> Result<Vec<Deployment>, Error> {
+        let sql = "SELECT id, action, version, component, author, message, at FROM rules_deployments
+                   WHERE tenant = $1 ORDER BY id DESC LIMIT $2";
+        on_connection!(self, "reading the history of rules", |connection| {
+            let rows = sqlx::query(sql).bind(tenant.as_str()).bind(i64::from(limit));
+            let deployment = |row: &PgRow| {
+                Ok(Deployment {
+                    id: row.try_get("id")?,
+                    action: row.try_get("action")?,
+                    version: digest(row, "version")?,
+                    component: digest(row, "component")?,
+                    author: row.try_get("author")?,
+                    message: row.try_get("message")?,
+                    at: time(row.try_get("at")?)?,
+                })
+            };
+            rows.fetch_all(connection).await?.iter().map(deployment).collect()
+        })
+    }
+
+    /// Returns what the tenant's replicas reported, those of the last hour and those that reported last.
+    pub async fn replicas(&self, tenant: &TenantName) -> Result<Vec<Replica>, Error> {
+        let sql = "SELECT consumer, deployment, version, refused, is_paused, since, events_table,
+                          extract(epoch FROM now() - seen_at)::float8 AS silent_s
+                   FROM rules_replicas WHERE tenant = $1 ORDER BY consumer LIMIT 1000";
+        on_connection!(self, "looking for replicas", |connection| {
+            let replica = |row: &PgRow| {
+                Ok(Replica {
+                    consumer: row.try_get("consumer")?,
+                    report: Report {
+                        deployment: row.try_get("deployment")?,
+                        version: digest(row, "version")?,
+                        refused: row.try_get("refused")?,
+                        is_paused: row.try_get("is_paused")?,
+                    },
+                    since: time(row.try_get("since")?)?,
+                    events_table: row.try_get("events_table")?,
+                    silent_s: row.try_get("silent_s")?,
+                })
+            };
+            let rows = sqlx::query(sql).bind(tenant.as_str()).fetch_all(connection).await?;
+            rows.iter().map(replica).collect()
+        })
+    }
+
+    /// Returns the digest of the settings with which this replica served the tenant last.
+    pub async fn last_settings(&self, tenant: &TenantName) -> Result<Option<Vec<u8>>, Error> {
+        let sql = "SELECT settings FROM rules_replicas WHERE tenant = $1 AND consumer = $2";
+        on_connection!(self, "looking for the last settings", |connection| {
+            let settings = sqlx::query_scalar(sql).bind(tenant.as_str()).bind(&self.consumer);
+            Ok(settings.fetch_optional(connection).await?)
+        })
+    }
+
+    /// Reports what this replica has in force.
+    pub async fn report_rules(
+        &self,
+        tenant: &TenantName,
+        report: &Report,
+        settings: Digest,
+        events_table: &str,
+    ) -> Result<(), Error> {
+        on_connection!(self, "reporting which rules are in force", |connection| {
+            sqlx::query(REPORT)
+                .bind(tenant.as_str())
+                .bind(&self.consumer)
+                .bind(self.instance)
+                .bind(report.deployment)
+                .bind(report.version.as_ref().map(Digest::as_bytes))
+                .bind(&report.refused)
+                .bind(report.is_paused)
+                .bind(settings.as_bytes())
+                .bind(events_table)
+                .execute(connection)
+                .await?;
+            Ok(())
+        })
+    }
+
+    /// Tells that this replica is there.
+    pub async fn heartbeat(&self) -> Result<(), Error> {
+        on_connection!(self, "telling that the replica is there", |connection| {
+            let beat = sqlx::query("UPDATE rules_replicas SET seen_at = now() WHERE instance = $1");
+            beat.bind(self.instance).execute(connection).await?;
+            Ok(())
+        })
+    }
+
+    /// Tells that this replica serves this tenant no more, or none. Its rows stay: they say with which settings it ran.
+    pub async fn leave_replicas(&self, tenant: Option<&TenantName>) -> Result<(), Error> {
+        on_connection!(self, "telling that the replica is gone", |connection| {
+            let gone =
+                "UPDATE rules_replicas SET seen_at = now() - INTERVAL '1 day', instance = gen_random_uuid()
+                        WHERE instance = $1 AND ($2::text IS NULL OR tenant = $2)";
+            let gone = sqlx::query(gone).bind(self.instance).bind(tenant.map(TenantName::as_str));
+            gone.execute(connection).await?;
+            Ok(())
+        })
+    }
+
+    /// Deletes versions and components that nobody needs, and the end of a long history.
+    pub async fn prune_rules(&self, tenant: &TenantName) -> Result<(), Error> {
+        let statements = [
+            "DELETE FROM rules_replicas WHERE tenant = $1 AND $2 > 0 AND seen_at < now() - INTERVAL '30 days'
+                 AND since < now() - INTERVAL '30 days'",
+            "DELETE FROM rules_deployments WHERE tenant = $1 AND id <= (
+                 SELECT id FROM rules_deployments WHERE tenant = $1 ORDER BY id DESC OFFSET $2 LIMIT 1)
+                 AND id < (SELECT max(id) FROM rules_deployments WHERE tenant = $1 AND version IS NOT NULL)
+                 AND action NOT IN ('pause', 'resume')",
+            "DELETE FROM rules_versions AS v WHERE tenant = $1
+                 AND number <= (SELECT number FROM rules_versions WHERE tenant = $1 ORDER BY number DESC OFFSET $2 LIMIT 1)
+                 AND version <> ALL (SELECT version FROM rules_replicas WHERE tenant = $1 AND version IS NOT NULL)
+                 AND version <> ALL (SELECT version FROM rules_deployments WHERE tenant = $1 AND version IS NOT NULL
+                                     ORDER BY id DESC LIMIT 100)",
+            "DELETE FROM rules_components AS c WHERE $1 <> '' AND $2 > 0
+                 AND NOT EXISTS (SELECT FROM rules_versions AS v WHERE v.component = c.component)
+                 AND stored_at < now() - INTERVAL '1 day'",
+        ];
+        in_order!(self, |connection| {
+            for (statement, kept) in statements.into_iter().zip([1, KEPT_DEPLOYMENTS, KEPT_VERSIONS, 1]) {
+                sqlx::query(statement).bind(tenant.as_str()).bind(kept).execute(&mut *connection).await?;
+            }
+            Ok(())
+        })
+    }
+}
+
+async fn insert_deployment(
+    request: &Request<'_>,
+    action: Action,
+    version: Option<Digest>,
+    component: Option<Digest>,
+    connection: &mut PgConnection,
+) -> Result<i64, Error> {
+    let id = sqlx::query_scalar(INSERT_DEPLOYMENT)
+        .bind(request.tenant.as_str())
+        .bind(action.as_str())
+        .bind(version.as_ref().map(Digest::as_bytes))
+        .bind(component.as_ref().map(Digest::as_bytes))
+        .bind(request.author)
+        .bind(request.message)
+        .fetch_one(connection)
+        .await?;
+    Ok(id)
+}
+
+async fn wanted(
+    tenant: &TenantName,
+    with_files: bool,
+    connection: &mut PgConnection,
+) -> Result<Wanted, Error> {
+    let counts = if with_files { PUTS_IN_FORCE } else { DEPLOYS };
+    let sql = format!(
+        "SELECT {}, d.id, d.action, d.wanted_by, d.wanted_at FROM
+             (SELECT id, action, version AS wanted, author AS wanted_by, at AS wanted_at FROM rules_deployments
+              WHERE tenant = $1 AND {counts} ORDER BY id DESC LIMIT 1) AS d
+         JOIN rules_versions AS v ON v.tenant = $1 AND v.version = d.wanted",
+        StoredVersion::COLUMNS
+    );
+    let version = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenant.as_str());
+    let version = version.fetch_optional(&mut *connection).await?;
+    let sql = "SELECT id, action FROM rules_deployments WHERE tenant = $1 AND action IN ('pause', 'resume')
+               ORDER BY id DESC LIMIT 1";
+    let pause = sqlx::query(sql).bind(tenant.as_str()).fetch_optional(connection).await?;
+    let id = |row: &Option<PgRow>| row.as_ref().map_or(Ok(0), |row| row.try_get::<i64, _>("id"));
+    let action = |row: &Option<PgRow>| row.as_ref().map(|row| row.try_get::<String, _>("action")).transpose();
+    let since = version.as_ref().map(|row| row.try_get("wanted_at").and_then(time)).transpose()?;
+    let author: Option<String> = version.as_ref().map(|row| row.try_get("wanted_by")).transpose()?;
+    Ok(Wanted {
+        author: author.unwrap_or_default(),
+        since,
+        deployment: id(&version)?.max(id(&pause)?),
+        action: action(&version)?.and_then(|action| action.parse().ok()),
+        is_paused: action(&pause)?.as_deref() == Some(Action::Pause.as_str()),
+        version: version.as_ref().map(StoredVersion::from_row).transpose()?,
+    })
+}

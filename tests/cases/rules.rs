@@ -1,0 +1,273 @@
+//! Tests that versions of the rules are deployed, seen and gone back from, and that bad ones do no harm.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use sluicegate::batch::Digest;
+use sluicegate_tests::{Event, Scene, Service, Told, guests, rules, until};
+
+/// Writes a component into the scene's folder.
+fn component(scene: &Scene, name: &str, bytes: &[u8]) -> PathBuf {
+    let file = scene.folder().join(name);
+    fs::write(&file, bytes).unwrap();
+    file
+}
+
+fn run(scene: &Scene, arguments: &[&str]) -> Told {
+    rules(scene.service(), arguments)
+}
+
+/// Runs a command that must succeed, and returns what it printed.
+fn ran(scene: &Scene, arguments: &[&str]) -> String {
+    let told = run(scene, arguments);
+    assert_eq!(told.code, Some(0), "{arguments:?}: {told:?}");
+    told.out
+}
+
+fn lines(out: &str) -> Vec<Value> {
+    out.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
+
+fn status(scene: &Scene) -> Value {
+    serde_json::from_str(&run(scene, &["status", "--json"]).out).expect("JSON")
+}
+
+fn deploy(scene: &Scene, file: &Path) -> String {
+    let out =
+        ran(scene, &["deploy", file.to_str().unwrap(), "--wait", "--json", "-m", "because", "--by", "ann"]);
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(told["everywhere"], true, "{told}");
+    told["deployed"].as_str().unwrap().to_owned()
+}
+
+/// Adds an event without properties, which only the strict rules reject, and returns the version of its dead letter, or
+/// `stored`.
+fn judged(scene: &Scene) -> String {
+    let event = Event { properties: None, ..Event::of_type("purchase") };
+    let letters =
+        "SELECT coalesce(encode(version, 'hex'), 'none') FROM dead_letters ORDER BY id DESC LIMIT 1";
+    let counts = "SELECT (SELECT count(*) FROM events) || ' ' || (SELECT count(*) FROM dead_letters)";
+    let before: String = scene.database.value(counts);
+    scene.stream.add(&event.data());
+    until("the event judged", || match scene.database.value::<String>(counts) {
+        same if same == before => Err(same),
+        _ => Ok(()),
+    });
+    let stored: i64 =
+        scene.database.value(&format!("SELECT count(*) FROM events WHERE event_id = '{}'", event.event_id));
+    if stored == 1 { "stored".to_owned() } else { scene.database.value(letters) }
+}
+
+#[test]
+fn a_version_is_deployed_and_gone_back_from() {
+    let scene = Scene::new();
+    let service = scene.start();
+    let strict = component(&scene, "strict.wasm", guests::STRICT);
+    assert_eq!(judged(&scene), "stored");
+    let default = status(&scene)["version"].as_str().unwrap().to_owned();
+    let version = deploy(&scene, &strict);
+    assert_eq!(judged(&scene), version, "the letter names the version");
+    assert!(run(&scene, &["deploy", strict.to_str().unwrap()]).out.contains("is wanted already"));
+
+    let listed = lines(&ran(&scene, &["list", "--json"]));
+    let found: Vec<_> = listed.iter().map(|row| row["version"].as_str().unwrap()).collect();
+    assert_eq!(found, [&version, &default]);
+    assert_eq!(listed[0]["component"], Digest::new(guests::STRICT).to_hex());
+    assert_eq!((&listed[0]["by"], &listed[0]["message"]), (&"ann".into(), &"because".into()));
+    let shown = ran(&scene, &["show", &version[..8]]);
+    assert!(shown.contains(&version) && shown.contains("\"guest_memory\""), "{shown}");
+
+    ran(&scene, &["rollback", "--wait"]);
+    assert_eq!(judged(&scene), "stored");
+    ran(&scene, &["rollback", &version[..12], "--wait", "5s"]);
+    assert_eq!(judged(&scene), version);
+    let actions: Vec<_> = lines(&ran(&scene, &["history", "--json"]))
+        .iter()
+        .map(|row| row["action"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(actions, ["rollback", "rollback", "deploy", "default"]);
+
+    let text = ran(&scene, &["status"]);
+    assert!(text.contains("1 of 1 replicas have it in force since 2"), "{text}");
+    assert!(text.contains("consumer-1") && text.contains("in force"), "{text}");
+    // A start finds what was deployed.
+    service.stop();
+    assert_eq!(run(&scene, &["status"]).code, Some(4), "nobody is there");
+    let service = scene.start();
+    assert_eq!(judged(&scene), version);
+    service.stop();
+}
+
+#[test]
+fn what_cannot_be_deployed_says_why_and_changes_nothing() {
+    let scene = Scene::new();
+    let service = scene.start();
+    let refused = |arguments: &[&str], why: &str| {
+        let told = run(&scene, arguments);
+        assert!(told.code == Some(3) && told.err.contains(why), "{arguments:?}: {told:?}");
+    };
+    let before = status(&scene)["version"].clone();
+    let module = component(&scene, "module.wasm", guests::CORE_MODULE);
+    refused(&["deploy", module.to_str().unwrap()], "a core module, not a component");
+    refused(&["deploy", "nowhere.wasm"], "cannot be read");
+    refused(&["deploy", module.to_str().unwrap(), "--tenant", "acme"], "wanted one of: default");
+    refused(&["rollback"], "no other version to go back to");
+    refused(&["rollback", "0123456789"], "has no version 0123456789");
+    assert_eq!(run(&scene, &["rollback", "x"]).code, Some(2));
+    let history = lines(&ran(&scene, &["history", "--json"]));
+    assert_eq!(history[0]["action"], "refused", "{history:?}");
+    assert!(history[0]["message"].as_str().unwrap().contains("core module"), "{history:?}");
+    assert_eq!(status(&scene)["version"], before);
+    assert_eq!(judged(&scene), "stored");
+    // Where a file rules, nothing else does.
+    let file = component(&scene, "guest.wasm", guests::DEFAULT);
+    let told = rules(scene.service().set("GUEST", file.display()), &["deploy", module.to_str().unwrap()]);
+    assert!(told.code == Some(3) && told.err.contains("come from the file"), "{told:?}");
+    service.stop();
+}
+
+/// A restart with a bad file is no loop of crashes: what ran before goes on.
+#[test]
+fn a_start_with_a_bad_file_goes_on_with_the_last_version() {
+    let scene = Scene::new();
+    let file = component(&scene, "guest.wasm", guests::STRICT);
+    let launch = || scene.service().set("GUEST", file.display());
+    launch().start().stop();
+    for (label, bad, why) in
+        [(1, Some(&b"half a guest"[..]), "no WebAssembly component"), (2, None, "No such file")]
+    {
+        match bad {
+            Some(bytes) => fs::write(&file, bytes).unwrap(),
+            None => fs::remove_file(&file).unwrap(),
+        }
+        let service = launch().start();
+        let line = service.until_logged(&["going on with the version that was in force last"]);
+        assert!(line.contains(why) && line.contains("ERROR"), "{line}");
+        assert_ne!(judged(&scene), "stored", "by the strict rules");
+        let told = rules(launch(), &["status"]);
+        assert!(told.code == Some(4) && told.out.contains(why), "{told:?}");
+        // A good file comes into force without a restart.
+        fs::write(&file, guests::relabelled(guests::STRICT, label)).unwrap();
+        service.until_logged(&["new guest loaded"]);
+        until("the replica to say so", || match rules(launch(), &["status"]) {
+            told if told.code == Some(0) => Ok(()),
+            told => Err(told.out),
+        });
+        service.stop();
+    }
+}
+
+#[test]
+fn a_pause_lasts_until_it_is_ended() {
+    let scene = Scene::new();
+    let service = scene.start();
+    assert_eq!(judged(&scene), "stored");
+    let out = ran(&scene, &["pause", "--wait", "-m", "a migration"]);
+    assert!(out.contains("nothing more is to be read"), "{out}");
+    service.until_logged(&["a deployment wants the reading to stop"]);
+    until("the state told", || match service.log().contains("state=\"paused\"") {
+        true => Ok(()),
+        false => Err("another state".to_owned()),
+    });
+    service.stop();
+    let service = scene.start();
+    scene.stream.add(&Event::new().data());
+    service.until_logged(&["state=\"paused\""]);
+    assert_eq!(scene.database.events().len(), 1, "nothing is read after a restart either");
+    ran(&scene, &["resume", "--wait"]);
+    scene.until_stored(2);
+    service.stop();
+}
+
+fn start_two(scene: &Scene) -> [Service; 2] {
+    ["consumer-1", "consumer-2"].map(|name| scene.service().set("CONSUMER_NAME", name).start())
+}
+
+/// Each replica hears of a deployment at once, and one that was killed finds it at its next start.
+#[test]
+fn replicas_converge() {
+    let scene = Scene::new();
+    let [one, two] = start_two(&scene);
+    let (strict, other) = (
+        component(&scene, "strict.wasm", guests::STRICT),
+        component(&scene, "other.wasm", &guests::relabelled(guests::DEFAULT, 1)),
+    );
+    let begun = Instant::now();
+    let version = deploy(&scene, &strict);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(status(&scene)["replicas_in_force"], 2);
+    two.end_with(Signal::KILL);
+    let told = run(&scene, &["deploy", other.to_str().unwrap()]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let two = scene.service().set("CONSUMER_NAME", "consumer-2").start();
+    until("both at the new version", || match status(&scene) {
+        status if status["everywhere"] == true && status["version"] != version.as_str() => Ok(()),
+        status => Err(status.to_string()),
+    });
+    // A database that crashes in the middle changes nothing about that.
+    one.stop();
+    two.stop();
+}
+
+/// Settings decide as much as a component does.
+#[test]
+fn other_settings_are_another_version() {
+    let scene = Scene::new();
+    scene.start().stop();
+    let before = status(&scene)["version"].clone();
+    scene.service().set("GUEST_MEMORY", "64MiB").start().stop();
+    let after = status(&scene);
+    assert!(after["version"] != before && after["action"] == "settings", "{after}");
+    scene.service().set("GUEST_MEMORY", "64MiB").start().stop();
+    assert_eq!(lines(&ran(&scene, &["history", "--json"])).len(), 2, "the same settings are no deployment");
+    let strict = component(&scene, "strict.wasm", guests::STRICT);
+    let file = strict.to_str().unwrap();
+    ran(&scene, &["deploy", file, "--set", "a=b"]);
+    ran(&scene, &["deploy", file, "--set", "a=c"]);
+    let listed = lines(&ran(&scene, &["list", "--json"]));
+    assert_eq!(listed.len(), 4);
+    assert_eq!(listed[0]["manifest"]["settings"]["a"], "c");
+}
+
+/// The last versions are ready: to go back to one compiles nothing.
+#[test]
+fn a_rollback_does_not_compile() {
+    let scene = Scene::new();
+    let service = scene.start();
+    let sum = "local.get 0 i32.const 1 i32.add local.set 0 ".repeat(200_000);
+    let slow = guests::handmade_of(&format!("(func (local i32) {sum}) (func $provoked (param i32))"));
+    deploy(&scene, &component(&scene, "slow.wasm", &slow));
+    deploy(&scene, &component(&scene, "strict.wasm", guests::STRICT));
+    let spent = service.children_spent();
+    let at = "SELECT max(since) FROM rules_replicas";
+    let asked = "SELECT max(at) FROM rules_deployments";
+    ran(&scene, &["rollback", "--wait"]);
+    let took: f64 = scene.database.value(&format!("SELECT extract(epoch FROM ({at}) - ({asked}))::float8"));
+    assert!(took < 2.0, "{took} s");
+    let compiled = service.children_spent() - spent;
+    assert!(compiled < Duration::from_millis(500), "{compiled:?}");
+    service.stop();
+}
+
+/// A row tells by whom it was made, if the operator wants that.
+#[test]
+fn a_row_names_its_version() {
+    let scene = Scene::new();
+    scene.start().stop();
+    scene.database.execute("ALTER TABLE events ADD COLUMN rules_version INT");
+    let service = scene.start();
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(1);
+    let other = component(&scene, "other.wasm", &guests::relabelled(guests::DEFAULT, 1));
+    let version = deploy(&scene, &other);
+    scene.stream.add(&Event::new().data());
+    scene.until_stored(2);
+    let named = "SELECT string_agg(encode(version, 'hex'), ' ' ORDER BY number)
+                 FROM events JOIN rules_versions ON number = rules_version";
+    let named: String = scene.database.value(named);
+    assert_eq!(named.split(' ').nth(1), Some(version.as_str()), "{named}");
+    service.stop();
+}
