@@ -65,7 +65,7 @@ async fn run_all(shared: ProcessWide, shutdown: CancellationToken) -> Result<(),
 }
 
 /// Returns the tables that several tenants write to.
-fn tables_in_common(tenants: &[Tenant]) -> BTreeMap<&TableName, Vec<&TenantName>> {
+pub(crate) fn tables_in_common(tenants: &[Tenant]) -> BTreeMap<&TableName, Vec<&TenantName>> {
     let mut tables: BTreeMap<&TableName, Vec<&TenantName>> = BTreeMap::new();
     for tenant in tenants {
         tables.entry(&tenant.events_table).or_default().push(&tenant.name);

@@ -8,6 +8,7 @@
 //! - `dead_letter_store`, `replay_page`: dead letters as an operator handles them
 //! - `timestamp`: reads times, of which PostgreSQL has more than chrono
 //! - `in_force`: records which rules each replica judges by
+//! - `inspect`: looks at the server and changes nothing, for `sluicegate doctor`
 //! - `replay_outbox`: keeps what a replay has published and not sent yet
 //!
 //! A batch takes a connection from the pool. After an error the connection is closed, unless only a
@@ -20,6 +21,7 @@ mod dead_letter_rows;
 mod dead_letter_store;
 mod error;
 mod in_force;
+mod inspect;
 mod migrator;
 mod others;
 mod pool;
@@ -47,6 +49,9 @@ pub use commit_log::{BatchRecord, CommitLog, Number, StaleRun};
 pub use dead_letter_store::{Cause, DeadLetterStore, Filter, Letter, Scope};
 pub use error::{Error, Remedy};
 pub use in_force::KnownRules;
+pub use inspect::{
+    Extension, Holders, Hypertable, Migrations, PostgresLook, PostgresServer, TableLook, TenantTable,
+};
 pub use others::Others;
 pub use replay_outbox::Due;
 pub use replay_page::{Replay, ReplayPage};
