@@ -24,6 +24,9 @@ pub(super) fn judge(look: &StreamLook, config: &Config, tenant: &Tenant, user: O
     }
     let mut findings = vec![rights(look, &subject, user)];
     findings.extend(publishing(look, &subject, user));
+    if look.is_hidden {
+        return findings;
+    }
     let Some(figures) = &look.figures else {
         let found = format!("there is no stream {:?} yet", look.stream);
         findings.push(Finding::note(

@@ -11,7 +11,7 @@ use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::time::timeout;
 
-use super::migrator::{MIGRATIONS, MIN_POSTGRES_MAJOR, MIN_TIMESCALEDB, OWN_TABLES, is_there, parts};
+use super::migrator::{MIGRATIONS, MIN_POSTGRES_MAJOR, MIN_TIMESCALEDB, OWN_TABLES, parts};
 use super::{Database, Error, columns, table};
 use crate::clock::{ClockGap, now_us};
 use crate::config::{TableName, Tenant, TenantName};
@@ -66,6 +66,8 @@ pub struct Extension {
     /// The version that CREATE EXTENSION would make.
     pub available: Option<String>,
     pub license: Option<String>,
+    /// Whether the server has loaded it, as `shared_preload_libraries` says.
+    pub is_loaded: bool,
 }
 
 /// How the migrations of this program stand in the database.
@@ -136,6 +138,8 @@ const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = '5s'; SET LO
                      SET LOCAL idle_in_transaction_session_timeout = '10s'";
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
+/// The table of sqlx.
+const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
 /// How often two connections are compared.
 const ROUNDS: usize = 3;
 
@@ -183,7 +187,8 @@ const SETTINGS: [&str; 16] = [
 const EXTENSION: &str = "SELECT json_build_object(
     'installed', (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'timescaledb'),
     'available', (SELECT default_version FROM pg_available_extensions WHERE name = 'timescaledb'),
-    'license', current_setting('timescaledb.license', true))";
+    'license', current_setting('timescaledb.license', true),
+    'is_loaded', EXISTS (SELECT FROM pg_settings WHERE name LIKE 'timescaledb.%'))";
 
 const MIGRATED: &str =
     "SELECT coalesce(json_agg(json_build_array(version, success, encode(checksum, 'hex'))), '[]')
@@ -240,12 +245,13 @@ impl Database {
             ..server
         });
         let extension: Option<Extension> = asker.look("the extension", EXTENSION, ()).await;
-        let migrations = asker.migrations().await;
+        let migrated = asker.table(MIGRATIONS_TABLE, &["SELECT"]).await;
+        let migrations = asker.migrations(migrated.as_ref()).await;
         let holders = asker.look("old transactions", HOLDERS, ()).await;
         let has_extension = extension.as_ref().is_some_and(|found| found.installed.is_some());
-        let (mut own_tables, mut tables) = (Vec::new(), Vec::new());
+        let (mut own_tables, mut tables) = (vec![(MIGRATIONS_TABLE, migrated)], Vec::new());
         for (name, _) in OWN_TABLES {
-            own_tables.push((name, asker.table(name).await));
+            own_tables.push((name, asker.table(name, &["SELECT", "INSERT", "UPDATE", "DELETE"]).await));
         }
         for tenant in tenants {
             tables.push(asker.tenant_table(tenant, has_extension).await);
@@ -394,26 +400,25 @@ impl Asker {
         Ok(sqlx::query_scalar(sql).persistent(false).fetch_one(&mut self.connection).await?)
     }
 
-    async fn migrations(&mut self) -> Option<Migrations> {
-        let is_there =
-            self.within("the migrations", async |connection| is_there("_sqlx_migrations", connection).await);
-        let done: Vec<(i64, bool, String)> = match is_there.await? {
-            true => self.look("the migrations", MIGRATED, ()).await?,
-            false => Vec::new(),
+    /// Asks what was migrated, unless the role may not see it.
+    async fn migrations(&mut self, table: Option<&TableLook>) -> Option<Migrations> {
+        let done: Vec<(i64, bool, String)> = match table {
+            Some(table) if !table.denied.is_empty() => return None,
+            Some(_) => self.look("the migrations", MIGRATED, ()).await?,
+            None if self.failed.is_empty() => Vec::new(),
+            None => return None,
         };
         Some(compare(&done))
     }
 
-    async fn table(&mut self, name: &str) -> Option<TableLook> {
-        let rights = vec!["SELECT", "INSERT", "UPDATE", "DELETE"];
-        self.look("a table", TABLE, (name.to_owned(), rights, columns::name_array())).await
+    async fn table(&mut self, name: &str, rights: &[&'static str]) -> Option<TableLook> {
+        self.look("a table", TABLE, (name.to_owned(), rights.to_vec(), columns::name_array())).await
     }
 
     async fn tenant_table(&mut self, tenant: &Tenant, has_extension: bool) -> TenantTable {
         let (name, wanted) = (tenant.events_table.clone(), columns::form());
         // The service neither updates nor deletes events.
-        let parameters = (name.quoted(), vec!["SELECT", "INSERT"], columns::name_array());
-        let look: Option<TableLook> = self.look("a table of events", TABLE, parameters).await;
+        let look = self.table(&name.quoted(), &["SELECT", "INSERT"]).await;
         let table = name.clone();
         let form = self.within("a table of events", async |connection| table::form(connection, &table).await);
         let form = form.await.flatten();

@@ -38,6 +38,8 @@ pub struct StreamLook {
     pub group_name: String,
     /// Why the stream cannot be read, in Redis' words: it is something else, or on another node.
     pub unreadable: Option<String>,
+    /// Whether the user may not look at it.
+    pub is_hidden: bool,
     /// `None` when there is no stream.
     pub figures: Option<StreamFigures>,
     /// `None` when there is no group.
@@ -198,11 +200,14 @@ async fn look_at_stream(asker: &mut Asker, look: &mut StreamLook) -> Result<(), 
         Answer::Refused(why) => {
             if ["WRONGTYPE", "MOVED", "CLUSTERDOWN"].iter().any(|code| why.starts_with(code)) {
                 look.unreadable = Some(why);
+            } else {
+                look.is_hidden = !why.contains("no such key");
             }
             return Ok(());
         }
     }
     let groups = asker.look(redis::cmd("XINFO").arg("GROUPS").arg(&look.stream)).await?;
+    look.is_hidden = groups.is_none();
     let Some(found) = groups.and_then(|groups| super::group_stats::find_group(groups, &look.group_name))
     else {
         return Ok(());

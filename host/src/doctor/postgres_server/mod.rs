@@ -309,6 +309,7 @@ fn extension(extension: &Extension, look: &PostgresLook, config: &Config) -> Fin
             "TimescaleDB 2.18.1 or later, or leave to do without",
             "install it and set shared_preload_libraries = 'timescaledb', or set ALLOW_PLAIN_TABLE=true",
         ),
+        (None, Some(_)) if !extension.is_loaded => not_loaded(plain_is_allowed),
         (None, Some(_)) => not_installed(look, plain_is_allowed),
         (Some(version), _) if extension.drops_rows() => {
             let (found, remedy) = (
@@ -341,6 +342,21 @@ fn extension(extension: &Extension, look: &PostgresLook, config: &Config) -> Fin
     }
 }
 
+fn not_loaded(plain_is_allowed: bool) -> Finding {
+    const ID: &str = "timescaledb";
+    const FOUND: &str = "the extension timescaledb is installed on this server, and not loaded";
+    match plain_is_allowed {
+        true => Finding::note(ID, &SUBJECT, format!("{FOUND}; ALLOW_PLAIN_TABLE is set"), "", ""),
+        false => Finding::error(
+            ID,
+            &SUBJECT,
+            FOUND,
+            "a server that loads it, or leave to do without",
+            "shared_preload_libraries = 'timescaledb' in postgresql.conf and a restart, or ALLOW_PLAIN_TABLE=true",
+        ),
+    }
+}
+
 fn not_installed(look: &PostgresLook, plain_is_allowed: bool) -> Finding {
     const ID: &str = "timescaledb";
     let may_make = look.server.as_ref().is_some_and(|server| server.may_create_extensions);
@@ -350,7 +366,7 @@ fn not_installed(look: &PostgresLook, plain_is_allowed: bool) -> Finding {
             &SUBJECT,
             "the extension timescaledb is available, and not made in this database yet",
             "",
-            "nothing: it is made at the start, if shared_preload_libraries has it",
+            "nothing: it is made at the start",
         ),
         (false, true) => Finding::note(
             ID,

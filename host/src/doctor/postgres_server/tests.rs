@@ -47,6 +47,7 @@ fn told(
             installed: Some("2.19.3".to_owned()),
             available: Some("2.19.3".to_owned()),
             license: Some("apache".to_owned()),
+            is_loaded: true,
         }),
         migrations: Some(Migrations::default()),
         holders: Some(Holders::default()),
@@ -145,6 +146,7 @@ fn the_extension_is_judged_by_version_and_leave() {
                 installed: installed.map(str::to_owned),
                 available: available.map(str::to_owned),
                 license: None,
+                is_loaded: true,
             });
         });
         let wanted: Vec<_> = wanted.map(|level| ("timescaledb", level)).into_iter().collect();
