@@ -169,6 +169,20 @@ fn a_redis_that_forgets_is_told_with_the_remedy() {
     assert_eq!(examined(scene.service(), &[]).bad(), []);
 }
 
+#[test]
+fn a_replica_and_a_node_of_a_cluster_are_told() {
+    let redis = Redis::start(&Options::default()).unwrap();
+    let with =
+        |name: &str, value: String| Redis::start(&Options { settings: vec![(name.to_owned(), value)] });
+    let replica = with("replicaof", format!("127.0.0.1 {}", redis.port())).unwrap();
+    let node = with("cluster-enabled", "yes".to_owned()).unwrap();
+    let scene = Scene::on(&redis.url(), &shared_postgres_url());
+    let report = examined(scene.service().set("REDIS_URL", replica.url()), &[]);
+    assert_eq!(report.bad(), [("redis-role", "error")]);
+    let report = examined(scene.service().set("REDIS_URL", node.url()), &[]);
+    assert_eq!(report.bad(), [("stream-readable", "error"), ("redis-mode", "warning")]);
+}
+
 /// Makes a user with the rights of docs/operations.md, but for these, and these besides.
 fn user(scene: &Scene, without: &[&str], with: &[&str]) {
     let page = include_str!("../../docs/operations.md");
@@ -462,6 +476,32 @@ fn tables_that_somebody_has_changed() {
     let report = examined(scene.service(), &[]);
     assert_eq!(report.bad(), [("events-table", "error")]);
     assert!(text(report.finding("events-table"), "wanted").contains("event_id uuid"));
+}
+
+/// They are planned, and none is run. What PostgreSQL says may repeat a value, which may be a secret.
+#[test]
+fn granted_statements_that_cannot_run() {
+    let scene = Scene::new();
+    scene.start().stop();
+    scene.database.execute("CREATE TABLE notes (text TEXT)");
+    let file = r#"
+[grants]
+statements = ["gone", "note", "secret"]
+[statements.gone]
+sql = "SELECT name FROM customers WHERE id = $1"
+parameters = ["integer"]
+[statements.note]
+sql = "INSERT INTO notes VALUES ($1)"
+parameters = ["text"]
+[statements.secret]
+sql = "SELECT 'hunter2'::bigint"
+"#;
+    fs::write(scene.folder().join("sluicegate.toml"), file).unwrap();
+    let report = examined(scene.service(), &[]);
+    assert_eq!(report.bad(), [("granted-statement", "error"), ("granted-statement", "error")]);
+    let found = text(report.finding("granted-statement"), "found");
+    assert!(found.contains("\"gone\"") && found.contains("\"customers\" does not exist"), "{found}");
+    assert_eq!(scene.database.value::<i64>("SELECT count(*) FROM notes"), 0);
 }
 
 /// Policies do not hold for superusers and owners.

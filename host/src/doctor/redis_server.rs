@@ -392,7 +392,8 @@ mod tests {
     #[test]
     fn each_setting_has_its_finding() {
         type Pairs = &'static [(&'static str, &'static str)];
-        let cases: [(Pairs, Pairs, &[(&str, Level)]); 24] = [
+        type Told = &'static [(&'static str, Level)];
+        let cases: [(Pairs, Pairs, Told); 24] = [
             (&[], &[], &[]),
             (&[("redis_version", "6.2.14")], &[], &[("redis-version", Level::Error)]),
             (&[("redis_version", "7.0.15")], &[], &[("redis-known-defect", Level::Note)]),

@@ -72,7 +72,7 @@ fn unreadable(look: &StreamLook, subject: &Subject, why: &str) -> Finding {
         false => Finding::error(
             ID,
             subject,
-            format!("the stream {stream:?} is on another node of the cluster ({why})"),
+            format!("the stream {stream:?} is not on this node of the cluster: {why}"),
             "a stream on the node that REDIS_URL names",
             "set REDIS_URL to that node, or use a Redis without cluster mode",
         ),

@@ -2,7 +2,7 @@
 
 use super::finding::{Finding, Subject};
 use super::postgres_server::{quoted, setting};
-use crate::store::{Hypertable, PostgresLook, TableLook, TenantTable};
+use crate::store::{Hypertable, PostgresLook, RefusedStatement, TableLook, TenantTable};
 
 /// The tables that a chunk brings: itself and its indexes, each with a lock.
 const LOCKS_PER_CHUNK: i64 = 3;
@@ -30,17 +30,37 @@ pub(super) fn judge_own(look: &PostgresLook) -> Vec<Finding> {
 /// Judges a tenant's table.
 pub(super) fn judge(table: &TenantTable, look: &PostgresLook) -> Vec<Finding> {
     let subject = Subject::Tenant(table.tenant.clone());
+    let mut findings = statements(table, &subject);
+    findings.extend(events_table(table, look, &subject));
+    findings
+}
+
+/// Judges the statements that its rules may run.
+fn statements(table: &TenantTable, subject: &Subject) -> Vec<Finding> {
+    let told = |RefusedStatement { name, why }: &RefusedStatement| {
+        Finding::error(
+            "granted-statement",
+            subject,
+            format!("PostgreSQL would refuse the statement {name:?}: {why}"),
+            "a statement that the role can run",
+            format!("mend [statements.{name}] or its table, or take it out of [grants] statements"),
+        )
+    };
+    table.refused_statements.iter().map(told).collect()
+}
+
+fn events_table(table: &TenantTable, look: &PostgresLook, subject: &Subject) -> Vec<Finding> {
     let name = table.table.to_string();
     let Some(found) = &table.look else {
         let found = format!("there is no table {name} yet");
         // A look that failed is told by itself.
-        let note = Finding::note("events-table", &subject, found, "", "nothing: it is made at the start");
+        let note = Finding::note("events-table", subject, found, "", "nothing: it is made at the start");
         return if look.failed.is_empty() { vec![note] } else { Vec::new() };
     };
     if let Some(form) = &table.other_form {
         return vec![Finding::error(
             "events-table",
-            &subject,
+            subject,
             format!("the table {name} has another form: {form}"),
             &table.wanted_form,
             format!("EVENTS_TABLE=events_of_sluicegate, or ALTER TABLE {name} to that form"),
@@ -48,14 +68,14 @@ pub(super) fn judge(table: &TenantTable, look: &PostgresLook) -> Vec<Finding> {
     }
     let user = look.server.as_ref().map_or("ROLE", |server| server.user.as_str());
     let mut findings = Vec::new();
-    findings.extend(kind(&name, found, &subject));
-    findings.extend(rights(&name, found, &subject, user));
-    findings.extend(unlogged(&name, found, &subject));
-    findings.extend(row_security(&name, found, &subject));
-    findings.extend(required_columns(&name, found, &subject));
-    findings.extend(triggers(&name, found, &subject));
-    findings.extend(unique_indexes(&name, found, &subject));
-    findings.extend(hypertable(&name, table, look, &subject));
+    findings.extend(kind(&name, found, subject));
+    findings.extend(rights(&name, found, subject, user));
+    findings.extend(unlogged(&name, found, subject));
+    findings.extend(row_security(&name, found, subject));
+    findings.extend(required_columns(&name, found, subject));
+    findings.extend(triggers(&name, found, subject));
+    findings.extend(unique_indexes(&name, found, subject));
+    findings.extend(hypertable(&name, table, look, subject));
     if findings.is_empty() {
         let form = match &table.hypertable {
             Some(Hypertable { chunks, chunk_interval_s: Some(seconds), .. }) => {
@@ -64,7 +84,7 @@ pub(super) fn judge(table: &TenantTable, look: &PostgresLook) -> Vec<Finding> {
             Some(Hypertable { chunks, .. }) => format!("hypertable with {chunks} chunks"),
             None => "plain table".to_owned(),
         };
-        findings.push(Finding::ok("events-table", &subject, format!("{name}: {form}")));
+        findings.push(Finding::ok("events-table", subject, format!("{name}: {form}")));
     }
     findings
 }

@@ -50,7 +50,8 @@ pub use dead_letter_store::{Cause, DeadLetterStore, Filter, Letter, Scope};
 pub use error::{Error, Remedy};
 pub use in_force::KnownRules;
 pub use inspect::{
-    Extension, Holders, Hypertable, Migrations, PostgresLook, PostgresServer, TableLook, TenantTable,
+    Extension, Holders, Hypertable, Migrations, PostgresLook, PostgresServer, RefusedStatement, TableLook,
+    TenantTable,
 };
 pub use others::Others;
 pub use replay_outbox::Due;
