@@ -125,8 +125,8 @@ async fn look_at_postgres(config: &Config) -> Vec<Finding> {
     };
     let mut findings = postgres_server::judge(&look, config);
     findings.extend(tables::judge_own(&look));
-    for table in &look.tables {
-        findings.extend(tables::judge(table, &look));
+    for (table, tenant) in look.tables.iter().zip(&config.tenants) {
+        findings.extend(tables::judge(table, &look, tenant));
     }
     findings
 }

@@ -2,6 +2,7 @@
 
 use super::finding::{Finding, Subject};
 use super::postgres_server::{quoted, setting};
+use crate::config::Tenant;
 use crate::store::{Hypertable, PostgresLook, RefusedStatement, TableLook, TenantTable};
 
 /// The tables that a chunk brings: itself and its indexes, each with a lock.
@@ -28,10 +29,11 @@ pub(super) fn judge_own(look: &PostgresLook) -> Vec<Finding> {
 }
 
 /// Judges a tenant's table.
-pub(super) fn judge(table: &TenantTable, look: &PostgresLook) -> Vec<Finding> {
+pub(super) fn judge(table: &TenantTable, look: &PostgresLook, tenant: &Tenant) -> Vec<Finding> {
     let subject = Subject::Tenant(table.tenant.clone());
     let mut findings = statements(table, &subject);
     findings.extend(events_table(table, look, &subject));
+    findings.extend(table.hypertable.as_ref().map(|it| jobs(it, tenant, &subject)).unwrap_or_default());
     findings
 }
 
@@ -233,6 +235,32 @@ fn hypertable(name: &str, table: &TenantTable, look: &PostgresLook, subject: &Su
     findings
 }
 
+/// Judges the policies of TimescaleDB, which only its Community edition has.
+fn jobs(hypertable: &Hypertable, tenant: &Tenant, subject: &Subject) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if !hypertable.failed_jobs.is_empty() {
+        findings.push(Finding::warning(
+            "table-jobs",
+            subject,
+            format!("the last run of a job has failed: {}", hypertable.failed_jobs.join(", ")),
+            "jobs that succeed",
+            "SELECT * FROM timescaledb_information.job_errors ORDER BY finish_time DESC tells why",
+        ));
+    }
+    let age = tenant.max_event_age;
+    if let Some(seconds) = hypertable.retention_s.filter(|seconds| *seconds < age.0.as_secs_f64()) {
+        let days = seconds / 86_400.0;
+        findings.push(Finding::note(
+            "table-retention",
+            subject,
+            format!("a policy drops events that are older than {days:.1} days, and MAX_EVENT_AGE lets in those of {age}"),
+            "no event that makes a chunk only to be dropped with it",
+            format!("MAX_EVENT_AGE={days:.0}d"),
+        ));
+    }
+    findings
+}
+
 /// A statement over the whole table locks each chunk.
 fn locks(name: &str, hypertable: &Hypertable, look: &PostgresLook, subject: &Subject) -> Option<Finding> {
     let server = look.server.as_ref()?;
@@ -318,18 +346,14 @@ mod tests {
 
     fn told(change: impl FnOnce(&mut TenantTable, &mut TableLook)) -> Vec<(&'static str, Level)> {
         let mut table = TenantTable {
-            hypertable: Some(Hypertable {
-                chunks: 10,
-                is_compressed: false,
-                chunk_interval_s: Some(604_800.0),
-            }),
+            hypertable: Some(Hypertable { chunks: 10, ..Hypertable::default() }),
             ..TenantTable::default()
         };
         let mut found =
             TableLook { kind: "r".to_owned(), schema: "public".to_owned(), ..TableLook::default() };
         change(&mut table, &mut found);
         table.look = Some(found);
-        let findings = judge(&table, &look());
+        let findings = judge(&table, &look(), &Tenant::default());
         let told = findings.iter().filter(|finding| finding.level != Level::Ok);
         told.map(|finding| (finding.id, finding.level)).collect()
     }
@@ -358,12 +382,21 @@ mod tests {
         assert_eq!(told(|table, _| table.hypertable = None), [("events-table", Level::Note)]);
         let chunks = |chunks, is_compressed| {
             told(|table, _| {
-                table.hypertable = Some(Hypertable { chunks, is_compressed, chunk_interval_s: None });
+                table.hypertable = Some(Hypertable { chunks, is_compressed, ..Hypertable::default() });
             })
         };
         assert_eq!(chunks(2_000, false), []);
         assert_eq!(chunks(2_500, false), [("table-locks", Level::Warning), ("table-chunks", Level::Warning)]);
         assert_eq!(chunks(5, true), [("table-compression", Level::Warning)]);
+        let with = |hypertable: Hypertable| told(|table, _| table.hypertable = Some(hypertable));
+        assert_eq!(
+            with(Hypertable { failed_jobs: one("policy_retention 1000"), ..Hypertable::default() }),
+            [("table-jobs", Level::Warning)]
+        );
+        assert_eq!(
+            with(Hypertable { retention_s: Some(86_400.0), ..Hypertable::default() }),
+            [("table-retention", Level::Note)]
+        );
     }
 
     #[test]

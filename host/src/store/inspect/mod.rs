@@ -135,6 +135,10 @@ pub struct Hypertable {
     pub chunks: i64,
     pub is_compressed: bool,
     pub chunk_interval_s: Option<f64>,
+    /// The age at which a policy drops chunks, if there is one.
+    pub retention_s: Option<f64>,
+    /// The jobs of the table whose last run has failed.
+    pub failed_jobs: Vec<String>,
 }
 
 /// What keeps old versions of rows, or WAL, from being removed.

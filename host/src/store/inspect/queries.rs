@@ -79,7 +79,14 @@ pub(super) const HYPERTABLE: &str = "SELECT json_build_object(
     'chunks', num_chunks, 'is_compressed', compression_enabled,
     'chunk_interval_s', (SELECT extract(epoch FROM time_interval)::float8 FROM timescaledb_information.dimensions d
                          WHERE d.hypertable_schema = h.hypertable_schema AND d.hypertable_name = h.hypertable_name
-                               AND dimension_number = 1))
+                               AND dimension_number = 1),
+    'retention_s', (SELECT min(extract(epoch FROM (config->>'drop_after')::interval))::float8
+                    FROM timescaledb_information.jobs j WHERE proc_name = 'policy_retention'
+                         AND j.hypertable_schema = h.hypertable_schema AND j.hypertable_name = h.hypertable_name),
+    'failed_jobs', (SELECT coalesce(json_agg(format('%s %s', proc_name, j.job_id)), '[]')
+                    FROM timescaledb_information.jobs j JOIN timescaledb_information.job_stats s ON s.job_id = j.job_id
+                    WHERE last_run_status = 'Failed'
+                         AND j.hypertable_schema = h.hypertable_schema AND j.hypertable_name = h.hypertable_name))
  FROM timescaledb_information.hypertables h
  WHERE to_regclass(format('%I.%I', hypertable_schema, hypertable_name)) = to_regclass($1)";
 
