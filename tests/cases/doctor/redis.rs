@@ -73,7 +73,16 @@ fn user(scene: &Scene, without: &[&str], with: &[&str]) {
 
 #[test]
 fn rights_that_a_redis_user_lacks_are_found_without_effect() {
-    let redis = Redis::start(&Options::default()).unwrap();
+    rights_are_found_on(&Redis::start(&Options::default()).unwrap());
+}
+
+/// It has other words for what it denies.
+#[test]
+fn rights_that_a_user_of_redis_7_0_lacks_are_found_without_effect() {
+    rights_are_found_on(&Redis::start_7_0(&Options::default()).unwrap());
+}
+
+fn rights_are_found_on(redis: &Redis) {
     let scene = Scene::on(&redis.url(), &shared_postgres_url());
     let key = format!("~{}", scene.stream.name);
     scene.stream.add(&Event::new().data());
