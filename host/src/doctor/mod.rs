@@ -4,11 +4,12 @@
 //! - `settings`, `rules`: judge the settings, and load the rules as the service would
 //! - `redis_server`, `streams`: judge what `stream::inspect` has seen
 //! - `postgres_server`, `tables`: judge what `store::inspect` has seen
-//! - `version`: versions of servers
+//! - `clocks`, `version`: what both servers have
 //!
 //! The judges are functions of what was seen, and ask nobody. Each look has a time limit, and one that fails is a
 //! finding itself: the others go on.
 
+mod clocks;
 mod finding;
 mod postgres_server;
 mod redis_server;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::clocks;
 use super::finding::{Finding, Subject};
-use super::redis_server::clock;
 use crate::config::Config;
 use crate::store::{Extension, Holders, Migrations, PostgresLook, PostgresServer};
 
@@ -23,7 +23,7 @@ pub(super) fn judge(look: &PostgresLook, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(server) = &look.server {
         findings.extend([version(server), role_of_server(server), durability(server)]);
-        findings.extend(server.clock.map(|gap| clock("postgres-clock", &SUBJECT, gap)));
+        findings.extend(server.clock.map(|gap| clocks::judge("postgres-clock", &SUBJECT, gap)));
         findings.push(synchronous_commit(server, look));
         findings.push(connections(server, config));
         findings.extend(encoding(server));
