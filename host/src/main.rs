@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use sluicegate::config::{self, Config, LogFormat, SETTINGS, Setting};
 use sluicegate::sandbox::{compile, worker};
 use sluicegate::service;
-use sluicegate::{dead_letters, rules};
+use sluicegate::{dead_letters, doctor, rules};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -58,6 +58,19 @@ enum Command {
         #[command(subcommand)]
         command: rules::command::Command,
     },
+    /// Look at the settings and at both servers, change nothing, and say what to change
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor {
+        /// Settings file; without it, sluicegate.toml is read if it is there
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+        /// Count warnings as errors
+        #[arg(long)]
+        strict: bool,
+    },
     /// Compile a component for the service that started this
     #[command(name = compile::COMMAND, hide = true)]
     Compile { memory_bytes: u64, time_ms: u64, fuel: u64, stack_bytes: usize, code_bytes: u64 },
@@ -65,6 +78,11 @@ enum Command {
     #[command(name = worker::COMMAND, hide = true)]
     Worker { tenant: String },
 }
+
+const DOCTOR_HELP: &str = "Exit codes:
+  0  no errors; warnings and notes do not count
+  1  errors, or with --strict warnings
+  2  it could not look, or could not tell what it found";
 
 fn settings_help() -> String {
     let mut help = String::from(
@@ -111,6 +129,9 @@ pub(crate) fn main() -> ExitCode {
             };
             tool(work)
         }
+        Command::Doctor { config, json, strict } => {
+            examine(Config::load(config.as_deref()), doctor::How { json, strict })
+        }
         Command::Settings { markdown } => {
             let text = if markdown { config::as_markdown() } else { config::as_toml() };
             // Whoever reads it may have read enough.
@@ -145,6 +166,25 @@ fn tool(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
         Err(error) => {
             say(&format!("sluicegate: {error}"));
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs `doctor`, whose exit code tells what it found.
+fn examine(config: Result<Config, config::Error>, how: doctor::How) -> ExitCode {
+    let told = runtime().and_then(|runtime| {
+        let mut out = std::io::stdout().lock();
+        let told = runtime.block_on(doctor::run(config, how, &mut out));
+        // Rules that are still being compiled are not waited for.
+        runtime.shutdown_timeout(Duration::from_millis(200));
+        Ok(told?)
+    });
+    match told {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            say(&format!("sluicegate: {error}"));
+            ExitCode::from(2)
         }
     }
 }

@@ -83,7 +83,7 @@ async fn run_tenants(shared: &Arc<ProcessWide>, shutdown: &CancellationToken) ->
 }
 
 /// Returns the tables that several tenants write to.
-fn tables_in_common(tenants: &[Tenant]) -> BTreeMap<&TableName, Vec<&TenantName>> {
+pub(crate) fn tables_in_common(tenants: &[Tenant]) -> BTreeMap<&TableName, Vec<&TenantName>> {
     let mut tables: BTreeMap<&TableName, Vec<&TenantName>> = BTreeMap::new();
     for tenant in tenants {
         tables.entry(&tenant.events_table).or_default().push(&tenant.name);

@@ -17,6 +17,7 @@ mod commit_log;
 mod dead_letters;
 mod delivery;
 mod demo;
+mod doctor;
 mod duplicates;
 mod failpoints;
 mod guest_files;

@@ -99,6 +99,11 @@ impl UrlSource {
         self.file.is_some()
     }
 
+    /// Returns the file with the URL, if it is in one.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
     /// Returns the URL as it is now, which must not go into a log, an error or a help page.
     pub fn read(&self) -> Result<String, Error> {
         let Self { name, given: Secret(given), file } = self;

@@ -68,7 +68,8 @@ pub fn max_pause(rules: &dyn Rules, entries: u32) -> Duration {
     rules.max_call() * limits
 }
 
-fn max_limits(entries: u32) -> u32 {
+/// The time limits that a batch of so many entries takes at most.
+pub(crate) fn max_limits(entries: u32) -> u32 {
     MAX_LIMITS_PER_BATCH + entries / MIN_SHARE
 }
 

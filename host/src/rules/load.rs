@@ -147,6 +147,20 @@ pub(super) fn load_again(
     Ok(Loaded::new(guest, tenant, stored.source.clone()))
 }
 
+/// Loads what the settings alone name, the file or else the rules inside the program, and keeps nothing of it. Returns the
+/// component and where it came from.
+pub fn try_settings(engine: &SandboxEngine, tenant: &Tenant) -> Result<(Digest, String), Error> {
+    let Loaded { guest, made } = of_settings(engine, tenant)?;
+    Ok((guest.version().component, made.source))
+}
+
+fn of_settings(engine: &SandboxEngine, tenant: &Tenant) -> Result<Loaded, Error> {
+    match &tenant.guest {
+        Some(file) => load_file(engine, tenant, &Folders::default(), file, None),
+        None => load_default(engine, tenant),
+    }
+}
+
 /// Loads what a replay judges by: the file that `GUEST` names with the settings as they are, or else the version that is
 /// wanted, within the limits of the settings; with the settings as they are if that is forced. Returns it with its manifest
 /// and where it came from.
@@ -162,10 +176,9 @@ pub async fn load_for_replay(
     };
     let (engine, tenant, database) = (engine.clone(), tenant.clone(), database.clone());
     let load = move || {
-        let loaded = match (&tenant.guest, &wanted) {
-            (Some(file), _) => load_file(&engine, &tenant, &Folders::default(), file, None)?,
-            (None, None) => load_default(&engine, &tenant)?,
-            (None, Some(stored)) => {
+        let loaded = match &wanted {
+            None => of_settings(&engine, &tenant)?,
+            Some(stored) => {
                 let refused = |reason| Error::Stored { version: stored.version, reason };
                 let manifest = Manifest::parse(&stored.manifest, stored.version.digest);
                 let manifest = manifest.map_err(|error| refused(error.into()))?;

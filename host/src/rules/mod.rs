@@ -35,7 +35,7 @@ use tokio::sync::{Mutex, watch as channel};
 use tokio_util::sync::CancellationToken;
 
 pub use feed::Feed;
-pub use load::load_for_replay;
+pub use load::{load_for_replay, try_settings};
 pub use manifest::Manifest;
 pub use watch::Folders;
 

@@ -159,6 +159,14 @@ impl Cache {
     }
 }
 
+/// Checks whether compiled guests can be kept in this folder. One that is missing is made when it is needed.
+pub fn check_cache(folder: &Path) -> io::Result<()> {
+    match Cache::new(folder, 1).check_folder() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
 fn user() -> u32 {
     rustix::process::geteuid().as_raw()
 }

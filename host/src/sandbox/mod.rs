@@ -30,6 +30,7 @@ mod print_log;
 mod process;
 pub mod worker;
 
+pub use cache::check_cache;
 pub use engine::{Sandbox, SandboxEngine, Source};
 pub use guest::Guest;
 pub use limits::Limits;

@@ -10,12 +10,12 @@ use tokio::time::{sleep, timeout};
 use super::error::is_denied;
 use super::{CONNECT_TIMEOUT, Database, Error, Store, table};
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+pub(super) static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
-const MIN_POSTGRES_MAJOR: u32 = 14;
+pub(super) const MIN_POSTGRES_MAJOR: u32 = 14;
 /// Below this version, ON CONFLICT DO NOTHING on a compressed chunk can drop the rest of a
 /// statement after the first conflict (timescaledb#7672).
-const MIN_TIMESCALEDB: (u32, u32, u32) = (2, 18, 1);
+pub(super) const MIN_TIMESCALEDB: (u32, u32, u32) = (2, 18, 1);
 
 /// A migration may take hours, so its statements have no time limit. Instead the server ends a
 /// session that waits this long for the service, which never needs so long to send the next
@@ -317,7 +317,7 @@ pub(super) async fn extension_version(connection: &mut PgConnection) -> Result<O
     Ok(version)
 }
 
-fn parts(version: &str) -> Option<(u32, u32, u32)> {
+pub(super) fn parts(version: &str) -> Option<(u32, u32, u32)> {
     let mut parts = version.split(['.', '-']).map_while(|part| part.parse().ok());
     Some((parts.next()?, parts.next()?, parts.next().unwrap_or(0)))
 }

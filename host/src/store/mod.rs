@@ -9,6 +9,7 @@
 //! - `timestamp`: reads times, of which PostgreSQL has more than chrono
 //! - `deployments`: components, versions and what is wanted of them; what each replica has in force
 //! - `listener`: hears of deployments
+//! - `inspect`: looks at the server and changes nothing, for `sluicegate doctor`
 //! - `replay_outbox`: keeps what a replay has published and not sent yet
 //!
 //! A batch takes a connection from the pool. After an error the connection is closed, unless only a
@@ -21,6 +22,7 @@ mod dead_letter_rows;
 mod dead_letter_store;
 mod deployments;
 mod error;
+mod inspect;
 mod listener;
 mod migrator;
 mod others;
@@ -51,6 +53,10 @@ pub use deployments::{
     Action, Deployment, NewVersion, Replica, Report, Request, SILENT_AFTER_S, StoredVersion, Wanted,
 };
 pub use error::{Error, Remedy};
+pub use inspect::{
+    Extension, Holders, Hypertable, Migrations, PostgresLook, PostgresServer, RefusedStatement, TableLook,
+    TenantTable,
+};
 pub use listener::Listener;
 pub use others::Others;
 pub use replay_outbox::Due;

@@ -308,9 +308,9 @@ fn refused(error: &Error, timeout_ms: u64) -> Option<StatementError> {
     }
 }
 
-type Bound = Query<'static, Postgres, PgArguments>;
+pub(super) type Bound = Query<'static, Postgres, PgArguments>;
 
-fn bound(statement: &Statement, parameters: Vec<Value>) -> Result<Bound, StatementError> {
+pub(super) fn bound(statement: &Statement, parameters: Vec<Value>) -> Result<Bound, StatementError> {
     let wrong = || {
         let kinds: Vec<&str> = statement.parameters.iter().map(|kind| kind.as_str()).collect();
         StatementError::WrongParameters(format!("wanted ({})", kinds.join(", ")))

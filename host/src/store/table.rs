@@ -130,7 +130,7 @@ async fn make(connection: &mut PgConnection, table: &TableName) -> Result<(), Er
 }
 
 /// Returns what the table looks like, if there is one.
-async fn form(connection: &mut PgConnection, table: &TableName) -> Result<Option<String>, Error> {
+pub(super) async fn form(connection: &mut PgConnection, table: &TableName) -> Result<Option<String>, Error> {
     let found = sqlx::query_scalar(
         "SELECT concat(
              (SELECT string_agg(attname || ' ' || CASE format_type(atttypid, NULL)

@@ -6,16 +6,19 @@
 //! - `publish`: sends with XADD what rules have published
 //! - `look`: finds what was trimmed before it was read, and who has what comes next
 //! - `group_stats`: asks how full the stream is
+//! - `inspect`, `rights`: look at the server and change nothing, for `sluicegate doctor`
 //! - `server`: the server, and the connection that all tenants share
 //! - `reply`: reads entries from the replies of Redis
 
 mod acknowledger;
 mod attempts;
 mod group_stats;
+mod inspect;
 mod look;
 mod publish;
 mod reader;
 mod reply;
+mod rights;
 mod server;
 
 use std::collections::BTreeMap;
@@ -28,7 +31,9 @@ use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 pub use acknowledger::{Acknowledger, Unacknowledged};
 pub use attempts::Attempts;
 pub use group_stats::{GroupMonitor, GroupStats};
+pub use inspect::{ConsumerLook, GroupLook, OldestPending, RedisLook, StreamFigures, StreamLook};
 pub use reader::{Pending, Quiet, Read, Reader};
+pub use rights::{Denied, Why};
 pub use server::Redis;
 
 use crate::config::{self, Tenant};
