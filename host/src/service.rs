@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
+use crate::admin::{Admin, Tenants};
 use crate::config::{Config, TableName, Tenant, TenantName};
 use crate::pipeline::RulesInForce;
 use crate::sandbox::SandboxEngine;
@@ -31,22 +33,32 @@ pub async fn run_with(config: Config, rules: RulesInForce, shutdown: Cancellatio
 }
 
 async fn run_all(shared: ProcessWide, shutdown: CancellationToken) -> Result<(), Error> {
+    let admin = Admin::bind(&shared.config).await?;
     let shared = Arc::new(shared);
-    let tenants = &shared.config.tenants;
-    let run = |tenant: &Tenant| Run::new(Arc::clone(&shared), tenant.clone(), shutdown.clone());
-    if let ([only], false) = (tenants.as_slice(), shared.config.has_named_tenants) {
-        return run(only).serve(false).await;
+    let (observed, tenants) = (Tenants::default(), &shared.config.tenants);
+    let run = |tenant: &Tenant| {
+        let run = Run::new(Arc::clone(&shared), tenant.clone(), shutdown.clone());
+        let registration = observed.add(run.observed());
+        (tenant.name.clone(), run, registration)
+    };
+    let mut all: Vec<_> = tenants.iter().map(run).collect();
+    let _admin = admin
+        .map(|admin| AbortOnDropHandle::new(tokio::spawn(admin.serve(observed.clone(), shutdown.clone()))));
+    if !shared.config.has_named_tenants
+        && let Some((_, run, _registration)) = all.pop()
+    {
+        return run.serve(false).await;
     }
     for (table, names) in tables_in_common(tenants) {
         let names = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
         tracing::warn!(%table, tenants = names, "tenants share a table: each can keep an event from the others by storing its event_id and time first");
     }
     let mut runs = JoinSet::new();
-    for tenant in tenants {
+    for (name, run, registration) in all {
         // The span is on every line about the tenant, whatever level is wanted.
-        let span = tracing::error_span!("serve", tenant = %tenant.name);
-        let run = run(tenant);
+        let span = tracing::error_span!("serve", tenant = %name);
         let served = async move {
+            let _registration = registration;
             if let Err(error) = run.serve(true).await {
                 tracing::error!(%error, "failed during the shutdown");
             }

@@ -6,11 +6,13 @@
 //! - `publish`: sends with XADD what rules have published
 //! - `look`: finds what was trimmed before it was read, and who has what comes next
 //! - `group_stats`: asks how full the stream is
+//! - `backlog`: asks what is left to do, for those who watch the service
 //! - `server`: the server, and the connection that all tenants share
 //! - `reply`: reads entries from the replies of Redis
 
 mod acknowledger;
 mod attempts;
+mod backlog;
 mod group_stats;
 mod look;
 mod publish;
@@ -27,6 +29,7 @@ use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 pub use acknowledger::{Acknowledger, Unacknowledged};
 pub use attempts::Attempts;
+pub use backlog::Backlog;
 pub use group_stats::{GroupMonitor, GroupStats};
 pub use reader::{Pending, Quiet, Read, Reader};
 pub use server::Redis;
