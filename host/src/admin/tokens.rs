@@ -79,8 +79,11 @@ impl Tokens {
         let tokens = Arc::clone(&self.read.lock().tokens);
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         // All are compared, each in the same time.
-        let is_of = |known: &&Token| bool::from(known.digest.ct_eq(&digest));
-        tokens.iter().filter(is_of).last().map(|known| known.access.clone())
+        let of = |found, known: &Token| match bool::from(known.digest.ct_eq(&digest)) {
+            true => Some(known.access.clone()),
+            false => found,
+        };
+        tokens.iter().fold(None, of)
     }
 
     /// Reads the file again if it has changed. While it does not read, the last tokens count.
