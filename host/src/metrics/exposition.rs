@@ -394,6 +394,8 @@ mod tests {
                 (series("x_total", &[]), add(2)),
                 (series("y", &[("tenant", "b"), ("le", "\"\n"), ("name", "z")]), add(3)),
                 (series("y", &[("__name__", "up"), ("a", "1"), ("a", "2")]), add(4)),
+                // A worker that somebody has taken over sorts nothing.
+                (series("y", &[("a", "1"), ("__name__", "up")]), add(8)),
             ],
             5,
         );
@@ -404,7 +406,7 @@ mod tests {
                 r#"sluicegate_guest_count_total{tenant="a",name="x"} 1"#,
                 r#"sluicegate_guest_count_total{tenant="a",name="x_total"} 2"#,
                 r#"sluicegate_guest_count_total{tenant="a",name="y",guest_le="\"\\n",guest_name="z",guest_tenant="b"} 3"#,
-                r#"sluicegate_guest_count_total{tenant="a",name="y",guest___name__="up",a="1"} 4"#,
+                r#"sluicegate_guest_count_total{tenant="a",name="y",a="1",guest___name__="up"} 4"#,
                 r#"sluicegate_guest_observed_sum{tenant="b",name="x"} 1.5"#,
                 r#"sluicegate_guest_dropped_samples_total{tenant="a"} 5"#,
             ] {

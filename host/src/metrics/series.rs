@@ -75,9 +75,10 @@ impl AllSeries {
 }
 
 /// Returns the labels of a series. One that would hide a label of the service, or that Prometheus
-/// keeps for itself, has another name, and of two with the same name the first remains.
+/// keeps for itself, has another name, and of two with the same name the first remains. A worker may
+/// have left them in any order.
 fn labels(Series { name, labels }: &Series) -> Labels {
-    let mut all = vec![("name".to_owned(), name.clone())];
+    let mut all: Labels = Vec::new();
     for (label, value) in labels {
         let is_taken = ["tenant", "name", "le", "quantile"].contains(&label.as_str());
         let label = match is_taken || label.starts_with("__") {
@@ -88,6 +89,8 @@ fn labels(Series { name, labels }: &Series) -> Labels {
             all.push((label, printable(value).into_owned()));
         }
     }
+    all.sort();
+    all.insert(0, ("name".to_owned(), name.clone()));
     all
 }
 
