@@ -1,5 +1,5 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 wasmtime
+.PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 promtool wasmtime
 
 DEMO := target/release/sluicegate-demo
 COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
@@ -7,13 +7,14 @@ COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
 help:
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-# The components, then the service, which carries the default guest inside.
+# The components, then the service, which carries the default guest inside. All of the workspace is selected, here and for
+# the tests, so that dependencies have the same features everywhere and are compiled once.
 build: guests ## the components and the service
-	cargo build --release --locked -p sluicegate -p sluicegate-demo
+	cargo build --release --locked --workspace --bins
 
 # The service with failpoints, for the tests: only the crate itself is compiled again.
 failpoints: guests ## the service with places at which tests make it fail
-	cargo build --release --locked -p sluicegate --features failpoints --bin sluicegate-failpoints
+	cargo build --release --locked --workspace --features sluicegate/failpoints --bin sluicegate-failpoints
 
 guests: ## the components that ship
 	@tests/setup/tools.sh
@@ -29,13 +30,13 @@ demo: build servers ## the whole service on private servers, for DEMO_SECONDS
 
 # Everything, against real servers: those of REDIS_URL and POSTGRES_URL if set, else private ones.
 # One profile for all of it, so that the heavy dependencies are built once. Most of a test is waiting: hence the threads.
-test: build hostile failpoints servers redis-7.0 wasmtime deny ## everything that continuous integration runs
+test: build hostile failpoints servers redis-7.0 promtool wasmtime deny ## everything that continuous integration runs
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
 	$(DEMO) servers -- cargo test --release --locked --workspace -- --test-threads 4
 
-test-one: build hostile failpoints servers redis-7.0 wasmtime ## the tests whose names contain T
+test-one: build hostile failpoints servers redis-7.0 promtool wasmtime ## the tests whose names contain T
 	$(DEMO) servers -- cargo test --release --locked --workspace --lib --test service -- --test-threads 4 $(T)
 
 # What deny.toml says of licences, sources and crates that are not wanted.
@@ -66,6 +67,9 @@ servers: ## private Redis and TimescaleDB, fetched once
 
 redis-7.0: ## the oldest Redis that is supported, fetched once
 	@tests/setup/servers.sh redis-7.0
+
+promtool: ## Prometheus' check of metrics, fetched once
+	@tests/setup/servers.sh promtool
 
 wasmtime: ## the wasmtime command line, built once
 	@tests/setup/tools.sh wasmtime

@@ -93,6 +93,7 @@ impl Service {
             .env("CONSUMER_GROUP", GROUP)
             .env("GUEST", guest)
             .env("METRICS_CSV", &settings.metrics_csv)
+            .env("ADMIN_LISTEN", "off")
             .env("LOG_FORMAT", "text")
             .env("RUST_LOG", "info")
             .process_group(0) // Ctrl-C is for us: we stop it in order

@@ -340,6 +340,17 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Returns each way to end with its count.
+    pub fn outcomes(&self) -> [(&'static str, u64); 5] {
+        [
+            ("stored", self.stored),
+            ("duplicate", self.duplicate),
+            ("rejected", self.rejected),
+            ("discarded", self.discarded),
+            ("dead_lettered", self.dead_lettered),
+        ]
+    }
+
     pub fn total(&self) -> u64 {
         self.stored + self.duplicate + self.rejected + self.discarded + self.dead_lettered
     }
@@ -366,6 +377,14 @@ impl Breaches {
         if reason.is_breach() {
             self.0[reason] += 1;
         }
+    }
+
+    /// Returns each kind with its number, those that there were not too.
+    pub fn kinds(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0
+            .into_iter()
+            .filter(|(reason, _)| reason.is_breach())
+            .map(|(reason, count)| (reason.as_str(), count))
     }
 
     /// Returns the number of breaches of this kind.

@@ -5,9 +5,10 @@
 //! is too much for one transaction, [`store`] commits its outcome, [`stream`] acknowledges it.
 //! [`pipeline`] joins these steps, [`tenant`] starts and drains a pipeline, [`service`] runs all
 //! tenants, [`rules`] decides which version of the rules is in force, [`metrics`] tells what
-//! happened. [`batch`] is the data they share, [`config`] every setting. ARCHITECTURE.md has the
+//! happened, and `admin` tells it to who asks. [`batch`] is the data they share, [`config`] every setting. ARCHITECTURE.md has the
 //! invariants.
 
+mod admin;
 pub mod batch;
 pub mod batch_budget;
 mod bounded;
@@ -22,6 +23,7 @@ mod log_limit;
 pub mod metrics;
 pub mod outbox;
 pub mod pipeline;
+pub mod reload;
 mod retry;
 pub mod rules;
 pub mod sandbox;

@@ -3,17 +3,20 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use rustix::process::Signal;
 use sluicegate::config::{self, Config, LogFormat, SETTINGS, Setting};
+use sluicegate::reload::Reload;
 use sluicegate::sandbox::{compile, worker};
 use sluicegate::service;
 use sluicegate::{dead_letters, doctor, rules};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -211,9 +214,10 @@ fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         let shutdown = CancellationToken::new();
-        tokio::spawn(cancel_on_signal(shutdown.clone())?);
+        let reload = Reload::new(file);
+        tokio::spawn(follow_signals(shutdown.clone(), reload.asked())?);
         // Its message names the cause already.
-        service::run(config, shutdown).await.map_err(|error| anyhow::anyhow!("{error}"))
+        service::run(config, Some(reload), shutdown).await.map_err(|error| anyhow::anyhow!("{error}"))
     });
     // A guest may still be running, or being compiled, and is not waited for. The kernel ends the
     // process that compiles with the thread that started it, which ends with this process.
@@ -221,8 +225,12 @@ fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
     outcome
 }
 
-/// Calls the shutdown at SIGTERM, SIGINT or SIGHUP. The signals are caught from here on.
-fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+/// Calls the shutdown at SIGTERM and SIGINT, and has the settings read again at SIGHUP. On a terminal, SIGHUP says that the
+/// terminal is gone, and is a shutdown. The signals are caught from here on.
+fn follow_signals(
+    shutdown: CancellationToken,
+    reload: Arc<Notify>,
+) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
     // `nohup` has the signal ignored, and then it stays so.
@@ -230,17 +238,23 @@ fn cancel_on_signal(shutdown: CancellationToken) -> anyhow::Result<impl Future<O
         true => None,
         false => Some(signal(SignalKind::hangup()).context("catching SIGHUP")?),
     };
-    let hang_up = async move {
-        match &mut hang_up {
-            Some(hang_up) => hang_up.recv().await,
-            None => std::future::pending().await,
-        }
-    };
+    let has_terminal = std::io::stderr().is_terminal();
     Ok(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-            _ = hang_up => "SIGHUP",
+        let name = loop {
+            let hang_up = async {
+                match &mut hang_up {
+                    Some(hang_up) => hang_up.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = terminate.recv() => break "SIGTERM",
+                _ = interrupt.recv() => break "SIGINT",
+                _ = hang_up => match has_terminal {
+                    true => break "SIGHUP",
+                    false => reload.notify_one(),
+                },
+            }
         };
         tracing::info!(signal = name, "shutting down: finishing the batches in flight");
         shutdown.cancel();

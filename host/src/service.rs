@@ -1,39 +1,48 @@
 //! Runs all tenants in one process. They share the servers, and the failure of one stays its own.
+//! Tenants come, go and change with the settings.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
+use crate::admin::{Admin, Tenants};
 use crate::config::{Config, TableName, Tenant, TenantName};
 use crate::pipeline::RulesInForce;
+use crate::reload::Reload;
 use crate::rules::{Feed, Folders, Sources};
 use crate::sandbox::SandboxEngine;
 use crate::store::Database;
 use crate::stream::Redis;
 use crate::tenant::{Error, ProcessWide, RulesSource, Run};
 
-/// Runs the service until `shutdown` is called.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+/// Runs the service until `shutdown` is called. With `reload`, it follows the settings.
+pub async fn run(config: Config, reload: Option<Reload>, shutdown: CancellationToken) -> Result<(), Error> {
     let redis = Redis::new(&config)?;
     let database = Database::new(&config).map_err(Error::StoreUrl)?;
     let engine = SandboxEngine::new(&config).map_err(Error::Sandbox)?;
     let sources = Sources { engine, database: database.clone(), folders: Arc::<Folders>::default() };
     let rules = RulesSource::Versions(sources, Feed::new(database.clone()));
-    run_all(ProcessWide { config, redis, database, rules }, shutdown).await
+    run_all(ProcessWide { config, redis, database, rules }, reload, shutdown).await
 }
 
 /// Runs the service with these rules for every tenant until `shutdown` is called.
 pub async fn run_with(config: Config, rules: RulesInForce, shutdown: CancellationToken) -> Result<(), Error> {
     let redis = Redis::new(&config)?;
     let database = Database::new(&config).map_err(Error::StoreUrl)?;
-    run_all(ProcessWide { config, redis, database, rules: RulesSource::Given(rules) }, shutdown).await
+    run_all(ProcessWide { config, redis, database, rules: RulesSource::Given(rules) }, None, shutdown).await
 }
 
-async fn run_all(shared: ProcessWide, shutdown: CancellationToken) -> Result<(), Error> {
-    let shared = Arc::new(shared);
+async fn run_all(
+    shared: ProcessWide,
+    reload: Option<Reload>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let admin = Admin::bind(&shared.config).await?;
+    let (shared, observed) = (Arc::new(shared), Tenants::default());
     let feed = tokio::spawn({
         let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
         async move {
@@ -42,44 +51,190 @@ async fn run_all(shared: ProcessWide, shutdown: CancellationToken) -> Result<(),
             }
         }
     });
-    let outcome = run_tenants(&shared, &shutdown).await;
+    let sources = match &shared.rules {
+        RulesSource::Versions(sources, _) => Some(sources.clone()),
+        RulesSource::Given(_) => None,
+    };
+    let serve = |admin: Admin| tokio::spawn(admin.serve(observed.clone(), sources, shutdown.clone()));
+    let _admin = admin.map(|admin| AbortOnDropHandle::new(serve(admin)));
+    let runs = Runs {
+        observed,
+        settings: shared.config.clone(),
+        shared,
+        shutdown: shutdown.clone(),
+        tasks: JoinSet::new(),
+        running: BTreeMap::new(),
+        wanted: BTreeMap::new(),
+    };
+    let outcome = runs.serve(reload).await;
     shutdown.cancel();
     // It tells the database that this replica is gone, which takes a moment at most.
     feed.await?;
     outcome
 }
 
-async fn run_tenants(shared: &Arc<ProcessWide>, shutdown: &CancellationToken) -> Result<(), Error> {
-    let tenants = &shared.config.tenants;
-    let run = |tenant: &Tenant| Run::new(Arc::clone(shared), tenant.clone(), shutdown.clone());
-    if let ([only], false) = (tenants.as_slice(), shared.config.has_named_tenants) {
-        return run(only).serve(false).await;
+/// The tenants that run, and those that are to run.
+struct Runs {
+    shared: Arc<ProcessWide>,
+    observed: Tenants,
+    /// The settings that were read last.
+    settings: Config,
+    shutdown: CancellationToken,
+    tasks: JoinSet<(TenantName, Result<(), Error>)>,
+    /// The tenants that run, each with its settings and what stops it.
+    running: BTreeMap<TenantName, (Tenant, CancellationToken)>,
+    /// All tenants of the settings.
+    wanted: BTreeMap<TenantName, Tenant>,
+}
+
+impl Runs {
+    /// Serves until the shutdown, or until a tenant that is the only one has failed.
+    async fn serve(mut self, reload: Option<Reload>) -> Result<(), Error> {
+        tell_tables_in_common(&self.settings.tenants);
+        self.wanted = by_name(&self.settings.tenants);
+        self.start_wanted();
+        let mut outcome = Ok(());
+        let mut settings = Settings(reload);
+        while !self.tasks.is_empty() || !self.shutdown.is_cancelled() {
+            tokio::select! {
+                Some(ended) = self.tasks.join_next() => {
+                    let ended = ended.map_err(Error::from).and_then(|(name, outcome)| self.ended(&name, outcome));
+                    if let Err(error) = ended {
+                        // Nothing should seem well.
+                        self.shutdown.cancel();
+                        outcome = outcome.and(Err(error));
+                    }
+                }
+                config = settings.next(), if !self.shutdown.is_cancelled() => self.follow(config),
+                () = self.shutdown.cancelled(), if self.tasks.is_empty() => {}
+            }
+        }
+        outcome
     }
+
+    /// Notes that a tenant's run has ended. It ends before the shutdown because the settings are others, or, where it is
+    /// the only tenant, by an error that somebody must look at.
+    fn ended(&mut self, name: &TenantName, outcome: Result<(), Error>) -> Result<(), Error> {
+        let stopped = self.running.remove(name).is_some_and(|(_, stop)| stop.is_cancelled());
+        match outcome {
+            Err(error) if !self.settings.has_named_tenants => return Err(error),
+            Err(error) => tracing::error!(tenant = %name, %error, "failed during the shutdown"),
+            Ok(()) => {}
+        }
+        if self.shutdown.is_cancelled() {
+            return Ok(());
+        }
+        if stopped && !self.wanted.contains_key(name) {
+            tracing::info!(tenant = %name, "the tenant is gone from the settings, and is not served any more");
+            self.leave(name);
+        }
+        self.start_wanted();
+        Ok(())
+    }
+
+    /// Tells the database that this replica does not serve the tenant.
+    fn leave(&self, name: &TenantName) {
+        let (database, name) = (self.shared.database.clone(), name.clone());
+        tokio::spawn(async move {
+            // What it does not hear it sees by the silence.
+            let _ = database.leave_replicas(Some(&name)).await;
+        });
+    }
+
+    fn start_wanted(&mut self) {
+        let missing: Vec<Tenant> =
+            self.wanted.values().filter(|tenant| !self.running.contains_key(&tenant.name)).cloned().collect();
+        for tenant in missing {
+            let (name, stop) = (tenant.name.clone(), self.shutdown.child_token());
+            let run = Run::new(Arc::clone(&self.shared), tenant.clone(), stop.clone());
+            let registration = self.observed.add(run.observed());
+            let always = self.settings.has_named_tenants;
+            let served = {
+                let name = name.clone();
+                async move {
+                    let _registration = registration;
+                    (name, run.serve(always).await)
+                }
+            };
+            match always {
+                // The span is on every line about the tenant, whatever level is wanted.
+                true => {
+                    let span = tracing::error_span!("serve", tenant = %name);
+                    self.tasks.spawn(served.instrument(span));
+                }
+                false => {
+                    self.tasks.spawn(served);
+                }
+            }
+            self.running.insert(name, (tenant, stop));
+        }
+    }
+
+    /// Starts tenants that are new in the settings, stops those that are gone, and starts again those that are others.
+    fn follow(&mut self, config: Config) {
+        if config.has_named_tenants != self.settings.has_named_tenants {
+            tracing::error!(
+                "[tenants] came or went in the settings: that takes a restart; nothing is changed"
+            );
+            return;
+        }
+        let fixed = self.shared.config.differences(&config);
+        if !fixed.is_empty() {
+            tracing::warn!(
+                settings = fixed.join(", "),
+                "these settings of the service are others than at the start; they take effect with the next start"
+            );
+        }
+        let before = std::mem::replace(&mut self.wanted, by_name(&config.tenants));
+        let is_new = |name: &&TenantName| !before.contains_key(*name);
+        let added: Vec<_> = self.wanted.keys().filter(is_new).map(TenantName::as_str).collect();
+        let changed: Vec<_> = self
+            .wanted
+            .values()
+            .filter(|tenant| before.get(&tenant.name).is_some_and(|before| before != *tenant))
+            .map(|tenant| tenant.name.as_str())
+            .collect();
+        let is_gone = |name: &&TenantName| !self.wanted.contains_key(*name);
+        let removed: Vec<_> = before.keys().filter(is_gone).map(TenantName::as_str).collect();
+        tracing::info!(
+            added = added.join(", "),
+            changed = changed.join(", "),
+            removed = removed.join(", "),
+            "the settings were read again"
+        );
+        tell_tables_in_common(&config.tenants);
+        for (name, (tenant, stop)) in &self.running {
+            if self.wanted.get(name) != Some(tenant) {
+                stop.cancel(); // what is in flight is committed first
+            }
+        }
+        self.settings = config;
+        self.start_wanted();
+    }
+}
+
+/// The settings, as they change.
+struct Settings(Option<Reload>);
+
+impl Settings {
+    async fn next(&mut self) -> Config {
+        match &mut self.0 {
+            Some(reload) => reload.next().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn by_name(tenants: &[Tenant]) -> BTreeMap<TenantName, Tenant> {
+    tenants.iter().map(|tenant| (tenant.name.clone(), tenant.clone())).collect()
+}
+
+/// Warns of tables that several tenants write to.
+fn tell_tables_in_common(tenants: &[Tenant]) {
     for (table, names) in tables_in_common(tenants) {
         let names = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
         tracing::warn!(%table, tenants = names, "tenants share a table: each can keep an event from the others by storing its event_id and time first");
     }
-    let mut runs = JoinSet::new();
-    for tenant in tenants {
-        // The span is on every line about the tenant, whatever level is wanted.
-        let span = tracing::error_span!("serve", tenant = %tenant.name);
-        let run = run(tenant);
-        let served = async move {
-            if let Err(error) = run.serve(true).await {
-                tracing::error!(%error, "failed during the shutdown");
-            }
-        };
-        runs.spawn(served.instrument(span));
-    }
-    let mut outcome = Ok(());
-    while let Some(ended) = runs.join_next().await {
-        // A tenant ends before the shutdown only by a defect, and then nothing should seem well.
-        if let Err(panicked) = ended {
-            shutdown.cancel();
-            outcome = Err(panicked.into());
-        }
-    }
-    outcome
 }
 
 /// Returns the tables that several tenants write to.

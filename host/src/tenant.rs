@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
+use crate::admin::{self, Observed};
 use crate::batch::EntryId;
 use crate::config::{Config, Tenant, TenantName, Time};
 use crate::log_limit::Reminder;
@@ -48,6 +49,9 @@ pub enum Error {
     /// The sandbox does not start.
     #[error("wasmtime: {0}")]
     Sandbox(wasmtime::Error),
+    /// The admin API cannot be served as the settings want it.
+    #[error(transparent)]
+    Admin(#[from] admin::Error),
     #[error(transparent)]
     Pipeline(#[from] pipeline::Error),
     /// The service has a defect.
@@ -61,7 +65,9 @@ impl Error {
             Self::Stream(error) => error.is_of_credentials(),
             Self::Store { source, .. } => source.is_of_credentials(),
             Self::Pipeline(error) => error.is_of_credentials(),
-            Self::StoreUrl(_) | Self::Rules(_) | Self::Sandbox(_) | Self::Panicked(_) => false,
+            Self::StoreUrl(_) | Self::Rules(_) | Self::Sandbox(_) | Self::Admin(_) | Self::Panicked(_) => {
+                false
+            }
         }
     }
 }
@@ -118,6 +124,12 @@ impl Run {
             has_run: false,
             shutdown,
         }
+    }
+
+    /// Returns what others may see of the tenant.
+    pub(crate) fn observed(&self) -> Observed {
+        let monitor = self.shared.redis.stream(&self.shared.config, &self.tenant).monitor();
+        Observed::new(self.tenant.clone(), Arc::clone(&self.counters), monitor)
     }
 
     /// Serves until the shutdown, or an error that somebody must look at. After an error that may pass there is a new

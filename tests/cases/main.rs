@@ -8,6 +8,8 @@
     reason = "a test fails by a panic"
 )]
 
+mod admin;
+mod admin_access;
 mod advisories;
 mod batches;
 mod blame;

@@ -1,4 +1,4 @@
-//! Tests that SIGTERM, SIGINT and SIGHUP end the service soon, and cleanly.
+//! Tests that SIGTERM and SIGINT end the service soon, and cleanly.
 
 use std::fs;
 use std::process::Stdio;

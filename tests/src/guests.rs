@@ -58,7 +58,7 @@ macro_rules! hostile_guests {
             ungranted_stream publishing_flood publishing_piecemeal publishing_apart publishing_and_failing
             ungranted_statement wrong_parameters statement_flood statement_waste endless_statement too_many_rows
             huge_answer huge_parameters
-            swallowed_error noted_rows noted_rejection metric_flood
+            swallowed_error noted_rows noted_rejection metric_flood metric_names
         }
     };
 }

@@ -20,6 +20,7 @@
     reason = "a harness fails its test by a panic"
 )]
 
+mod admin;
 mod bad_entries;
 mod database;
 mod events;
@@ -39,6 +40,7 @@ mod tenants;
 mod tool;
 mod wait;
 
+pub use admin::{Admin, Answer, check_metrics};
 pub use bad_entries::{files_of, hostile, letters_of, message, reasons};
 pub use database::{Database, Letter};
 pub use events::{Event, Fields, fields};
@@ -54,5 +56,5 @@ pub use soak::Soak;
 pub use stage::{GRANTS, STATEMENTS, Stage, event_of, purchase_of};
 pub use stream::Stream;
 pub use tenants::{Tenants, until_running};
-pub use tool::{Told, counted, rules, second_line, told};
+pub use tool::{Told, cached, counted, rules, second_line, told};
 pub use wait::{block_on, until, until_within};

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::admin::Admin;
 use crate::wait::until;
 
 const LOG_LINES_SHOWN: usize = 60;
@@ -55,7 +56,9 @@ impl Launch {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let log = folder.join(format!("service-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
         let program = program();
-        Self { program, folder: folder.to_owned(), log, arguments: Vec::new(), variables: BTreeMap::new() }
+        // Services of several tests run at the same time.
+        let variables = BTreeMap::from([("ADMIN_LISTEN".to_owned(), "127.0.0.1:0".to_owned())]);
+        Self { program, folder: folder.to_owned(), log, arguments: Vec::new(), variables }
     }
 
     /// Uses another build of the program, with the failpoints that `FAILPOINTS` sets.
@@ -147,6 +150,13 @@ impl Service {
             let line = log.lines().find(|line| parts.iter().all(|part| line.contains(part)));
             line.map(str::to_owned).ok_or_else(|| "none".to_owned())
         })
+    }
+
+    /// Returns the admin API, at the port that the log tells.
+    pub fn admin(&self) -> Admin {
+        let line = self.until_logged(&["serving metrics and the admin API"]);
+        let address = line.split_once("admin=").and_then(|(_, rest)| rest.split(' ').next());
+        Admin::new(address.and_then(|address| address.parse().ok()).expect("an address"))
     }
 
     pub fn pid(&self) -> Pid {

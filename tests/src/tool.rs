@@ -1,6 +1,7 @@
-//! Runs the program's commands, as an operator does.
+//! Runs the program's commands, as an operator does, and finds the tools of others.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::Child;
 
 use crate::service::Launch;
@@ -40,4 +41,20 @@ pub fn counted(out: &str, rest: &str) -> u64 {
 pub fn second_line(replay: &mut Child) -> String {
     let lines = BufReader::new(replay.stderr.take().unwrap()).lines();
     lines.map_while(Result::ok).nth(1).unwrap_or_default()
+}
+
+/// Finds a program in the cache by the same rule as `tests/setup/cache.sh`. The target of make
+/// provides it.
+pub fn cached(program: &str, target: &str) -> PathBuf {
+    let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = set("SLUICEGATE_CACHE").unwrap_or_else(|| match rustix::process::geteuid().is_root() {
+        true => PathBuf::from("/var/cache/sluicegate"),
+        false => set("XDG_CACHE_HOME")
+            .or_else(|| set("HOME").map(|home| home.join(".cache")))
+            .unwrap_or_default()
+            .join("sluicegate"),
+    });
+    let program = cache.join(program);
+    assert!(program.is_file(), "{} is missing; run: make {target}", program.display());
+    program
 }

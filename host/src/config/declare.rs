@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::units::{Size, Time};
-use super::{LogFormat, Problem, Secret, TableName, Walls, range};
+use super::{Listen, LogFormat, Problem, Secret, TableName, Walls, range};
 
 /// One setting, for `--help` and docs/settings.md.
 #[derive(Debug)]
@@ -158,6 +158,7 @@ unchecked!(
     Option<PathBuf>: |path| path.as_ref().map(|path| path.display().to_string()),
     Secret: |_secret| None,
     TableName: |table| Some(table.to_string()),
+    Listen: |listen| Some(listen.to_string()),
     LogFormat: |format| Some(format.as_str().to_owned()),
     Walls: |walls| Some(walls.as_str().to_owned())
 );

@@ -2,7 +2,7 @@
 //!
 //! - `settings`: the table of all settings, from which everything else is made
 //! - `declare`: the macro that makes it, and the kinds of values
-//! - `units`: times and sizes as people write them
+//! - `units`, `listen`: times, sizes and addresses as people write them
 //! - `environment`: reads variables, and those of `.env`
 //! - `file`: reads the file, and repeats none of its lines in an error
 //! - `tenant`: the settings that each tenant may have for itself
@@ -12,6 +12,7 @@ mod declare;
 mod environment;
 mod file;
 mod grants;
+mod listen;
 mod settings;
 mod tenant;
 mod units;
@@ -36,6 +37,7 @@ use environment::Environment;
 pub use environment::Misspelt;
 use file::File;
 pub use grants::{Grants, Parameter, Statement};
+pub use listen::Listen;
 use settings::setting;
 pub use settings::{Config, SETTINGS, Tenant, as_markdown, as_toml};
 pub use tenant::{TableName, TenantName};
@@ -246,6 +248,7 @@ impl Config {
         let mut config: Self = over(&Self::default(), layers)?;
         config.check_each()?;
         config.statements.iter().try_for_each(|(name, statement)| statement.check(name))?;
+        config.is_admin_listen_set = layers.contains("admin_listen");
         config.has_named_tenants = layers.contains(TENANTS);
         config.tenants = match config.has_named_tenants {
             true => named_tenants(layers, &config.statements)?,

@@ -2,6 +2,7 @@
 //! docs/settings.md and sluicegate.example.toml.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::declare::{Setting, Value, settings};
 use super::units::{Size, Time};
-use super::{Grants, LogFormat, Misspelt, Problem, Secret, Statement, TableName, TenantName, Walls};
+use super::{Grants, Listen, LogFormat, Misspelt, Problem, Secret, Statement, TableName, TenantName, Walls};
 
 settings! {
     /// The checked settings of the whole service, and the tenants with theirs.
@@ -48,6 +49,10 @@ settings! {
             "between two metrics lines"
         metrics_csv: PathBuf = "backend/metrics.csv".into();
             "appended to; folders are made; of a tenant NAME: `metrics-NAME.csv` beside it"
+        admin_listen: Listen = Listen::At(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8700));
+            "the address for metrics, health and the admin API, by HTTP; `off` for none; another than one of the machine's own (loopback) needs ADMIN_TOKENS_FILE"
+        admin_tokens_file: Option<PathBuf> = None;
+            "a TOML file with the tokens that the admin API asks for, read again when it changes: docs/admin.md; unset: local callers need none"
         allow_plain_table: bool = false;
             "run on a PostgreSQL without TimescaleDB, on a plain table"
         log_format: LogFormat = LogFormat::Text;
@@ -62,6 +67,9 @@ settings! {
         /// The variables that have no effect, and are nearly settings.
         #[serde(skip)]
         misspelt: Vec<Misspelt> = Vec::new();
+        /// Whether somebody has chosen the address for the admin API.
+        #[serde(skip)]
+        is_admin_listen_set: bool = false;
         /// Whether the tenants come from tables `[tenants.NAME]`. Without any there is `default`.
         #[serde(skip)]
         has_named_tenants: bool = false;

@@ -36,6 +36,18 @@ impl Discards {
         }
     }
 
+    /// Returns the counts for export. Those without a count of their own are `(other)`.
+    pub(super) fn by_reason(&self) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        for (reason, count) in &self.counts {
+            *counts.entry(printable(reason).into_owned()).or_default() += count;
+        }
+        if self.others > 0 {
+            *counts.entry("(other)".to_owned()).or_default() += self.others;
+        }
+        counts
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.counts.is_empty()
     }

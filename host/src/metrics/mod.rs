@@ -1,22 +1,35 @@
-//! Counts what happens, and reports it in two forms: a line of CSV and a line of the log.
+//! Counts what happens, and reports it: as a line of CSV, as a line of the log, and as metrics for
+//! those who ask.
+//!
+//! - `histogram`, `recent`: how long things took, and how many entries ended lately
+//! - `discards`, `series`: what rules say of their discards, and the metrics of their own
+//! - `csv`: the metrics file
+//! - `exposition`: describes each metric, for Prometheus
 
 mod csv;
 mod discards;
+mod exposition;
+mod histogram;
+mod recent;
 mod series;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use enum_map::{Enum, EnumMap};
 use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 pub use self::csv::{CsvFile, MetricsRow};
-use crate::batch::{Breaches, Judged, Tally};
+pub(crate) use self::exposition::{Exposition, Format, TenantMetrics, age_of};
+use crate::batch::{Breaches, EntryId, Judged, Tally};
 use crate::capabilities::{Sample, Series};
 use crate::config::{Config, TenantName};
 use crate::stream::{GroupMonitor, GroupStats};
 use discards::Discards;
+use histogram::Histogram;
+use recent::Recent;
 use series::AllSeries;
 
 /// What the pipeline has done since the start, and what it is waiting for.
@@ -25,22 +38,28 @@ pub struct Counters {
     totals: Mutex<Totals>,
     series: Mutex<AllSeries>,
     discards: Mutex<Discards>,
+    timings: Mutex<Timings>,
     /// The lag that the last report found.
     lag: Mutex<Option<u64>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Totals {
+pub(crate) struct Totals {
     /// The entries that were read, including those that were delivered again.
-    delivered: u64,
+    pub(crate) delivered: u64,
+    /// Those that were in flight when the pipeline failed, and do not count as delivered any more.
+    pub(crate) abandoned: u64,
     /// The entries that were gone before their turn.
-    lost: u64,
-    tally: Tally,
-    breaches: Breaches,
+    pub(crate) lost: u64,
+    pub(crate) tally: Tally,
+    pub(crate) breaches: Breaches,
     /// How often a guest's process was started again.
-    restarts: u64,
-    batches: u64,
+    pub(crate) restarts: u64,
+    pub(crate) batches: u64,
+    pub(crate) recent: Recent,
     last_batch: Duration,
+    /// When the last batch ended, or the first one after a pause was read.
+    last_progress: Option<Instant>,
     /// Whether both servers were found to be as they must be.
     started: bool,
     /// Whether the pipeline has failed and waits to be started again.
@@ -57,15 +76,83 @@ pub enum Dependency {
     Postgres,
 }
 
+/// A part of a batch's way whose time is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+pub enum Stage {
+    /// From the read until the batch can be written.
+    Judge,
+    /// From then until it is committed. Rules that are granted statements are asked meanwhile.
+    Write,
+    /// From the commit until Redis has acknowledged it.
+    Acknowledge,
+}
+
+impl Stage {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Judge => "judge",
+            Self::Write => "write",
+            Self::Acknowledge => "acknowledge",
+        }
+    }
+}
+
+/// How long things took since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Timings {
+    /// From the read of a batch to its acknowledgement.
+    pub(crate) batch: Histogram,
+    pub(crate) stages: EnumMap<Stage, Histogram>,
+    /// The time that the rules took for a batch.
+    pub(crate) rules: Histogram,
+    /// From the XADD of an entry to the commit of its outcome.
+    pub(crate) commit: Histogram,
+}
+
+/// Since when each server is waited for.
 #[derive(Clone, Copy, Debug, Default)]
 struct Waiting {
-    redis: bool,
-    postgres: bool,
+    redis: Option<Instant>,
+    postgres: Option<Instant>,
 }
 
 impl Totals {
-    fn state(&self) -> &'static str {
-        match (self.waiting.redis, self.waiting.postgres) {
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.delivered.saturating_sub(self.tally.total())
+    }
+
+    /// Returns whether a server answers, as far as that is known.
+    pub(crate) fn is_connected(&self, server: Dependency) -> Option<bool> {
+        match self.waiting_since(server) {
+            Some(_) => Some(false),
+            None => self.started.then_some(true),
+        }
+    }
+
+    /// Returns since when a server is waited for, if it is.
+    pub(crate) fn waiting_since(&self, server: Dependency) -> Option<Instant> {
+        match server {
+            Dependency::Redis => self.waiting.redis,
+            Dependency::Postgres => self.waiting.postgres,
+        }
+    }
+
+    /// Returns whether entries are read.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    pub(crate) fn has_started(&self) -> bool {
+        self.started
+    }
+
+    /// Returns how long no batch has ended. It is `None` before the first one.
+    pub(crate) fn without_progress(&self) -> Option<Duration> {
+        self.last_progress.map(|at| at.elapsed())
+    }
+
+    pub(crate) fn state(&self) -> &'static str {
+        match (self.waiting.redis.is_some(), self.waiting.postgres.is_some()) {
             _ if self.failed => "failed",
             (false, false) if self.paused => "paused",
             (false, false) if self.started => "running",
@@ -80,7 +167,28 @@ impl Totals {
 impl Counters {
     /// Counts entries that were read.
     pub fn delivered(&self, entries: usize) {
-        self.totals().delivered += u64::try_from(entries).unwrap_or(u64::MAX);
+        let mut totals = self.totals();
+        if totals.in_flight() == 0 {
+            totals.last_progress = Some(Instant::now());
+        }
+        totals.delivered += u64::try_from(entries).unwrap_or(u64::MAX);
+    }
+
+    /// Counts the time that a batch spent in a stage.
+    pub fn passed(&self, stage: Stage, took: Duration) {
+        self.timings.lock().stages[stage].add(took);
+    }
+
+    /// Counts the time that the rules took for a batch.
+    pub fn judged(&self, took: Duration) {
+        self.timings.lock().rules.add(took);
+    }
+
+    /// Counts how long ago these entries were added to the stream, now that their outcome is
+    /// committed.
+    pub fn committed(&self, ids: &[EntryId]) {
+        let now = u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0);
+        self.timings.lock().commit.add_ages(ids, now);
     }
 
     /// Counts how the rules broke the contract.
@@ -92,10 +200,13 @@ impl Counters {
 
     /// Counts entries that were committed and acknowledged, `took` after they were read.
     pub fn ended(&self, tally: Tally, took: Duration) {
+        let now = Instant::now();
+        self.timings.lock().batch.add(took);
         let mut totals = self.totals();
         totals.tally += tally;
         totals.batches += 1;
-        totals.last_batch = took;
+        totals.recent.add(tally.total(), now);
+        (totals.last_batch, totals.last_progress) = (took, Some(now));
     }
 
     /// Notes that entries are read from now on.
@@ -113,6 +224,7 @@ impl Counters {
     pub fn failed(&self) {
         let mut totals = self.totals();
         (totals.started, totals.failed, totals.waiting) = (false, true, Waiting::default());
+        totals.abandoned += totals.in_flight();
         totals.delivered = totals.tally.total();
     }
 
@@ -136,10 +248,16 @@ impl Counters {
     /// Notes that a server is away, or that it is there again.
     pub fn waits_for(&self, server: Dependency, waits: bool) {
         let mut totals = self.totals();
-        match server {
-            Dependency::Redis => totals.waiting.redis = waits,
-            Dependency::Postgres => totals.waiting.postgres = waits,
-        }
+        let since = match server {
+            Dependency::Redis => &mut totals.waiting.redis,
+            Dependency::Postgres => &mut totals.waiting.postgres,
+        };
+        *since = waits.then(|| since.unwrap_or_else(Instant::now));
+    }
+
+    /// Returns all counts of this moment.
+    pub(crate) fn now(&self) -> Totals {
+        *self.totals()
     }
 
     /// Returns what [`waits_for`](Self::waits_for) of this server is told by.
@@ -233,7 +351,7 @@ impl Reporter {
     pub async fn report(&mut self, counters: &Counters) {
         let group_stats = self.group_stats(counters).await;
         *counters.lag.lock() = group_stats.and_then(|group_stats| group_stats.lag);
-        let totals = *counters.totals();
+        let totals = counters.now();
         let tally = totals.tally;
         let rate = self.rate(tally.total());
         let record = MetricsRow {
@@ -253,7 +371,7 @@ impl Reporter {
             discarded = tally.discarded,
             dead_lettered = tally.dead_lettered,
             delivered = totals.delivered,
-            in_flight = totals.delivered.saturating_sub(tally.total()),
+            in_flight = totals.in_flight(),
             lost = totals.lost,
             lag = record.lag,
             pending = group_stats.map(|group_stats| group_stats.pending),

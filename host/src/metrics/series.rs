@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::capabilities::{Sample, Series};
+use crate::text::printable;
 
 /// The largest number of series of one tenant. Samples of further ones are counted as dropped.
 const MAX_SERIES: usize = 100;
@@ -16,12 +17,26 @@ pub(super) struct AllSeries {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Value {
+pub(super) enum Value {
     Counter(u64),
     Histogram { count: u64, sum: f64, min: f64, max: f64 },
 }
 
+/// Labels for export, of which `name` is the name of the series.
+pub(super) type Labels = Vec<(String, String)>;
+
 impl AllSeries {
+    /// Returns the series with labels that others can read. Their names are valid already, as
+    /// [`Series`] are checked.
+    pub(super) fn for_export(&self) -> BTreeMap<Labels, Value> {
+        let mut export = BTreeMap::new();
+        for (series, value) in &self.values {
+            // Only names that a guest gave twice are lost here.
+            export.entry(labels(series)).or_insert(*value);
+        }
+        export
+    }
+
     /// Adds the samples of a batch, and the number of those that were dropped already.
     pub(super) fn add(&mut self, samples: Vec<(Series, Sample)>, dropped: u64) {
         self.dropped = self.dropped.saturating_add(dropped);
@@ -57,6 +72,26 @@ impl AllSeries {
     pub(super) fn dropped(&self) -> u64 {
         self.dropped
     }
+}
+
+/// Returns the labels of a series. One that would hide a label of the service, or that Prometheus
+/// keeps for itself, has another name, and of two with the same name the first remains. A worker may
+/// have left them in any order.
+fn labels(Series { name, labels }: &Series) -> Labels {
+    let mut all: Labels = Vec::new();
+    for (label, value) in labels {
+        let is_taken = ["tenant", "name", "le", "quantile"].contains(&label.as_str());
+        let label = match is_taken || label.starts_with("__") {
+            true => format!("guest_{label}"),
+            false => label.clone(),
+        };
+        if !all.iter().any(|(other, _)| *other == label) {
+            all.push((label, printable(value).into_owned()));
+        }
+    }
+    all.sort();
+    all.insert(0, ("name".to_owned(), name.clone()));
+    all
 }
 
 /// Formats a line of the log: `purchases{plan="gold"}=12 amount=count:3,sum:7.5,min:1,max:4`.

@@ -1,12 +1,13 @@
 //! The last stage: acknowledges what is committed.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
 use super::Error;
 use super::in_flight::{CommittedBatch, InFlight};
-use crate::metrics::{Counters, Dependency};
+use crate::metrics::{Counters, Dependency, Stage};
 use crate::retry::{Retry, Retryable as _};
 use crate::stream::{Acknowledger, Unacknowledged};
 
@@ -21,10 +22,10 @@ pub(super) async fn acknowledge(
 ) -> Result<(), Error> {
     let mut retry =
         Retry::new("acknowledging failed; trying again").telling(counters.waiting_for(Dependency::Redis));
-    let mut due: Vec<(Unacknowledged, Arc<InFlight>)> = Vec::new();
+    let mut due: Vec<(Unacknowledged, Arc<InFlight>, Instant)> = Vec::new();
     // A heavy batch sends what it publishes bit by bit.
-    let of = |CommittedBatch { committed, in_flight }| {
-        (Unacknowledged::new(committed, in_flight.is_heavy()), in_flight)
+    let of = |CommittedBatch { committed, in_flight, at }| {
+        (Unacknowledged::new(committed, in_flight.is_heavy()), in_flight, at)
     };
     loop {
         if due.is_empty() {
@@ -34,8 +35,9 @@ pub(super) async fn acknowledge(
         while let Ok(batch) = batches.try_recv() {
             due.push(of(batch));
         }
-        let outcome = acknowledger.acknowledge(due.iter_mut().map(|(batch, _)| batch)).await;
-        for (batch, in_flight) in due.extract_if(.., |(batch, _)| batch.is_acknowledged()) {
+        let outcome = acknowledger.acknowledge(due.iter_mut().map(|(batch, ..)| batch)).await;
+        for (batch, in_flight, committed_at) in due.extract_if(.., |(batch, ..)| batch.is_acknowledged()) {
+            counters.passed(Stage::Acknowledge, committed_at.elapsed());
             in_flight.acknowledged(batch.entries());
             counters.ended(batch.tally(), in_flight.read_at.elapsed());
         }

@@ -87,6 +87,8 @@ pub(super) struct ReadBatch {
 pub(super) struct JudgedBatch {
     pub(super) part: Work,
     pub(super) in_flight: Arc<InFlight>,
+    /// When it could be written.
+    pub(super) at: Instant,
 }
 
 /// A batch, or what is left of it after it was split.
@@ -137,6 +139,14 @@ impl Work {
 pub(super) struct CommittedBatch {
     pub(super) committed: Committed,
     pub(super) in_flight: Arc<InFlight>,
+    /// When it was known to be committed.
+    pub(super) at: Instant,
+}
+
+impl CommittedBatch {
+    pub(super) fn new(committed: Committed, in_flight: &Arc<InFlight>) -> Self {
+        Self { committed, in_flight: Arc::clone(in_flight), at: Instant::now() }
+    }
 }
 
 /// The slots of batches in flight, in a limited number.

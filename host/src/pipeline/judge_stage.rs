@@ -1,6 +1,7 @@
 //! The second stage: asks the rules.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{Semaphore, mpsc};
 
@@ -13,7 +14,7 @@ use crate::batch_budget;
 use crate::capabilities::{Effects, HostContext, Lost, Publication, TransactionRequests};
 use crate::failpoint::failpoint;
 use crate::judge::{self, Judgement, Rules};
-use crate::metrics::Counters;
+use crate::metrics::{Counters, Stage};
 use crate::stream::Attempts;
 
 /// Judges batch by batch, each by the version that is in force when it begins (invariant 6).
@@ -62,7 +63,8 @@ pub(super) async fn judge_all(
                 Work::Judged(entries)
             }
         };
-        if to_write.send(JudgedBatch { part, in_flight }).await.is_err() {
+        counters.passed(Stage::Judge, in_flight.read_at.elapsed());
+        if to_write.send(JudgedBatch { part, in_flight, at: Instant::now() }).await.is_err() {
             break; // a later stage failed
         }
     }
@@ -79,6 +81,7 @@ pub(super) fn is_heavy(breaches: Breaches, batch: &[Judged], publications: &[Pub
 pub(super) struct BatchJudge {
     pub(super) max_deliveries: u64,
     pub(super) attempts: Attempts,
+    pub(super) counters: Arc<Counters>,
 }
 
 impl BatchJudge {
@@ -91,7 +94,9 @@ impl BatchJudge {
         serve: impl FnOnce(TransactionRequests) -> F,
     ) -> Result<(Result<Judgement, Lost>, Effects), Error> {
         let in_hand = self.attempts.begin(&entries).await;
+        let begun = Instant::now();
         let asked = judge::ask(rules, self.max_deliveries, entries, context, serve).await?;
+        self.counters.judged(begun.elapsed());
         self.attempts.end(in_hand).await;
         failpoint!("after_judge");
         Ok(asked)

@@ -141,7 +141,11 @@ impl Pipeline {
         };
         stages.spawn(reading.run().in_current_span());
         let (rejections, slow_rules) = (Arc::new(RejectionLog::default()), Arc::new(SlowRulesLog::default()));
-        let judge = BatchJudge { max_deliveries: tenant.max_deliveries, attempts: self.attempts };
+        let judge = BatchJudge {
+            max_deliveries: tenant.max_deliveries,
+            attempts: self.attempts,
+            counters: Arc::clone(&counters),
+        };
         let writing = WriteStage {
             judge: judge.clone(),
             row_retry: tenant.row_retry(),

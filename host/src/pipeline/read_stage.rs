@@ -156,9 +156,8 @@ impl ReadStage {
         };
         if !committed.ids().is_empty() {
             tracing::info!(entries = committed.ids().len(), "committed before; acknowledging");
-            let in_flight = Arc::clone(in_flight);
             // A closed channel: acknowledging failed for good. The entries stay pending.
-            let _ = self.to_acknowledge.send(CommittedBatch { committed, in_flight }).await;
+            let _ = self.to_acknowledge.send(CommittedBatch::new(committed, in_flight)).await;
         }
         Ok(new)
     }

@@ -19,7 +19,7 @@ use super::slow_rules::SlowRulesLog;
 use crate::batch::{Judged, Outcome, Reason, Vec1, Violation};
 use crate::capabilities::{HostContext, Usage};
 use crate::judge::Judgement;
-use crate::metrics::{Counters, Dependency};
+use crate::metrics::{Counters, Dependency, Stage};
 use crate::retry::Retry;
 use crate::store::{self, BatchRecord, Begun, Committed, Number, Remedy, Writer};
 use crate::validate::cut;
@@ -76,7 +76,7 @@ impl WriteStage {
     /// Writes a batch until its outcome is committed. When PostgreSQL refuses a row, the batch is
     /// halved until the row's entry is alone, which becomes a dead letter.
     async fn write_batch(self, mut writer: Writer, batch: JudgedBatch) -> Result<Writer, Error> {
-        let JudgedBatch { part, in_flight } = batch;
+        let JudgedBatch { part, in_flight, at: mut begun } = batch;
         let mut progress = CommitProgress::new(&in_flight);
         let mut retry = Retry::new("writing to postgres failed; trying again")
             .telling(self.counters.waiting_for(Dependency::Postgres));
@@ -89,11 +89,13 @@ impl WriteStage {
             let error = match committed {
                 Ok(committed) => {
                     retry.succeeded();
-                    let committed = CommittedBatch { committed, in_flight: Arc::clone(&in_flight) };
+                    self.counters.committed(committed.ids());
+                    self.counters.passed(Stage::Write, begun.elapsed());
                     // A closed channel: acknowledging failed for good. The entries stay pending.
-                    let _ = self.to_acknowledge.send(committed).await;
+                    let _ = self.to_acknowledge.send(CommittedBatch::new(committed, &in_flight)).await;
                     left.extend(rest.map(Left::new));
                     in_flight.pause(pause).await;
+                    begun = Instant::now();
                     continue;
                 }
                 Err(error) => error,

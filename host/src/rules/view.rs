@@ -3,13 +3,14 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::deploy::{Deployed, Status};
 use crate::batch::Digest;
 use crate::store::{Deployment, Replica, StoredVersion};
 
 /// What is wanted of a tenant's rules, and where each replica is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct StatusView {
     /// The version that was deployed just now, if one was.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,7 +34,7 @@ pub struct StatusView {
     replicas: Vec<ReplicaView>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ReplicaView {
     replica: String,
     version: Option<String>,
@@ -47,7 +48,7 @@ pub struct ReplicaView {
     seen_s_ago: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct VersionView {
     version: String,
     /// What a column `rules_version` of the tenant's table holds.
@@ -63,7 +64,7 @@ pub struct VersionView {
     manifest: Value,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct DeploymentView {
     deployment: i64,
     at: String,

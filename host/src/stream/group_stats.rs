@@ -25,7 +25,7 @@ pub struct GroupStats {
 
 /// Asks for the group's figures.
 pub struct GroupMonitor {
-    stream: Stream,
+    pub(super) stream: Stream,
 }
 
 impl GroupMonitor {

@@ -7,11 +7,13 @@
 //! - `look`: finds what was trimmed before it was read, and who has what comes next
 //! - `group_stats`: asks how full the stream is
 //! - `inspect`, `rights`: look at the server and change nothing, for `sluicegate doctor`
+//! - `backlog`: asks what is left to do, for those who watch the service
 //! - `server`: the server, and the connection that all tenants share
 //! - `reply`: reads entries from the replies of Redis
 
 mod acknowledger;
 mod attempts;
+mod backlog;
 mod group_stats;
 mod inspect;
 mod look;
@@ -30,6 +32,7 @@ use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 pub use acknowledger::{Acknowledger, Unacknowledged};
 pub use attempts::Attempts;
+pub use backlog::Backlog;
 pub use group_stats::{GroupMonitor, GroupStats};
 pub use inspect::{ConsumerLook, GroupLook, OldestPending, RedisLook, StreamFigures, StreamLook};
 pub use reader::{Pending, Quiet, Read, Reader};

@@ -4,7 +4,7 @@ use std::fs;
 
 use redis::cmd;
 use sluicegate_tests::guests::{self, provoking};
-use sluicegate_tests::{Event, Fields, Scene, Stream};
+use sluicegate_tests::{Event, Fields, Scene, Stream, check_metrics};
 
 use super::{becomes_a_letter, hostile, letters_of, message, provocation, reasons};
 
@@ -195,4 +195,42 @@ pub(super) fn metric_flood() {
     service.stop();
     assert_eq!(line.matches("flood{").count(), 100, "series of a tenant: {line}");
     assert!(line.contains("dropped=19902"), "every one of 20,002 is counted or dropped: {line}");
+}
+
+/// Whatever rules count under, what they wrote stays theirs, and the page reads.
+#[test]
+pub(super) fn metric_names() {
+    let stage = Stage::new();
+    stage.scene.stream.add(&provocation());
+    let service = hostile(&stage.scene, "metric_names").start();
+    stage.scene.stream.until_drained();
+    let admin = service.admin();
+    let page = admin.get("/metrics").body;
+    check_metrics(&page);
+    let ours: Vec<&str> = page.lines().filter(|line| line.starts_with("sluicegate_entries_total{")).collect();
+    assert_eq!(ours.len(), 5, "{ours:#?}");
+    assert!(
+        ours.iter().all(|line| line.starts_with("sluicegate_entries_total{tenant=\"default\",")),
+        "{ours:#?}"
+    );
+    let theirs: Vec<&str> =
+        page.lines().filter(|line| line.starts_with("sluicegate_guest_count_total{")).collect();
+    assert!((10..=100).contains(&theirs.len()), "{theirs:#?}");
+    for line in page.lines().filter(|line| line.starts_with("sluicegate_guest_")) {
+        assert!(line.contains("{tenant=\"default\"") && line.len() < 2_000, "{line}");
+    }
+    assert!(
+        page.contains(
+            r#"{tenant="default",name="latencyMs_counter",guest___name__="up",guest_name="down"} 2"#
+        ),
+        "{page}"
+    );
+    let open_metrics = admin.with("Accept: application/openmetrics-text; version=1.0.0").get("/metrics");
+    assert!(
+        open_metrics.head.contains("content-type: application/openmetrics-text"),
+        "{}",
+        open_metrics.head
+    );
+    assert!(open_metrics.body.ends_with("# EOF\n") && open_metrics.body.matches("# EOF").count() == 1);
+    service.stop();
 }

@@ -1,0 +1,33 @@
+//! `/metrics`, for Prometheus.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::IntoResponse;
+
+use super::registry::look_for_all;
+use super::{Access, Api, Problem};
+use crate::metrics::{Exposition, Format, TenantMetrics, age_of};
+
+/// All metrics, in the text format of Prometheus or as OpenMetrics.
+#[utoipa::path(
+    get, path = "/metrics", tag = "metrics",
+    responses((status = 200, description = "All metrics", body = String), (status = 401, body = Problem))
+)]
+pub(super) async fn metrics(
+    State(api): State<Api>,
+    access: Access,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, Problem> {
+    let tenants = api.visible(&access);
+    let found = look_for_all(&tenants).await;
+    let metrics = tenants.iter().zip(found).map(|(tenant, found)| {
+        let oldest_age = found.backlog.map(|backlog| age_of(backlog.oldest));
+        TenantMetrics::new(tenant.config.name.as_str(), &tenant.counters, found.backlog, oldest_age)
+    });
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = Format::accepted_by(accept);
+    let page = Exposition(metrics.collect()).write(format).map_err(|_| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics were not written: this is a defect")
+    })?;
+    Ok(([(header::CONTENT_TYPE, format.content_type())], page))
+}

@@ -1,0 +1,125 @@
+//! Asks the admin API of a service, byte by byte where a test is about that.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::tool::cached;
+use crate::wait::until;
+
+/// Names an admin API, and asks it with the headers of a plain client.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    address: SocketAddr,
+    headers: String,
+}
+
+/// Holds an answer as it came.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// Holds the lines of the head, in lower case.
+    pub head: String,
+    pub body: String,
+}
+
+impl Admin {
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        Self { address, headers: String::new() }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Returns the same API, asked with a header more.
+    #[must_use]
+    pub fn with(&self, header: &str) -> Self {
+        Self { address: self.address, headers: format!("{}{header}\r\n", self.headers) }
+    }
+
+    /// Opens a connection on which nothing was sent yet.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).expect("the service listens");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path)
+    }
+
+    pub fn ask(&self, method: &str, path: &str) -> Answer {
+        let host = match self.headers.to_lowercase().contains("host:") {
+            true => String::new(),
+            false => format!("Host: {}\r\n", self.address),
+        };
+        self.send(&format!("{method} {path} HTTP/1.1\r\n{host}{}\r\n", self.headers))
+    }
+
+    /// Sends this, and returns what comes until the server closes the connection.
+    pub fn send(&self, request: &str) -> Answer {
+        let mut stream = self.connect();
+        stream.write_all(request.as_bytes()).expect("the service reads");
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).expect("the service answers");
+        let text = String::from_utf8(bytes).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+    }
+
+    /// Returns the value of a sample of `/metrics`, as in `entries_total{tenant="a"}`, if it is there.
+    pub fn metric(&self, sample: &str) -> Option<f64> {
+        let page = self.get("/metrics");
+        assert_eq!(page.status, 200, "{page:?}");
+        let value = page.body.lines().find_map(|line| line.strip_prefix("sluicegate_")?.strip_prefix(sample));
+        value.map(|value| value.trim().parse().expect("a number"))
+    }
+
+    /// Waits until `/readyz` answers this, and returns the body.
+    pub fn until_ready(&self, is_ready: bool) -> Value {
+        until(&format!("ready: {is_ready}"), || {
+            let answer = self.get("/readyz");
+            match answer.json()["ready"] == is_ready {
+                true => Ok(answer.json()),
+                false => Err(answer.body),
+            }
+        })
+    }
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Returns what a problem says, after a look at its form.
+    pub fn problem(&self, status: u16) -> String {
+        assert_eq!(self.status, status, "{self:?}");
+        assert!(self.head.contains("content-type: application/problem+json"), "{self:?}");
+        let problem = self.json();
+        assert_eq!(problem["status"], status);
+        problem["detail"].as_str().expect("a detail").to_owned()
+    }
+}
+
+/// Has Prometheus' own tool read a page of metrics, and fails unless it has nothing to say.
+pub fn check_metrics(page: &str) {
+    let mut promtool = Command::new(cached("promtool-trixie-1/bin/promtool", "promtool"))
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool starts");
+    let mut input = promtool.stdin.take().expect("a pipe");
+    input.write_all(page.as_bytes()).expect("promtool reads");
+    drop(input);
+    let output = promtool.wait_with_output().expect("promtool ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}\nof:\n{page}");
+}
