@@ -35,6 +35,7 @@ mod outages;
 mod portable;
 mod redis_7_0;
 mod refused_rows;
+mod reload;
 mod replay;
 mod rules;
 mod schedules;

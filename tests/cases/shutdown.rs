@@ -68,11 +68,6 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
 }
 
 #[test]
-fn sighup_under_load_finishes_what_was_read() {
-    stopped_under_load(Signal::HUP);
-}
-
-#[test]
 fn sigint_under_load_finishes_what_was_read() {
     stopped_under_load(Signal::INT);
 }

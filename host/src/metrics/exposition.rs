@@ -113,7 +113,7 @@ fn describe_service(page: &mut Page<'_, '_>) -> fmt::Result {
         // What it waits for is told by `connected`.
         let now = if now.starts_with("waiting") { "waiting" } else { now };
         let is_now = |state| if state == now { 1.0 } else { 0.0 };
-        ["starting", "running", "waiting", "failed"]
+        ["starting", "running", "paused", "waiting", "failed"]
             .map(|state| labelled("state", state, is_now(state)))
             .into()
     })?;
