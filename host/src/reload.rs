@@ -44,7 +44,7 @@ impl Reload {
             let has_changed = stamp != self.seen;
             // Half of a file may read, and lack tenants.
             let is_at_rest = stamp.as_ref().is_none_or(|stamp| stamp.until_rest().is_zero());
-            if !is_asked && !(has_changed && is_at_rest) {
+            if !(is_asked || has_changed && is_at_rest) {
                 continue;
             }
             let is_gone = stamp.is_none() && self.seen.is_some();

@@ -98,8 +98,11 @@ impl Runs {
         while !self.tasks.is_empty() || !self.shutdown.is_cancelled() {
             tokio::select! {
                 Some(ended) = self.tasks.join_next() => {
-                    let ended = ended.map_err(Error::from).and_then(|(name, outcome)| self.ended(&name, outcome));
-                    if let Err(error) = ended {
+                    let failure = match ended {
+                        Ok((name, outcome)) => self.ended(&name, outcome),
+                        Err(panicked) => Some(panicked.into()),
+                    };
+                    if let Some(error) = failure {
                         // Nothing should seem well.
                         self.shutdown.cancel();
                         outcome = outcome.and(Err(error));
@@ -112,24 +115,24 @@ impl Runs {
         outcome
     }
 
-    /// Notes that a tenant's run has ended. It ends before the shutdown because the settings are others, or, where it is
+    /// Notes that a tenant's run has ended, and returns why the service is to end, if it is. A run ends before the shutdown because the settings are others, or, where it is
     /// the only tenant, by an error that somebody must look at.
-    fn ended(&mut self, name: &TenantName, outcome: Result<(), Error>) -> Result<(), Error> {
+    fn ended(&mut self, name: &TenantName, outcome: Result<(), Error>) -> Option<Error> {
         let stopped = self.running.remove(name).is_some_and(|(_, stop)| stop.is_cancelled());
         match outcome {
-            Err(error) if !self.settings.has_named_tenants => return Err(error),
+            Err(error) if !self.settings.has_named_tenants => return Some(error),
             Err(error) => tracing::error!(tenant = %name, %error, "failed during the shutdown"),
             Ok(()) => {}
         }
         if self.shutdown.is_cancelled() {
-            return Ok(());
+            return None;
         }
         if stopped && !self.wanted.contains_key(name) {
             tracing::info!(tenant = %name, "the tenant is gone from the settings, and is not served any more");
             self.leave(name);
         }
         self.start_wanted();
-        Ok(())
+        None
     }
 
     /// Tells the database that this replica does not serve the tenant.

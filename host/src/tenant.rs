@@ -38,14 +38,14 @@ pub enum Error {
     Store {
         /// Host, port and database.
         address: String,
-        source: store::Error,
+        source: Box<store::Error>,
     },
     /// PostgreSQL's URL cannot be used.
     #[error(transparent)]
     StoreUrl(store::Error),
     /// There are no rules to begin with.
     #[error(transparent)]
-    Rules(#[from] rules::Error),
+    Rules(Box<rules::Error>),
     /// The sandbox does not start.
     #[error("wasmtime: {0}")]
     Sandbox(wasmtime::Error),
@@ -265,9 +265,9 @@ async fn watch_rules(
     let loader = RulesLoader::begin(sources.clone(), tenant, refused, counters, shutdown.clone()).await;
     let loader = Arc::new(loader.map_err(|error| match error {
         rules::Error::Store(source) => {
-            Error::Store { address: sources.database.address().to_owned(), source }
+            Error::Store { address: sources.database.address().to_owned(), source: Box::new(source) }
         }
-        error => error.into(),
+        error => Error::Rules(Box::new(error)),
     })?);
     let (in_force, is_paused) = (loader.in_force(), loader.is_paused());
     let watching = tokio::spawn(Arc::clone(&loader).watch(refused.clone()).in_current_span());
@@ -399,7 +399,8 @@ async fn prepare(
         };
         let last_decided = loop {
             let prepared = retry.after(prepare().await).await;
-            let failed = |source: store::Error| Error::Store { address: address.to_owned(), source };
+            let failed =
+                |source: store::Error| Error::Store { address: address.to_owned(), source: Box::new(source) };
             if let Some(last_decided) = prepared.map_err(failed)? {
                 break last_decided;
             }

@@ -282,7 +282,24 @@ fn the_document_describes_every_page() {
     let admin = service.admin();
     let document = admin.get("/v1/openapi.json").json();
     let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
-    assert_eq!(paths, ["/livez", "/metrics", "/readyz", "/v1/scale", "/v1/tenants", "/v1/tenants/{name}"]);
+    assert_eq!(
+        paths,
+        [
+            "/livez",
+            "/metrics",
+            "/readyz",
+            "/v1/scale",
+            "/v1/tenants",
+            "/v1/tenants/{name}",
+            "/v1/tenants/{name}/rules",
+            "/v1/tenants/{name}/rules/deployments",
+            "/v1/tenants/{name}/rules/pause",
+            "/v1/tenants/{name}/rules/resume",
+            "/v1/tenants/{name}/rules/rollback",
+            "/v1/tenants/{name}/rules/versions",
+            "/v1/tenants/{name}/rules/versions/{version}",
+        ]
+    );
     for path in paths.iter().filter(|path| !path.contains('{')) {
         assert_eq!(admin.get(path).status, 200, "{path}");
     }

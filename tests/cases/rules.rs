@@ -271,3 +271,55 @@ fn a_row_names_its_version() {
     assert_eq!(named.split(' ').nth(1), Some(version.as_str()), "{named}");
     service.stop();
 }
+
+/// The admin API does the same as the command line.
+#[test]
+fn rules_are_deployed_by_http() {
+    const RULES: &str = "/v1/tenants/default/rules";
+    let scene = Scene::new();
+    let service = scene.start();
+    let admin = service.admin();
+    let deploy = |query: &str, bytes: &[u8]| {
+        admin.post(&format!("{RULES}/deployments{query}"), "application/wasm", bytes)
+    };
+    let deployed = deploy("?message=because", guests::STRICT);
+    assert_eq!(deployed.status, 200, "{deployed:?}");
+    let version = deployed.json()["deployed"].as_str().unwrap().to_owned();
+    let everywhere = || {
+        until("every replica at the last deployment", || match admin.get(RULES).json() {
+            status if status["everywhere"] == true => Ok(()),
+            status => Err(status.to_string()),
+        });
+    };
+    everywhere();
+    assert_eq!(judged(&scene), version);
+    let component = Digest::new(guests::STRICT);
+    let info =
+        format!(r#"rules_info{{tenant="default",version="{}",component="{component}"}}"#, &version[..12]);
+    assert_eq!(admin.metric(&info), Some(1.0));
+    let history = admin.get(&format!("{RULES}/deployments")).json();
+    assert_eq!(history["deployments"][0]["by"], "local");
+    assert_eq!(history["deployments"][0]["message"], "because");
+    let shown = admin.get(&format!("{RULES}/versions/{}", &version[..12])).json();
+    assert_eq!(shown["component"], Digest::new(guests::STRICT).to_hex());
+
+    let refused = deploy("", guests::CORE_MODULE).problem(422);
+    assert!(refused.contains("a core module, not a component"), "{refused}");
+    assert!(deploy("?settings=7", guests::STRICT).problem(400).contains("a JSON object of text"));
+    assert_eq!(admin.get(&format!("{RULES}/versions/zz")).status, 400);
+    assert_eq!(admin.get(&format!("{RULES}/versions/0123456789")).status, 404);
+    assert_eq!(admin.get(&format!("{RULES}/versions?limit=0")).status, 400);
+    assert_eq!(admin.get("/v1/tenants/nobody/rules").status, 404);
+
+    assert_eq!(admin.ask("POST", &format!("{RULES}/rollback")).status, 200);
+    everywhere();
+    assert_eq!(judged(&scene), "stored");
+    let paused = admin.post(&format!("{RULES}/pause"), "application/json", b"{\"message\": \"now\"}");
+    assert_eq!(paused.json()["paused"], true, "{paused:?}");
+    everywhere();
+    assert_eq!(admin.until_ready(true)["ready"], true, "a pause is no trouble");
+    let resumed = admin.post(&format!("{RULES}/resume"), "application/json", b"{}");
+    assert_eq!(resumed.json()["paused"], false, "{resumed:?}");
+    assert_eq!(judged(&scene), "stored");
+    service.stop();
+}

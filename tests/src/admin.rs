@@ -60,10 +60,25 @@ impl Admin {
         self.send(&format!("{method} {path} HTTP/1.1\r\n{host}{}\r\n", self.headers))
     }
 
+    /// Sends a body of this type.
+    pub fn post(&self, path: &str, content_type: &str, body: &[u8]) -> Answer {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\n{}Content-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
+            self.address,
+            self.headers,
+            body.len()
+        );
+        self.send_bytes(&[head.as_bytes(), body].concat())
+    }
+
     /// Sends this, and returns what comes until the server closes the connection.
     pub fn send(&self, request: &str) -> Answer {
+        self.send_bytes(request.as_bytes())
+    }
+
+    fn send_bytes(&self, request: &[u8]) -> Answer {
         let mut stream = self.connect();
-        stream.write_all(request.as_bytes()).expect("the service reads");
+        stream.write_all(request).expect("the service reads");
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).expect("the service answers");
         let text = String::from_utf8(bytes).expect("text");

@@ -269,7 +269,7 @@ async fn deploy(
 #[utoipa::path(
     post, path = "/tenants/{name}/rules/rollback", tag = "rules",
     params(("name" = String, Path, description = "The tenant's name")),
-    request_body = Rollback,
+    request_body = Option<Rollback>,
     responses(
         (status = 200, description = "It is deployed", body = StatusView), (status = 400, body = Problem),
         (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
@@ -283,8 +283,9 @@ async fn rollback(
     State(api): State<Api>,
     access: Access,
     Path(name): Path<String>,
-    Json(Rollback { version, message }): Json<Rollback>,
+    asked: Option<Json<Rollback>>,
 ) -> Result<Json<StatusView>, Problem> {
+    let Rollback { version, message } = asked.map(|Json(asked)| asked).unwrap_or_default();
     let scope = Scope::new(api, &access, &name, message)?;
     let version = version.as_deref().map(digits).transpose()?;
     let operator = scope.operator()?;
@@ -296,7 +297,7 @@ async fn rollback(
 #[utoipa::path(
     post, path = "/tenants/{name}/rules/pause", tag = "rules",
     params(("name" = String, Path, description = "The tenant's name")),
-    request_body = Change,
+    request_body = Option<Change>,
     responses(
         (status = 200, description = "Nothing more is to be read", body = StatusView),
         (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
@@ -308,8 +309,9 @@ async fn pause(
     State(api): State<Api>,
     access: Access,
     Path(name): Path<String>,
-    Json(Change { message }): Json<Change>,
+    asked: Option<Json<Change>>,
 ) -> Result<Json<StatusView>, Problem> {
+    let message = asked.and_then(|Json(asked)| asked.message);
     read_or_not(Scope::new(api, &access, &name, message)?, true).await
 }
 
@@ -317,7 +319,7 @@ async fn pause(
 #[utoipa::path(
     post, path = "/tenants/{name}/rules/resume", tag = "rules",
     params(("name" = String, Path, description = "The tenant's name")),
-    request_body = Change,
+    request_body = Option<Change>,
     responses(
         (status = 200, description = "Entries are to be read", body = StatusView),
         (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
@@ -329,8 +331,9 @@ async fn resume(
     State(api): State<Api>,
     access: Access,
     Path(name): Path<String>,
-    Json(Change { message }): Json<Change>,
+    asked: Option<Json<Change>>,
 ) -> Result<Json<StatusView>, Problem> {
+    let message = asked.and_then(|Json(asked)| asked.message);
     read_or_not(Scope::new(api, &access, &name, message)?, false).await
 }
 

@@ -14,7 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::histogram::Histogram;
 use super::series::{Labels, Value};
 use super::{Counters, Dependency, Timings, Totals};
-use crate::batch::EntryId;
+use crate::batch::{EntryId, Version};
 use crate::stream::Backlog;
 
 /// All metrics of one tenant at one moment.
@@ -26,6 +26,8 @@ pub(crate) struct TenantMetrics {
     discards: BTreeMap<String, u64>,
     series: BTreeMap<Labels, Value>,
     dropped_samples: u64,
+    /// The version that judged last, and its component, by their first digits.
+    version: Option<[String; 2]>,
     /// What the group has before it, if Redis tells.
     backlog: Option<Backlog>,
     oldest_age: Option<Duration>,
@@ -39,9 +41,12 @@ impl TenantMetrics {
         oldest_age: Option<Duration>,
     ) -> Self {
         let series = counters.series.lock().clone();
+        let totals = counters.now();
+        let digits = |version: Version| [version.digest, version.component].map(|digest| digest.to_string());
         Self {
             name: name.to_owned(),
-            totals: counters.now(),
+            version: totals.version.map(digits),
+            totals,
             timings: *counters.timings.lock(),
             discards: counters.discards.lock().by_reason(),
             series: series.for_export(),
@@ -148,6 +153,13 @@ fn describe_entries(page: &mut Page<'_, '_>) -> fmt::Result {
 fn describe_rules(page: &mut Page<'_, '_>) -> fmt::Result {
     page.counter("breaches", "How often the rules broke a limit or the contract, by kind", |tenant| {
         tenant.totals.breaches.kinds().map(|(kind, count)| labelled("kind", kind, count)).collect()
+    })?;
+    page.gauge("rules_info", "1 for the version of the rules that judged the last batch", |tenant| {
+        let Some([version, component]) = &tenant.version else { return Vec::new() };
+        vec![(vec![("version", version.as_str()), ("component", component.as_str())], 1.0)]
+    })?;
+    page.counter("rules_swaps", "How often another version of the rules judged than before", |tenant| {
+        one(tenant.totals.swaps)
     })?;
     page.counter("worker_restarts", "Processes of guests that died and were started again", |tenant| {
         one(tenant.totals.restarts)

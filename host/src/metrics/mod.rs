@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::csv::{CsvFile, MetricsRow};
 pub(crate) use self::exposition::{Exposition, Format, TenantMetrics, age_of};
-use crate::batch::{Breaches, EntryId, Judged, Tally};
+use crate::batch::{Breaches, EntryId, Judged, Tally, Version};
 use crate::capabilities::{Sample, Series};
 use crate::config::{Config, TenantName};
 use crate::stream::{GroupMonitor, GroupStats};
@@ -56,6 +56,10 @@ pub(crate) struct Totals {
     /// How often a guest's process was started again.
     pub(crate) restarts: u64,
     pub(crate) batches: u64,
+    /// The version that judged the last batch.
+    pub(crate) version: Option<Version>,
+    /// How often another version judged than the one before.
+    pub(crate) swaps: u64,
     pub(crate) recent: Recent,
     last_batch: Duration,
     /// When the last batch ended, or the first one after a pause was read.
@@ -213,6 +217,13 @@ impl Counters {
     pub fn started(&self) {
         let mut totals = self.totals();
         (totals.started, totals.failed) = (true, false);
+    }
+
+    /// Notes which version judges from now on.
+    pub fn judged_by(&self, version: Version) {
+        let mut totals = self.totals();
+        totals.swaps += u64::from(totals.version.is_some_and(|before| before.digest != version.digest));
+        totals.version = Some(version);
     }
 
     /// Notes that somebody wants that nothing is read, or that it goes on.

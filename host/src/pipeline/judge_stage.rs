@@ -28,6 +28,7 @@ pub(super) async fn judge_all(
     to_write: mpsc::Sender<JudgedBatch>,
 ) -> Result<(), Error> {
     let mut last = in_force.borrow_and_update().version();
+    counters.judged_by(last);
     // Rules that make much of little take one processor from the others, not a second one to write it,
     // and the disks bit by bit.
     let heavy_permits = Arc::new(Semaphore::new(1));
@@ -44,6 +45,7 @@ pub(super) async fn judge_all(
                 "rules swapped"
             );
             last = version;
+            counters.judged_by(last);
         }
         let part = match rules.wants_transaction() {
             true => Work::Open(entries, rules),

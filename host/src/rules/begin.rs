@@ -160,7 +160,7 @@ impl Beginning<'_> {
         let version = stored.version;
         self.note_refused(&format!("version {version}: {reason}")).await?;
         let Some(guest) = self.go_back(Some(version.digest)).await? else {
-            return Err(Error::Stored { version, reason });
+            return Err(Error::Stored { version, reason: Box::new(reason) });
         };
         tracing::error!(
             error = %reason, wanted = %version, version = %guest.version(),
@@ -208,7 +208,10 @@ impl Beginning<'_> {
                 Ok(None) => {}
                 Err(RecordError::Store(error)) => return Err(error.into()),
                 Err(RecordError::Load(reason)) => {
-                    return Err(Error::Stored { version: loaded.guest.version(), reason: reason.into() });
+                    return Err(Error::Stored {
+                        version: loaded.guest.version(),
+                        reason: Box::new(reason.into()),
+                    });
                 }
             }
         }

@@ -38,7 +38,7 @@ pub enum Error {
     )]
     FileRules { tenant: TenantName, file: String },
     #[error("refused: {0}")]
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     #[error("the tenant {tenant} has no version {digits}; `sluicegate rules list` shows which there are")]
     Unknown { tenant: TenantName, digits: String },
     #[error("{digits} is the beginning of more than one version; wanted more of its digits")]
@@ -51,6 +51,10 @@ pub enum Error {
 }
 
 impl Error {
+    fn refused(reason: impl Into<Refusal>) -> Self {
+        Self::Refused(Box::new(reason.into()))
+    }
+
     /// Returns whether the request itself cannot be fulfilled, whatever the servers do.
     pub fn is_refusal(&self) -> bool {
         match self {
@@ -70,7 +74,7 @@ impl From<RecordError> for Error {
     fn from(error: RecordError) -> Self {
         match error {
             RecordError::Store(error) => Self::Store(error),
-            RecordError::Load(error) => Self::Refused(error.into()),
+            RecordError::Load(error) => Self::refused(error),
         }
     }
 }
@@ -193,7 +197,7 @@ impl Operator<'_> {
             Err(reason) => {
                 let request = Request { message: &reason.to_string(), ..self.request() };
                 self.database.note_deployment(&request, Action::Refused, Some(component)).await?;
-                Err(Error::Refused(reason))
+                Err(Error::refused(reason))
             }
         }
     }
@@ -207,7 +211,7 @@ impl Operator<'_> {
             None => self.before().await?,
         };
         let manifest = Manifest::parse(&stored.manifest, stored.version.digest);
-        let manifest = manifest.map_err(|error| Error::Refused(error.into()))?;
+        let manifest = manifest.map_err(Error::refused)?;
         let made = Made {
             component: stored.version.component,
             manifest: manifest.with_grants_of(self.tenant),

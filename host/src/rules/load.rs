@@ -179,7 +179,8 @@ pub async fn load_for_replay(
         let loaded = match &wanted {
             None => of_settings(&engine, &tenant)?,
             Some(stored) => {
-                let refused = |reason| Error::Stored { version: stored.version, reason };
+                let refused =
+                    |reason: Refusal| Error::Stored { version: stored.version, reason: Box::new(reason) };
                 let manifest = Manifest::parse(&stored.manifest, stored.version.digest);
                 let manifest = manifest.map_err(|error| refused(error.into()))?;
                 let with = match force {

@@ -73,7 +73,7 @@ pub enum Error {
     },
     /// No version of the database can be used.
     #[error("the version {version} is refused, and there is none before it to go on with: {reason}")]
-    Stored { version: Version, reason: Refusal },
+    Stored { version: Version, reason: Box<Refusal> },
     #[error("postgres: {0}")]
     Store(#[from] store::Error),
     #[error("wasmtime: {0}")]
