@@ -168,34 +168,25 @@ impl Run {
         }
     }
 
-    /// Returns the rules of the last run, or loads them. Returns `None` at the `shutdown`, for
-    /// which a compilation may take too long.
-    async fn rules(
-        &mut self,
-        shutdown: &CancellationToken,
-    ) -> Result<Option<(RulesInForce, watch::Receiver<bool>)>, Error> {
-        if self.rules.is_none() {
-            let Self { shared, tenant, refused, reporter, .. } = self;
-            let counters = &self.counters;
-            let watched = tokio::select! {
-                watched = watch_rules(shared, tenant, refused, counters, &self.shutdown) => watched?,
-                () = reporter.run(counters, shutdown) => return Ok(None),
-            };
-            self.rules = Some(watched);
-        }
-        Ok(self.rules.as_ref().map(|rules| (rules.in_force.clone(), rules.is_paused.clone())))
-    }
-
     /// Runs the pipeline once, until `shutdown` or an error.
     async fn serve_once(&mut self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Some((rules, is_paused)) = self.rules(&shutdown).await? else { return Ok(()) };
-        let ProcessWide { config, redis, database, .. } = &*self.shared;
-        let (tenant, counters, reporter) = (&self.tenant, &self.counters, &mut self.reporter);
+        let Self { shared, tenant, counters, reporter, rules, refused, .. } = self;
+        let ProcessWide { config, redis, database, .. } = &**shared;
         let (stream, store) = (redis.stream(config, tenant), database.store(tenant));
-        let Prepared { last_decided, has_made_group } = tokio::select! {
-            prepared = prepare(&stream, &store, tenant, counters) => prepared?,
+        // The rules of the last run go on. A compilation may take too long for a shutdown.
+        let known = rules.take();
+        let loading = async {
+            match known {
+                Some(known) => Ok(known),
+                None => watch_rules(shared, tenant, refused, counters, &self.shutdown).await,
+            }
+        };
+        let Prepared { watched, last_decided, has_made_group } = tokio::select! {
+            prepared = prepare(&stream, &store, tenant, counters, loading) => prepared?,
             () = reporter.run(counters, &shutdown) => return Ok(()),
         };
+        let watched = rules.insert(watched);
+        let (rules, is_paused) = (watched.in_force.clone(), watched.is_paused.clone());
         counters.started();
         self.has_run = true;
         tracing::info!(
@@ -366,18 +357,20 @@ async fn prune(stream: &Stream, store: &Store) -> Result<(), pipeline::Error> {
 
 /// What was found when both servers were there.
 struct Prepared {
+    watched: Watched,
     /// The greatest ID that is known to have been decided.
     last_decided: Option<EntryId>,
     /// Whether there was no group, so that it was made.
     has_made_group: bool,
 }
 
-/// Waits until both servers are there and as they must be.
+/// Waits until both servers are there and as they must be, and the rules are in force.
 async fn prepare(
     stream: &Stream,
     store: &Store,
     tenant: &Tenant,
     counters: &Arc<Counters>,
+    loading: impl Future<Output = Result<Watched, Error>>,
 ) -> Result<Prepared, Error> {
     let redis = async {
         let mut retry = Retry::new("waiting for redis").telling(counters.waiting_for(Dependency::Redis));
@@ -389,6 +382,8 @@ async fn prepare(
         Ok::<bool, Error>(has_made_group)
     };
     let postgres = async {
+        // Rules come into force when the database has recorded them.
+        let watched = loading.await?;
         let address = store.database().address();
         let mut retry = Retry::new(format!("waiting for postgres at {address}"))
             .telling(counters.waiting_for(Dependency::Postgres));
@@ -405,8 +400,8 @@ async fn prepare(
                 break last_decided;
             }
         };
-        Ok(last_decided)
+        Ok((watched, last_decided))
     };
-    let (has_made_group, last_decided) = tokio::try_join!(redis, postgres)?;
-    Ok(Prepared { last_decided, has_made_group })
+    let (has_made_group, (watched, last_decided)) = tokio::try_join!(redis, postgres)?;
+    Ok(Prepared { watched, last_decided, has_made_group })
 }

@@ -71,7 +71,11 @@ impl Database {
         self.tell_weak_settings().await?;
         // Some versions end the connection that tries to make an extension that is not loaded.
         let (mut connection, session) = self.session().await?;
-        self.watched(session, migrate(&mut connection)).await
+        let prepare = async {
+            migrate(&mut connection).await?;
+            make_lost_tables(&mut connection).await
+        };
+        self.watched(session, prepare).await
     }
 
     /// Warns when the server may forget what it has committed, because that is acknowledged.

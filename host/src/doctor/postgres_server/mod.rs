@@ -16,7 +16,8 @@ const KEPT_WAL_BYTES: i64 = 1 << 30;
 const OLD_SESSION_S: f64 = 15.0;
 /// PostgreSQL stops at two billions; autovacuum freezes from 200 millions on.
 const OLD_TRANSACTIONS: i64 = 1_000_000_000;
-/// The connections that a replica needs besides those of its writers: for a migration, and to watch over it.
+/// The connections that a replica needs besides those of its writers: to listen for deployments, for a migration, and to watch
+/// over that.
 const OTHER_CONNECTIONS: i64 = 2;
 
 pub(super) fn judge(look: &PostgresLook, config: &Config) -> Vec<Finding> {
