@@ -110,7 +110,9 @@ fn a_tenant_that_waits_for_postgres_is_not_ready() {
 
 #[test]
 fn one_tenants_trouble_is_its_own() {
-    let tenants = Tenants::new(&[("broken", "guest = \"missing.wasm\""), ("sound", "")]);
+    let tenants = Tenants::new(&[("broken", ""), ("sound", "")]);
+    let broken = tenants.stream("broken");
+    broken.run::<()>(redis::cmd("SET").arg(&broken.name).arg("no stream"));
     let service = tenants.start(&["sound"]);
     let admin = service.admin();
     tenants.add("sound", 3);
@@ -133,7 +135,7 @@ fn one_tenants_trouble_is_its_own() {
         let found = admin.get("/v1/scale").json();
         if found["tenants"][1]["backlog"] == 0 { Ok(found) } else { Err(found.to_string()) }
     });
-    assert_eq!(scale["tenants"][0]["known"], false, "its group was not made: {scale}");
+    assert_eq!(scale["tenants"][0]["known"], false, "it has no group: {scale}");
     assert_eq!((&scale["total"]["known"], &scale["total"]["backlog"]), (&json!(false), &json!(null)));
     service.stop();
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 use sluicegate::batch::Digest;
-use sluicegate_tests::{Event, Scene, Service, Told, guests, rules, until};
+use sluicegate_tests::{Event, Load, Scene, Service, Told, guests, rules, until};
 
 /// Writes a component into the scene's folder.
 fn component(scene: &Scene, name: &str, bytes: &[u8]) -> PathBuf {
@@ -182,8 +182,12 @@ fn a_pause_lasts_until_it_is_ended() {
     service.stop();
 }
 
+fn replica(scene: &Scene, name: &str) -> Service {
+    scene.service().set("CONSUMER_NAME", name).set("CLAIM_MIN_IDLE", "5s").start()
+}
+
 fn start_two(scene: &Scene) -> [Service; 2] {
-    ["consumer-1", "consumer-2"].map(|name| scene.service().set("CONSUMER_NAME", name).start())
+    ["consumer-1", "consumer-2"].map(|name| replica(scene, name))
 }
 
 /// Each replica hears of a deployment at once, and one that was killed finds it at its next start.
@@ -202,7 +206,7 @@ fn replicas_converge() {
     two.end_with(Signal::KILL);
     let told = run(&scene, &["deploy", other.to_str().unwrap()]);
     assert_eq!(told.code, Some(0), "{told:?}");
-    let two = scene.service().set("CONSUMER_NAME", "consumer-2").start();
+    let two = replica(&scene, "consumer-2");
     until("both at the new version", || match status(&scene) {
         status if status["everywhere"] == true && status["version"] != version.as_str() => Ok(()),
         status => Err(status.to_string()),
@@ -322,4 +326,58 @@ fn rules_are_deployed_by_http() {
     assert_eq!(resumed.json()["paused"], false, "{resumed:?}");
     assert_eq!(judged(&scene), "stored");
     service.stop();
+}
+
+/// Two replicas under load, one of them killed in the middle of it: every row and every dead letter is there once, and is
+/// traced to one version.
+#[test]
+fn deployments_under_load_lose_nothing() {
+    let scene = Scene::new();
+    scene.start().stop();
+    scene.database.execute("ALTER TABLE events ADD COLUMN rules_version INT");
+    let [one, two] = start_two(&scene);
+    let mut load = Load::start(&scene.stream, 17, 20);
+    let versions: Vec<Vec<u8>> = (0..8).map(|label| guests::relabelled(guests::DEFAULT, label)).collect();
+    let bad = component(&scene, "bad.wasm", guests::CORE_MODULE);
+    let mut two = Some(two);
+    for (i, version) in versions.iter().enumerate() {
+        load.until_sent(200);
+        let file = component(&scene, &format!("v{i}.wasm"), version);
+        assert_eq!(run(&scene, &["deploy", file.to_str().unwrap()]).code, Some(0));
+        match i {
+            2 => assert_eq!(run(&scene, &["deploy", bad.to_str().unwrap()]).code, Some(3)),
+            4 => drop(two.take().map(Service::crash)),
+            5 => two = Some(replica(&scene, "consumer-2")),
+            6 => assert_eq!(run(&scene, &["rollback"]).code, Some(0)),
+            _ => {}
+        }
+    }
+    load.until_sent(500);
+    load.stop();
+    until("both replicas at the last version", || match status(&scene) {
+        status if status["everywhere"] == true && status["replicas_in_force"] == 2 => Ok(()),
+        status => Err(status.to_string()),
+    });
+    // What the killed replica had is taken over.
+    sluicegate_tests::until_within(Duration::from_secs(120), "the stream drained", || {
+        match scene.stream.is_drained() {
+            true => Ok(()),
+            false => Err(one.log_tail()),
+        }
+    });
+    let digests: Vec<Digest> = versions.iter().map(|version| Digest::new(version)).collect();
+    let report = load.audit(&scene, &digests, false);
+    assert!(report.adds_up() && report.rows > 1_000, "{report:#?}");
+    let traced = |table: &str, to: &str| {
+        let sql = format!(
+            "SELECT count(*) FROM {table} WHERE NOT EXISTS (SELECT FROM rules_versions AS v WHERE {to})"
+        );
+        assert_eq!(scene.database.value::<i64>(&sql), 0, "{table}");
+    };
+    traced("events", "v.number = events.rules_version");
+    traced("dead_letters", "v.version = dead_letters.version AND v.tenant = dead_letters.tenant");
+    let judges: i64 = scene.database.value("SELECT count(DISTINCT rules_version) FROM events");
+    assert!(judges >= 5, "{judges} versions have judged");
+    one.stop();
+    drop(two.map(Service::stop));
 }
