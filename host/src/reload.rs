@@ -17,14 +17,17 @@ pub struct Reload {
     /// The file that the command line names.
     file: Option<PathBuf>,
     seen: Option<Stamp>,
+    /// Whether there was a file, so that one that is gone is a mistake.
+    had_file: bool,
     asked: Arc<Notify>,
 }
 
 impl Reload {
     /// Notices changes of this file from now on, or of `sluicegate.toml` in the working directory.
     pub fn new(file: Option<PathBuf>) -> Self {
-        let mut reload = Self { file, seen: None, asked: Arc::default() };
+        let mut reload = Self { file, seen: None, had_file: false, asked: Arc::default() };
         reload.seen = reload.look();
+        reload.had_file = reload.seen.is_some();
         reload
     }
 
@@ -47,7 +50,8 @@ impl Reload {
             if !(is_asked || has_changed && is_at_rest) {
                 continue;
             }
-            let is_gone = stamp.is_none() && self.seen.is_some();
+            self.had_file |= stamp.is_some();
+            let is_gone = stamp.is_none() && self.had_file;
             if is_at_rest {
                 self.seen = stamp;
             }

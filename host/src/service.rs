@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -73,6 +74,9 @@ async fn run_all(
     outcome
 }
 
+/// How long a tenant that has ended waits until the database knows of it.
+const LEAVING: Duration = Duration::from_millis(500);
+
 /// The tenants that run, and those that are to run.
 struct Runs {
     shared: Arc<ProcessWide>,
@@ -129,19 +133,9 @@ impl Runs {
         }
         if stopped && !self.wanted.contains_key(name) {
             tracing::info!(tenant = %name, "the tenant is gone from the settings, and is not served any more");
-            self.leave(name);
         }
         self.start_wanted();
         None
-    }
-
-    /// Tells the database that this replica does not serve the tenant.
-    fn leave(&self, name: &TenantName) {
-        let (database, name) = (self.shared.database.clone(), name.clone());
-        tokio::spawn(async move {
-            // What it does not hear it sees by the silence.
-            let _ = database.leave_replicas(Some(&name)).await;
-        });
     }
 
     fn start_wanted(&mut self) {
@@ -154,9 +148,16 @@ impl Runs {
             let always = self.settings.has_named_tenants;
             let served = {
                 let name = name.clone();
+                let (database, shutdown) = (self.shared.database.clone(), self.shutdown.clone());
                 async move {
                     let _registration = registration;
-                    (name, run.serve(always).await)
+                    let outcome = run.serve(always).await;
+                    if !shutdown.is_cancelled() {
+                        // The tenant is gone, or is started again and then says so. What the database does not hear it
+                        // sees by the silence.
+                        let _ = tokio::time::timeout(LEAVING, database.leave_replicas(Some(&name))).await;
+                    }
+                    (name, outcome)
                 }
             };
             match always {

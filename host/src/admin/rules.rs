@@ -154,7 +154,7 @@ fn digits(text: &str) -> Result<String, Problem> {
     params(("name" = String, Path, description = "The tenant's name")),
     responses(
         (status = 200, description = "Where the tenant's rules are", body = StatusView),
-        (status = 401, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem),
     )
 )]
 async fn status(
@@ -172,7 +172,7 @@ async fn status(
     params(("name" = String, Path, description = "The tenant's name"), Limit),
     responses(
         (status = 200, description = "The versions", body = VersionList), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem),
     )
 )]
 async fn versions(
@@ -195,7 +195,7 @@ async fn versions(
     ),
     responses(
         (status = 200, description = "The version", body = VersionView), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
         (status = 503, body = Problem),
     )
 )]
@@ -214,7 +214,7 @@ async fn version(
     params(("name" = String, Path, description = "The tenant's name"), Limit),
     responses(
         (status = 200, description = "The history", body = DeploymentList), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem),
     )
 )]
 async fn history(
@@ -235,7 +235,7 @@ async fn history(
     request_body(content = Vec<u8>, content_type = "application/wasm", description = "The component"),
     responses(
         (status = 200, description = "It is deployed", body = StatusView), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem), (status = 404, body = Problem),
         (status = 409, description = "A file rules", body = Problem),
         (status = 413, description = "It is larger than GUEST_COMPONENT", body = Problem),
         (status = 422, description = "It is refused", body = Problem), (status = 503, body = Problem),
@@ -272,7 +272,7 @@ async fn deploy(
     request_body = Option<Rollback>,
     responses(
         (status = 200, description = "It is deployed", body = StatusView), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem), (status = 404, body = Problem),
         (status = 409, description = "There is none, or a file rules", body = Problem),
         (status = 413, body = Problem), (status = 415, body = Problem),
         (status = 422, description = "It is refused, or the body is another", body = Problem),
@@ -300,7 +300,7 @@ async fn rollback(
     request_body = Option<Change>,
     responses(
         (status = 200, description = "Nothing more is to be read", body = StatusView),
-        (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
+        (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem),
         (status = 404, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
         (status = 422, body = Problem), (status = 503, body = Problem),
     )
@@ -322,7 +322,7 @@ async fn pause(
     request_body = Option<Change>,
     responses(
         (status = 200, description = "Entries are to be read", body = StatusView),
-        (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
+        (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem),
         (status = 404, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
         (status = 422, body = Problem), (status = 503, body = Problem),
     )

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 const MAX_CONNECTIONS: usize = 64;
 /// How long a caller may take to send the head of its request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may last, which brings one request.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may last, which brings one request: a component may take a minute to compile.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 /// The largest head of a request.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// The pause after the kernel has refused a connection, as it does when files run short.

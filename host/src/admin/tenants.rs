@@ -27,7 +27,7 @@ struct TenantList {
 #[derive(Debug, Serialize, ToSchema)]
 struct TenantView {
     name: String,
-    /// What it does: `starting`, `running`, `failed`, or what it waits for.
+    /// What it does: `starting`, `running`, `paused`, `failed`, or what it waits for.
     #[schema(example = "running")]
     state: &'static str,
     stream: String,

@@ -219,6 +219,12 @@ impl Counters {
         (totals.started, totals.failed) = (true, false);
     }
 
+    /// Returns whether nothing is read and nothing is in flight.
+    pub fn is_quiet(&self) -> bool {
+        let totals = self.totals();
+        !totals.started || (totals.paused && totals.in_flight() == 0)
+    }
+
     /// Notes which version judges from now on.
     pub fn judged_by(&self, version: Version) {
         let mut totals = self.totals();

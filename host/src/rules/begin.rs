@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::file::Stamp;
 use super::load::{load_again, load_default, load_file, load_stored, read_file};
 use super::{
-    DEFAULT, Error, Loaded, RecordError, Refusal, Refused, RulesLoader, Sources, Told, author, record,
+    DEFAULT, Error, Loaded, OWN, RecordError, Refusal, Refused, RulesLoader, Sources, Told, author, record,
     settings_digest, stored_component,
 };
 use crate::batch::Digest;
@@ -36,6 +36,8 @@ struct First {
     guest: Guest,
     /// Why this is not what is wanted.
     refused: Option<String>,
+    /// Whether the settings as they are now are part of it, or are known to other replicas.
+    has_settings: bool,
 }
 
 struct Beginning<'a> {
@@ -55,7 +57,7 @@ impl RulesLoader {
         shutdown: CancellationToken,
     ) -> Result<Self, Error> {
         let beginning = Beginning { sources: &sources, tenant, counters };
-        let First { guest, refused: reason } = match &tenant.guest {
+        let First { guest, refused: reason, has_settings } = match &tenant.guest {
             Some(file) => beginning.with_file(file, refused).await?,
             None => beginning.with_deployments().await?,
         };
@@ -76,6 +78,9 @@ impl RulesLoader {
                 report: Report { deployment: 0, version: None, refused: None, is_paused: false },
                 is_known: false,
             }),
+            // Without them in force, the next start tries them again.
+            settings: if has_settings { settings_digest(tenant) } else { Digest::new(b"") },
+            counters: Arc::clone(counters),
             shutdown,
             sources: sources.clone(),
         };
@@ -114,7 +119,7 @@ impl Beginning<'_> {
             %error, version = %guest.version(),
             "the guest's file cannot be used; going on with the version that was in force last"
         );
-        Ok(First { guest, refused: Some(error.to_string()) })
+        Ok(First { guest, refused: Some(error.to_string()), has_settings: false })
     }
 
     /// Loads what was deployed last, or the program's own rules before any deployment.
@@ -126,35 +131,40 @@ impl Beginning<'_> {
             return self.record_default().await;
         };
         let last = self.ask(|| database.wanted(name, true)).await?;
-        if last.deployment != wanted.deployment {
+        if last.row != wanted.row {
             // GUEST was unset: the history is to say that its file does not rule any more.
             self.deploy_again(&stored).await?;
         }
         // A newer program brings newer rules; an older one beside it does not bring back its own.
-        if wanted.action == Some(Action::Default) && stored.version.component != Digest::new(DEFAULT) {
+        let is_own =
+            stored.source == OWN && matches!(wanted.action, Some(Action::Default | Action::Settings));
+        if is_own && stored.version.component != Digest::new(DEFAULT) {
             let default = Digest::new(DEFAULT);
             if !self.ask(|| database.has_version_of(name, default)).await? {
                 return self.record_default().await;
             }
         }
-        let last = self.ask(|| database.last_settings(name)).await?;
         let settings = settings_digest(self.tenant);
-        if last.is_some_and(|last| last != settings.as_bytes()) {
-            let (sources, tenant, again) = (self.sources.clone(), self.tenant.clone(), stored.clone());
-            let load = move || load_again(&sources.engine, &tenant, &sources.database, &again);
-            match self.blocking(load).await? {
+        let mut refused = None;
+        if !self.ask(|| database.knows_settings(name, settings)).await? {
+            match self.load_again(&stored).await? {
                 Ok(loaded) => return self.record(loaded, Action::Settings, stored_component).await,
                 Err(reason) => {
-                    self.note_refused(&reason.to_string()).await?;
+                    let reason = reason.to_string();
+                    self.note_refused(&reason).await?;
                     tracing::error!(
-                        error = %reason, version = %stored.version,
+                        error = reason, version = %stored.version,
                         "the rules are refused with the settings as they are now; going on with those of before"
                     );
+                    refused = Some(reason);
                 }
             }
         }
         let reason = match self.load_stored(stored.clone()).await? {
-            Ok(guest) => return Ok(First { guest, refused: None }),
+            Ok(guest) => {
+                let has_settings = refused.is_none();
+                return Ok(First { guest, refused, has_settings });
+            }
             Err(reason) => reason,
         };
         let version = stored.version;
@@ -166,7 +176,7 @@ impl Beginning<'_> {
             error = %reason, wanted = %version, version = %guest.version(),
             "the version that is wanted is refused; going on with one that was in force before"
         );
-        Ok(First { guest, refused: Some(reason.to_string()) })
+        Ok(First { guest, refused: Some(reason.to_string()), has_settings: false })
     }
 
     /// Wants a version of the database once more.
@@ -203,7 +213,8 @@ impl Beginning<'_> {
             let recorded = record(&self.sources.database, &request, &loaded.made, action, &read).await;
             match retry.after(recorded).await {
                 Ok(Some((version, _))) => {
-                    return Ok(First { guest: loaded.guest.with_version(version), refused: None });
+                    let guest = loaded.guest.with_version(version);
+                    return Ok(First { guest, refused: None, has_settings: true });
                 }
                 Ok(None) => {}
                 Err(RecordError::Store(error)) => return Err(error.into()),
@@ -247,8 +258,35 @@ impl Beginning<'_> {
     }
 
     async fn load_stored(&self, stored: StoredVersion) -> Result<Result<Guest, Refusal>, Error> {
-        let (sources, tenant) = (self.sources.clone(), self.tenant.clone());
-        self.blocking(move || load_stored(&sources.engine, &tenant, &sources.database, &stored)).await
+        let load = move |sources: &Sources, tenant: &Tenant| {
+            load_stored(&sources.engine, tenant, &sources.database, &stored)
+        };
+        self.until_read(load).await
+    }
+
+    async fn load_again(&self, stored: &StoredVersion) -> Result<Result<Loaded, Refusal>, Error> {
+        let stored = stored.clone();
+        let load = move |sources: &Sources, tenant: &Tenant| {
+            load_again(&sources.engine, tenant, &sources.database, &stored)
+        };
+        self.until_read(load).await
+    }
+
+    /// Loads until the database has handed over the component, or something else is wrong.
+    async fn until_read<T: Send + 'static>(
+        &self,
+        load: impl Fn(&Sources, &Tenant) -> Result<T, Refusal> + Clone + Send + 'static,
+    ) -> Result<Result<T, Refusal>, Error> {
+        let mut retry = self.retry();
+        loop {
+            let (sources, tenant, load) = (self.sources.clone(), self.tenant.clone(), load.clone());
+            match self.blocking(move || load(&sources, &tenant)).await? {
+                Err(Refusal::Store(error)) => {
+                    retry.after::<(), _>(Err(error)).await?;
+                }
+                loaded => return Ok(loaded),
+            }
+        }
     }
 
     async fn blocking<T: Send + 'static>(

@@ -119,8 +119,12 @@ impl Status {
         let wanted = self.wanted.version.as_ref().map(|stored| stored.version.digest);
         match &replica.report {
             _ if replica.silent_s > SILENT_AFTER_S => Standing::Silent,
+            Report { deployment, is_paused, .. }
+                if *deployment < self.wanted.deployment || *is_paused != self.wanted.is_paused =>
+            {
+                Standing::Behind
+            }
             Report { refused: Some(_), .. } => Standing::Refused,
-            Report { deployment, .. } if *deployment < self.wanted.deployment => Standing::Behind,
             Report { version, .. } if *version == wanted => Standing::InForce,
             Report { .. } if self.file.is_some() => Standing::Differs,
             Report { .. } => Standing::Behind,

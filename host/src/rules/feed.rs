@@ -11,7 +11,7 @@ use crate::store::{Database, Listener};
 
 /// How often to look while NOTIFY works, in case a word of it is lost.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How often to look while it does not: a pooler that shares sessions passes on no NOTIFY.
+/// How often to look while nobody listens.
 const LOOK_OFTEN: Duration = Duration::from_secs(1);
 /// How often to tell that this replica is there.
 const BEAT_EVERY: Duration = Duration::from_secs(5);
@@ -40,11 +40,19 @@ impl Feed {
 
     /// Hears, looks and tells until the shutdown, from when a tenant has prepared the database.
     pub async fn run(&self, shutdown: &CancellationToken) {
+        // A silent database holds up no shutdown.
+        tokio::select! {
+            () = self.follow(shutdown) => {}
+            () = shutdown.cancelled() => {}
+        }
+        if self.database.is_prepared() {
+            let _ = tokio::time::timeout(LEAVING, self.database.leave_replicas(None)).await;
+        }
+    }
+
+    async fn follow(&self, shutdown: &CancellationToken) {
         while !self.database.is_prepared() {
-            tokio::select! {
-                () = tokio::time::sleep(PREPARED_EVERY) => {}
-                () = shutdown.cancelled() => return,
-            }
+            tokio::time::sleep(PREPARED_EVERY).await;
         }
         let mut listener: Option<Listener> = None;
         let (mut look_at, mut listen_at) = (Instant::now(), Instant::now());
@@ -78,10 +86,8 @@ impl Feed {
                     // What fails here fails at the next look, which says so.
                     let _ = self.database.heartbeat().await;
                 }
-                () = shutdown.cancelled() => break,
             }
         }
-        let _ = tokio::time::timeout(LEAVING, self.database.leave_replicas(None)).await;
     }
 
     async fn look(&self) -> Result<(), crate::store::Error> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch as channel;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::load::load_stored;
 use super::{Refusal, Refused, RulesLoader};
@@ -17,10 +17,24 @@ use crate::store::{self, StoredVersion, Wanted};
 /// Nothing is to be done before there is another deployment.
 const LONG: Duration = Duration::from_secs(3_600);
 
+/// How long to wait before a version is read again that the database did not hand over.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often to look whether everything that was read is committed.
+const LOOK_WHETHER_QUIET: Duration = Duration::from_millis(50);
+
+/// What came of the attempts to load what is wanted.
+#[derive(Default)]
+struct Attempts {
+    /// The version that was refused last.
+    refused: Option<Refused<Digest>>,
+    /// The version that is being loaded.
+    loading: Option<(Digest, JoinHandle<Result<Guest, Refusal>>)>,
+}
+
 impl RulesLoader {
     /// Does what each deployment wants, until the shutdown.
     pub async fn follow(self: Arc<Self>, mut feed: channel::Receiver<i64>) {
-        let mut refused: Option<Refused<Digest>> = None;
+        let mut attempts = Attempts::default();
         let mut again = LONG;
         let said = "what is wanted of the rules was not seen, or what is in force not told; trying again";
         let mut retry = Retry::new(said).until(&self.shutdown);
@@ -31,7 +45,16 @@ impl RulesLoader {
                 () = tokio::time::sleep(again) => {}
                 () = self.shutdown.cancelled() => return,
             }
-            again = match self.look_at_wanted(&mut refused).await {
+            // A version may take long to compile, and what is wanted meanwhile may be another, or a pause.
+            let looked = tokio::select! {
+                looked = self.look_at_wanted(&mut attempts) => looked,
+                changed = feed.changed() => match changed {
+                    Ok(()) => Ok(Duration::ZERO),
+                    Err(_) => return,
+                },
+                () = self.shutdown.cancelled() => return,
+            };
+            again = match looked {
                 Ok(again) => {
                     retry.succeeded();
                     again
@@ -42,10 +65,7 @@ impl RulesLoader {
     }
 
     /// Does what the last deployment wants, and returns when to look again if there is no other.
-    async fn look_at_wanted(
-        self: &Arc<Self>,
-        refused: &mut Option<Refused<Digest>>,
-    ) -> Result<Duration, store::Error> {
+    async fn look_at_wanted(self: &Arc<Self>, attempts: &mut Attempts) -> Result<Duration, store::Error> {
         let is_of_file = self.tenant.guest.is_some();
         let Wanted { version, is_paused, deployment, .. } =
             self.sources.database.wanted(&self.tenant.name, is_of_file).await?;
@@ -56,8 +76,11 @@ impl RulesLoader {
         let wanted = version.filter(|wanted| !is_of_file && wanted.version.digest != self.version().digest);
         let (again, reason) = match wanted {
             None => (LONG, None),
-            Some(wanted) => self.swap_to(wanted, refused).await,
+            Some(wanted) => self.swap_to(wanted, attempts).await,
         };
+        while is_paused && !self.counters.is_quiet() {
+            tokio::time::sleep(LOOK_WHETHER_QUIET).await;
+        }
         self.report(|report| {
             (report.deployment, report.is_paused) = (deployment, is_paused);
             // Why a file is refused is told by what watches it.
@@ -73,15 +96,27 @@ impl RulesLoader {
     async fn swap_to(
         self: &Arc<Self>,
         wanted: StoredVersion,
-        refused: &mut Option<Refused<Digest>>,
+        attempts: &mut Attempts,
     ) -> (Duration, Option<String>) {
         let digest = wanted.version.digest;
+        let Attempts { refused, loading } = attempts;
         if let Some(refused) = refused.as_ref().filter(|refused| refused.stands(&digest)) {
             let left = refused.stands_for().saturating_sub(refused.since.elapsed());
             return (left, Some(refused.reason.clone()));
         }
         let from = self.version();
-        let reason = match self.load(wanted).await {
+        // A load goes on when the wait for it is given up.
+        let load = match loading.take() {
+            Some((loaded, load)) if loaded == digest => loading.insert((loaded, load)),
+            _ => loading.insert((digest, self.load(wanted))),
+        };
+        let loaded = (&mut load.1).await;
+        *loading = None;
+        let reason = match loaded.unwrap_or_else(|error| Err(Refusal::Panicked(error))) {
+            Err(Refusal::Store(error)) => {
+                tracing::warn!(version = %digest, %error, "the version that is wanted was not read; trying again");
+                return (AGAIN, None);
+            }
             Ok(guest) => {
                 let to = guest.version();
                 self.put_in_force(guest);
@@ -103,16 +138,12 @@ impl RulesLoader {
         told
     }
 
-    async fn load(self: &Arc<Self>, stored: StoredVersion) -> Result<Guest, Refusal> {
+    fn load(self: &Arc<Self>, stored: StoredVersion) -> JoinHandle<Result<Guest, Refusal>> {
         let (loader, span) = (Arc::clone(self), tracing::Span::current());
-        let load = move || {
+        spawn_blocking(move || {
             let _in_span = span.enter();
             let sources = &loader.sources;
             load_stored(&sources.engine, &loader.tenant, &sources.database, &stored)
-        };
-        match spawn_blocking(load).await {
-            Ok(loaded) => loaded,
-            Err(error) => Err(Refusal::Panicked(error)),
-        }
+        })
     }
 }

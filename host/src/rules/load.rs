@@ -1,5 +1,6 @@
 //! Makes guests of components: of a file, of the program's own, and of the database.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,7 +8,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 
 use super::file::{self, Stamp};
-use super::{DEFAULT, Error, Folders, Loaded, MAX_CHANGES, Made, Manifest, Refusal, Refused};
+use super::{DEFAULT, Error, Folders, Loaded, MAX_CHANGES, Made, Manifest, OWN, Refusal, Refused};
 use crate::batch::{Digest, Version};
 use crate::config::Tenant;
 use crate::judge::Rules;
@@ -27,7 +28,7 @@ impl Loaded {
 pub(super) fn load_default(engine: &SandboxEngine, tenant: &Tenant) -> Result<Loaded, Error> {
     let sandbox = engine.tenant_sandbox(tenant).map_err(Error::Sandbox)?;
     let guest = sandbox.load_trusted(DEFAULT).map_err(Error::Defective)?;
-    Ok(Loaded::new(guest, tenant, "default".to_owned()))
+    Ok(Loaded::new(guest, tenant, OWN.to_owned()))
 }
 
 /// Loads the component of this file for the first time, unless it was refused lately. A file that is being written is
@@ -107,6 +108,10 @@ pub(super) fn load_stored(
     stored: &StoredVersion,
 ) -> Result<Guest, Refusal> {
     let manifest = Manifest::parse(&stored.manifest, stored.version.digest)?;
+    let lacks = manifest.lacks(tenant);
+    if !lacks.is_empty() {
+        return Err(Refusal::Grants(lacks.join(", ")));
+    }
     let tenant = manifest.apply(tenant)?;
     load_component(engine, &tenant, database, stored.version.component, stored.bytes)
         .map(|guest| guest.with_version(stored.version))
@@ -124,16 +129,25 @@ pub(super) fn load_component(
     if component == Digest::new(DEFAULT) {
         return Ok(sandbox.load_trusted(DEFAULT)?);
     }
+    let failed = Cell::new(None);
     let read = || {
         let read = Handle::current().block_on(database.component(component));
-        let read = read.map_err(|error| LoadError::Unreadable(format!("postgres: {error}")))?;
+        let read = read.map_err(|error| {
+            let told = LoadError::Unreadable(format!("postgres: {error}"));
+            failed.set(Some(error));
+            told
+        })?;
         let bytes = read.ok_or_else(|| LoadError::Unreadable("it is not in the database".to_owned()))?;
         match Digest::new(&bytes) == component {
             true => Ok(bytes),
             false => Err(LoadError::Unreadable("it was changed in the table rules_components".to_owned())),
         }
     };
-    Ok(sandbox.load(Source { digest: component, about_bytes, read: &read })?)
+    let loaded = sandbox.load(Source { digest: component, about_bytes, read: &read });
+    match failed.take() {
+        Some(error) => Err(Refusal::Store(error)),
+        None => Ok(loaded?),
+    }
 }
 
 /// Loads the same for settings other than those of the version.
@@ -190,7 +204,11 @@ pub async fn load_for_replay(
                         .apply(&tenant)
                         .map_err(|error| refused(error.into()))?,
                 };
-                load_again(&engine, &with, &database, stored).map_err(refused)?
+                let loaded = load_again(&engine, &with, &database, stored).map_err(refused)?;
+                match loaded.made.manifest.digest() == stored.version.digest {
+                    true => Loaded { guest: loaded.guest.with_version(stored.version), made: loaded.made },
+                    false => loaded,
+                }
             }
         };
         let Loaded { guest, made: Made { manifest, source, .. } } = loaded;

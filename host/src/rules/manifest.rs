@@ -103,6 +103,20 @@ impl Manifest {
         Self { grants: grants_of(tenant), statements: tenant.statements.clone(), ..self }
     }
 
+    /// Returns what of its grants the tenant does not have now, with the same SQL.
+    pub fn lacks(&self, tenant: &Tenant) -> Vec<String> {
+        let Grants { stream, publish, statements, metrics } = &self.grants;
+        let has = &tenant.grants;
+        let mut lacks = Vec::new();
+        lacks.extend((*stream && !has.stream).then(|| "stream".to_owned()));
+        lacks.extend((*metrics && !has.metrics).then(|| "metrics".to_owned()));
+        let streams = publish.iter().filter(|(name, length)| has.publish.get(*name) != Some(*length));
+        lacks.extend(streams.map(|(name, _)| format!("publish to {name}")));
+        let is_same = |name: &&String| self.statements.get(*name) == tenant.statements.get(*name);
+        lacks.extend(statements.iter().filter(|name| !is_same(name)).map(|name| format!("statement {name}")));
+        lacks
+    }
+
     /// Returns whether both judge alike but for their limits. Raising one may be what a dead letter needs.
     pub fn judges_like(&self, other: &Self) -> bool {
         let without = |manifest: &Self| Self { limits: BTreeMap::new(), ..manifest.clone() };
@@ -156,6 +170,29 @@ mod tests {
         let applied = read.apply(&Tenant { batch_size: 7, ..Tenant::default() }).expect("they can be used");
         assert_eq!((applied.batch_size, applied.guest_fuel), (7, 5), "only what the version says");
         assert_eq!(manifest(&applied), made);
+    }
+
+    #[test]
+    fn what_is_granted_no_more_is_named() {
+        let granted = |sql: &str| {
+            let statement = crate::config::Statement {
+                sql: sql.to_owned(),
+                parameters: Vec::new(),
+                timeout: crate::config::Time::millis(1),
+                rows: 1,
+            };
+            let grants = Grants {
+                publish: [("out".to_owned(), 7)].into(),
+                statements: vec!["a".to_owned()],
+                ..Grants::default()
+            };
+            Tenant { grants, statements: [("a".to_owned(), statement)].into(), ..Tenant::default() }
+        };
+        let made = manifest(&granted("SELECT 1"));
+        assert_eq!(made.lacks(&granted("SELECT 1")), Vec::<String>::new());
+        assert_eq!(made.lacks(&granted("SELECT 2")), ["statement a"]);
+        assert_eq!(made.lacks(&Tenant::default()), ["publish to out", "statement a"]);
+        assert_eq!(manifest(&Tenant::default()).lacks(&granted("SELECT 1")), Vec::<String>::new());
     }
 
     #[test]

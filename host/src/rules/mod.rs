@@ -42,6 +42,7 @@ pub use watch::Folders;
 use crate::batch::{Digest, Version};
 use crate::config::Tenant;
 use crate::judge::Rules;
+use crate::metrics::Counters;
 use crate::pipeline::RulesInForce;
 use crate::retry::Retryable;
 use crate::sandbox::{Guest, LoadError, SandboxEngine};
@@ -90,6 +91,13 @@ pub enum Refusal {
     Load(#[from] LoadError),
     #[error(transparent)]
     Manifest(#[from] manifest::Error),
+    #[error(
+        "it was made with grants that the settings do not give now: {0}; grant them again, or deploy its component again"
+    )]
+    Grants(String),
+    /// The database did not hand over the component, which says nothing of the version.
+    #[error("postgres: {0}")]
+    Store(store::Error),
     #[error("wasmtime: {0}")]
     Sandbox(wasmtime::Error),
     /// The service has a defect.
@@ -101,7 +109,8 @@ impl Retryable for Refusal {
     fn is_permanent(&self) -> bool {
         match self {
             Self::Load(error) => error.is_permanent(),
-            Self::Manifest(_) | Self::Sandbox(_) => true,
+            Self::Store(error) => error.is_permanent(),
+            Self::Manifest(_) | Self::Grants(_) | Self::Sandbox(_) => true,
             Self::Panicked(_) => false,
         }
     }
@@ -161,6 +170,9 @@ pub struct RulesLoader {
     tenant: Tenant,
     in_force: channel::Sender<Arc<dyn Rules>>,
     is_paused: channel::Sender<bool>,
+    /// The digest of the settings that are in force.
+    settings: Digest,
+    counters: Arc<Counters>,
     told: Mutex<Told>,
     shutdown: CancellationToken,
 }
@@ -224,12 +236,14 @@ impl RulesLoader {
         }
         told.is_known = false;
         let table = self.tenant.events_table.to_string();
-        let settings = settings_digest(&self.tenant);
-        self.sources.database.report_rules(&self.tenant.name, &told.report, settings, &table).await?;
+        self.sources.database.report_rules(&self.tenant.name, &told.report, self.settings, &table).await?;
         told.is_known = true;
         Ok(())
     }
 }
+
+/// Where the program's own rules come from.
+const OWN: &str = "inside the program";
 
 /// Returns the digest of the settings that are part of a version.
 fn settings_digest(tenant: &Tenant) -> Digest {

@@ -12,7 +12,7 @@ use tokio::sync::watch as channel;
 
 use super::file::{self, Stamp};
 use super::load::{load_version, read_file};
-use super::{Loaded, MAX_CHANGES, RecordError, Refused, RulesLoader, author, record};
+use super::{Loaded, MAX_CHANGES, Manifest, RecordError, Refused, RulesLoader, author, record};
 use crate::batch::{Digest, Version};
 use crate::judge::Rules as _;
 use crate::retry::Retry;
@@ -221,7 +221,11 @@ impl RulesLoader {
             Err(error) if error.kind() == ErrorKind::NotFound => return Look::Gone,
             Err(error) => return Look::Unreadable(error),
         };
-        if digest == self.version().component {
+        // With other settings the same component is another version.
+        let is_in_force = |with_capabilities| {
+            Manifest::new(digest, with_capabilities, &self.tenant).digest() == self.version().digest
+        };
+        if digest == self.version().component && [false, true].into_iter().any(is_in_force) {
             return Look::InForce(stamp);
         }
         let sandbox = match self.sources.engine.tenant_sandbox(&self.tenant) {

@@ -80,7 +80,8 @@ impl SandboxEngine {
 
     /// Makes an engine with another program that has the commands `compile` and `worker`.
     pub fn with_program(config: &Config, program: PathBuf) -> wasmtime::Result<Self> {
-        let tenants = config.tenants.len();
+        // More may come while the service runs.
+        let tenants = if config.has_named_tenants { config.tenants.len().max(2) } else { 1 };
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let calls = u32::try_from(CALLS_PER_PROCESSOR * processors).unwrap_or(u32::MAX);
         let calls = usize::try_from(calls.clamp(*CALLS.start(), *CALLS.end())).unwrap_or(1);

@@ -129,7 +129,9 @@ pub struct Wanted {
     /// Since when it is wanted.
     pub since: Option<DateTime<Utc>>,
     pub is_paused: bool,
-    /// The number of the last deployment that counts.
+    /// The number of the deployment that put it into force.
+    pub row: i64,
+    /// The number of the last deployment that counts, a pause included.
     pub deployment: i64,
 }
 
@@ -438,12 +440,12 @@ impl Database {
         })
     }
 
-    /// Returns the digest of the settings with which this replica served the tenant last.
-    pub async fn last_settings(&self, tenant: &TenantName) -> Result<Option<Vec<u8>>, Error> {
-        let sql = "SELECT settings FROM rules_replicas WHERE tenant = $1 AND consumer = $2";
-        on_connection!(self, "looking for the last settings", |connection| {
-            let settings = sqlx::query_scalar(sql).bind(tenant.as_str()).bind(&self.consumer);
-            Ok(settings.fetch_optional(connection).await?)
+    /// Returns whether a replica has served the tenant with these settings, by what each reported last.
+    pub async fn knows_settings(&self, tenant: &TenantName, settings: Digest) -> Result<bool, Error> {
+        let sql = "SELECT EXISTS (SELECT FROM rules_replicas WHERE tenant = $1 AND settings = $2)";
+        on_connection!(self, "looking for the settings of replicas", |connection| {
+            let known = sqlx::query_scalar(sql).bind(tenant.as_str()).bind(settings.as_bytes());
+            Ok(known.fetch_one(connection).await?)
         })
     }
 
@@ -500,13 +502,16 @@ impl Database {
                  AND since < now() - INTERVAL '30 days'",
             "DELETE FROM rules_deployments WHERE tenant = $1 AND id <= (
                  SELECT id FROM rules_deployments WHERE tenant = $1 ORDER BY id DESC OFFSET $2 LIMIT 1)
-                 AND id < (SELECT max(id) FROM rules_deployments WHERE tenant = $1 AND version IS NOT NULL)
+                 AND id NOT IN (SELECT max(id) FROM rules_deployments
+                                WHERE tenant = $1 AND version IS NOT NULL GROUP BY action = 'file')
                  AND action NOT IN ('pause', 'resume')",
             "DELETE FROM rules_versions AS v WHERE tenant = $1
                  AND number <= (SELECT number FROM rules_versions WHERE tenant = $1 ORDER BY number DESC OFFSET $2 LIMIT 1)
                  AND version <> ALL (SELECT version FROM rules_replicas WHERE tenant = $1 AND version IS NOT NULL)
                  AND version <> ALL (SELECT version FROM rules_deployments WHERE tenant = $1 AND version IS NOT NULL
-                                     ORDER BY id DESC LIMIT 100)",
+                                     ORDER BY id DESC LIMIT 100)
+                 AND version <> ALL (SELECT version FROM rules_deployments WHERE tenant = $1 AND version IS NOT NULL
+                                     AND action <> 'file' ORDER BY id DESC LIMIT 1)",
             "DELETE FROM rules_components AS c WHERE $1 <> '' AND $2 > 0
                  AND NOT EXISTS (SELECT FROM rules_versions AS v WHERE v.component = c.component)
                  AND stored_at < now() - INTERVAL '1 day'",
@@ -564,6 +569,7 @@ async fn wanted(
     Ok(Wanted {
         author: author.unwrap_or_default(),
         since,
+        row: id(&version)?,
         deployment: id(&version)?.max(id(&pause)?),
         action: action(&version)?.and_then(|action| action.parse().ok()),
         is_paused: action(&pause)?.as_deref() == Some(Action::Pause.as_str()),

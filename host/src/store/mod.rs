@@ -191,7 +191,7 @@ impl Database {
             instance: Uuid::new_v4(),
             allow_plain_table: config.allow_plain_table,
             pool: Pool::new(connections),
-            tenant_permits: if config.tenants.len() > 1 { connections.div_ceil(2) } else { connections },
+            tenant_permits: if config.has_named_tenants { connections.div_ceil(2) } else { connections },
             migrator: Migrator::new(),
             storing: tokio::sync::Mutex::default(),
             housekeeping: Semaphore::new(1),
