@@ -12,7 +12,7 @@ fn the_demo_adds_up() {
     let output = Command::new(guests::program("sluicegate-demo"))
         .arg("demo")
         .current_dir(&folder)
-        .env("DEMO_SECONDS", "5")
+        .env("DEMO_SECONDS", "10")
         .env("REDIS_URL", shared_redis_url())
         .env("POSTGRES_URL", shared_postgres_url())
         .output()
