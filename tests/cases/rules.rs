@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 use sluicegate::batch::Digest;
-use sluicegate_tests::{Event, Load, Scene, Service, Told, guests, rules, until};
+use sluicegate_tests::{Event, GRANTS, Load, STATEMENTS, Scene, Service, Stage, Told, guests, rules, until};
 
 /// Writes a component into the scene's folder.
 fn component(scene: &Scene, name: &str, bytes: &[u8]) -> PathBuf {
@@ -380,4 +380,30 @@ fn deployments_under_load_lose_nothing() {
     assert!(judges >= 5, "{judges} versions have judged");
     one.stop();
     drop(two.map(Service::stop));
+}
+
+/// What an operator has taken away does not go on by a version that was made with it.
+#[test]
+fn a_grant_that_is_taken_away_is_gone_with_the_next_start() {
+    let stage = Stage::new();
+    let launch = || stage.service(&format!("{GRANTS}{STATEMENTS}")).unset("GUEST");
+    let service = launch().start();
+    let enrich = guests::built("guest_enrich.wasm");
+    let told = rules(launch(), &["deploy", enrich.to_str().unwrap(), "--wait"]);
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let event = Event { user_id: "ada".to_owned(), ..Event::new() };
+    stage.add(&[event]);
+    stage.scene.until_stored(1);
+    assert_eq!(stage.counted("ada"), 1);
+    service.stop();
+    // All versions were made with it, so there is none to go on with.
+    let ended = stage.service("").unset("GUEST").run_to_end();
+    assert!(ended.log.contains("made with grants that the settings do not give now"), "{}", ended.log);
+    assert_eq!(stage.counted("ada"), 1);
+    // Who is granted it again has it again.
+    let service = launch().start();
+    stage.add(&[Event { user_id: "ada".to_owned(), ..Event::new() }]);
+    stage.scene.until_stored(2);
+    assert_eq!(stage.counted("ada"), 2);
+    service.stop();
 }
