@@ -218,13 +218,6 @@ impl RulesLoader {
         self.in_force.send_replace(Arc::new(guest));
     }
 
-    /// Does the same, and leaves it to the next report if the database is away.
-    async fn try_report(&self, change: impl FnOnce(&mut Report)) {
-        if let Err(error) = self.report(change).await {
-            tracing::debug!(%error, "what is in force was not reported");
-        }
-    }
-
     /// Tells the database what is in force and why not what is wanted, if that is news.
     async fn report(&self, change: impl FnOnce(&mut Report)) -> Result<(), store::Error> {
         let mut told = self.told.lock().await;
@@ -239,6 +232,13 @@ impl RulesLoader {
         self.sources.database.report_rules(&self.tenant.name, &told.report, self.settings, &table).await?;
         told.is_known = true;
         Ok(())
+    }
+
+    /// Does the same, and leaves it to the next report if the database is away.
+    async fn try_report(&self, change: impl FnOnce(&mut Report)) {
+        if let Err(error) = self.report(change).await {
+            tracing::debug!(%error, "what is in force was not reported");
+        }
     }
 }
 

@@ -415,7 +415,7 @@ impl Database {
         })
     }
 
-    /// Returns what the tenant's replicas reported, those of the last hour and those that reported last.
+    /// Returns what each of the tenant's replicas reported last, a thousand of them at most.
     pub async fn replicas(&self, tenant: &TenantName) -> Result<Vec<Replica>, Error> {
         let sql = "SELECT consumer, deployment, version, refused, is_paused, since, events_table,
                           extract(epoch FROM now() - seen_at)::float8 AS silent_s
