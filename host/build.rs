@@ -4,7 +4,7 @@ use std::path::Path;
 
 fn main() {
     let component =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/wasm32-wasip2/guest/guest_default.wasm");
+        Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default()).join("../target/wasm32-wasip2/guest/guest_default.wasm");
     println!("cargo::rerun-if-changed={}", component.display());
     if !component.is_file() {
         println!("cargo::error=the component {} is missing; run: make guests", component.display());
