@@ -171,6 +171,23 @@ impl Fault {
 }
 
 impl Fault {
+    /// Whether entries may be too much together of which each is fine alone.
+    fn may_be_of_many(&self) -> bool {
+        match self {
+            Self::TimedOut { .. }
+            | Self::OutOfMemory { .. }
+            | Self::OutOfFuel { .. }
+            | Self::OutOfHandles { .. }
+            | Self::TooManyElements { .. }
+            | Self::TooMuchOutput { .. } => true,
+            Self::Trapped(_)
+            | Self::Crashed(_)
+            | Self::OutOfStack { .. }
+            | Self::WrongCount { .. }
+            | Self::Lost(_) => false,
+        }
+    }
+
     /// The same, safe for logs and terminals, whoever made it.
     #[must_use]
     pub fn printable(self) -> Self {
@@ -285,6 +302,8 @@ struct BatchRun<'a> {
     /// The rows of all outcomes.
     rows: usize,
     breaches: Breaches,
+    /// The calls that gave no verdicts.
+    faults: u32,
     too_many_at_once: Option<usize>,
 }
 
@@ -303,6 +322,7 @@ impl<'a> BatchRun<'a> {
             excess_bytes: 0,
             rows: 0,
             breaches: Breaches::default(),
+            faults: 0,
             too_many_at_once: None,
         }
     }
@@ -311,27 +331,48 @@ impl<'a> BatchRun<'a> {
     /// at fault is alone: the others are judged as if it were not there.
     fn ask(&mut self, batch: &[TextEntry<'_>]) -> Result<(), Lost> {
         let [_, _, ..] = batch else { return batch.iter().try_for_each(|only| self.ask_alone(only)) };
-        if self.used >= self.time_limit * LIMITS_PER_BATCH {
+        if self.is_out_of_patience() {
             return batch.iter().try_for_each(|only| self.ask_alone(only));
         }
         match self.call(batch, self.time_limit) {
-            Ok(()) => {}
-            Err(Fault::Lost(lost)) => return Err(lost),
+            Ok(()) => Ok(()),
+            Err(Fault::Lost(lost)) => Err(lost),
             Err(fault) => {
                 let entries = batch.len();
                 tracing::debug!(entries, version = %self.rules.version(), reason = fault.reason().as_str(), "guest failed; splitting the batch");
                 self.was_split = true;
-                let (left, right) = batch.split_at(entries / 2);
                 let timed_out = self.breaches.of(Reason::TimedOut);
-                self.ask(left)?;
-                self.ask(right)?;
+                match fault.may_be_of_many() {
+                    true => {
+                        let (left, right) = batch.split_at(entries / 2);
+                        self.ask(left)?;
+                        self.ask(right)?;
+                    }
+                    false => self.ask_halves(batch)?,
+                }
                 if matches!(fault, Fault::TimedOut { .. }) && self.breaches.of(Reason::TimedOut) == timed_out
                 {
                     self.too_many_at_once = self.too_many_at_once.max(Some(entries));
                 }
+                Ok(())
             }
         }
-        Ok(())
+    }
+
+    /// Asks for each half of a batch with an entry that the rules fail for. If it is not in the left half, it is in the
+    /// right one, which is halved without asking: calls in vain are the dearest.
+    fn ask_halves(&mut self, batch: &[TextEntry<'_>]) -> Result<(), Lost> {
+        let (left, right) = batch.split_at(batch.len() / 2);
+        let faults = self.faults;
+        self.ask(left)?;
+        match right {
+            [_, _, ..] if self.faults == faults && !self.is_out_of_patience() => self.ask_halves(right),
+            _ => self.ask(right),
+        }
+    }
+
+    fn is_out_of_patience(&self) -> bool {
+        self.used >= self.time_limit * LIMITS_PER_BATCH
     }
 
     fn ask_alone(&mut self, only: &TextEntry<'_>) -> Result<(), Lost> {
@@ -364,7 +405,7 @@ impl<'a> BatchRun<'a> {
     /// two for each; and an entry has always more time than the limit foresees
     /// for it among its neighbours.
     fn share(&self) -> Duration {
-        if self.used < self.time_limit * LIMITS_PER_BATCH {
+        if !self.is_out_of_patience() {
             return self.time_limit;
         }
         let left = (self.time_limit * (2 * LIMITS_PER_BATCH)).saturating_sub(self.used);
@@ -385,6 +426,7 @@ impl<'a> BatchRun<'a> {
         self.used = self.used.saturating_add(used).saturating_add(looked);
         if let Err(fault) = &kept {
             self.breaches.count(fault.reason());
+            self.faults += 1;
         }
         kept
     }
