@@ -56,7 +56,9 @@ async fn run_all(
         RulesSource::Versions(sources, _) => Some(sources.clone()),
         RulesSource::Given(_) => None,
     };
-    let serve = |admin: Admin| tokio::spawn(admin.serve(observed.clone(), sources, shutdown.clone()));
+    let serve = |admin: Admin| {
+        tokio::spawn(admin.serve(observed.clone(), shared.database.clone(), sources, shutdown.clone()))
+    };
     let _admin = admin.map(|admin| AbortOnDropHandle::new(serve(admin)));
     let runs = Runs {
         observed,

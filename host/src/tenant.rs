@@ -253,7 +253,7 @@ async fn watch_rules(
         }
         RulesSource::Versions(sources, feed) => (sources, feed),
     };
-    let loader = RulesLoader::begin(sources.clone(), tenant, refused, counters, shutdown.clone()).await;
+    let loader = RulesLoader::start(sources.clone(), tenant, refused, counters, shutdown.clone()).await;
     let loader = Arc::new(loader.map_err(|error| match error {
         rules::Error::Store(source) => {
             Error::Store { address: sources.database.address().to_owned(), source: Box::new(source) }

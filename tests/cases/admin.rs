@@ -51,6 +51,9 @@ fn each_outcome_is_counted() {
     }
     for (sample, value) in [
         (r#"entries_lost_total{tenant="default"}"#, 0.0),
+        (r#"dead_letters_open{tenant="default"}"#, 2.0),
+        (r#"rules_deployments_total{tenant="default",outcome="in_force"}"#, 1.0),
+        (r#"rules_refused{tenant="default"}"#, 0.0),
         (r#"commit_latency_seconds_count{tenant="default"}"#, 6.0),
         (r#"group_pending{tenant="default"}"#, 0.0),
         (r#"group_lag{tenant="default"}"#, 0.0),

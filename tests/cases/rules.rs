@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 use sluicegate::batch::Digest;
-use sluicegate_tests::{Event, GRANTS, Load, STATEMENTS, Scene, Service, Stage, Told, guests, rules, until};
+use sluicegate_demo::servers::{Options, Postgres};
+use sluicegate_tests::{
+    Event, GRANTS, Load, STATEMENTS, Scene, Service, Stage, Told, guests, rules, shared_redis_url, until,
+};
 
 /// Writes a component into the scene's folder.
 fn component(scene: &Scene, name: &str, bytes: &[u8]) -> PathBuf {
@@ -149,6 +152,8 @@ fn a_start_with_a_bad_file_goes_on_with_the_last_version() {
         assert_ne!(judged(&scene), "stored", "by the strict rules");
         let told = rules(launch(), &["status"]);
         assert!(told.code == Some(4) && told.out.contains(why), "{told:?}");
+        let refused = || service.admin().metric(r#"rules_refused{tenant="default"}"#);
+        assert_eq!(refused(), Some(1.0));
         // A good file comes into force without a restart.
         fs::write(&file, guests::relabelled(guests::STRICT, label)).unwrap();
         service.until_logged(&["new guest loaded"]);
@@ -156,6 +161,7 @@ fn a_start_with_a_bad_file_goes_on_with_the_last_version() {
             told if told.code == Some(0) => Ok(()),
             told => Err(told.out),
         });
+        assert_eq!(refused(), Some(0.0));
         service.stop();
     }
 }
@@ -211,7 +217,37 @@ fn replicas_converge() {
         status if status["everywhere"] == true && status["version"] != version.as_str() => Ok(()),
         status => Err(status.to_string()),
     });
-    // A database that crashes in the middle changes nothing about that.
+    one.stop();
+    two.stop();
+}
+
+/// A database that is killed in mid-deployment has it afterwards or has it not, and every replica sees the same.
+#[test]
+fn a_database_that_is_killed_in_mid_deployment_leaves_one_version_everywhere() {
+    let mut postgres = Postgres::start(&Options::default()).unwrap();
+    let scene = Scene::on(&shared_redis_url(), &postgres.url());
+    let [one, two] = start_two(&scene);
+    for (label, delay_ms) in [(1, 0), (2, 40), (3, 80), (4, 160), (5, 320)] {
+        let strict = guests::relabelled(guests::STRICT, label);
+        let file = component(&scene, "next.wasm", &strict);
+        let arguments = ["rules", "deploy", file.to_str().unwrap()];
+        let mut deploying = scene.service().tool(&arguments).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        postgres.kill().unwrap();
+        let is_deployed = deploying.wait().unwrap().success();
+        postgres.start_again().unwrap();
+        let everywhere = until("one version everywhere", || match run(&scene, &["status", "--json"]) {
+            told if told.code == Some(0) => Ok(serde_json::from_str::<Value>(&told.out).unwrap()),
+            told => Err(format!("{told:?}")),
+        });
+        assert_eq!(everywhere["replicas_in_force"], 2, "{everywhere}");
+        let component = Digest::new(&strict).to_hex();
+        let shown = run(&scene, &["show", everywhere["version"].as_str().unwrap(), "--json"]).out;
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        assert!(!is_deployed || shown["component"] == *component, "{shown}, wanted {component}");
+        let judge = judged(&scene);
+        assert!(judge == "stored" || everywhere["version"] == *judge, "{judge}: {everywhere}");
+    }
     one.stop();
     two.stop();
 }
@@ -396,14 +432,74 @@ fn a_grant_that_is_taken_away_is_gone_with_the_next_start() {
     stage.scene.until_stored(1);
     assert_eq!(stage.counted("ada"), 1);
     service.stop();
-    // All versions were made with it, so there is none to go on with.
-    let ended = stage.service("").unset("GUEST").run_to_end();
-    assert!(ended.log.contains("made with grants that the settings do not give now"), "{}", ended.log);
+    // The versions of that component were made with it. The default rules use no grant.
+    let service = stage.service("").unset("GUEST").start();
+    service.until_logged(&["made with grants that the settings do not give now"]);
+    stage.add(&[Event { user_id: "ada".to_owned(), ..Event::new() }]);
+    stage.scene.until_stored(2);
     assert_eq!(stage.counted("ada"), 1);
+    service.stop();
     // Who is granted it again has it again.
     let service = launch().start();
     stage.add(&[Event { user_id: "ada".to_owned(), ..Event::new() }]);
-    stage.scene.until_stored(2);
+    stage.scene.until_stored(3);
     assert_eq!(stage.counted("ada"), 2);
+    service.stop();
+}
+
+#[test]
+fn what_nobody_needs_is_deleted_and_what_is_in_force_stays() {
+    let scene = Scene::new();
+    let service = scene.start();
+    assert_eq!(judged(&scene), "stored");
+    ran(&scene, &["pause", "--wait"]);
+    ran(&scene, &["resume", "--wait"]);
+    let version = status(&scene)["version"].as_str().unwrap().to_owned();
+    service.stop();
+    scene.database.execute(
+        "INSERT INTO rules_components (component, bytes, stored_at) VALUES
+             ('old', 'x', now() - INTERVAL '2 days'), ('young', 'x', now()), ('used', 'x', now() - INTERVAL '2 days');
+         INSERT INTO rules_versions (tenant, version, component, manifest, source, author)
+             SELECT 'default', int4send(n), 'used', '', '', '' FROM generate_series(1, 150) AS n;
+         INSERT INTO rules_deployments (tenant, action, version, author)
+             SELECT 'default', 'refused', NULL, '' FROM generate_series(1, 10050);
+         INSERT INTO rules_replicas (tenant, consumer, instance, version, settings, events_table, seen_at, since) VALUES
+             ('default', 'gone', gen_random_uuid(), NULL, '', '', now() - INTERVAL '40 days', now() - INTERVAL '40 days'),
+             ('default', 'away', gen_random_uuid(), int4send(7), '', '', now() - INTERVAL '40 days', now())",
+    );
+    let kept = |service: Service| {
+        let left = "SELECT (SELECT count(*) FROM rules_versions) || ' ' || (SELECT count(*) FROM rules_deployments) || ' '
+                        || (SELECT string_agg(component::text, ' ' ORDER BY component::text) FROM rules_components
+                            WHERE length(component) < 32)
+                        || ' ' || (SELECT string_agg(consumer, ' ' ORDER BY consumer) FROM rules_replicas)";
+        // 100 versions, what is in force, and what a replica has; of the history the end, what is wanted, and the last
+        // pause or its end.
+        let wanted = r"102 10002 \x75736564 \x796f756e67 away consumer-1";
+        until("what is left of the rules", || match scene.database.value::<String>(left) {
+            found if found == wanted => Ok(()),
+            found => Err(found),
+        });
+        assert_eq!(judged(&scene), "stored");
+        assert_eq!(status(&scene)["version"], *version);
+        service.stop();
+    };
+    kept(scene.start());
+    kept(scene.start());
+}
+
+#[test]
+fn a_replica_that_the_database_has_forgotten_tells_again_what_it_has_in_force() {
+    let scene = Scene::new();
+    let service = scene.start();
+    assert_eq!(judged(&scene), "stored");
+    scene.database.execute("DELETE FROM rules_replicas");
+    until("the replica in the table again", || {
+        match scene.database.value::<i64>("SELECT count(*) FROM rules_replicas") {
+            1 => Ok(()),
+            none => Err(none.to_string()),
+        }
+    });
+    let text = ran(&scene, &["status"]);
+    assert!(text.contains("1 of 1 replicas have it in force since 2"), "{text}");
     service.stop();
 }

@@ -5,11 +5,13 @@
 //! - `tokens`: the file with tokens
 //! - `problem`: errors, as RFC 9457 wants them
 //! - `registry`: the tenants, and what each has before it
+//! - `open_letters`: how many dead letters each has
 //! - `health`, `scrape`: `/livez`, `/readyz` and `/metrics`
 //! - `tenants`, `rules`, `scale`: parts of `/v1`
 
 mod access;
 mod health;
+mod open_letters;
 mod problem;
 mod registry;
 mod rules;
@@ -35,7 +37,9 @@ use utoipa_axum::routes;
 
 use crate::config::{Config, Listen, TenantName};
 use crate::rules::Sources;
+use crate::store::{Database, DeadLetterStore};
 use access::{Access, Guard};
+use open_letters::OpenLetters;
 use problem::Problem;
 pub(crate) use registry::{Observed, Tenants};
 use tokens::Tokens;
@@ -89,14 +93,25 @@ impl Admin {
     }
 
     /// Answers until the shutdown, which no open connection delays.
-    pub(crate) async fn serve(self, tenants: Tenants, sources: Option<Sources>, shutdown: CancellationToken) {
+    pub(crate) async fn serve(
+        self,
+        tenants: Tenants,
+        database: Database,
+        sources: Option<Sources>,
+        shutdown: CancellationToken,
+    ) {
         let Self { listener, guard } = self;
         if let Ok(address) = listener.local_addr() {
             tracing::info!(admin = %address, tokens = guard.has_tokens(), "serving metrics and the admin API");
         }
-        let router =
-            router(Api { tenants, guard: Arc::new(guard), sources, deploys: Arc::new(Semaphore::new(1)) });
-        server::serve(listener, router, shutdown).await;
+        let api = Api {
+            open_letters: Arc::new(OpenLetters::new(tenants.clone(), DeadLetterStore::new(&database))),
+            tenants,
+            guard: Arc::new(guard),
+            sources,
+            deploys: Arc::new(Semaphore::new(1)),
+        };
+        server::serve(listener, router(api), shutdown).await;
     }
 }
 
@@ -105,6 +120,7 @@ impl Admin {
 pub(crate) struct Api {
     tenants: Tenants,
     guard: Arc<Guard>,
+    open_letters: Arc<OpenLetters>,
     /// What versions of the rules come from, unless the rules were given.
     sources: Option<Sources>,
     /// Lets one component at a time be in memory.

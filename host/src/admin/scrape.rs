@@ -6,7 +6,7 @@ use axum::response::IntoResponse;
 
 use super::registry::look_for_all;
 use super::{Access, Api, Problem};
-use crate::metrics::{Exposition, Format, TenantMetrics, age_of};
+use crate::metrics::{Exposition, Format, Outside, TenantMetrics, age_of};
 
 /// All metrics, in the text format of Prometheus or as OpenMetrics.
 #[utoipa::path(
@@ -19,10 +19,15 @@ pub(super) async fn metrics(
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, Problem> {
     let tenants = api.visible(&access);
-    let found = look_for_all(&tenants).await;
+    let (found, open_letters) = tokio::join!(look_for_all(&tenants), api.open_letters.count());
     let metrics = tenants.iter().zip(found).map(|(tenant, found)| {
-        let oldest_age = found.backlog.map(|backlog| age_of(backlog.oldest));
-        TenantMetrics::new(tenant.config.name.as_str(), &tenant.counters, found.backlog, oldest_age)
+        let name = tenant.config.name.as_str();
+        let outside = Outside {
+            backlog: found.backlog,
+            oldest_age: found.backlog.map(|backlog| age_of(backlog.oldest)),
+            open_dead_letters: open_letters.get(name).copied(),
+        };
+        TenantMetrics::new(name, &tenant.counters, outside)
     });
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let format = Format::accepted_by(accept);

@@ -1,6 +1,7 @@
 //! `/v1/tenants`: what each tenant does.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -55,12 +56,14 @@ struct TenantView {
     /// Entries that the group was given and has not acknowledged, whichever replica has them.
     pending: Option<u64>,
     stream_length: Option<u64>,
+    /// The dead letters that no replay has settled; 10000 says that there are as many or more.
+    open_dead_letters: Option<u64>,
     /// The age of the oldest entry that is not acknowledged, by its ID; 0 without any.
     oldest_age_seconds: Option<f64>,
 }
 
 impl TenantView {
-    fn new(tenant: &Observed, found: Found) -> Self {
+    fn new(tenant: &Observed, found: Found, open_letters: &BTreeMap<String, u64>) -> Self {
         let (config, totals) = (&tenant.config, tenant.counters.now());
         let uptime = tenant.since.elapsed();
         let ended = u32::try_from(totals.tally.total()).unwrap_or(u32::MAX);
@@ -83,6 +86,7 @@ impl TenantView {
             lag: found.backlog.and_then(|backlog| backlog.lag),
             pending: found.backlog.map(|backlog| backlog.pending),
             stream_length: found.backlog.map(|backlog| backlog.length),
+            open_dead_letters: open_letters.get(config.name.as_str()).copied(),
             oldest_age_seconds: found.backlog.map(|backlog| age_of(backlog.oldest).as_secs_f64()),
         }
     }
@@ -95,8 +99,9 @@ impl TenantView {
 )]
 async fn list(State(api): State<Api>, access: Access) -> Json<TenantList> {
     let tenants = api.visible(&access);
-    let found = look_for_all(&tenants).await;
-    let tenants = tenants.iter().zip(found).map(|(tenant, found)| TenantView::new(tenant, found)).collect();
+    let (found, open_letters) = tokio::join!(look_for_all(&tenants), api.open_letters.count());
+    let view = |(tenant, found): (&Arc<Observed>, Found)| TenantView::new(tenant, found, &open_letters);
+    let tenants = tenants.iter().zip(found).map(view).collect();
     Json(TenantList { tenants })
 }
 
@@ -116,6 +121,6 @@ async fn show(
     Path(name): Path<String>,
 ) -> Result<Json<TenantView>, Problem> {
     let tenant = api.tenant(&access, &name)?;
-    let found = tenant.look().await;
-    Ok(Json(TenantView::new(&tenant, found)))
+    let (found, open_letters) = tokio::join!(tenant.look(), api.open_letters.count());
+    Ok(Json(TenantView::new(&tenant, found, &open_letters)))
 }

@@ -28,18 +28,22 @@ pub(crate) struct TenantMetrics {
     dropped_samples: u64,
     /// The version that judged last, and its component, by their first digits.
     version: Option<[String; 2]>,
-    /// What the group has before it, if Redis tells.
-    backlog: Option<Backlog>,
-    oldest_age: Option<Duration>,
+    outside: Outside,
+}
+
+/// What the servers tell of a tenant. What they do not tell is unknown, and no metric.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outside {
+    /// What the group has before it.
+    pub(crate) backlog: Option<Backlog>,
+    /// The age of the oldest entry that is not acknowledged.
+    pub(crate) oldest_age: Option<Duration>,
+    /// The dead letters that no replay has settled, up to a bound.
+    pub(crate) open_dead_letters: Option<u64>,
 }
 
 impl TenantMetrics {
-    pub(crate) fn new(
-        name: &str,
-        counters: &Counters,
-        backlog: Option<Backlog>,
-        oldest_age: Option<Duration>,
-    ) -> Self {
+    pub(crate) fn new(name: &str, counters: &Counters, outside: Outside) -> Self {
         let series = counters.series.lock().clone();
         let totals = counters.now();
         let digits = |version: Version| [version.digest, version.component].map(|digest| digest.to_string());
@@ -51,8 +55,7 @@ impl TenantMetrics {
             discards: counters.discards.lock().by_reason(),
             series: series.for_export(),
             dropped_samples: series.dropped(),
-            backlog,
-            oldest_age,
+            outside,
         }
     }
 }
@@ -145,6 +148,9 @@ fn describe_entries(page: &mut Page<'_, '_>) -> fmt::Result {
     page.gauge("entries_in_flight", "Entries that were read and are not acknowledged yet", |tenant| {
         one(float(tenant.totals.in_flight()))
     })?;
+    page.gauge("dead_letters_open", "Dead letters that no replay has settled, 10000 at most", |tenant| {
+        known(tenant.outside.open_dead_letters)
+    })?;
     page.counter("batches", "Batches, or parts of them, that were acknowledged", |tenant| {
         one(tenant.totals.batches)
     })
@@ -160,6 +166,19 @@ fn describe_rules(page: &mut Page<'_, '_>) -> fmt::Result {
     })?;
     page.counter("rules_swaps", "How often another version of the rules judged than before", |tenant| {
         one(tenant.totals.swaps)
+    })?;
+    page.counter(
+        "rules_deployments",
+        "Versions of the rules that were to come into force, by outcome",
+        |tenant| {
+            let Totals { deployments_in_force, deployments_refused, .. } = tenant.totals;
+            [("in_force", deployments_in_force), ("refused", deployments_refused)]
+                .map(|(outcome, count)| labelled("outcome", outcome, count))
+                .into()
+        },
+    )?;
+    page.gauge("rules_refused", "1 while the version of the rules that is wanted is refused", |tenant| {
+        one(if tenant.totals.rules_are_refused { 1.0 } else { 0.0 })
     })?;
     page.counter("worker_restarts", "Processes of guests that died and were started again", |tenant| {
         one(tenant.totals.restarts)
@@ -186,20 +205,20 @@ fn describe_times(page: &mut Page<'_, '_>) -> fmt::Result {
 
 fn describe_group(page: &mut Page<'_, '_>) -> fmt::Result {
     page.gauge("group_lag", "Entries that were not delivered to the group yet", |tenant| {
-        known(tenant.backlog.and_then(|backlog| backlog.lag))
+        known(tenant.outside.backlog.and_then(|backlog| backlog.lag))
     })?;
     page.gauge(
         "group_pending",
         "Entries delivered to the group and not acknowledged, by any replica",
-        |tenant| known(tenant.backlog.map(|backlog| backlog.pending)),
+        |tenant| known(tenant.outside.backlog.map(|backlog| backlog.pending)),
     )?;
     page.gauge("stream_length", "Entries in the stream", |tenant| {
-        known(tenant.backlog.map(|backlog| backlog.length))
+        known(tenant.outside.backlog.map(|backlog| backlog.length))
     })?;
     page.gauge_in_seconds(
         "oldest_entry_age",
         "Age, by its ID, of the oldest entry that is not acknowledged; 0 without any",
-        |tenant| tenant.oldest_age.map(|age| one(age.as_secs_f64())).unwrap_or_default(),
+        |tenant| tenant.outside.oldest_age.map(|age| one(age.as_secs_f64())).unwrap_or_default(),
     )
 }
 
@@ -349,7 +368,8 @@ mod tests {
     use crate::capabilities::{self, Series};
 
     fn page(tenants: &[(&str, &Counters)], format: Format) -> String {
-        let metrics = |(name, counters): &(&str, &Counters)| TenantMetrics::new(name, counters, None, None);
+        let metrics =
+            |(name, counters): &(&str, &Counters)| TenantMetrics::new(name, counters, Outside::default());
         Exposition(tenants.iter().map(metrics).collect()).write(format).expect("a page")
     }
 

@@ -22,7 +22,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 pub use self::csv::{CsvFile, MetricsRow};
-pub(crate) use self::exposition::{Exposition, Format, TenantMetrics, age_of};
+pub(crate) use self::exposition::{Exposition, Format, Outside, TenantMetrics, age_of};
 use crate::batch::{Breaches, EntryId, Judged, Tally, Version};
 use crate::capabilities::{Sample, Series};
 use crate::config::{Config, TenantName};
@@ -60,6 +60,12 @@ pub(crate) struct Totals {
     pub(crate) version: Option<Version>,
     /// How often another version judged than the one before.
     pub(crate) swaps: u64,
+    /// How often a version came into force, that of the start included.
+    pub(crate) deployments_in_force: u64,
+    /// How often a version that was to come into force was refused.
+    pub(crate) deployments_refused: u64,
+    /// Whether the version that is wanted is refused.
+    pub(crate) rules_are_refused: bool,
     pub(crate) recent: Recent,
     last_batch: Duration,
     /// When the last batch ended, or the first one after a pause was read.
@@ -230,6 +236,20 @@ impl Counters {
         let mut totals = self.totals();
         totals.swaps += u64::from(totals.version.is_some_and(|before| before.digest != version.digest));
         totals.version = Some(version);
+    }
+
+    /// Counts a version that came into force, or was refused.
+    pub fn deployed(&self, is_refused: bool) {
+        let mut totals = self.totals();
+        match is_refused {
+            true => totals.deployments_refused += 1,
+            false => totals.deployments_in_force += 1,
+        }
+    }
+
+    /// Notes whether the version that is wanted is refused.
+    pub fn rules_are_refused(&self, are_refused: bool) {
+        self.totals().rules_are_refused = are_refused;
     }
 
     /// Notes that somebody wants that nothing is read, or that it goes on.

@@ -12,7 +12,8 @@ use crate::batch::{Digest, Version};
 use crate::config::{Config, Tenant, TenantName};
 use crate::sandbox::{LoadError, SandboxEngine};
 use crate::store::{
-    self, Action, Database, Deployment, Replica, Report, Request, SILENT_AFTER_S, StoredVersion, Wanted,
+    self, Action, Database, Deployment, Replica, ReplicaReport, Request, SILENT_AFTER_S, StoredVersion,
+    Wanted,
 };
 
 /// How often to look whether a deployment has arrived everywhere.
@@ -119,15 +120,15 @@ impl Status {
         let wanted = self.wanted.version.as_ref().map(|stored| stored.version.digest);
         match &replica.report {
             _ if replica.silent_s > SILENT_AFTER_S => Standing::Silent,
-            Report { deployment, is_paused, .. }
+            ReplicaReport { deployment, is_paused, .. }
                 if *deployment < self.wanted.deployment || *is_paused != self.wanted.is_paused =>
             {
                 Standing::Behind
             }
-            Report { refused: Some(_), .. } => Standing::Refused,
-            Report { version, .. } if *version == wanted => Standing::InForce,
-            Report { .. } if self.file.is_some() => Standing::Differs,
-            Report { .. } => Standing::Behind,
+            ReplicaReport { refused: Some(_), .. } => Standing::Refused,
+            ReplicaReport { version, .. } if *version == wanted => Standing::InForce,
+            ReplicaReport { .. } if self.file.is_some() => Standing::Differs,
+            ReplicaReport { .. } => Standing::Behind,
         }
     }
 

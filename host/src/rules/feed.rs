@@ -22,20 +22,30 @@ const PREPARED_EVERY: Duration = Duration::from_millis(200);
 /// How long the shutdown waits until the database knows of it.
 const LEAVING: Duration = Duration::from_millis(500);
 
-/// Tells of each deployment of any tenant, by the number of the last one.
+/// What is heard of the database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// The number of the last deployment of any tenant.
+    pub last: i64,
+    /// How often it was seen that the database has forgotten what this replica has in force: another has taken its place,
+    /// or it was restored to an earlier state.
+    pub forgotten: u64,
+}
+
+/// Tells of each deployment of any tenant.
 pub struct Feed {
     database: Database,
-    last: channel::Sender<i64>,
+    news: channel::Sender<News>,
 }
 
 impl Feed {
     pub fn new(database: Database) -> Self {
-        Self { database, last: channel::Sender::new(0) }
+        Self { database, news: channel::Sender::default() }
     }
 
-    /// Returns where the number of the last deployment is seen.
-    pub fn subscribe(&self) -> channel::Receiver<i64> {
-        self.last.subscribe()
+    /// Returns where news is seen.
+    pub fn subscribe(&self) -> channel::Receiver<News> {
+        self.news.subscribe()
     }
 
     /// Hears, looks and tells until the shutdown, from when a tenant has prepared the database.
@@ -58,6 +68,7 @@ impl Feed {
         let (mut look_at, mut listen_at) = (Instant::now(), Instant::now());
         let mut beats = interval(BEAT_EVERY);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut known = 0;
         let mut retry = Retry::new("deployments are not seen; trying again").until(shutdown);
         loop {
             tokio::select! {
@@ -84,7 +95,12 @@ impl Feed {
                 }
                 _ = beats.tick() => {
                     // What fails here fails at the next look, which says so.
-                    let _ = self.database.heartbeat().await;
+                    if let Ok(now) = self.database.heartbeat().await {
+                        if now < known {
+                            self.news.send_modify(|news| news.forgotten += 1);
+                        }
+                        known = now;
+                    }
                 }
             }
         }
@@ -92,7 +108,7 @@ impl Feed {
 
     async fn look(&self) -> Result<(), crate::store::Error> {
         let last = self.database.last_deployment().await?;
-        self.last.send_if_modified(|known| std::mem::replace(known, last) != last);
+        self.news.send_if_modified(|news| std::mem::replace(&mut news.last, last) != last);
         Ok(())
     }
 }

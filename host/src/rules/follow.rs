@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch as channel;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::feed::News;
 use super::load::load_stored;
 use super::{Refusal, Refused, RulesLoader};
 use crate::batch::Digest;
@@ -22,9 +23,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How often to look whether everything that was read is committed.
 const LOOK_WHETHER_QUIET: Duration = Duration::from_millis(50);
 
-/// What came of the attempts to load what is wanted.
+/// What came of loading what is wanted.
 #[derive(Default)]
-struct Attempts {
+struct Loads {
     /// The version that was refused last.
     refused: Option<Refused<Digest>>,
     /// The version that is being loaded.
@@ -33,8 +34,9 @@ struct Attempts {
 
 impl RulesLoader {
     /// Does what each deployment wants, until the shutdown.
-    pub async fn follow(self: Arc<Self>, mut feed: channel::Receiver<i64>) {
-        let mut attempts = Attempts::default();
+    pub async fn follow(self: Arc<Self>, mut feed: channel::Receiver<News>) {
+        let mut loads = Loads::default();
+        let mut forgotten = 0;
         let mut again = LONG;
         let said = "what is wanted of the rules was not seen, or what is in force not told; trying again";
         let mut retry = Retry::new(said).until(&self.shutdown);
@@ -45,9 +47,13 @@ impl RulesLoader {
                 () = tokio::time::sleep(again) => {}
                 () = self.shutdown.cancelled() => return,
             }
+            let news = *feed.borrow_and_update();
+            if std::mem::replace(&mut forgotten, news.forgotten) != news.forgotten {
+                self.last_report.lock().await.is_known = false;
+            }
             // A version may take long to compile, and what is wanted meanwhile may be another, or a pause.
             let looked = tokio::select! {
-                looked = self.look_at_wanted(&mut attempts) => looked,
+                looked = self.look_at_wanted(&mut loads) => looked,
                 changed = feed.changed() => match changed {
                     Ok(()) => Ok(Duration::ZERO),
                     Err(_) => return,
@@ -65,7 +71,7 @@ impl RulesLoader {
     }
 
     /// Does what the last deployment wants, and returns when to look again if there is no other.
-    async fn look_at_wanted(self: &Arc<Self>, attempts: &mut Attempts) -> Result<Duration, store::Error> {
+    async fn look_at_wanted(self: &Arc<Self>, loads: &mut Loads) -> Result<Duration, store::Error> {
         let is_of_file = self.tenant.guest.is_some();
         let Wanted { version, is_paused, deployment, .. } =
             self.sources.database.wanted(&self.tenant.name, is_of_file).await?;
@@ -76,7 +82,7 @@ impl RulesLoader {
         let wanted = version.filter(|wanted| !is_of_file && wanted.version.digest != self.version().digest);
         let (again, reason) = match wanted {
             None => (LONG, None),
-            Some(wanted) => self.swap_to(wanted, attempts).await,
+            Some(wanted) => self.swap_to(wanted, loads).await,
         };
         while is_paused && !self.counters.is_quiet() {
             tokio::time::sleep(LOOK_WHETHER_QUIET).await;
@@ -96,10 +102,10 @@ impl RulesLoader {
     async fn swap_to(
         self: &Arc<Self>,
         wanted: StoredVersion,
-        attempts: &mut Attempts,
+        loads: &mut Loads,
     ) -> (Duration, Option<String>) {
         let digest = wanted.version.digest;
-        let Attempts { refused, loading } = attempts;
+        let Loads { refused, loading } = loads;
         if let Some(refused) = refused.as_ref().filter(|refused| refused.stands(&digest)) {
             let left = refused.stands_for().saturating_sub(refused.since.elapsed());
             return (left, Some(refused.reason.clone()));
@@ -133,6 +139,7 @@ impl RulesLoader {
             version = %digest, in_force = %from, error = reason.reason, again_in_s = reason.stands_for().as_secs(),
             "new guest refused; the old one goes on"
         );
+        self.counters.deployed(true);
         let told = (reason.stands_for(), Some(reason.reason.clone()));
         *refused = Some(reason);
         told

@@ -10,6 +10,10 @@ use crate::config::{Grants, Statement, Tenant};
 /// The form of manifests that this program makes and reads.
 const FORMAT: u32 = 1;
 
+/// The world of components that use no capability, so that no grant decides what they do.
+const VALIDATOR: &str = "sluicegate:guest/validator@0.1.0";
+const PIPELINE: &str = "sluicegate:guest/pipeline@0.1.0";
+
 /// All that decides about an entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,7 +53,7 @@ pub enum Error {
 impl Manifest {
     /// Describes a component with the settings, grants and limits of this tenant.
     pub fn new(component: Digest, imports_capabilities: bool, tenant: &Tenant) -> Self {
-        let world = if imports_capabilities { "pipeline" } else { "validator" };
+        let world = if imports_capabilities { PIPELINE } else { VALIDATOR };
         Self {
             component: component.to_hex(),
             format: FORMAT,
@@ -57,7 +61,7 @@ impl Manifest {
             limits: tenant.guest_limits(),
             settings: tenant.guest_settings.clone(),
             statements: tenant.statements.clone(),
-            world: format!("sluicegate:guest/{world}@0.1.0"),
+            world: world.to_owned(),
         }
     }
 
@@ -103,8 +107,12 @@ impl Manifest {
         Self { grants: grants_of(tenant), statements: tenant.statements.clone(), ..self }
     }
 
-    /// Returns what of its grants the tenant does not have now, with the same SQL.
+    /// Returns what of its grants the tenant does not have now, with the same SQL. A component that uses no capability
+    /// lacks none.
     pub fn lacks(&self, tenant: &Tenant) -> Vec<String> {
+        if self.world == VALIDATOR {
+            return Vec::new();
+        }
         let Grants { stream, publish, statements, metrics } = &self.grants;
         let has = &tenant.grants;
         let mut lacks = Vec::new();
@@ -188,11 +196,14 @@ mod tests {
             };
             Tenant { grants, statements: [("a".to_owned(), statement)].into(), ..Tenant::default() }
         };
-        let made = manifest(&granted("SELECT 1"));
+        let made = Manifest::new(Digest::new(b""), true, &granted("SELECT 1"));
         assert_eq!(made.lacks(&granted("SELECT 1")), Vec::<String>::new());
         assert_eq!(made.lacks(&granted("SELECT 2")), ["statement a"]);
         assert_eq!(made.lacks(&Tenant::default()), ["publish to out", "statement a"]);
-        assert_eq!(manifest(&Tenant::default()).lacks(&granted("SELECT 1")), Vec::<String>::new());
+        let ungranted = Manifest::new(Digest::new(b""), true, &Tenant::default());
+        assert_eq!(ungranted.lacks(&granted("SELECT 1")), Vec::<String>::new());
+        let without_capabilities = manifest(&granted("SELECT 1"));
+        assert_eq!(without_capabilities.lacks(&Tenant::default()), Vec::<String>::new());
     }
 
     #[test]

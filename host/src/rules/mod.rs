@@ -2,7 +2,7 @@
 //!
 //! - `manifest`: what a version is
 //! - `load`: from components to guests
-//! - `begin`: the version that a start begins with
+//! - `start`: the version that a start begins with
 //! - `file`: what can be known of a file without reading it
 //! - `watch`: notices that the component's file changed, and swaps
 //! - `feed`: hears of deployments, once for all tenants
@@ -15,7 +15,6 @@
 //! recorded as a deployment. Elsewhere the last deployment rules, and before the first one the
 //! rules inside the program.
 
-mod begin;
 pub mod command;
 pub mod deploy;
 mod feed;
@@ -24,6 +23,7 @@ mod follow;
 mod listing;
 mod load;
 mod manifest;
+mod start;
 pub mod view;
 mod watch;
 
@@ -46,7 +46,7 @@ use crate::metrics::Counters;
 use crate::pipeline::RulesInForce;
 use crate::retry::Retryable;
 use crate::sandbox::{Guest, LoadError, SandboxEngine};
-use crate::store::{self, Action, Database, NewVersion, Report, Request};
+use crate::store::{self, Action, Database, NewVersion, ReplicaReport, Request};
 pub use file::Stamp;
 
 /// The default rules, inside the program so that it needs no other file.
@@ -173,13 +173,13 @@ pub struct RulesLoader {
     /// The digest of the settings that are in force.
     settings: Digest,
     counters: Arc<Counters>,
-    told: Mutex<Told>,
+    last_report: Mutex<LastReport>,
     shutdown: CancellationToken,
 }
 
-/// What the database is told of this replica.
-struct Told {
-    report: Report,
+/// What the database was told last of this replica.
+struct LastReport {
+    report: ReplicaReport,
     /// Whether the database has it so.
     is_known: bool,
 }
@@ -216,26 +216,28 @@ impl RulesLoader {
     /// Puts a guest into force, from the next batch on.
     fn put_in_force(&self, guest: Guest) {
         self.in_force.send_replace(Arc::new(guest));
+        self.counters.deployed(false);
     }
 
     /// Tells the database what is in force and why not what is wanted, if that is news.
-    async fn report(&self, change: impl FnOnce(&mut Report)) -> Result<(), store::Error> {
-        let mut told = self.told.lock().await;
-        let before = told.report.clone();
-        change(&mut told.report);
-        told.report.version = Some(self.version().digest);
-        if told.is_known && told.report == before {
+    async fn report(&self, change: impl FnOnce(&mut ReplicaReport)) -> Result<(), store::Error> {
+        let mut last = self.last_report.lock().await;
+        let before = last.report.clone();
+        change(&mut last.report);
+        last.report.version = Some(self.version().digest);
+        self.counters.rules_are_refused(last.report.refused.is_some());
+        if last.is_known && last.report == before {
             return Ok(());
         }
-        told.is_known = false;
+        last.is_known = false;
         let table = self.tenant.events_table.to_string();
-        self.sources.database.report_rules(&self.tenant.name, &told.report, self.settings, &table).await?;
-        told.is_known = true;
+        self.sources.database.report_rules(&self.tenant.name, &last.report, self.settings, &table).await?;
+        last.is_known = true;
         Ok(())
     }
 
     /// Does the same, and leaves it to the next report if the database is away.
-    async fn try_report(&self, change: impl FnOnce(&mut Report)) {
+    async fn try_report(&self, change: impl FnOnce(&mut ReplicaReport)) {
         if let Err(error) = self.report(change).await {
             tracing::debug!(%error, "what is in force was not reported");
         }

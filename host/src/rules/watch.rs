@@ -181,6 +181,7 @@ impl RulesLoader {
 
     /// Takes into the history that a component was refused, if the database is there.
     async fn tell_refused(&self, component: Digest, reason: &str) {
+        self.counters.deployed(true);
         let author = author(&self.sources.database);
         let request = Request { tenant: &self.tenant.name, author: &author, message: reason };
         let noted = self.sources.database.note_deployment(&request, Action::Refused, Some(component)).await;

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{Postgres, QueryBuilder, Row as _};
 
-use super::pool::Purpose;
+use super::pool::{Purpose, on_connection};
 use super::timestamp::{NoTimestamp, Timestamp};
 use super::{Database, Error, within_timeout};
 use crate::batch::{Entry, EntryId, Field, Violation};
@@ -108,6 +108,9 @@ const LETTERS: &str =
     "SELECT id, tenant, stream, entry_id, reason, violations::text AS violations, fields, deliveries,
     component, version, recorded_at, replay_outcome, replayed_at FROM dead_letters";
 
+/// The condition for letters that no replay has settled, written as the indexes have it.
+const OPEN: &str = "(replay_outcome IS NULL OR replay_outcome NOT IN ('stored', 'duplicate', 'discarded'))";
+
 /// Selects a row for each tenant, stream, reason, violation and component. Foreign texts are cut.
 const CAUSES: &str =
     "SELECT tenant, left(stream, 200) AS stream, reason, left(path, 200) AS path, left(code, 200) AS code, component,
@@ -128,8 +131,27 @@ impl DeadLetterStore {
         Self { database: database.clone() }
     }
 
+    /// Returns whether the tables are known to be there.
+    pub fn is_prepared(&self) -> bool {
+        self.database.is_prepared()
+    }
+
     pub async fn count(&self, filter: &Filter) -> Result<u64, Error> {
         self.number(filter.query("SELECT count(*) FROM dead_letters")).await
+    }
+
+    /// Counts the open letters of each of these tenants, `most` of each at most, so that the answer is quick.
+    pub async fn count_open(&self, tenants: &[String], most: u32) -> Result<Vec<(String, u64)>, Error> {
+        let sql = format!(
+            "SELECT name, (SELECT count(*) FROM (
+                 SELECT FROM dead_letters WHERE tenant = name AND {OPEN} LIMIT $2) AS some)
+             FROM unnest($1::text[]) AS name"
+        );
+        on_connection!(self.database, "counting dead letters", |connection| {
+            let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenants).bind(i64::from(most));
+            let count = |row: &PgRow| Ok((row.try_get(0)?, row.try_get::<i64, _>(1)?.unsigned_abs()));
+            rows.fetch_all(connection).await?.iter().map(count).collect()
+        })
     }
 
     pub async fn newest(&self, filter: &Filter, limit: u32) -> Result<Vec<Letter>, Error> {
@@ -200,10 +222,7 @@ impl Filter {
         let mut query = QueryBuilder::new(beginning);
         query.push(" WHERE true");
         if *open {
-            // The condition is written as the indexes have it.
-            query.push(
-                " AND (replay_outcome IS NULL OR replay_outcome NOT IN ('stored', 'duplicate', 'discarded'))",
-            );
+            query.push(" AND ").push(OPEN);
         }
         let mut equal = |column: &str, value: &Option<String>| {
             if let Some(value) = value {

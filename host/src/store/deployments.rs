@@ -1,12 +1,12 @@
-//! Keeps components and versions of the rules, which of them is wanted, and what each replica has in force.
+//! Keeps the versions of the rules, and the history that says which of them is wanted.
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, PgConnection, Row as _};
 
 use super::dead_letter_store::time;
-use super::pool::Purpose;
-use super::{Database, Error, within_timeout};
+use super::pool::{self, on_connection};
+use super::{Database, Error};
 use crate::batch::{Digest, Version};
 use crate::config::TenantName;
 
@@ -16,12 +16,8 @@ pub(super) const CHANNEL: &str = "sluicegate_rules";
 const PUTS_IN_FORCE: &str = "action IN ('default', 'file', 'settings', 'deploy', 'rollback')";
 /// The same, without what the files of replicas held.
 const DEPLOYS: &str = "action IN ('default', 'settings', 'deploy', 'rollback')";
-/// A replica that has not been heard of for so long is told as silent.
-pub const SILENT_AFTER_S: f64 = 15.0;
 /// The versions of a tenant that are kept, besides those of its last deployments and those in force.
 const KEPT_VERSIONS: i64 = 100;
-/// The bytes of a component that are sent at a time.
-const COPY_BYTES: usize = 64 << 10;
 /// The deployments of a tenant that are kept.
 const KEPT_DEPLOYMENTS: i64 = 10_000;
 
@@ -32,33 +28,25 @@ const INSERT_VERSION: &str =
 const INSERT_DEPLOYMENT: &str =
     "INSERT INTO rules_deployments (tenant, action, version, component, author, message)
      VALUES ($1, $2, $3, $4, $5, $6) RETURNING id";
-const REPORT: &str = "INSERT INTO rules_replicas
-         (tenant, consumer, instance, deployment, version, refused, is_paused, settings, events_table)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-     ON CONFLICT (tenant, consumer) DO UPDATE SET
-         since = CASE WHEN rules_replicas.version IS DISTINCT FROM EXCLUDED.version
-                      THEN now() ELSE rules_replicas.since END,
-         instance = EXCLUDED.instance, deployment = EXCLUDED.deployment, version = EXCLUDED.version,
-         refused = EXCLUDED.refused, is_paused = EXCLUDED.is_paused, settings = EXCLUDED.settings,
-         events_table = EXCLUDED.events_table, seen_at = now()";
-
-/// Says of which type the errors of this work are.
-fn failing<T>(work: impl Future<Output = Result<T, Error>>) -> impl Future<Output = Result<T, Error>> {
-    work
-}
-
-/// Does this on a connection of the pool.
-macro_rules! on_connection {
-    ($database:expr, $what:literal, |$connection:ident| $work:block) => {{
-        let mut pooled = $database.acquire(Purpose::Plain).await?;
-        let work = failing(async {
-            let $connection = &mut pooled.connection;
-            $work
-        });
-        let done = within_timeout($what, work).await;
-        $database.finish(pooled, done)
-    }};
-}
+const PRUNE_REPLICAS: &str = "DELETE FROM rules_replicas WHERE tenant = $1
+     AND seen_at < now() - INTERVAL '30 days' AND since < now() - INTERVAL '30 days'";
+/// The last deployment of a file and the last of anything else say what is wanted, and pauses whether to read.
+const PRUNE_DEPLOYMENTS: &str = "DELETE FROM rules_deployments WHERE tenant = $1
+     AND id <= (SELECT id FROM rules_deployments WHERE tenant = $1 ORDER BY id DESC OFFSET $2 LIMIT 1)
+     AND id NOT IN (SELECT max(id) FROM rules_deployments
+                    WHERE tenant = $1 AND version IS NOT NULL GROUP BY action = 'file')
+     AND id NOT IN (SELECT max(id) FROM rules_deployments
+                    WHERE tenant = $1 AND action IN ('pause', 'resume'))";
+const PRUNE_VERSIONS: &str = "DELETE FROM rules_versions WHERE tenant = $1
+     AND number <= (SELECT number FROM rules_versions WHERE tenant = $1 ORDER BY number DESC OFFSET $2 LIMIT 1)
+     AND version <> ALL (SELECT version FROM rules_replicas WHERE tenant = $1 AND version IS NOT NULL)
+     AND version <> ALL (SELECT version FROM rules_deployments WHERE tenant = $1 AND version IS NOT NULL
+                         ORDER BY id DESC LIMIT 100)
+     AND version <> ALL (SELECT version FROM rules_deployments WHERE tenant = $1 AND version IS NOT NULL
+                         AND action <> 'file' ORDER BY id DESC LIMIT 1)";
+/// One without a version may be about to get one.
+const PRUNE_COMPONENTS: &str = "DELETE FROM rules_components AS c WHERE stored_at < now() - INTERVAL '1 day'
+     AND NOT EXISTS (SELECT FROM rules_versions AS v WHERE v.component = c.component)";
 
 /// Does this in a transaction before or after all others of the kind, so that their numbers are in the order of their
 /// commits, and tells those who listen.
@@ -68,7 +56,7 @@ macro_rules! in_order {
             let mut transaction = connection.begin().await?;
             sqlx::query(LOCK).execute(&mut *transaction).await?;
             let $connection = &mut *transaction;
-            let done = failing(async { $work }).await?;
+            let done = pool::failing(async { $work }).await?;
             sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL).execute(&mut *transaction).await?;
             transaction.commit().await?;
             Ok(done)
@@ -166,26 +154,6 @@ pub struct Deployment {
     pub at: DateTime<Utc>,
 }
 
-/// What a replica reports of a tenant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    pub deployment: i64,
-    pub version: Option<Digest>,
-    pub refused: Option<String>,
-    pub is_paused: bool,
-}
-
-/// What is known of a replica.
-#[derive(Clone, Debug)]
-pub struct Replica {
-    pub consumer: String,
-    pub report: Report,
-    pub since: DateTime<Utc>,
-    pub events_table: String,
-    /// The seconds since it was heard of last.
-    pub silent_s: f64,
-}
-
 impl StoredVersion {
     const COLUMNS: &'static str = "version, v.component, number, manifest, source, author, message, made_at, \
          (SELECT length(bytes)::bigint FROM rules_components AS c WHERE c.component = v.component) AS bytes";
@@ -208,7 +176,7 @@ impl StoredVersion {
     }
 }
 
-fn digest(row: &PgRow, column: &str) -> Result<Option<Digest>, Error> {
+pub(super) fn digest(row: &PgRow, column: &str) -> Result<Option<Digest>, Error> {
     let bytes: Option<Vec<u8>> = row.try_get(column)?;
     bytes
         .map(|bytes| Digest::from_bytes(&bytes).ok_or(Error::RulesTable("a digest of another length")))
@@ -216,71 +184,6 @@ fn digest(row: &PgRow, column: &str) -> Result<Option<Digest>, Error> {
 }
 
 impl Database {
-    /// Stores a component, unless it is there. It is read only when it is missing, and one at a time: they can be large.
-    pub async fn store_component<E: From<Error>>(
-        &self,
-        component: Digest,
-        read: impl FnOnce() -> Result<Vec<u8>, E>,
-    ) -> Result<(), E> {
-        if self.has_component(component).await? {
-            return Ok(());
-        }
-        let _alone = self.storing.lock().await;
-        if self.has_component(component).await? {
-            return Ok(());
-        }
-        let bytes = read()?;
-        match self.copy_component(component, &bytes).await {
-            // Another replica was faster.
-            Err(_) if self.has_component(component).await? => Ok(()),
-            copied => Ok(copied?),
-        }
-    }
-
-    /// Sends a component piece by piece: a parameter would be copied as a whole several times.
-    async fn copy_component(&self, component: Digest, bytes: &[u8]) -> Result<(), Error> {
-        on_connection!(self, "storing a component", |connection| {
-            let mut copy = connection
-                .copy_in_raw("COPY rules_components (component, bytes) FROM STDIN (FORMAT binary)")
-                .await?;
-            // A header without flags and extensions, a row of two fields, and its end.
-            let length = |bytes: &[u8]| i32::try_from(bytes.len()).map_err(|_| Error::TooManyFields);
-            let (name, size) = (component.as_bytes(), length(bytes)?);
-            let head = [
-                &b"PGCOPY\n\xff\r\n\0"[..],
-                &[0; 8],
-                &2_i16.to_be_bytes(),
-                &length(name)?.to_be_bytes(),
-                name,
-                &size.to_be_bytes(),
-            ];
-            copy.send(head.concat()).await?;
-            for piece in bytes.chunks(COPY_BYTES) {
-                copy.send(piece).await?;
-            }
-            copy.send(&(-1_i16).to_be_bytes()[..]).await?;
-            copy.finish().await?;
-            Ok(())
-        })
-    }
-
-    /// Returns whether the component is stored.
-    pub async fn has_component(&self, component: Digest) -> Result<bool, Error> {
-        on_connection!(self, "looking for a component", |connection| {
-            let found =
-                sqlx::query_scalar("SELECT EXISTS (SELECT FROM rules_components WHERE component = $1)");
-            Ok(found.bind(component.as_bytes()).fetch_one(connection).await?)
-        })
-    }
-
-    /// Returns the bytes of a component.
-    pub async fn component(&self, component: Digest) -> Result<Option<Vec<u8>>, Error> {
-        on_connection!(self, "reading a component", |connection| {
-            let bytes = sqlx::query_scalar("SELECT bytes FROM rules_components WHERE component = $1");
-            Ok(bytes.bind(component.as_bytes()).fetch_optional(connection).await?)
-        })
-    }
-
     /// Records a version, whose component is stored, and wants it, unless it is wanted already. Returns the version's
     /// number and that of the deployment.
     pub async fn deploy(
@@ -415,111 +318,17 @@ impl Database {
         })
     }
 
-    /// Returns what each of the tenant's replicas reported last, a thousand of them at most.
-    pub async fn replicas(&self, tenant: &TenantName) -> Result<Vec<Replica>, Error> {
-        let sql = "SELECT consumer, deployment, version, refused, is_paused, since, events_table,
-                          extract(epoch FROM now() - seen_at)::float8 AS silent_s
-                   FROM rules_replicas WHERE tenant = $1 ORDER BY consumer LIMIT 1000";
-        on_connection!(self, "looking for replicas", |connection| {
-            let replica = |row: &PgRow| {
-                Ok(Replica {
-                    consumer: row.try_get("consumer")?,
-                    report: Report {
-                        deployment: row.try_get("deployment")?,
-                        version: digest(row, "version")?,
-                        refused: row.try_get("refused")?,
-                        is_paused: row.try_get("is_paused")?,
-                    },
-                    since: time(row.try_get("since")?)?,
-                    events_table: row.try_get("events_table")?,
-                    silent_s: row.try_get("silent_s")?,
-                })
-            };
-            let rows = sqlx::query(sql).bind(tenant.as_str()).fetch_all(connection).await?;
-            rows.iter().map(replica).collect()
-        })
-    }
-
-    /// Returns whether a replica has served the tenant with these settings, by what each reported last.
-    pub async fn knows_settings(&self, tenant: &TenantName, settings: Digest) -> Result<bool, Error> {
-        let sql = "SELECT EXISTS (SELECT FROM rules_replicas WHERE tenant = $1 AND settings = $2)";
-        on_connection!(self, "looking for the settings of replicas", |connection| {
-            let known = sqlx::query_scalar(sql).bind(tenant.as_str()).bind(settings.as_bytes());
-            Ok(known.fetch_one(connection).await?)
-        })
-    }
-
-    /// Reports what this replica has in force.
-    pub async fn report_rules(
-        &self,
-        tenant: &TenantName,
-        report: &Report,
-        settings: Digest,
-        events_table: &str,
-    ) -> Result<(), Error> {
-        on_connection!(self, "reporting which rules are in force", |connection| {
-            sqlx::query(REPORT)
-                .bind(tenant.as_str())
-                .bind(&self.consumer)
-                .bind(self.instance)
-                .bind(report.deployment)
-                .bind(report.version.as_ref().map(Digest::as_bytes))
-                .bind(&report.refused)
-                .bind(report.is_paused)
-                .bind(settings.as_bytes())
-                .bind(events_table)
-                .execute(connection)
-                .await?;
-            Ok(())
-        })
-    }
-
-    /// Tells that this replica is there.
-    pub async fn heartbeat(&self) -> Result<(), Error> {
-        on_connection!(self, "telling that the replica is there", |connection| {
-            let beat = sqlx::query("UPDATE rules_replicas SET seen_at = now() WHERE instance = $1");
-            beat.bind(self.instance).execute(connection).await?;
-            Ok(())
-        })
-    }
-
-    /// Tells that this replica serves this tenant no more, or none. Its rows stay: they say with which settings it ran.
-    pub async fn leave_replicas(&self, tenant: Option<&TenantName>) -> Result<(), Error> {
-        on_connection!(self, "telling that the replica is gone", |connection| {
-            let gone =
-                "UPDATE rules_replicas SET seen_at = now() - INTERVAL '1 day', instance = gen_random_uuid()
-                        WHERE instance = $1 AND ($2::text IS NULL OR tenant = $2)";
-            let gone = sqlx::query(gone).bind(self.instance).bind(tenant.map(TenantName::as_str));
-            gone.execute(connection).await?;
-            Ok(())
-        })
-    }
-
-    /// Deletes versions and components that nobody needs, and the end of a long history.
+    /// Deletes what nobody needs any more: the end of a long history, versions that are neither recent nor in force
+    /// anywhere, components without a version, and replicas that are long gone.
     pub async fn prune_rules(&self, tenant: &TenantName) -> Result<(), Error> {
-        let statements = [
-            "DELETE FROM rules_replicas WHERE tenant = $1 AND $2 > 0 AND seen_at < now() - INTERVAL '30 days'
-                 AND since < now() - INTERVAL '30 days'",
-            "DELETE FROM rules_deployments WHERE tenant = $1 AND id <= (
-                 SELECT id FROM rules_deployments WHERE tenant = $1 ORDER BY id DESC OFFSET $2 LIMIT 1)
-                 AND id NOT IN (SELECT max(id) FROM rules_deployments
-                                WHERE tenant = $1 AND version IS NOT NULL GROUP BY action = 'file')
-                 AND action NOT IN ('pause', 'resume')",
-            "DELETE FROM rules_versions AS v WHERE tenant = $1
-                 AND number <= (SELECT number FROM rules_versions WHERE tenant = $1 ORDER BY number DESC OFFSET $2 LIMIT 1)
-                 AND version <> ALL (SELECT version FROM rules_replicas WHERE tenant = $1 AND version IS NOT NULL)
-                 AND version <> ALL (SELECT version FROM rules_deployments WHERE tenant = $1 AND version IS NOT NULL
-                                     ORDER BY id DESC LIMIT 100)
-                 AND version <> ALL (SELECT version FROM rules_deployments WHERE tenant = $1 AND version IS NOT NULL
-                                     AND action <> 'file' ORDER BY id DESC LIMIT 1)",
-            "DELETE FROM rules_components AS c WHERE $1 <> '' AND $2 > 0
-                 AND NOT EXISTS (SELECT FROM rules_versions AS v WHERE v.component = c.component)
-                 AND stored_at < now() - INTERVAL '1 day'",
-        ];
         in_order!(self, |connection| {
-            for (statement, kept) in statements.into_iter().zip([1, KEPT_DEPLOYMENTS, KEPT_VERSIONS, 1]) {
-                sqlx::query(statement).bind(tenant.as_str()).bind(kept).execute(&mut *connection).await?;
-            }
+            let name = tenant.as_str();
+            sqlx::query(PRUNE_REPLICAS).bind(name).execute(&mut *connection).await?;
+            let deployments = sqlx::query(PRUNE_DEPLOYMENTS).bind(name).bind(KEPT_DEPLOYMENTS);
+            deployments.execute(&mut *connection).await?;
+            let versions = sqlx::query(PRUNE_VERSIONS).bind(name).bind(KEPT_VERSIONS);
+            versions.execute(&mut *connection).await?;
+            sqlx::query(PRUNE_COMPONENTS).execute(&mut *connection).await?;
             Ok(())
         })
     }

@@ -7,7 +7,8 @@
 //! - `session`: a transaction that a guest may use
 //! - `dead_letter_store`, `replay_page`: dead letters as an operator handles them
 //! - `timestamp`: reads times, of which PostgreSQL has more than chrono
-//! - `deployments`: components, versions and what is wanted of them; what each replica has in force
+//! - `components`, `deployments`: components, versions of the rules, and which of them is wanted
+//! - `replicas`: what each replica has in force of them
 //! - `listener`: hears of deployments
 //! - `inspect`: looks at the server and changes nothing, for `sluicegate doctor`
 //! - `replay_outbox`: keeps what a replay has published and not sent yet
@@ -18,6 +19,7 @@
 
 mod columns;
 mod commit_log;
+mod components;
 mod dead_letter_rows;
 mod dead_letter_store;
 mod deployments;
@@ -29,6 +31,7 @@ mod others;
 mod pool;
 mod replay_outbox;
 mod replay_page;
+mod replicas;
 mod rows;
 mod session;
 mod table;
@@ -49,9 +52,7 @@ use uuid::Uuid;
 
 pub use commit_log::{BatchRecord, CommitLog, Number, StaleRun};
 pub use dead_letter_store::{Cause, DeadLetterStore, Filter, Letter, Scope};
-pub use deployments::{
-    Action, Deployment, NewVersion, Replica, Report, Request, SILENT_AFTER_S, StoredVersion, Wanted,
-};
+pub use deployments::{Action, Deployment, NewVersion, Request, StoredVersion, Wanted};
 pub use error::{Error, Remedy};
 pub use inspect::{
     Extension, Holders, Hypertable, Migrations, PostgresLook, PostgresServer, RefusedStatement, TableLook,
@@ -61,6 +62,7 @@ pub use listener::Listener;
 pub use others::Others;
 pub use replay_outbox::Due;
 pub use replay_page::{Replay, ReplayPage};
+pub use replicas::{Replica, ReplicaReport, SILENT_AFTER_S};
 pub use session::{Session, Statements};
 pub use writer::{Begun, Writer};
 

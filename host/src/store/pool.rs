@@ -139,6 +139,27 @@ impl Database {
     }
 }
 
+/// Says of which type the errors of this work are.
+pub(super) fn failing<T>(
+    work: impl Future<Output = Result<T, Error>>,
+) -> impl Future<Output = Result<T, Error>> {
+    work
+}
+
+/// Does this on a connection of the pool, within the time that the database may take.
+macro_rules! on_connection {
+    ($database:expr, $what:literal, |$connection:ident| $work:block) => {{
+        let mut pooled = $database.acquire($crate::store::pool::Purpose::Plain).await?;
+        let work = $crate::store::pool::failing(async {
+            let $connection = &mut pooled.connection;
+            $work
+        });
+        let done = $crate::store::within_timeout($what, work).await;
+        $database.finish(pooled, done)
+    }};
+}
+pub(super) use on_connection;
+
 impl Store {
     /// Returns a connection of the tenant's share. Waiting for the share takes no place in the main
     /// line.

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::file::Stamp;
 use super::load::{load_again, load_default, load_file, load_stored, read_file};
 use super::{
-    DEFAULT, Error, Loaded, OWN, RecordError, Refusal, Refused, RulesLoader, Sources, Told, author, record,
-    settings_digest, stored_component,
+    DEFAULT, Error, LastReport, Loaded, OWN, RecordError, Refusal, Refused, RulesLoader, Sources, author,
+    record, settings_digest, stored_component,
 };
 use crate::batch::Digest;
 use crate::config::Tenant;
@@ -21,7 +21,7 @@ use crate::judge::Rules as _;
 use crate::metrics::{Counters, Dependency};
 use crate::retry::Retry;
 use crate::sandbox::{Guest, LoadError};
-use crate::store::{self, Action, NewVersion, Report, Request, StoredVersion};
+use crate::store::{self, Action, NewVersion, ReplicaReport, Request, StoredVersion};
 
 /// How many versions of the history are tried when the last one is refused.
 const MAX_STEPS_BACK: usize = 5;
@@ -32,7 +32,7 @@ const LOOKED_THROUGH: u32 = 100;
 const TELLING: Duration = Duration::from_secs(2);
 
 /// The first version, and what is known besides.
-struct First {
+struct Started {
     guest: Guest,
     /// Why this is not what is wanted.
     refused: Option<String>,
@@ -40,7 +40,8 @@ struct First {
     has_settings: bool,
 }
 
-struct Beginning<'a> {
+/// The start of a tenant.
+struct Startup<'a> {
     sources: &'a Sources,
     tenant: &'a Tenant,
     counters: &'a Arc<Counters>,
@@ -49,21 +50,22 @@ struct Beginning<'a> {
 impl RulesLoader {
     /// Loads the version to begin with, and records it. Waits for the database for as long as it is away. A file that is
     /// refused is remembered in `refused`; then the version that was in force last goes on, if there is one.
-    pub async fn begin(
+    pub async fn start(
         sources: Sources,
         tenant: &Tenant,
         refused: &mut Option<Refused<Stamp>>,
         counters: &Arc<Counters>,
         shutdown: CancellationToken,
     ) -> Result<Self, Error> {
-        let beginning = Beginning { sources: &sources, tenant, counters };
-        let First { guest, refused: reason, has_settings } = match &tenant.guest {
-            Some(file) => beginning.with_file(file, refused).await?,
-            None => beginning.with_deployments().await?,
+        let startup = Startup { sources: &sources, tenant, counters };
+        let Started { guest, refused: reason, has_settings } = match &tenant.guest {
+            Some(file) => startup.with_file(file, refused).await?,
+            None => startup.with_deployments().await?,
         };
         let is_of_file = tenant.guest.is_some();
-        let wanted = beginning.ask(|| sources.database.wanted(&tenant.name, is_of_file)).await?;
+        let wanted = startup.ask(|| sources.database.wanted(&tenant.name, is_of_file)).await?;
         let version = guest.version();
+        counters.deployed(false);
         tracing::info!(
             guest = %version.component,
             %version,
@@ -74,8 +76,8 @@ impl RulesLoader {
             tenant: tenant.clone(),
             in_force: channel::Sender::new(Arc::new(guest)),
             is_paused: channel::Sender::new(wanted.is_paused),
-            told: Mutex::new(Told {
-                report: Report { deployment: 0, version: None, refused: None, is_paused: false },
+            last_report: Mutex::new(LastReport {
+                report: ReplicaReport { deployment: 0, version: None, refused: None, is_paused: false },
                 is_known: false,
             }),
             // Without them in force, the next start tries them again.
@@ -94,9 +96,9 @@ impl RulesLoader {
     }
 }
 
-impl Beginning<'_> {
+impl Startup<'_> {
     /// Loads the file, and records what it holds.
-    async fn with_file(&self, file: &Path, refused: &mut Option<Refused<Stamp>>) -> Result<First, Error> {
+    async fn with_file(&self, file: &Path, refused: &mut Option<Refused<Stamp>>) -> Result<Started, Error> {
         let before = refused.take();
         let (sources, tenant, path) = (self.sources.clone(), self.tenant.clone(), file.to_owned());
         let load = move || load_file(&sources.engine, &tenant, &sources.folders, &path, before.as_ref());
@@ -119,11 +121,11 @@ impl Beginning<'_> {
             %error, version = %guest.version(),
             "the guest's file cannot be used; going on with the version that was in force last"
         );
-        Ok(First { guest, refused: Some(error.to_string()), has_settings: false })
+        Ok(Started { guest, refused: Some(error.to_string()), has_settings: false })
     }
 
     /// Loads what was deployed last, or the program's own rules before any deployment.
-    async fn with_deployments(&self) -> Result<First, Error> {
+    async fn with_deployments(&self) -> Result<Started, Error> {
         self.prepare().await?;
         let (name, database) = (&self.tenant.name, &self.sources.database);
         let wanted = self.ask(|| database.wanted(name, false)).await?;
@@ -163,7 +165,7 @@ impl Beginning<'_> {
         let reason = match self.load_stored(stored.clone()).await? {
             Ok(guest) => {
                 let has_settings = refused.is_none();
-                return Ok(First { guest, refused, has_settings });
+                return Ok(Started { guest, refused, has_settings });
             }
             Err(reason) => reason,
         };
@@ -176,7 +178,7 @@ impl Beginning<'_> {
             error = %reason, wanted = %version, version = %guest.version(),
             "the version that is wanted is refused; going on with one that was in force before"
         );
-        Ok(First { guest, refused: Some(reason.to_string()), has_settings: false })
+        Ok(Started { guest, refused: Some(reason.to_string()), has_settings: false })
     }
 
     /// Wants a version of the database once more.
@@ -193,7 +195,7 @@ impl Beginning<'_> {
         Ok(())
     }
 
-    async fn record_default(&self) -> Result<First, Error> {
+    async fn record_default(&self) -> Result<Started, Error> {
         let (sources, tenant) = (self.sources.clone(), self.tenant.clone());
         let loaded = self.blocking(move || load_default(&sources.engine, &tenant)).await??;
         self.record(loaded, Action::Default, || Ok(DEFAULT.to_vec())).await
@@ -205,7 +207,7 @@ impl Beginning<'_> {
         loaded: Loaded,
         action: Action,
         read: impl Fn() -> Result<Vec<u8>, LoadError>,
-    ) -> Result<First, Error> {
+    ) -> Result<Started, Error> {
         let author = author(&self.sources.database);
         let request = Request { tenant: &self.tenant.name, author: &author, message: "" };
         let mut retry = self.retry();
@@ -214,7 +216,7 @@ impl Beginning<'_> {
             match retry.after(recorded).await {
                 Ok(Some((version, _))) => {
                     let guest = loaded.guest.with_version(version);
-                    return Ok(First { guest, refused: None, has_settings: true });
+                    return Ok(Started { guest, refused: None, has_settings: true });
                 }
                 Ok(None) => {}
                 Err(RecordError::Store(error)) => return Err(error.into()),
@@ -232,6 +234,7 @@ impl Beginning<'_> {
     async fn note_refused(&self, reason: &str) -> Result<(), Error> {
         let author = author(&self.sources.database);
         let request = Request { tenant: &self.tenant.name, author: &author, message: reason };
+        self.counters.deployed(true);
         self.ask(|| self.sources.database.note_deployment(&request, Action::Refused, None)).await?;
         Ok(())
     }
