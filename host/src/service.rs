@@ -18,7 +18,7 @@ use crate::rules::{Feed, Folders, Sources};
 use crate::sandbox::SandboxEngine;
 use crate::store::Database;
 use crate::stream::Redis;
-use crate::tenant::{Error, ProcessWide, RulesSource, Run};
+use crate::tenant::{AfterFailure, Error, ProcessWide, RulesSource, Run};
 
 /// Runs the service until `shutdown` is called. With `reload`, it follows the settings.
 pub async fn run(config: Config, reload: Option<Reload>, shutdown: CancellationToken) -> Result<(), Error> {
@@ -147,13 +147,16 @@ impl Runs {
             let (name, stop) = (tenant.name.clone(), self.shutdown.child_token());
             let run = Run::new(Arc::clone(&self.shared), tenant.clone(), stop.clone());
             let registration = self.observed.add(run.observed());
-            let always = self.settings.has_named_tenants;
+            let after_failure = match self.settings.has_named_tenants {
+                true => AfterFailure::BeginAgain,
+                false => AfterFailure::End,
+            };
             let served = {
                 let name = name.clone();
                 let (database, shutdown) = (self.shared.database.clone(), self.shutdown.clone());
                 async move {
                     let _registration = registration;
-                    let outcome = run.serve(always).await;
+                    let outcome = run.serve(after_failure).await;
                     if !shutdown.is_cancelled() {
                         // The tenant is gone, or is started again and then says so. What the database does not hear it
                         // sees by the silence.
@@ -162,7 +165,7 @@ impl Runs {
                     (name, outcome)
                 }
             };
-            match always {
+            match self.settings.has_named_tenants {
                 // The span is on every line about the tenant, whatever level is wanted.
                 true => {
                     let span = tracing::error_span!("serve", tenant = %name);

@@ -102,6 +102,15 @@ pub(crate) struct Run {
     shutdown: CancellationToken,
 }
 
+/// What a tenant does after an error that does not pass by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterFailure {
+    /// It ends: nothing else goes on, and whoever started the process should see the error.
+    End,
+    /// It begins again later, because other tenants go on meanwhile.
+    BeginAgain,
+}
+
 /// The rules in force, and the tasks that replace them.
 struct Watched {
     in_force: RulesInForce,
@@ -133,9 +142,8 @@ impl Run {
     }
 
     /// Serves until the shutdown, or an error that somebody must look at. After an error that may pass there is a new
-    /// run, with growing delays between them. If it `always` begins again, because other tenants go on meanwhile, there is
-    /// one after any error.
-    pub(crate) async fn serve(mut self, always: bool) -> Result<(), Error> {
+    /// run, with growing delays between them.
+    pub(crate) async fn serve(mut self, after_failure: AfterFailure) -> Result<(), Error> {
         let mut backoff = Backoff::slow();
         loop {
             let begun = Instant::now();
@@ -149,7 +157,7 @@ impl Run {
                 error if error.is_of_credentials() && self.has_run => {
                     "a server does not let us in any more; trying again later"
                 }
-                _ if always && !self.shutdown.is_cancelled() => {
+                _ if after_failure == AfterFailure::BeginAgain && !self.shutdown.is_cancelled() => {
                     "this tenant has failed; starting it again later"
                 }
                 _ => return Err(error),

@@ -237,10 +237,11 @@ fn a_database_that_is_killed_in_mid_deployment_leaves_one_version_everywhere() {
         let is_deployed = deploying.wait().unwrap().success();
         postgres.start_again().unwrap();
         let everywhere = until("one version everywhere", || match run(&scene, &["status", "--json"]) {
-            told if told.code == Some(0) => Ok(serde_json::from_str::<Value>(&told.out).unwrap()),
+            told if told.code == Some(0) && told.out.contains("\"replicas_in_force\":2") => {
+                Ok(serde_json::from_str::<Value>(&told.out).unwrap())
+            }
             told => Err(format!("{told:?}")),
         });
-        assert_eq!(everywhere["replicas_in_force"], 2, "{everywhere}");
         let component = Digest::new(&strict).to_hex();
         let shown = run(&scene, &["show", everywhere["version"].as_str().unwrap(), "--json"]).out;
         let shown: Value = serde_json::from_str(&shown).unwrap();
@@ -458,23 +459,24 @@ fn what_nobody_needs_is_deleted_and_what_is_in_force_stays() {
     service.stop();
     scene.database.execute(
         "INSERT INTO rules_components (component, bytes, stored_at) VALUES
-             ('old', 'x', now() - INTERVAL '2 days'), ('young', 'x', now()), ('used', 'x', now() - INTERVAL '2 days');
+             (sha256('old'), 'old', now() - INTERVAL '2 days'), (sha256('young'), 'young', now()),
+             (sha256('used'), 'used', now() - INTERVAL '2 days');
          INSERT INTO rules_versions (tenant, version, component, manifest, source, author)
-             SELECT 'default', int4send(n), 'used', '', '', '' FROM generate_series(1, 150) AS n;
+             SELECT 'default', sha256(int4send(n)), sha256('used'), '', '', '' FROM generate_series(1, 150) AS n;
          INSERT INTO rules_deployments (tenant, action, version, author)
              SELECT 'default', 'refused', NULL, '' FROM generate_series(1, 10050);
          INSERT INTO rules_replicas (tenant, consumer, instance, version, settings, events_table, seen_at, since) VALUES
              ('default', 'gone', gen_random_uuid(), NULL, '', '', now() - INTERVAL '40 days', now() - INTERVAL '40 days'),
-             ('default', 'away', gen_random_uuid(), int4send(7), '', '', now() - INTERVAL '40 days', now())",
+             ('default', 'away', gen_random_uuid(), sha256(int4send(7)), '', '', now() - INTERVAL '40 days', now())",
     );
     let kept = |service: Service| {
         let left = "SELECT (SELECT count(*) FROM rules_versions) || ' ' || (SELECT count(*) FROM rules_deployments) || ' '
-                        || (SELECT string_agg(component::text, ' ' ORDER BY component::text) FROM rules_components
-                            WHERE length(component) < 32)
+                        || (SELECT string_agg(convert_from(bytes, 'UTF8'), ' ' ORDER BY stored_at) FROM rules_components
+                            WHERE length(bytes) < 10)
                         || ' ' || (SELECT string_agg(consumer, ' ' ORDER BY consumer) FROM rules_replicas)";
         // 100 versions, what is in force, and what a replica has; of the history the end, what is wanted, and the last
         // pause or its end.
-        let wanted = r"102 10002 \x75736564 \x796f756e67 away consumer-1";
+        let wanted = "102 10002 used young away consumer-1";
         until("what is left of the rules", || match scene.database.value::<String>(left) {
             found if found == wanted => Ok(()),
             found => Err(found),

@@ -68,7 +68,6 @@ impl Feed {
         let (mut look_at, mut listen_at) = (Instant::now(), Instant::now());
         let mut beats = interval(BEAT_EVERY);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut known = 0;
         let mut retry = Retry::new("deployments are not seen; trying again").until(shutdown);
         loop {
             tokio::select! {
@@ -95,11 +94,8 @@ impl Feed {
                 }
                 _ = beats.tick() => {
                     // What fails here fails at the next look, which says so.
-                    if let Ok(now) = self.database.heartbeat().await {
-                        if now < known {
-                            self.news.send_modify(|news| news.forgotten += 1);
-                        }
-                        known = now;
+                    if let Ok(false) = self.database.heartbeat().await {
+                        self.news.send_modify(|news| news.forgotten += 1);
                     }
                 }
             }

@@ -144,7 +144,7 @@ impl DeadLetterStore {
     pub async fn count_open(&self, tenants: &[String], most: u32) -> Result<Vec<(String, u64)>, Error> {
         let sql = format!(
             "SELECT name, (SELECT count(*) FROM (
-                 SELECT FROM dead_letters WHERE tenant = name AND {OPEN} LIMIT $2) AS some)
+                 SELECT FROM dead_letters WHERE tenant = name AND {OPEN} LIMIT $2) AS counted)
              FROM unnest($1::text[]) AS name"
         );
         on_connection!(self.database, "counting dead letters", |connection| {

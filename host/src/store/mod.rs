@@ -38,6 +38,7 @@ mod table;
 mod timestamp;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -166,6 +167,8 @@ pub struct DatabaseInner {
     migrator: Migrator,
     /// Lets one component at a time be stored.
     storing: tokio::sync::Mutex<()>,
+    /// The tenants of which the database was told what this replica has in force.
+    reported: Mutex<BTreeSet<TenantName>>,
     /// Lets one tenant at a time delete what nobody needs any more.
     housekeeping: Semaphore,
 }
@@ -196,6 +199,7 @@ impl Database {
             tenant_permits: if config.has_named_tenants { connections.div_ceil(2) } else { connections },
             migrator: Migrator::new(),
             storing: tokio::sync::Mutex::default(),
+            reported: Mutex::default(),
             housekeeping: Semaphore::new(1),
         })))
     }

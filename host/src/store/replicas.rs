@@ -101,19 +101,24 @@ impl Database {
                 .execute(connection)
                 .await?;
             Ok(())
-        })
+        })?;
+        self.reported.lock().insert(tenant.clone());
+        Ok(())
     }
 
-    /// Tells that this replica is there. Returns for how many tenants the database knows what it has in force.
-    pub async fn heartbeat(&self) -> Result<u64, Error> {
-        on_connection!(self, "telling that the replica is there", |connection| {
+    /// Tells that this replica is there. Returns whether the database still has what it reported for each tenant.
+    pub async fn heartbeat(&self) -> Result<bool, Error> {
+        let reported = self.reported.lock().len();
+        let known = on_connection!(self, "telling that the replica is there", |connection| {
             let beat = sqlx::query("UPDATE rules_replicas SET seen_at = now() WHERE instance = $1");
             Ok(beat.bind(self.instance).execute(connection).await?.rows_affected())
-        })
+        })?;
+        Ok(usize::try_from(known).is_ok_and(|known| known >= reported))
     }
 
     /// Tells that this replica serves this tenant no more, or none. Its rows stay: they say with which settings it ran.
     pub async fn leave_replicas(&self, tenant: Option<&TenantName>) -> Result<(), Error> {
+        self.reported.lock().retain(|reported| tenant.is_some_and(|gone| gone != reported));
         on_connection!(self, "telling that the replica is gone", |connection| {
             let gone =
                 "UPDATE rules_replicas SET seen_at = now() - INTERVAL '1 day', instance = gen_random_uuid()

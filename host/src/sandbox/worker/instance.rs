@@ -114,7 +114,9 @@ impl Callable {
         let (started, _) = self.within(time, EntryId::ZERO, &output, HostState::default(), |store| {
             self.component.instantiate(store).map(drop)
         });
-        started.map_err(|(error, denied)| LoadError::Start(self.fault(&error, denied, &output.take(), time)))
+        started.map_err(|(error, denied)| {
+            LoadError::Start(self.fault(&error, denied, Some(&output.take()), time))
+        })
     }
 
     /// Calls the guest with what it is granted, and keeps what it left for the commit only if it gave verdicts.
@@ -139,9 +141,13 @@ impl Callable {
             instance.sluicegate_guest_handler().call_process(store, &entries)
         });
         let printed = output.take();
-        let verdicts = verdicts
-            .map(|verdicts| verdicts.into_iter().map(Verdict::from).collect())
-            .map_err(|(error, denied)| self.fault(&error, denied, &printed, call.time));
+        let verdicts = verdicts.map(|verdicts| verdicts.into_iter().map(Verdict::from).collect()).map_err(
+            |(error, denied)| {
+                // The batch is tried again in halves: what is told is what happens to an entry alone.
+                let told = (call.entries.len() == 1).then_some(&printed);
+                self.fault(&error, denied, told, call.time)
+            },
+        );
         let effects = if verdicts.is_ok() { host.effects } else { Effects::default() };
         let verdicts = verdicts.map(Verdicts);
         Returned { verdicts, effects, printed, used: processor_time().saturating_sub(begun) }
@@ -195,17 +201,20 @@ impl Callable {
         (ran.map_err(|error| (error, state.meter.denied)), state.host)
     }
 
+    /// Returns why a call gave no verdicts, with where the guest was and what it `printed` last, unless nobody is told that:
+    /// to name its functions takes as long as a short call.
     fn fault(
         &self,
         error: &wasmtime::Error,
         denied: Option<Denied>,
-        printed: &Printed,
+        printed: Option<&Printed>,
         time: Duration,
     ) -> Fault {
         if error.is::<Lost>() {
             return Fault::Lost(Lost);
         }
-        let (limits, place) = (self.limits(), place(error));
+        let limits = self.limits();
+        let place = if printed.is_some() { place(error) } else { String::new() };
         match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => return Fault::TimedOut { limit_ms: time.as_millis(), place },
             Some(Trap::OutOfFuel) => return Fault::OutOfFuel { limit: limits.fuel },
@@ -231,7 +240,7 @@ impl Callable {
         if cause.contains("resource limit exceeded: instance count") {
             cause.push_str(" (GUEST_INSTANCES)");
         }
-        let printed = last_words(printed);
+        let printed = printed.map(last_words).unwrap_or_default();
         let printed = if printed.is_empty() { printed } else { format!("; it printed: {printed}") };
         Fault::Trapped(format!("{cause}{place}{printed}"))
     }
