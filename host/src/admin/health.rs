@@ -59,7 +59,7 @@ pub(super) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<Readines
 }
 
 /// Returns why a tenant makes no progress, if it should make some.
-fn trouble(totals: &Totals, config: &Tenant, found: Found) -> Option<String> {
+pub(super) fn trouble(totals: &Totals, config: &Tenant, found: Found) -> Option<String> {
     let servers = [Dependency::Redis, Dependency::Postgres];
     let longest =
         servers.iter().filter_map(|server| totals.waiting_since(*server)).map(|since| since.elapsed()).max();

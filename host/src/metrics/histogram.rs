@@ -1,5 +1,6 @@
 //! Counts times in buckets, as Prometheus wants histograms.
 
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use crate::batch::EntryId;
@@ -51,6 +52,25 @@ impl Histogram {
         self.counts.get_mut(at).unwrap_or(&mut self.beyond)
     }
 
+    /// Returns the time that this share of all times does not exceed, as Prometheus' `histogram_quantile` estimates it:
+    /// within its bucket, times are taken to be evenly spread. `None` if there are none.
+    pub(crate) fn quantile(&self, share: f64) -> Option<Duration> {
+        #[expect(clippy::cast_precision_loss, reason = "more than 2^52 times are not at hand")]
+        let counts = self.counts.map(|count| count as f64);
+        #[expect(clippy::cast_precision_loss, reason = "as above")]
+        let rank = (self.count() > 0).then(|| self.count() as f64 * share)?;
+        let (mut below, mut lower) = (0.0, Duration::ZERO);
+        for (count, bound) in counts.into_iter().zip(BOUNDS_MS) {
+            let upper = Duration::from_millis(bound);
+            if count > 0.0 && below + count >= rank {
+                let part = ((rank - below) / count).clamp(0.0, 1.0);
+                return Some(lower + (upper - lower).mul_f64(part));
+            }
+            (below, lower) = (below + count, upper);
+        }
+        Some(lower) // beyond the last bound, nothing more is known
+    }
+
     pub(crate) fn count(&self) -> u64 {
         self.counts.iter().sum::<u64>() + self.beyond
     }
@@ -64,6 +84,14 @@ impl Histogram {
         let seconds = |bound: &u64| Duration::from_millis(*bound).as_secs_f64();
         let bounds = BOUNDS_MS.iter().map(seconds).chain([f64::INFINITY]);
         bounds.zip(self.counts.iter().copied().chain([self.beyond])).collect()
+    }
+}
+
+impl AddAssign for Histogram {
+    fn add_assign(&mut self, other: Self) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
+        self.beyond += other.beyond;
+        self.sum = self.sum.saturating_add(other.sum);
     }
 }
 
@@ -91,6 +119,21 @@ mod tests {
         assert_eq!(held(&histogram), [(0.001, 2), (0.002, 2), (86_400.0, 1), (f64::INFINITY, 1)]);
         assert_eq!(histogram.count(), 6);
         assert_eq!(histogram.sum(), Duration::from_micros(2 * 86_400_000_000 + 4_002));
+    }
+
+    #[test]
+    fn a_quantile_lies_within_its_bucket() {
+        let mut histogram = Histogram::default();
+        assert_eq!(histogram.quantile(0.5), None);
+        (0..98).for_each(|_| histogram.add(Duration::from_millis(7)));
+        assert_eq!(histogram.quantile(0.5), Some(Duration::from_micros(7_500)));
+        histogram.add(Duration::from_millis(1_500));
+        histogram.add(Duration::from_secs(864_000));
+        assert_eq!(histogram.quantile(0.99), Some(Duration::from_secs(2)));
+        assert_eq!(histogram.quantile(1.0), Some(Duration::from_secs(86_400)), "the last bound");
+        let mut twice = histogram;
+        twice += histogram;
+        assert_eq!((twice.count(), twice.quantile(0.5)), (200, histogram.quantile(0.5)));
     }
 
     proptest::proptest! {

@@ -1,7 +1,7 @@
 //! Counts what happens, and reports it: as a line of CSV, as a line of the log, and as metrics for
 //! those who ask.
 //!
-//! - `histogram`, `recent`: how long things took, and how many entries ended lately
+//! - `histogram`, `recent`: how long things took, and what happened lately
 //! - `discards`, `series`: what rules say of their discards, and the metrics of their own
 //! - `csv`: the metrics file
 //! - `exposition`: describes each metric, for Prometheus
@@ -39,6 +39,8 @@ pub struct Counters {
     series: Mutex<AllSeries>,
     discards: Mutex<Discards>,
     timings: Mutex<Timings>,
+    /// Why the version that is wanted is refused.
+    rules_refused: Mutex<Option<String>>,
     /// The lag that the last report found.
     lag: Mutex<Option<u64>>,
 }
@@ -66,7 +68,7 @@ pub(crate) struct Totals {
     pub(crate) deployments_refused: u64,
     /// Whether the version that is wanted is refused.
     pub(crate) rules_are_refused: bool,
-    pub(crate) recent: Recent,
+    pub(crate) recent: Recent<u64>,
     last_batch: Duration,
     /// When the last batch ended, or the first one after a pause was read.
     last_progress: Option<Instant>,
@@ -117,6 +119,8 @@ pub(crate) struct Timings {
     pub(crate) rules: Histogram,
     /// From the XADD of an entry to the commit of its outcome.
     pub(crate) commit: Histogram,
+    /// The same of the last half minute.
+    recent_commit: Recent<Histogram>,
 }
 
 /// Since when each server is waited for.
@@ -198,7 +202,22 @@ impl Counters {
     /// committed.
     pub fn committed(&self, ids: &[EntryId]) {
         let now = u64::try_from(Utc::now().timestamp_millis()).unwrap_or(0);
-        self.timings.lock().commit.add_ages(ids, now);
+        let mut ages = Histogram::default();
+        ages.add_ages(ids, now);
+        let mut timings = self.timings.lock();
+        timings.commit += ages;
+        timings.recent_commit.add(ages, Instant::now());
+    }
+
+    /// Returns how long ago the entries of the last half minute were added when they were committed.
+    pub(crate) fn recent_commit_latency(&self) -> Histogram {
+        let recent = self.timings.lock().recent_commit;
+        recent.sum(Instant::now())
+    }
+
+    /// Returns why the version that is wanted is refused, if it is.
+    pub(crate) fn why_rules_are_refused(&self) -> Option<String> {
+        self.rules_refused.lock().clone()
     }
 
     /// Counts how the rules broke the contract.
@@ -247,9 +266,10 @@ impl Counters {
         }
     }
 
-    /// Notes whether the version that is wanted is refused.
-    pub fn rules_are_refused(&self, are_refused: bool) {
-        self.totals().rules_are_refused = are_refused;
+    /// Notes why the version that is wanted is refused, or that it is not.
+    pub fn rules_are_refused(&self, reason: Option<String>) {
+        self.totals().rules_are_refused = reason.is_some();
+        *self.rules_refused.lock() = reason;
     }
 
     /// Notes that somebody wants that nothing is read, or that it goes on.

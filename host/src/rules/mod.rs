@@ -225,7 +225,7 @@ impl RulesLoader {
         let before = last.report.clone();
         change(&mut last.report);
         last.report.version = Some(self.version().digest);
-        self.counters.rules_are_refused(last.report.refused.is_some());
+        self.counters.rules_are_refused(last.report.refused.clone());
         if last.is_known && last.report == before {
             return Ok(());
         }
