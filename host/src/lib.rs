@@ -5,7 +5,7 @@
 //! is too much for one transaction, [`store`] commits its outcome, [`stream`] acknowledges it.
 //! [`pipeline`] joins these steps, [`tenant`] starts and drains a pipeline, [`service`] runs all
 //! tenants, [`rules`] decides which version of the rules is in force, [`metrics`] tells what
-//! happened, and `admin` tells it to who asks. [`batch`] is the data they share, [`config`] every setting. ARCHITECTURE.md has the
+//! happened, and `admin` tells it to who asks: [`client`] does, for [`top`]. [`batch`] is the data they share, [`config`] every setting. ARCHITECTURE.md has the
 //! invariants.
 
 mod admin;
@@ -13,6 +13,7 @@ pub mod batch;
 pub mod batch_budget;
 mod bounded;
 pub mod capabilities;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod dead_letters;
@@ -32,4 +33,5 @@ pub mod store;
 pub mod stream;
 pub mod tenant;
 mod text;
+pub mod top;
 pub mod validate;

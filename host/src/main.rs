@@ -13,7 +13,7 @@ use sluicegate::config::{self, Config, LogFormat, SETTINGS, Setting};
 use sluicegate::reload::Reload;
 use sluicegate::sandbox::{compile, worker};
 use sluicegate::service;
-use sluicegate::{dead_letters, doctor, rules};
+use sluicegate::{dead_letters, doctor, rules, top};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -74,6 +74,12 @@ enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Show what each tenant of running services does: rates, lag, latency, versions, and what is wrong
+    #[command(after_help = TOP_HELP)]
+    Top {
+        #[command(flatten)]
+        options: top::Options,
+    },
     /// Compile a component for the service that started this
     #[command(name = compile::COMMAND, hide = true)]
     Compile { memory_bytes: u64, time_ms: u64, fuel: u64, stack_bytes: usize, code_bytes: u64 },
@@ -86,6 +92,11 @@ const DOCTOR_HELP: &str = "Exit codes:
   0  no errors; warnings and notes do not count
   1  errors, or with --strict warnings
   2  it could not look, or could not tell what it found";
+
+const TOP_HELP: &str = "Exit codes:
+  0  somebody quit; of `--once`: every service has answered
+  1  a service has not answered, or the terminal is at fault
+  2  the command line is wrong";
 
 fn settings_help() -> String {
     let mut help = String::from(
@@ -132,6 +143,14 @@ pub(crate) fn main() -> ExitCode {
             };
             tool(work)
         }
+        Command::Top { options } => tool(async {
+            // Not locked: a panic of another thread restores the terminal.
+            let (mut out, mut errors) = (std::io::stdout(), std::io::stderr());
+            match top::run(options, &mut out, &mut errors).await? {
+                true => Ok(ExitCode::SUCCESS),
+                false => Ok(ExitCode::FAILURE),
+            }
+        }),
         Command::Doctor { config, json, strict } => {
             examine(Config::load(config.as_deref()), doctor::How { json, strict })
         }

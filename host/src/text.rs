@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use unicode_width::UnicodeWidthStr as _;
+
 /// Returns bytes in hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -31,7 +33,20 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Does the same for JSON text, with the escapes of JSON, so that it reads back as the same value.
+/// Shortens text to so many columns of a terminal, with `…` at its end where something is left out.
+pub(crate) fn cut_to_columns(text: &str, columns: usize) -> Cow<'_, str> {
+    if text.width() <= columns {
+        return Cow::Borrowed(text);
+    }
+    // Some characters change the width of those before them.
+    let fits = |end: &usize| text.get(..*end).is_some_and(|start| start.width() < columns);
+    let ends = text.char_indices().map(|(at, c)| at + c.len_utf8()).take(4 * columns);
+    let end = ends.filter(fits).max().unwrap_or(0);
+    let dots = if columns == 0 { "" } else { "…" };
+    Cow::Owned(format!("{}{dots}", text.get(..end).unwrap_or_default()))
+}
+
+/// Does the same as [`printable`] for JSON text, with the escapes of JSON, so that it reads back as the same value.
 pub(crate) fn printable_json(json: &str) -> Cow<'_, str> {
     if json.chars().all(is_printable) {
         return Cow::Borrowed(json);
@@ -116,6 +131,23 @@ mod tests {
             "C:\\path 'a' \"b\"",
         ] {
             assert!(matches!(printable(text), Cow::Borrowed(same) if same == text), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_is_cut_by_what_shows() {
+        for (text, columns, cut) in [
+            ("abc", 3, "abc"),
+            ("abcd", 3, "ab…"),
+            ("abcd", 1, "…"),
+            ("abcd", 0, ""),
+            ("日本語", 6, "日本語"),
+            ("日本語", 5, "日本…"),
+            ("日本語", 4, "日…"),
+            ("cafe\u{301}s", 5, "cafe\u{301}s"),
+            ("cafe\u{301}s!", 5, "cafe\u{301}…"),
+        ] {
+            assert_eq!(cut_to_columns(text, columns), cut, "{text} {columns}");
         }
     }
 

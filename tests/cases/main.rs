@@ -45,6 +45,7 @@ mod shutdown;
 mod startup;
 mod storage;
 mod tenants;
+mod top;
 mod validation;
 mod verdicts;
 mod workers;

@@ -31,6 +31,10 @@ impl Admin {
         Self { address, headers: String::new() }
     }
 
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port())
+    }
+
     pub fn port(&self) -> u16 {
         self.address.port()
     }

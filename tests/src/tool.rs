@@ -24,6 +24,11 @@ pub fn rules(launch: Launch, arguments: &[&str]) -> Told {
     run(launch, "rules", arguments)
 }
 
+/// Runs `sluicegate top`, which asks the services that the arguments name.
+pub fn top(launch: Launch, arguments: &[&str]) -> Told {
+    run(launch.unset("ADMIN_LISTEN"), "top", arguments)
+}
+
 fn run(launch: Launch, command: &str, arguments: &[&str]) -> Told {
     let arguments: Vec<&str> = [&[command], arguments].concat();
     let output = launch.tool(&arguments).output().unwrap();

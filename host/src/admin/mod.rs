@@ -42,6 +42,7 @@ use access::{Access, Guard};
 use open_letters::OpenLetters;
 use problem::Problem;
 pub(crate) use registry::{Observed, Tenants};
+pub(crate) use tenants::{TenantList, TenantView};
 use tokens::Tokens;
 
 /// The most that a request may bring.
