@@ -5,7 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use enum_map::{Enum, EnumMap};
 use sha2::{Digest as _, Sha256};
-use strum::IntoStaticStr;
+use strum::{EnumString, IntoStaticStr};
 use uuid::Uuid;
 
 use crate::text::{first_digits, hex};
@@ -209,6 +209,45 @@ pub enum Outcome {
     Discard(String),
 }
 
+impl Outcome {
+    /// Returns how the entry ends, unless that depends on the rows that are there already.
+    pub fn ended(&self) -> Option<Ended> {
+        match self {
+            Self::Store(_) => None,
+            Self::DeadLetter(reason, _) => Some((*reason).into()),
+            Self::Discard(_) => Some(Ended::Discarded),
+        }
+    }
+}
+
+/// How an entry ended, as it is counted and told.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Enum, IntoStaticStr, EnumString, serde::Serialize, utoipa::ToSchema,
+)]
+#[strum(serialize_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// At least one row was new.
+    Stored,
+    /// All rows were there already.
+    Duplicate,
+    /// It became a dead letter by the guest's verdict.
+    Rejected,
+    /// It was dropped by the guest's verdict.
+    Discarded,
+    /// It became a dead letter for any other reason.
+    DeadLettered,
+}
+
+impl From<Reason> for Ended {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Rejected => Self::Rejected,
+            _ => Self::DeadLettered,
+        }
+    }
+}
+
 /// One item, mostly, and never none. It saves an allocation for each entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Vec1<T> {
@@ -349,6 +388,29 @@ impl Tally {
             ("discarded", self.discarded),
             ("dead_lettered", self.dead_lettered),
         ]
+    }
+
+    /// Returns how many entries ended in this way.
+    pub fn of(&self, ended: Ended) -> u64 {
+        match ended {
+            Ended::Stored => self.stored,
+            Ended::Duplicate => self.duplicate,
+            Ended::Rejected => self.rejected,
+            Ended::Discarded => self.discarded,
+            Ended::DeadLettered => self.dead_lettered,
+        }
+    }
+
+    /// Counts an entry that ended in this way.
+    pub fn count(&mut self, ended: Ended) {
+        let count = match ended {
+            Ended::Stored => &mut self.stored,
+            Ended::Duplicate => &mut self.duplicate,
+            Ended::Rejected => &mut self.rejected,
+            Ended::Discarded => &mut self.discarded,
+            Ended::DeadLettered => &mut self.dead_lettered,
+        };
+        *count += 1;
     }
 
     pub fn total(&self) -> u64 {

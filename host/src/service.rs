@@ -18,6 +18,7 @@ use crate::rules::{Feed, Folders, Sources};
 use crate::sandbox::SandboxEngine;
 use crate::store::Database;
 use crate::stream::Redis;
+use crate::tap::Places;
 use crate::tenant::{AfterFailure, Error, ProcessWide, RulesSource, Run};
 
 /// Runs the service until `shutdown` is called. With `reload`, it follows the settings.
@@ -27,14 +28,17 @@ pub async fn run(config: Config, reload: Option<Reload>, shutdown: CancellationT
     let engine = SandboxEngine::new(&config).map_err(Error::Sandbox)?;
     let sources = Sources { engine, database: database.clone(), folders: Arc::<Folders>::default() };
     let rules = RulesSource::Versions(sources, Feed::new(database.clone()));
-    run_all(ProcessWide { config, redis, database, rules }, reload, shutdown).await
+    let shared = ProcessWide { config, redis, database, rules, tap_places: Places::default() };
+    run_all(shared, reload, shutdown).await
 }
 
 /// Runs the service with these rules for every tenant until `shutdown` is called.
 pub async fn run_with(config: Config, rules: RulesInForce, shutdown: CancellationToken) -> Result<(), Error> {
     let redis = Redis::new(&config)?;
     let database = Database::new(&config).map_err(Error::StoreUrl)?;
-    run_all(ProcessWide { config, redis, database, rules: RulesSource::Given(rules) }, None, shutdown).await
+    let rules = RulesSource::Given(rules);
+    let shared = ProcessWide { config, redis, database, rules, tap_places: Places::default() };
+    run_all(shared, None, shutdown).await
 }
 
 async fn run_all(

@@ -20,6 +20,7 @@ use crate::rules::{self, Feed, Refused, RulesLoader, Sources, Stamp};
 use crate::store;
 use crate::store::{Database, DeadLetterStore, Filter, Store};
 use crate::stream::{self, Redis, Stream};
+use crate::tap::{Places, Tap};
 
 /// How long the exit waits until the consumer has left its group.
 const LEAVING: Duration = Duration::from_secs(1);
@@ -78,6 +79,7 @@ pub(crate) struct ProcessWide {
     pub(crate) redis: Redis,
     pub(crate) database: Database,
     pub(crate) rules: RulesSource,
+    pub(crate) tap_places: Places,
 }
 
 pub(crate) enum RulesSource {
@@ -92,6 +94,7 @@ pub(crate) struct Run {
     shared: Arc<ProcessWide>,
     tenant: Tenant,
     counters: Arc<Counters>,
+    tap: Arc<Tap>,
     reporter: Reporter,
     /// The rules, which are kept when the pipeline is started again.
     rules: Option<Watched>,
@@ -123,10 +126,12 @@ impl Run {
     pub(crate) fn new(shared: Arc<ProcessWide>, tenant: Tenant, shutdown: CancellationToken) -> Self {
         let monitor = shared.redis.stream(&shared.config, &tenant).monitor();
         let reporter = Reporter::new(&shared.config, &tenant.name, monitor);
+        let tap = Arc::new(Tap::new(shared.tap_places.clone(), shutdown.clone()));
         Self {
             shared,
             tenant,
             counters: Arc::default(),
+            tap,
             reporter,
             rules: None,
             refused: None,
@@ -138,7 +143,7 @@ impl Run {
     /// Returns what others may see of the tenant.
     pub(crate) fn observed(&self) -> Observed {
         let monitor = self.shared.redis.stream(&self.shared.config, &self.tenant).monitor();
-        Observed::new(self.tenant.clone(), Arc::clone(&self.counters), monitor)
+        Observed::new(self.tenant.clone(), Arc::clone(&self.counters), Arc::clone(&self.tap), monitor)
     }
 
     /// Serves until the shutdown, or an error that somebody must look at. After an error that may pass there is a new
@@ -178,7 +183,7 @@ impl Run {
 
     /// Runs the pipeline once, until `shutdown` or an error.
     async fn serve_once(&mut self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { shared, tenant, counters, reporter, rules, refused, .. } = self;
+        let Self { shared, tenant, counters, tap, reporter, rules, refused, .. } = self;
         let ProcessWide { config, redis, database, .. } = &**shared;
         let (stream, store) = (redis.stream(config, tenant), database.store(tenant));
         // The rules of the last run go on. A compilation may take too long for a shutdown.
@@ -222,6 +227,7 @@ impl Run {
             acknowledger: stream.acknowledger(),
             attempts: stream.attempts(),
             counters: Arc::clone(counters),
+            tap: Arc::clone(tap),
         };
         let reporting = shutdown.child_token();
         let (outcome, ()) = tokio::join!(

@@ -303,6 +303,7 @@ fn the_document_describes_every_page() {
             "/v1/tenants/{name}/rules/rollback",
             "/v1/tenants/{name}/rules/versions",
             "/v1/tenants/{name}/rules/versions/{version}",
+            "/v1/tenants/{name}/tap",
         ]
     );
     for path in paths.iter().filter(|path| !path.contains('{')) {

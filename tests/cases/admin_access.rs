@@ -3,19 +3,7 @@
 use std::fs;
 
 use serde_json::json;
-use sluicegate::batch::Digest;
-use sluicegate_tests::{Admin, Event, Scene, Tenants, until};
-
-/// Makes the lines for a token in the file.
-fn line(token: &str, role: &str, more: &str) -> String {
-    let digest: String =
-        Digest::new(token.as_bytes()).as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("[[token]]\nname = \"{token}\"\nsha256 = \"{digest}\"\nrole = \"{role}\"\n{more}\n")
-}
-
-fn as_holder(admin: &Admin, token: &str) -> Admin {
-    admin.with(&format!("Authorization: Bearer {token}"))
-}
+use sluicegate_tests::{Admin, Event, Scene, Tenants, as_holder, token as line, until};
 
 /// A page in a browser on this machine can ask as well, by a name that it has given this address.
 #[test]

@@ -44,6 +44,7 @@ mod shared_connections;
 mod shutdown;
 mod startup;
 mod storage;
+mod tap;
 mod tenants;
 mod top;
 mod validation;

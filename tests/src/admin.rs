@@ -1,11 +1,12 @@
 //! Asks the admin API of a service, byte by byte where a test is about that.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use sluicegate::batch::Digest;
 
 use crate::tool::cached;
 use crate::wait::until;
@@ -91,6 +92,23 @@ impl Admin {
         Answer { status, head: head.to_lowercase(), body: body.to_owned() }
     }
 
+    /// Opens a stream of events, and waits until it has begun.
+    pub fn watch(&self, path: &str) -> Watch {
+        let mut stream = self.connect();
+        // An answer to HTTP/1.0 has no chunks.
+        let head = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n{}\r\n", self.address, self.headers);
+        stream.write_all(head.as_bytes()).expect("the service reads");
+        let mut watch = Watch(BufReader::new(stream));
+        let mut head = String::new();
+        while watch.0.read_line(&mut head).expect("the service answers") > 2 {}
+        let head = head.to_lowercase();
+        assert!(head.contains(" 200 ") && head.contains("content-type: text/event-stream"), "{head}");
+        let mut begin = String::new();
+        watch.0.read_line(&mut begin).expect("the stream begins");
+        assert_eq!(begin, ": watching\n");
+        watch
+    }
+
     /// Returns the value of a sample of `/metrics`, as in `entries_total{tenant="a"}`, if it is there.
     pub fn metric(&self, sample: &str) -> Option<f64> {
         let page = self.get("/metrics");
@@ -124,6 +142,70 @@ impl Answer {
         assert_eq!(problem["status"], status);
         problem["detail"].as_str().expect("a detail").to_owned()
     }
+}
+
+/// Reads server-sent events.
+pub struct Watch(BufReader<TcpStream>);
+
+/// Holds an event: its kind and what it says.
+pub type Told = (String, Value);
+
+impl Watch {
+    /// Waits for the next entry, and passes over other events.
+    pub fn entry(&mut self) -> Value {
+        loop {
+            match self.next() {
+                Some((kind, entry)) if kind == "entry" => return entry,
+                Some(_) => {}
+                None => panic!("the stream has ended"),
+            }
+        }
+    }
+}
+
+impl Iterator for Watch {
+    type Item = Told;
+
+    /// Waits for the next event, or for the end of the stream.
+    fn next(&mut self) -> Option<Told> {
+        let (mut kind, mut id, mut data) = (None, None, None);
+        loop {
+            let mut line = String::new();
+            match self.0.read_line(&mut line) {
+                Ok(0) => return None,
+                Ok(_) => {}
+                // What is unread when the service ends is lost.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("no event: {error}"),
+            }
+            let Some((name, value)) = line.trim_end_matches('\n').split_once(": ") else {
+                let Some(kind) = kind.take() else { continue };
+                let data: String = data.expect("an event has data");
+                let data: Value = serde_json::from_str(&data).expect("JSON");
+                if let Some(id) = id {
+                    assert_eq!(data["entry"], Value::String(id));
+                }
+                return Some((kind, data));
+            };
+            match name {
+                "event" => kind = Some(value.to_owned()),
+                "id" => id = Some(value.to_owned()),
+                "data" => data = Some(value.to_owned()),
+                _ => panic!("no line of an event: {line:?}"),
+            }
+        }
+    }
+}
+
+/// Makes the lines for a token in the file of tokens.
+pub fn token(token: &str, role: &str, more: &str) -> String {
+    let digest = Digest::new(token.as_bytes()).to_hex();
+    format!("[[token]]\nname = \"{token}\"\nsha256 = \"{digest}\"\nrole = \"{role}\"\n{more}\n")
+}
+
+/// Returns the API as the holder of a token asks it.
+pub fn as_holder(admin: &Admin, token: &str) -> Admin {
+    admin.with(&format!("Authorization: Bearer {token}"))
 }
 
 /// Has Prometheus' own tool read a page of metrics, and fails unless it has nothing to say.

@@ -40,7 +40,7 @@ mod tenants;
 mod tool;
 mod wait;
 
-pub use admin::{Admin, Answer, check_metrics};
+pub use admin::{Admin, Answer, Told as ToldEvent, Watch, as_holder, check_metrics, token};
 pub use bad_entries::{files_of, hostile, letters_of, message, reasons};
 pub use database::{Database, Letter};
 pub use events::{Event, Fields, fields};

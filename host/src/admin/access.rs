@@ -91,7 +91,7 @@ impl Guard {
         self.tokens.is_some()
     }
 
-    async fn access(&self, headers: &HeaderMap) -> Option<Access> {
+    pub(super) async fn access(&self, headers: &HeaderMap) -> Option<Access> {
         let Some(tokens) = &self.tokens else { return Some(self.local.clone()) };
         let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
         match scheme.eq_ignore_ascii_case("bearer") {

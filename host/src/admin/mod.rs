@@ -7,7 +7,7 @@
 //! - `registry`: the tenants, and what each has before it
 //! - `open_letters`: how many dead letters each has
 //! - `health`, `scrape`: `/livez`, `/readyz` and `/metrics`
-//! - `tenants`, `rules`, `scale`: parts of `/v1`
+//! - `tenants`, `rules`, `scale`, `tap`: parts of `/v1`
 
 mod access;
 mod health;
@@ -18,6 +18,7 @@ mod rules;
 mod scale;
 mod scrape;
 mod server;
+mod tap;
 mod tenants;
 mod tokens;
 
@@ -80,7 +81,7 @@ impl Admin {
             None if address.ip().is_loopback() => None,
             None => return Err(Error::NoTokens(address)),
         };
-        match TcpListener::bind(address).await {
+        match server::listen(address) {
             Ok(listener) => Ok(Some(Self { listener, guard: Guard::new(tokens) })),
             Err(source) if config.is_admin_listen_set => Err(Error::Listen { address, source }),
             Err(error) => {
@@ -157,7 +158,11 @@ struct Document;
 
 /// The parts of `/v1`: a line for each. A caller is known to all of them, by [`Access`].
 fn v1() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().merge(tenants::routes()).merge(scale::routes()).merge(rules::routes())
+    OpenApiRouter::new()
+        .merge(tenants::routes())
+        .merge(scale::routes())
+        .merge(rules::routes())
+        .merge(tap::routes())
 }
 
 fn router(api: Api) -> Router {

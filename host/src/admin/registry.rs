@@ -11,6 +11,7 @@ use crate::batch::EntryId;
 use crate::config::{Tenant, TenantName};
 use crate::metrics::Counters;
 use crate::stream::{Backlog, GroupMonitor};
+use crate::tap::Tap;
 
 /// What was found in Redis is the answer for so long, whoever asks.
 const FRESH: Duration = Duration::from_secs(1);
@@ -61,6 +62,7 @@ pub(crate) struct Observed {
     pub(super) config: Tenant,
     pub(super) counters: Arc<Counters>,
     pub(super) since: Instant,
+    pub(super) tap: Arc<Tap>,
     monitor: GroupMonitor,
     last: Mutex<Option<Look>>,
 }
@@ -84,8 +86,8 @@ pub(super) struct Found {
 }
 
 impl Observed {
-    pub(crate) fn new(config: Tenant, counters: Arc<Counters>, monitor: GroupMonitor) -> Self {
-        Self { config, counters, since: Instant::now(), monitor, last: Mutex::new(None) }
+    pub(crate) fn new(config: Tenant, counters: Arc<Counters>, tap: Arc<Tap>, monitor: GroupMonitor) -> Self {
+        Self { config, counters, since: Instant::now(), tap, monitor, last: Mutex::new(None) }
     }
 
     /// Returns what the group has before it, as a look of this second has found it. There is one

@@ -107,6 +107,14 @@ impl Work {
         }
     }
 
+    /// Returns what is to become of each entry, if it is known.
+    pub(super) fn judged(&self) -> Option<&[Judged]> {
+        match self {
+            Self::Judged(entries) => Some(entries),
+            Self::Open(..) => None,
+        }
+    }
+
     /// Returns the parts that are each written at once, the first at the end.
     pub(super) fn split_to_budget(self) -> Vec<Self> {
         match self {

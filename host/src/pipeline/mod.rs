@@ -35,6 +35,7 @@ use crate::log_limit::Reminder;
 use crate::metrics::Counters;
 use crate::store::{self, Store};
 use crate::stream::{self, Acknowledger, Attempts, Reader};
+use crate::tap::Tap;
 use ack_stage::acknowledge;
 use in_flight::Slots;
 use judge_stage::{BatchJudge, judge_all};
@@ -81,6 +82,7 @@ pub struct Pipeline {
     pub acknowledger: Acknowledger,
     pub attempts: Attempts,
     pub counters: Arc<Counters>,
+    pub(crate) tap: Arc<Tap>,
 }
 
 impl Error {
@@ -153,6 +155,7 @@ impl Pipeline {
             counters: Arc::clone(&counters),
             rejections: Arc::clone(&rejections),
             slow_rules: Arc::clone(&slow_rules),
+            tap: self.tap,
             to_acknowledge,
         };
         let judging = judge_all(

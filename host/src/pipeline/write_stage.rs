@@ -22,6 +22,7 @@ use crate::judge::Judgement;
 use crate::metrics::{Counters, Dependency, Stage};
 use crate::retry::Retry;
 use crate::store::{self, BatchRecord, Begun, Committed, Number, Remedy, Writer};
+use crate::tap::Tap;
 use crate::validate::cut;
 
 #[derive(Clone)]
@@ -33,6 +34,7 @@ pub(super) struct WriteStage {
     pub(super) counters: Arc<Counters>,
     pub(super) rejections: Arc<RejectionLog>,
     pub(super) slow_rules: Arc<SlowRulesLog>,
+    pub(super) tap: Arc<Tap>,
     pub(super) to_acknowledge: mpsc::Sender<CommittedBatch>,
 }
 
@@ -83,16 +85,20 @@ impl WriteStage {
         // The part to try next is the last.
         let mut left: VecDeque<Left> = part.split_to_budget().into_iter().map(Left::new).collect();
         while let Some(mut next) = left.pop_back() {
+            writer.ask_for_new_rows(self.tap.wants_new_rows());
             let number = next.number.get_or_insert_with(|| writer.number(&mut progress.record)).clone();
             let Attempt { committed, judged, rest, pause } =
                 self.attempt(&mut writer, &next.part, &number, &in_flight, &mut progress).await?;
             let error = match committed {
-                Ok(committed) => {
+                Ok(mut committed) => {
                     retry.succeeded();
                     self.counters.committed(committed.ids());
                     self.counters.passed(Stage::Write, begun.elapsed());
+                    let (tally, ends) = (committed.tally(), committed.take_ends());
                     // A closed channel: acknowledging failed for good. The entries stay pending.
                     let _ = self.to_acknowledge.send(CommittedBatch::new(committed, &in_flight)).await;
+                    let judged = judged.as_deref().or(next.part.judged()).unwrap_or_default();
+                    self.tap.show(judged, tally, &ends);
                     left.extend(rest.map(Left::new));
                     in_flight.pause(pause).await;
                     begun = Instant::now();
@@ -101,10 +107,7 @@ impl WriteStage {
                 Err(error) => error,
             };
             // This is what became of a single entry before the database refused it.
-            let only = judged.or(match next.part {
-                Work::Judged(ref judged) => judged.first().cloned(),
-                Work::Open(..) => None,
-            });
+            let only = judged.as_deref().or(next.part.judged()).and_then(<[Judged]>::first).cloned();
             let mut failure = next.failure(&error, only.as_ref(), self.row_retry);
             // An entry with its key is not passed: the first of equal keys is stored.
             failure.is_ahead = left.iter().any(|later| !later.was_put_off)
@@ -208,7 +211,7 @@ impl WriteStage {
             self.counters.sampled(effects.samples, effects.dropped_samples);
             pause = self.known_weeks.pause_after(&judged, begun.elapsed());
         }
-        Ok(Attempt { judged: judged.into_iter().next(), pause, ..Attempt::new(committed) })
+        Ok(Attempt { judged: Some(judged), pause, ..Attempt::new(committed) })
     }
 
     /// Makes a dead letter of an entry whose rows PostgreSQL refuses.
@@ -278,8 +281,8 @@ impl CommitProgress {
 /// The result of an attempt.
 struct Attempt {
     committed: Result<Committed, store::Error>,
-    /// What the rules wanted of the first entry, if they were asked.
-    judged: Option<Judged>,
+    /// What the rules wanted of the entries, if they were asked.
+    judged: Option<Vec<Judged>>,
     /// The entries that the attempt did not concern after all.
     rest: Option<Work>,
     /// The pause before the next attempt.

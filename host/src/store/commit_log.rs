@@ -313,7 +313,11 @@ impl Known {
             publications.extend(self.publications.remove(key).iter().flat_map(|of| of.iter().cloned()));
         }
         let tally = Tally { duplicate: u64::try_from(ids.len()).unwrap_or(u64::MAX), ..Tally::default() };
-        (Committed { ids, tally, publications: Arc::new(publications), _number: None }, new, transactions)
+        (
+            Committed { ids, tally, ends: Vec::new(), publications: Arc::new(publications), _number: None },
+            new,
+            transactions,
+        )
     }
 }
 

@@ -67,7 +67,7 @@ pub use replicas::{Replica, ReplicaReport, SILENT_AFTER_S};
 pub use session::{Session, Statements};
 pub use writer::{Begun, Writer};
 
-use crate::batch::{EntryId, Tally};
+use crate::batch::{Ended, EntryId, Tally};
 use crate::capabilities::Publication;
 use crate::config::{Config, TableName, Tenant, TenantName, UrlSource};
 use commit_log::Numbers;
@@ -125,6 +125,8 @@ async fn within_timeout<T, E: Into<Error>>(
 pub struct Committed {
     ids: Vec<EntryId>,
     tally: Tally,
+    /// How each entry ended, where it is known.
+    ends: Vec<Option<Ended>>,
     /// These are sent before the entries are acknowledged.
     publications: Arc<Vec<Publication>>,
     /// Keeps the record until the entries are acknowledged.
@@ -144,6 +146,12 @@ impl Committed {
 
     pub fn tally(&self) -> Tally {
         self.tally
+    }
+
+    /// Returns how each entry ended, in the order of the batch, where it is known: see
+    /// [`Writer::ask_for_new_rows`]. Of entries that were committed before nothing is known.
+    pub fn take_ends(&mut self) -> Vec<Option<Ended>> {
+        std::mem::take(&mut self.ends)
     }
 }
 

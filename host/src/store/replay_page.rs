@@ -173,7 +173,7 @@ async fn insert(
         // This also checks constraints that are deferred to the commit, when it would be too late
         // to mark a letter.
         sqlx::raw_sql(AssertSqlSafe(session::end_of_guest())).execute(&mut *connection).await?;
-        Rows::from_batch(judged).insert_returning(store, connection).await
+        Rows::from_batch(judged, true).insert_returning(store, connection).await
     };
     match within_timeout("storing what was replayed", inserted).await {
         Ok(new) => Ok(Some(new)),

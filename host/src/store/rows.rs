@@ -12,7 +12,7 @@ use super::columns::{self, Statement};
 use super::commit_log::Recorded;
 use super::timestamp::Timestamp;
 use super::{Error, Store};
-use crate::batch::{Event, Judged, Outcome, Reason, Tally, Vec1};
+use crate::batch::{Ended, Event, Judged, Outcome, Tally, Vec1};
 use crate::batch_budget;
 use crate::config::TableName;
 
@@ -117,26 +117,34 @@ impl NewRows {
     }
 }
 
-/// Counts how the entries ended.
-pub(super) fn tally(batch: &[Judged], mut new_rows: NewRows) -> Tally {
+/// Tells how the entries ended: in all, and each one where it is known.
+pub(super) fn ends_of(batch: &[Judged], mut new_rows: NewRows) -> (Tally, Vec<Option<Ended>>) {
+    let with_rows = batch.iter().filter(|judged| matches!(judged.outcome, Outcome::Store(_))).count();
+    let with_rows = u64::try_from(with_rows).unwrap_or(u64::MAX);
     let mut tally = Tally::default();
-    for Judged { outcome, .. } in batch {
-        match (outcome, &mut new_rows) {
-            (Outcome::Store(_), NewRows::Count(_)) => tally.duplicate += 1,
-            (Outcome::Store(events), NewRows::Keys(keys)) => match take_new(events, keys) {
-                true => tally.stored += 1,
-                false => tally.duplicate += 1,
-            },
-            (Outcome::DeadLetter(Reason::Rejected, _), _) => tally.rejected += 1,
-            (Outcome::DeadLetter(..), _) => tally.dead_lettered += 1,
-            (Outcome::Discard(_), _) => tally.discarded += 1,
-        }
-    }
     if let NewRows::Count(count) = new_rows {
         tally.stored = count;
-        tally.duplicate = tally.duplicate.saturating_sub(count);
+        tally.duplicate = with_rows.saturating_sub(count);
     }
-    tally
+    let mut end = |Judged { outcome, .. }: &Judged| {
+        let ended = match (outcome, &mut new_rows) {
+            // They are counted above.
+            (Outcome::Store(_), NewRows::Count(0)) => return Some(Ended::Duplicate),
+            (Outcome::Store(_), NewRows::Count(count)) => {
+                return (*count == with_rows).then_some(Ended::Stored);
+            }
+            (Outcome::Store(events), NewRows::Keys(keys)) => match take_new(events, keys) {
+                true => Ended::Stored,
+                false => Ended::Duplicate,
+            },
+            (Outcome::DeadLetter(reason, _), _) => Ended::from(*reason),
+            (Outcome::Discard(_), _) => Ended::Discarded,
+        };
+        tally.count(ended);
+        Some(ended)
+    };
+    let ends = batch.iter().map(&mut end).collect();
+    (tally, ends)
 }
 
 /// Returns whether any of an entry's rows is new. A new row is of the first entry that wanted it:
@@ -150,19 +158,20 @@ pub(super) fn take_new(events: &Vec1<Event>, keys: &mut Keys) -> bool {
 pub(super) struct Rows<'a> {
     /// They are in the order of their keys, so that concurrent batches lock in one order.
     events: Vec<&'a Event>,
-    /// Whether each entry has exactly one row.
+    /// Whether it is enough to know how many rows are new: each entry has exactly one row.
     one_each: bool,
     /// The number of the version that judged the batch.
     version: Option<i32>,
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn from_batch(batch: &'a [Judged]) -> Self {
+    /// If `asks_for_new`, each new row is told in any case.
+    pub(super) fn from_batch(batch: &'a [Judged], asks_for_new: bool) -> Self {
         let stored = batch.iter().filter_map(|judged| match &judged.outcome {
             Outcome::Store(events) => Some(events),
             Outcome::DeadLetter(..) | Outcome::Discard(_) => None,
         });
-        let one_each = stored.clone().all(|events| matches!(events, Vec1::One(_)));
+        let one_each = !asks_for_new && stored.clone().all(|events| matches!(events, Vec1::One(_)));
         let mut events: Vec<&Event> = stored.flat_map(Vec1::as_slice).collect();
         // The sort is stable: of rows with one key, the first in the order of the stream is stored.
         events.sort_by_key(|event| event.key());

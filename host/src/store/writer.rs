@@ -9,7 +9,7 @@ use super::commit_log::{Known, Recorded, ends};
 use super::dead_letter_rows::Letters;
 use super::others::{Others, look_at_others};
 use super::pool::Purpose;
-use super::rows::{Keys, NewRows, Rows, tally};
+use super::rows::{Keys, NewRows, Rows, ends_of};
 use super::session::{self, Session};
 use super::{BatchRecord, Committed, Error, Number, Remedy, Store, WRITING, within_timeout};
 use crate::batch::{Entry, EntryId, Judged, Tally};
@@ -20,11 +20,19 @@ use crate::failpoint::failpoint;
 /// Writes one batch after the other, over connections that all tenants share.
 pub struct Writer {
     store: Store,
+    asks_for_new_rows: bool,
 }
 
 impl Writer {
     pub(super) fn new(store: Store) -> Self {
-        Self { store }
+        Self { store, asks_for_new_rows: false }
+    }
+
+    /// Decides whether PostgreSQL is asked which rows of a batch are new. Otherwise it is asked where
+    /// entries have several rows, and how each of the other entries ended is known if all rows were
+    /// new, or none.
+    pub fn ask_for_new_rows(&mut self, asks: bool) {
+        self.asks_for_new_rows = asks;
     }
 
     /// Writes the events and the dead letters of a batch, all or nothing.
@@ -47,7 +55,7 @@ impl Writer {
         record: &BatchRecord,
         number: &Number,
     ) -> Result<Committed, Error> {
-        let rows = Rows::from_batch(batch);
+        let rows = Rows::from_batch(batch, self.asks_for_new_rows);
         let letters = Letters::from_batch(batch)?;
         let recorded = Recorded::from_batch(batch, &Arc::default(), record.slot, number)?;
         let purpose = if batch_budget::is_heavy(batch, &[]) { Purpose::Heavy } else { Purpose::Plain };
@@ -75,8 +83,8 @@ impl Writer {
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         pooled.release(&self.store.database);
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
-        let publications = Arc::default();
-        Ok(Committed { ids, tally: tally(batch, new_rows), publications, _number: Some(number.clone()) })
+        let (tally, ends) = ends_of(batch, new_rows);
+        Ok(Committed { ids, tally, ends, publications: Arc::default(), _number: Some(number.clone()) })
     }
 
     /// Tries whether other rows can be written to the tenant's table, and leaves nothing behind.
@@ -124,7 +132,7 @@ impl Writer {
         if let Some(publications) = record.lookup(self.store.run, &mut recorded, entries)? {
             let ids: Vec<EntryId> = entries.iter().map(|entry| entry.id).collect();
             let tally = Tally { duplicate: u64::try_from(ids.len()).unwrap_or(u64::MAX), ..Tally::default() };
-            let committed = Committed { ids, tally, publications, _number: None };
+            let committed = Committed { ids, tally, ends: Vec::new(), publications, _number: None };
             return Ok(Begun::Decided { committed, rest: Vec::new() });
         }
         let (committed, rest, _) = Known::from_rows(&recorded)?.split(entries);
@@ -163,7 +171,7 @@ impl Writer {
         if batch_budget::is_too_much_at_once(batch) {
             return Err(Error::TooMuchAtOnce);
         }
-        let mut rows = Rows::from_batch(batch);
+        let mut rows = Rows::from_batch(batch, self.asks_for_new_rows);
         let letters = Letters::from_batch(batch)?;
         let recorded = Recorded::from_batch(batch, &publications, record.slot, number)?;
         let store = &self.store;
@@ -189,7 +197,8 @@ impl Writer {
         failpoint!("after_commit", sqlx::Error::from(std::io::Error::other("failpoint")).into());
         session.release(&self.store.database).await;
         let ids = batch.iter().map(|judged| judged.entry.id).collect();
-        Ok(Committed { ids, tally: tally(batch, new_rows), publications, _number: Some(number.clone()) })
+        let (tally, ends) = ends_of(batch, new_rows);
+        Ok(Committed { ids, tally, ends, publications, _number: Some(number.clone()) })
     }
 }
 
