@@ -7,16 +7,19 @@
 //! - (b) the same pipeline with the default rules as native code, to show what the sandbox costs
 //! - (c) the database alone, fed with the same rows ready-made, to show what is possible
 //!
-//! Then the transactions of a trickle of 27 events per second are counted. `BENCH_EVENTS` (300000)
-//! and `BENCH_REPETITIONS` (5) change the size.
+//! Then it is measured what a hundred slow watchers of the live tap cost the service, and the
+//! transactions of a trickle of 27 events per second are counted. `BENCH_EVENTS` (300000) and
+//! `BENCH_REPETITIONS` (5) change the size. `BENCH_ONLY=watchers` measures only those.
 
 mod child;
 mod load;
 mod run;
+mod watchers;
 
 use std::process::ExitCode;
 
 use run::{Bench, Contender, Outcome};
+use watchers::WATCHERS;
 
 const BATCH_SIZES: [usize; 2] = [100, 1_000];
 
@@ -40,6 +43,9 @@ fn bench() -> anyhow::Result<()> {
     let events = number("BENCH_EVENTS", 300_000)?;
     let repetitions = number("BENCH_REPETITIONS", 5)?;
     let bench = Bench::start(events)?;
+    if std::env::var("BENCH_ONLY").is_ok_and(|only| only == "watchers") {
+        return watched(&bench, repetitions);
+    }
     say(&format!(
         "{events} events a run, {repetitions} repetitions, medians; (a) service, (b) native rules, (c) database alone\n"
     ));
@@ -51,8 +57,42 @@ fn bench() -> anyhow::Result<()> {
         }
         say(&row(batch_size, &rounds));
     }
+    watched(&bench, repetitions)?;
     say(&bench.trickle()?);
     Ok(())
+}
+
+/// Runs the service with watchers and without, in turns.
+fn watched(bench: &Bench, repetitions: usize) -> anyhow::Result<()> {
+    let [batch_size, _] = BATCH_SIZES;
+    let mut rounds = Vec::new();
+    for repetition in 0..repetitions {
+        let round = bench.watched_round(batch_size, repetition)?;
+        say(&watched_row(repetition, &[round]));
+        rounds.push(round);
+    }
+    say(&watched_row(repetitions, &rounds));
+    Ok(())
+}
+
+/// Formats the medians of pairs: without watchers and with them.
+fn watched_row(count: usize, rounds: &[[Outcome; 2]]) -> String {
+    let of = |value: &dyn Fn(&[Outcome; 2]) -> f64| median(rounds.iter().map(value).collect());
+    format!(
+        "{WATCHERS} slow watchers, {}: {:.0} events/s without, {:.0} with, {:.3}; {:.2} CPU µs/event without, {:.2} with, {:.3}; {:.1} MB without, {:.1} MB with\n",
+        match rounds.len() {
+            1 => format!("round {}", count + 1),
+            _ => format!("medians of {count} rounds"),
+        },
+        of(&|[alone, _]| alone.events_a_second),
+        of(&|[_, watched]| watched.events_a_second),
+        of(&|[alone, watched]| watched.events_a_second / alone.events_a_second),
+        of(&|[alone, _]| alone.cpu_micros_an_event),
+        of(&|[_, watched]| watched.cpu_micros_an_event),
+        of(&|[alone, watched]| watched.cpu_micros_an_event / alone.cpu_micros_an_event),
+        of(&|[alone, _]| alone.memory_mb),
+        of(&|[_, watched]| watched.memory_mb),
+    )
 }
 
 /// Formats the medians of all rounds. A ratio is the median of the rounds' ratios, so that what

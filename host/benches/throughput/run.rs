@@ -1,5 +1,6 @@
 //! Runs a contender and measures it from outside.
 
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use tokio::runtime::Runtime;
 
 use crate::child;
 use crate::load::{Events, preload};
+use crate::watchers::Watchers;
 
 const STREAM: &str = "sluicegate_bench";
 const DATABASE: &str = "sluicegate_bench";
@@ -78,16 +80,29 @@ impl Bench {
         order.rotate_left(repetition % 3);
         for (contender, outcome) in order {
             *outcome = self
-                .run(contender, batch_size)
+                .run(contender, batch_size, false)
                 .with_context(|| format!("{contender:?}, batch size {batch_size}"))?;
         }
         Ok(outcomes)
     }
 
-    fn run(&self, contender: Contender, batch_size: usize) -> anyhow::Result<Outcome> {
+    /// Runs the service without watchers and with them, in each round in the other order.
+    pub(crate) fn watched_round(&self, batch_size: usize, repetition: usize) -> anyhow::Result<[Outcome; 2]> {
+        let mut outcomes = [Outcome::default(); 2];
+        let mut order: Vec<(bool, &mut Outcome)> = [false, true].into_iter().zip(&mut outcomes).collect();
+        order.rotate_left(repetition % 2);
+        for (is_watched, outcome) in order {
+            *outcome = self.run(Contender::Service, batch_size, is_watched)?;
+        }
+        Ok(outcomes)
+    }
+
+    fn run(&self, contender: Contender, batch_size: usize, is_watched: bool) -> anyhow::Result<Outcome> {
         self.runtime.block_on(self.fresh_database())?;
         self.runtime.block_on(self.fresh_group(STREAM))?;
-        let mut process = self.process(contender, batch_size)?;
+        let admin = free_address()?;
+        let mut process = self.process(contender, batch_size, admin)?;
+        let watchers = is_watched.then(|| Watchers::start(admin));
         if contender == Contender::DatabaseAlone {
             let output = process.0.stdout.take().context("piped")?;
             let seconds: f64 =
@@ -97,6 +112,7 @@ impl Bench {
         }
         let events_a_second = self.runtime.block_on(self.watch())?;
         let (memory_mb, cpu_seconds) = process.usage()?;
+        watchers.map(Watchers::finish).transpose()?;
         process.terminate()?;
         let stored = self.runtime.block_on(async {
             let mut connection = self.connect().await?;
@@ -186,7 +202,7 @@ impl Bench {
         Ok(PgConnection::connect(&self.database_url()?).await?)
     }
 
-    fn process(&self, contender: Contender, batch_size: usize) -> anyhow::Result<Process> {
+    fn process(&self, contender: Contender, batch_size: usize, admin: SocketAddr) -> anyhow::Result<Process> {
         let mut command = match contender {
             Contender::Service => Command::new(env!("CARGO_BIN_EXE_sluicegate")),
             Contender::Native | Contender::DatabaseAlone => Command::new(std::env::current_exe()?),
@@ -207,6 +223,7 @@ impl Bench {
                 std::env::temp_dir().join(format!("sluicegate-bench-{}.csv", std::process::id())),
             )
             .env("RUST_LOG", "warn")
+            .env("ADMIN_LISTEN", admin.to_string())
             .env(child::EVENTS, self.events.to_string());
         Ok(Process(command.spawn().context("starting a contender")?))
     }
@@ -219,7 +236,7 @@ impl Bench {
             self.fresh_database().await?;
             let mut redis = self.redis.clone();
             redis::cmd("DEL").arg(STREAM).query_async::<()>(&mut redis).await?;
-            let process = self.process(Contender::Service, 100)?;
+            let process = self.process(Contender::Service, 100, free_address()?)?;
             let mut ticks = tokio::time::interval(Duration::from_secs(1) / EVENTS_PER_SECOND);
             for event in Events::new(2).take(usize::try_from(EVENTS_PER_SECOND * SECONDS)?) {
                 ticks.tick().await;
@@ -313,6 +330,11 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Finds an address of this machine that nobody listens at.
+fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 /// Converts a count, exactly below 2^52.
