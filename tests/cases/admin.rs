@@ -306,6 +306,13 @@ fn the_document_describes_every_page() {
             "/v1/tenants/{name}/tap",
         ]
     );
+    // What it refers to is there, and errors are what they are.
+    let text = document.to_string();
+    for name in text.split("#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next()) {
+        assert!(document["components"]["schemas"][name].is_object(), "{name}");
+    }
+    let not_found = &document["paths"]["/v1/tenants/{name}"]["get"]["responses"]["404"]["content"];
+    assert!(not_found["application/problem+json"].is_object(), "{not_found}");
     for path in paths.iter().filter(|path| !path.contains('{')) {
         assert_eq!(admin.get(path).status, 200, "{path}");
     }

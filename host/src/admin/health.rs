@@ -18,7 +18,7 @@ use crate::metrics::{Dependency, Totals};
 const SHORT_WAIT: Duration = Duration::from_secs(5);
 
 /// Tells that the process runs. No tenant's trouble shows here: starting it again would help none.
-#[utoipa::path(get, path = "/livez", tag = "health", responses((status = 200, description = "The process runs")))]
+#[utoipa::path(get, path = "/livez", tag = "health", security(()), responses((status = 200, description = "The process runs")))]
 pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
@@ -40,7 +40,7 @@ struct Trouble {
 
 /// Tells whether every tenant that has something to do makes progress.
 #[utoipa::path(
-    get, path = "/readyz", tag = "health",
+    get, path = "/readyz", tag = "health", security(()),
     responses(
         (status = 200, description = "All tenants make progress", body = Readiness),
         (status = 503, description = "Some should, and do not", body = Readiness),

@@ -4,12 +4,14 @@
 //! - `access`: who may ask: tokens with roles, or local callers
 //! - `tokens`: the file with tokens
 //! - `problem`: errors, as RFC 9457 wants them
+//! - `document`: what the OpenAPI document says of all pages
 //! - `registry`: the tenants, and what each has before it
 //! - `open_letters`: how many dead letters each has
 //! - `health`, `scrape`: `/livez`, `/readyz` and `/metrics`
 //! - `tenants`, `rules`, `scale`, `tap`: parts of `/v1`
 
 mod access;
+mod document;
 mod health;
 mod open_letters;
 mod problem;
@@ -150,10 +152,14 @@ impl Api {
 }
 
 #[derive(utoipa::OpenApi)]
-#[openapi(info(
-    title = "Sluicegate",
-    description = "Metrics, health and administration of a running service. Errors are application/problem+json."
-))]
+#[openapi(
+    info(
+        title = "Sluicegate",
+        description = "Metrics, health and administration of a running service. Errors are application/problem+json."
+    ),
+    // A parameter names it, which does not put it into the document.
+    components(schemas(crate::batch::Ended))
+)]
 struct Document;
 
 /// The parts of `/v1`: a line for each. A caller is known to all of them, by [`Access`].
@@ -172,6 +178,7 @@ fn router(api: Api) -> Router {
     let (guarded, mut document) = guarded.split_for_parts();
     let (open, health) = open.split_for_parts();
     document.merge(health);
+    document::complete(&mut document, api.guard.has_tokens());
     let document: Arc<str> = document.to_json().unwrap_or_default().into();
     let openapi = get(async move || ([("content-type", "application/json")], document.to_string()));
     guarded

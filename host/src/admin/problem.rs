@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-const CONTENT_TYPE: &str = "application/problem+json";
+pub(super) const CONTENT_TYPE: &str = "application/problem+json";
 
 /// Why a request failed.
 #[derive(Clone, Debug, Serialize, ToSchema)]

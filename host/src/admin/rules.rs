@@ -47,6 +47,7 @@ struct DeploymentList {
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Limit {
     /// How many, at most.
@@ -55,6 +56,7 @@ struct Limit {
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 struct Deploy {
     /// Why, for the history.
@@ -283,9 +285,9 @@ async fn rollback(
     State(api): State<Api>,
     access: Access,
     Path(name): Path<String>,
-    asked: Option<Json<Rollback>>,
+    asked: Option<Json<Option<Rollback>>>,
 ) -> Result<Json<StatusView>, Problem> {
-    let Rollback { version, message } = asked.map(|Json(asked)| asked).unwrap_or_default();
+    let Rollback { version, message } = asked.and_then(|Json(asked)| asked).unwrap_or_default();
     let scope = Scope::new(api, &access, &name, message)?;
     let version = version.as_deref().map(digits).transpose()?;
     let operator = scope.operator()?;
@@ -309,9 +311,9 @@ async fn pause(
     State(api): State<Api>,
     access: Access,
     Path(name): Path<String>,
-    asked: Option<Json<Change>>,
+    asked: Option<Json<Option<Change>>>,
 ) -> Result<Json<StatusView>, Problem> {
-    let message = asked.and_then(|Json(asked)| asked.message);
+    let message = asked.and_then(|Json(asked)| asked?.message);
     read_or_not(Scope::new(api, &access, &name, message)?, true).await
 }
 
@@ -331,9 +333,9 @@ async fn resume(
     State(api): State<Api>,
     access: Access,
     Path(name): Path<String>,
-    asked: Option<Json<Change>>,
+    asked: Option<Json<Option<Change>>>,
 ) -> Result<Json<StatusView>, Problem> {
-    let message = asked.and_then(|Json(asked)| asked.message);
+    let message = asked.and_then(|Json(asked)| asked?.message);
     read_or_not(Scope::new(api, &access, &name, message)?, false).await
 }
 
