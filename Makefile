@@ -1,5 +1,5 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 promtool wasmtime
+.PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 prometheus wasmtime
 
 DEMO := target/release/sluicegate-demo
 COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
@@ -30,13 +30,13 @@ demo: build servers ## the whole service on private servers, for DEMO_SECONDS
 
 # Everything, against real servers: those of REDIS_URL and POSTGRES_URL if set, else private ones.
 # One profile for all of it, so that the heavy dependencies are built once. Most of a test is waiting: hence the threads.
-test: build hostile failpoints servers redis-7.0 promtool wasmtime deny ## everything that continuous integration runs
+test: build hostile failpoints servers redis-7.0 prometheus wasmtime deny ## everything that continuous integration runs
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
 	$(DEMO) servers -- cargo test --release --locked --workspace -- --test-threads 4
 
-test-one: build hostile failpoints servers redis-7.0 promtool wasmtime ## the tests whose names contain T
+test-one: build hostile failpoints servers redis-7.0 prometheus wasmtime ## the tests whose names contain T
 	$(DEMO) servers -- cargo test --release --locked --workspace --lib --test service -- --test-threads 4 $(T)
 
 # What deny.toml says of licences, sources and crates that are not wanted.
@@ -68,8 +68,8 @@ servers: ## private Redis and TimescaleDB, fetched once
 redis-7.0: ## the oldest Redis that is supported, fetched once
 	@tests/setup/servers.sh redis-7.0
 
-promtool: ## Prometheus' check of metrics, fetched once
-	@tests/setup/servers.sh promtool
+prometheus: ## Prometheus, and its check of metrics, fetched once
+	@tests/setup/servers.sh prometheus
 
 wasmtime: ## the wasmtime command line, built once
 	@tests/setup/tools.sh wasmtime

@@ -33,6 +33,7 @@ mod metrics;
 mod network_faults;
 mod outages;
 mod portable;
+mod prometheus;
 mod redis_7_0;
 mod refused_rows;
 mod reload;

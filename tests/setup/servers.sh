@@ -3,8 +3,8 @@
 # machine has none, it unpacks Debian 13's packages in the cache folder, without root and without
 # touching the system. demo/src/servers/mod.rs starts the servers.
 # With the argument `redis-7.0` it provides Debian 12's Redis 7.0 instead, beside the others, for
-# the tests: that is the oldest version that the service supports. With `promtool` it provides
-# Prometheus' own check of metrics, from Debian 13's package.
+# the tests: that is the oldest version that the service supports. With `prometheus` it provides
+# Prometheus, and its own check of metrics, from Debian 13's package.
 set -euo pipefail
 
 # shellcheck source=cache.sh
@@ -13,7 +13,7 @@ source "${BASH_SOURCE[0]%/*}/cache.sh"
 # The tags count up with the layout written below. demo/src/servers/programs.rs names them too.
 servers=servers-trixie-1
 redis_7_0=redis-7.0-bookworm-1
-promtool=promtool-trixie-1
+prometheus=prometheus-trixie-1
 
 on_system() {
     local control version
@@ -109,11 +109,12 @@ wrap_redis() {
     "$root/bin/redis-server" --version >/dev/null || fail "the unpacked redis-server does not start here"
 }
 
-wrap_promtool() {
-    local root=$1
-    rm -f "$root/usr/bin/prometheus" # the greater part, and of no use here
-    wrap "$root/bin/promtool" usr/bin/promtool /..
-    "$root/bin/promtool" --version >/dev/null || fail "the unpacked promtool does not start here"
+wrap_prometheus() {
+    local root=$1 program
+    for program in prometheus promtool; do
+        wrap "$root/bin/$program" usr/bin/$program /..
+        "$root/bin/$program" --version >/dev/null || fail "the unpacked $program does not start here"
+    done
 }
 
 # Fetches packages of release $3 into the cache's folder $1, and hands that to the commands in $2.
@@ -165,10 +166,10 @@ redis-7.0)
     [[ ! -d $cache/$redis_7_0 ]] || exit 0
     fetch $redis_7_0 wrap_redis bookworm "Redis 7.0 (23 MB, 110 MB unpacked)" redis-server
     ;;
-promtool)
-    alternatives="Put one there by hand, as $cache/$promtool/bin/promtool."
-    [[ ! -d $cache/$promtool ]] || exit 0
-    fetch $promtool wrap_promtool trixie "promtool, with Prometheus" prometheus
+prometheus)
+    alternatives="Put prometheus and promtool there by hand, in $cache/$prometheus/bin."
+    [[ ! -d $cache/$prometheus ]] || exit 0
+    fetch $prometheus wrap_prometheus trixie "Prometheus (215 MB unpacked)" prometheus
     ;;
-*) fail "expected no argument, \`redis-7.0\` or \`promtool\`, found \`$1\`" ;;
+*) fail "expected no argument, \`redis-7.0\` or \`prometheus\`, found \`$1\`" ;;
 esac

@@ -210,7 +210,7 @@ pub fn as_holder(admin: &Admin, token: &str) -> Admin {
 
 /// Has Prometheus' own tool read a page of metrics, and fails unless it has nothing to say.
 pub fn check_metrics(page: &str) {
-    let mut promtool = Command::new(cached("promtool-trixie-1/bin/promtool", "promtool"))
+    let mut promtool = Command::new(cached("prometheus-trixie-1/bin/promtool", "prometheus"))
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
