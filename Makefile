@@ -1,5 +1,5 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 prometheus wasmtime
+.PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 prometheus schemathesis wasmtime
 
 DEMO := target/release/sluicegate-demo
 COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
@@ -67,6 +67,10 @@ servers: ## private Redis and TimescaleDB, fetched once
 
 redis-7.0: ## the oldest Redis that is supported, fetched once
 	@tests/setup/servers.sh redis-7.0
+
+# Not a part of the tests: it takes PyPI, and a quarter of an hour.
+schemathesis: build servers ## asks the admin API all that its document allows, EXAMPLES (100) times
+	$(DEMO) servers -- tests/setup/schemathesis.sh
 
 prometheus: ## Prometheus, and its check of metrics, fetched once
 	@tests/setup/servers.sh prometheus
