@@ -10,6 +10,7 @@
 //! invariants.
 
 mod admin;
+mod audit;
 pub mod batch;
 pub mod batch_budget;
 mod bounded;

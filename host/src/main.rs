@@ -122,7 +122,7 @@ pub(crate) fn main() -> ExitCode {
             let work = async {
                 let config = Config::load(config.as_deref())?;
                 config.misspelt.iter().for_each(|name| say(&format!("sluicegate: {name}")));
-                let (mut out, mut progress) = (std::io::stdout().lock(), std::io::stderr().lock());
+                let (mut out, mut progress) = (std::io::stdout().lock(), std::io::stderr());
                 dead_letters::run(command, &config, &mut out, &mut progress).await?;
                 anyhow::Ok(ExitCode::SUCCESS)
             };

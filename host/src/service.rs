@@ -12,6 +12,7 @@ use tracing::Instrument as _;
 
 use crate::admin::{Admin, Tenants};
 use crate::config::{Config, TableName, Tenant, TenantName};
+use crate::dead_letters::JobRunner;
 use crate::pipeline::RulesInForce;
 use crate::reload::Reload;
 use crate::rules::{Feed, Folders, Sources};
@@ -60,6 +61,11 @@ async fn run_all(
         RulesSource::Versions(sources, _) => Some(sources.clone()),
         RulesSource::Given(_) => None,
     };
+    let jobs = sources.clone().map(|sources| {
+        let (observed, shutdown) = (observed.clone(), shutdown.clone());
+        let runner = JobRunner::new(shared.config.clone(), sources, move || observed.configs());
+        AbortOnDropHandle::new(tokio::spawn(runner.run(shutdown)))
+    });
     let serve = |admin: Admin| {
         tokio::spawn(admin.serve(observed.clone(), shared.database.clone(), sources, shutdown.clone()))
     };
@@ -75,8 +81,11 @@ async fn run_all(
     };
     let outcome = runs.serve(reload).await;
     shutdown.cancel();
-    // It tells the database that this replica is gone, which takes a moment at most.
+    // They tell the database that this replica is gone, and give a job back, which takes a moment at most.
     feed.await?;
+    if let Some(jobs) = jobs {
+        jobs.await?;
+    }
     outcome
 }
 

@@ -336,6 +336,9 @@ async fn housekeep(stream: Stream, store: Store, tenant: Tenant) {
         if let Err(error) = store.database().prune_rules(&tenant.name).await {
             tracing::warn!(%error, "old versions of the rules were not deleted; trying again in an hour");
         }
+        if let Err(error) = prune_admin(&store, &tenant.name).await {
+            tracing::warn!(%error, "old jobs and audit rows were not deleted; trying again in an hour");
+        }
         if let Err(error) = prune(&stream, &store).await {
             tracing::warn!(%error, "the record of old commits was not deleted; trying again in an hour");
         }
@@ -351,11 +354,17 @@ async fn purge(store: &Store, tenant: &TenantName, retention: Option<Time>) -> R
     let filter = Filter { before, tenant: Some(tenant.to_string()), ..Filter::default() };
     let dead_letters = DeadLetterStore::new(store.database());
     let (mut purged, mut after) = (0, 0);
-    while let Some((part, last)) = dead_letters.purge(&filter, after, CHUNK).await? {
+    while let Some((part, last)) = dead_letters.purge(&filter, after, CHUNK, None).await? {
         purged += part;
         after = last;
     }
     Ok(purged)
+}
+
+/// Deletes what the admin API has left behind long ago.
+async fn prune_admin(store: &Store, tenant: &TenantName) -> Result<(), store::Error> {
+    store.database().prune_jobs(tenant).await?;
+    store.database().prune_audit().await
 }
 
 /// Deletes the record of commits of which nothing is pending any more.

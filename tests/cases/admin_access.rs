@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::json;
-use sluicegate_tests::{Admin, Event, Scene, Tenants, as_holder, token as line, until};
+use sluicegate_tests::{Admin, Event, Scene, Tenants, token_line, until};
 
 /// A page in a browser on this machine can ask as well, by a name that it has given this address.
 #[test]
@@ -57,7 +57,7 @@ fn where_others_can_ask_tokens_are_wanted() {
     );
     for (text, part) in [
         ("", "there is no token in it; wanted"),
-        (line("hunter2", "root", "").as_str(), "unknown variant `root`"),
+        (token_line("hunter2", "root", "").as_str(), "unknown variant `root`"),
         ("[[token]]\nname = \"a\"\nsha256 = \"hunter2\"\nrole = \"viewer\"\n", "wanted 64 digits"),
         ("hunter2 = [", "wanted [[token]] with name"),
     ] {
@@ -71,12 +71,12 @@ fn where_others_can_ask_tokens_are_wanted() {
     let ended = launch().set("ADMIN_TOKENS_FILE", file.display()).run_to_end();
     assert!(ended.log.contains("wanted a TOML file that this user may read"), "{}", ended.log);
 
-    fs::write(&file, line("hunter2", "viewer", "")).unwrap();
+    fs::write(&file, token_line("hunter2", "viewer", "")).unwrap();
     let service = launch().set("ADMIN_TOKENS_FILE", file.display()).start();
     let line = service.until_logged(&["serving metrics and the admin API"]);
     assert!(line.contains("admin=0.0.0.0:"), "{line}");
     let admin = service.admin();
-    assert_eq!(as_holder(&admin, "hunter2").with("Host: sluicegate.example").get("/metrics").status, 200);
+    assert_eq!(admin.as_holder("hunter2").with("Host: sluicegate.example").get("/metrics").status, 200);
     assert_eq!(admin.with("Host: sluicegate.example").get("/readyz").status, 200);
     service.stop();
 }
@@ -85,8 +85,8 @@ fn where_others_can_ask_tokens_are_wanted() {
 fn a_token_has_a_role_and_tenants() {
     let tenants = Tenants::new(&[("acme", ""), ("globex", "")]);
     let file = tenants.scene.folder().join("tokens.toml");
-    let of_acme = line("see-acme", "viewer", "tenants = [\"acme\"]");
-    fs::write(&file, format!("{of_acme}{}", line("all", "operator", ""))).unwrap();
+    let of_acme = token_line("see-acme", "viewer", "tenants = [\"acme\"]");
+    fs::write(&file, format!("{of_acme}{}", token_line("all", "operator", ""))).unwrap();
     let service = tenants.launch().set("ADMIN_TOKENS_FILE", file.display()).start_unready();
     for name in ["acme", "globex"] {
         sluicegate_tests::until_running(&service, name);
@@ -95,14 +95,14 @@ fn a_token_has_a_role_and_tenants() {
     for path in ["/livez", "/readyz"] {
         assert_eq!(admin.get(path).status, 200, "{path}");
     }
-    for asked in [admin.clone(), as_holder(&admin, "guessed"), admin.with("Authorization: Basic all")] {
+    for asked in [admin.clone(), admin.as_holder("guessed"), admin.with("Authorization: Basic all")] {
         for path in ["/metrics", "/v1/tenants", "/v1/tenants/nobody", "/v1/scale", "/v1/openapi.json"] {
             let answer = asked.get(path);
             answer.problem(401);
             assert!(answer.head.contains("www-authenticate: bearer"), "{answer:?}");
         }
     }
-    let (of_acme, of_all) = (as_holder(&admin, "see-acme"), as_holder(&admin, "all"));
+    let (of_acme, of_all) = (admin.as_holder("see-acme"), admin.as_holder("all"));
     let names = |admin: &Admin, path: &str| {
         let list = admin.get(path).json();
         let tenants = list["tenants"].as_array().unwrap();
@@ -121,14 +121,14 @@ fn a_token_has_a_role_and_tenants() {
     of_all.ask("POST", "/v1/tenants").problem(405);
 
     // Another file counts at the next request, and one that does not read counts for nothing.
-    fs::write(&file, line("new", "viewer", "")).unwrap();
-    until("the new token", || match as_holder(&admin, "new").get("/v1/tenants").status {
+    fs::write(&file, token_line("new", "viewer", "")).unwrap();
+    until("the new token", || match admin.as_holder("new").get("/v1/tenants").status {
         200 => Ok(()),
         status => Err(status.to_string()),
     });
     of_all.get("/metrics").problem(401);
     fs::write(&file, "broken").unwrap();
-    assert_eq!(as_holder(&admin, "new").get("/metrics").status, 200);
+    assert_eq!(admin.as_holder("new").get("/metrics").status, 200);
     service.until_logged(&["tokens were not read again; going on with the last ones"]);
     let log = service.stop().log;
     for token in ["guessed", "Bearer"] {

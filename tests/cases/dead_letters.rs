@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 use sluicegate::batch::Digest;
 use sluicegate_tests::{
-    Database, Event, Fault, Fields, Launch, Proxy, Scene, Told, block_on, counted, fields, guests,
-    second_line, told, until, until_within,
+    Database, Event, Fault, Launch, Proxy, Scene, Told, block_on, counted, fields, guests, hold_letter,
+    refused_purchases, second_line, told, until, until_within,
 };
 use sqlx::Connection as _;
 
@@ -23,29 +23,6 @@ fn run(scene: &Scene, arguments: &[&str]) -> String {
     told.out
 }
 
-/// Makes letters of events that only the default rules accept, and of two that nobody accepts.
-fn refused(scene: &Scene, count: usize) -> Vec<Event> {
-    let strict = scene.folder().join("strict.wasm");
-    fs::write(&strict, guests::STRICT).unwrap();
-    let purchase = || Event { properties: None, ..Event::of_type("purchase") };
-    let events: Vec<Event> = (0..count).map(|_| purchase()).collect();
-    let mut entries: Vec<Fields> = events.iter().map(Event::data).collect();
-    entries.push(fields([("data", "no \x1b[31mJSON")]));
-    entries.push(vec![(b"data".to_vec(), b"\xff".to_vec())]);
-    scene.stream.add_all(&entries);
-    let service = scene.service().set("GUEST", strict.display()).set("BATCH_SIZE", 1_000).start();
-    scene.stream.until_drained();
-    service.stop();
-    assert_eq!(scene.database.letters().len(), count + 2);
-    mend(scene);
-    events
-}
-
-/// Brings the default rules into force, which accept what the strict ones reject.
-fn mend(scene: &Scene) {
-    scene.start().stop();
-}
-
 fn number(database: &Database, sql: &str) -> i64 {
     database.value(sql)
 }
@@ -57,7 +34,7 @@ const SETTLED: &str =
 fn letters_are_listed_and_shown() {
     let scene = Scene::new();
     assert_eq!(run(&scene, &["list"]), "no dead letters\n");
-    refused(&scene, 3);
+    refused_purchases(&scene, 3);
     let list = run(&scene, &["list"]);
     assert_eq!(list.lines().count(), 6, "a heading and a line each\n{list}");
     assert!(list.contains("undecodable") && list.contains("data: json_syntax"), "{list}");
@@ -154,7 +131,7 @@ fn no_letter_writes_to_the_terminal() {
 #[test]
 fn a_dry_run_writes_nothing() {
     let scene = Scene::new();
-    refused(&scene, 1_200);
+    refused_purchases(&scene, 1_200);
     let before =
         scene.database.value::<String>("SELECT md5(string_agg(l::text, '' ORDER BY id)) FROM dead_letters l");
     let out = run(&scene, &["replay", "--dry-run"]);
@@ -170,7 +147,7 @@ fn a_dry_run_writes_nothing() {
 #[test]
 fn a_replay_stores_what_is_now_accepted_once() {
     let scene = Scene::new();
-    let events = refused(&scene, 700);
+    let events = refused_purchases(&scene, 700);
     let out = run(&scene, &["replay", "--code", "missing"]);
     assert_eq!(counted(&out, "are stored"), 700, "{out}");
     assert_eq!(scene.database.events(), events);
@@ -193,7 +170,7 @@ fn a_replay_stores_what_is_now_accepted_once() {
 #[test]
 fn a_replay_judges_by_the_rules_that_are_in_force() {
     let scene = Scene::new();
-    refused(&scene, 3);
+    refused_purchases(&scene, 3);
     let strict = scene.folder().join("strict.wasm");
     let replay =
         |launch: Launch, more: &[&str]| told(launch, &[&["replay", "--code", "missing"], more].concat());
@@ -290,7 +267,7 @@ fn a_replay_knows_of_a_swap() {
 #[test]
 fn letters_are_counted_by_cause_and_found_by_what_they_have_in_common() {
     let scene = Scene::new();
-    refused(&scene, 5);
+    refused_purchases(&scene, 5);
     let table = run(&scene, &["summary"]);
     assert_eq!(table.lines().count(), 4, "{table}");
     assert!(table.lines().nth(1).unwrap().trim_start().starts_with("5  "), "{table}");
@@ -318,7 +295,7 @@ fn letters_are_counted_by_cause_and_found_by_what_they_have_in_common() {
 #[test]
 fn replays_side_by_side_share_the_work() {
     let scene = Scene::new();
-    let events = refused(&scene, 3_000);
+    let events = refused_purchases(&scene, 3_000);
     let replay = || {
         let mut command = scene.service().tool(&["dead-letters", "replay", "--code", "missing"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -340,21 +317,8 @@ fn replays_side_by_side_share_the_work() {
 #[test]
 fn a_replay_that_is_killed_goes_on_where_it_was() {
     let scene = Scene::new();
-    let events = refused(&scene, 2_600);
-    let mut other = scene.database.connect();
-    // Batches commit in any order, so the letters' order is not that of the events.
-    let letters = scene.database.letters().into_iter().filter(|letter| letter.codes().contains(&"missing"));
-    let fields = letters.skip(1_300).find_map(|letter| letter.fields);
-    let held = events.iter().find(|event| Some(event.data()) == fields).unwrap();
-    let insert = format!(
-        "INSERT INTO events VALUES ('{}', '{}', 'held', 'held', NULL)",
-        held.timestamp(),
-        held.event_id
-    );
-    // The chunk must be there, or every insert waits until it is made.
-    scene.database.execute(&format!("{insert}; DELETE FROM events"));
-    let insert = format!("BEGIN; {insert}");
-    block_on(async { sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&mut other).await.unwrap() });
+    let events = refused_purchases(&scene, 2_600);
+    let mut other = hold_letter(&scene.database, &events, 1_300);
     let mut replay =
         scene.service().set("BATCH_SIZE", 500).tool(&["dead-letters", "replay", "--code", "missing"]);
     let mut replay = replay.stdout(Stdio::null()).spawn().unwrap();
@@ -383,7 +347,7 @@ fn a_replay_that_is_killed_goes_on_where_it_was() {
 #[test]
 fn letters_that_are_held_are_not_passed_over() {
     let scene = Scene::new();
-    let events = refused(&scene, 700);
+    let events = refused_purchases(&scene, 700);
     let mut other = scene.database.connect();
     let hold = "BEGIN; SELECT id FROM dead_letters WHERE reason = 'rejected' ORDER BY id LIMIT 10 FOR UPDATE";
     block_on(async { sqlx::raw_sql(hold).execute(&mut other).await.unwrap() });
@@ -413,7 +377,7 @@ fn letters_that_are_held_are_not_passed_over() {
 #[test]
 fn a_replayed_row_that_postgres_refuses_costs_its_own_letter() {
     let scene = Scene::new();
-    let events = refused(&scene, 600);
+    let events = refused_purchases(&scene, 600);
     let bad = &events[321];
     scene.database.execute(&format!(
         "ALTER TABLE events ADD CONSTRAINT refuse CHECK (user_id <> '{}') NOT VALID",
@@ -444,7 +408,7 @@ fn a_replayed_row_that_postgres_refuses_costs_its_own_letter() {
 #[test]
 fn letters_are_purged_by_what_they_are() {
     let scene = Scene::new();
-    refused(&scene, 1_100);
+    refused_purchases(&scene, 1_100);
     let refusal = tell(&scene, &["purge"]);
     assert!(refusal.code == Some(1) && refusal.err.contains("--all"), "{refusal:?}");
     assert_eq!(run(&scene, &["purge", "--older", "1h"]), "0 dead letters are deleted\n");
@@ -458,7 +422,7 @@ fn letters_are_purged_by_what_they_are() {
 #[test]
 fn a_network_that_falls_silent_ends_a_replay_in_its_midst() {
     let scene = Scene::new();
-    let events = refused(&scene, 10);
+    let events = refused_purchases(&scene, 10);
     let url = scene.database.url();
     let proxy = Proxy::start(&url);
     let mut lock = scene.database.connect();
@@ -483,7 +447,7 @@ fn a_network_that_falls_silent_ends_a_replay_in_its_midst() {
 #[test]
 fn a_network_that_falls_silent_ends_each_command() {
     let scene = Scene::new();
-    refused(&scene, 10);
+    refused_purchases(&scene, 10);
     let url = scene.database.url();
     let proxy = Proxy::start(&url);
     let mut lock = scene.database.connect();

@@ -11,6 +11,7 @@
 mod admin;
 mod admin_access;
 mod advisories;
+mod audit;
 mod batches;
 mod blame;
 mod capabilities;
@@ -27,6 +28,7 @@ mod guest_limits;
 mod handmade;
 mod hostile;
 mod hot_swap;
+mod jobs;
 mod losses;
 mod lost_replies;
 mod metrics;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use sluicegate_tests::{Admin, Event, Prometheus, Scene, token, until};
+use sluicegate_tests::{Admin, Event, Prometheus, Scene, token_line, until};
 
 fn until_scraped(scene: &Scene, admin: &Admin, settings: &str) {
     scene.stream.add_all(&[Event::new().data(), Event::new().data()]);
@@ -42,7 +42,7 @@ fn prometheus_scrapes_the_metrics() {
 fn prometheus_scrapes_with_a_token() {
     let scene = Scene::new();
     let [tokens, credentials] = ["tokens.toml", "prometheus.token"].map(|name| scene.folder().join(name));
-    fs::write(&tokens, token("secret", "viewer", "")).unwrap();
+    fs::write(&tokens, token_line("secret", "viewer", "")).unwrap();
     fs::write(&credentials, "secret\n").unwrap();
     let service = scene.service().set("ADMIN_TOKENS_FILE", tokens.display()).start();
     let settings =

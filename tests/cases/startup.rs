@@ -285,7 +285,7 @@ fn tables_of_the_service_that_were_dropped_are_made_again() {
     scene.start().stop();
     scene.database.execute(
         "DROP TABLE dead_letters, commits, replay_outbox, rules_in_force, decided,
-         rules_versions, rules_components, rules_deployments, rules_replicas",
+         rules_versions, rules_components, rules_deployments, rules_replicas, dead_letter_jobs, admin_audit",
     );
     let service = scene.start();
     scene.stream.add_all(&[Event::new().data(), fields([("data", "bad")])]);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluicegate_tests::{
-    Event, Fields, Scene, Service, Tenants, Watch, as_holder, fields, guests, token, until, until_running,
+    Event, Fields, Scene, Service, Tenants, Watch, as_holder, fields, guests, token_line, until,
+    until_running,
 };
 
 const TAP: &str = "/v1/tenants/default/tap";
@@ -100,7 +101,7 @@ fn each_sees_what_its_token_allows() {
     let tenants = Tenants::new(&[("acme", ""), ("globex", "")]);
     let file = tenants.scene.folder().join("tokens.toml");
     let of_acme = "tenants = [\"acme\"]";
-    let tokens = [token("look", "viewer", of_acme), token("act", "operator", of_acme)];
+    let tokens = [token_line("look", "viewer", of_acme), token_line("act", "operator", of_acme)];
     fs::write(&file, tokens.concat()).unwrap();
     let service = tenants.launch().set("ADMIN_TOKENS_FILE", file.display()).start_unready();
     until_running(&service, "acme");
@@ -121,7 +122,8 @@ fn each_sees_what_its_token_allows() {
     }
 
     // Who may not see the content any more has seen the last of it.
-    fs::write(&file, [token("look", "viewer", of_acme), token("act", "viewer", of_acme)].concat()).unwrap();
+    fs::write(&file, [token_line("look", "viewer", of_acme), token_line("act", "viewer", of_acme)].concat())
+        .unwrap();
     until("the end of the stream", || {
         tenants.stream("acme").add(&event.data());
         match may_act.next() {

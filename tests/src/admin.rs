@@ -46,6 +46,12 @@ impl Admin {
         Self { address: self.address, headers: format!("{}{header}\r\n", self.headers) }
     }
 
+    /// Returns the same API, asked by the holder of a token.
+    #[must_use]
+    pub fn as_holder(&self, token: &str) -> Self {
+        self.with(&format!("Authorization: Bearer {token}"))
+    }
+
     /// Opens a connection on which nothing was sent yet.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).expect("the service listens");
@@ -74,6 +80,19 @@ impl Admin {
             body.len()
         );
         self.send_bytes(&[head.as_bytes(), body].concat())
+    }
+
+    /// Sends JSON.
+    pub fn post_json(&self, path: &str, body: &Value) -> Answer {
+        self.post(path, "application/json", body.to_string().as_bytes())
+    }
+
+    /// Waits until a job is in this state, and returns it.
+    pub fn until_job(&self, id: i64, state: &str) -> Value {
+        until(&format!("job {id} {state}"), || match self.get(&format!("/v1/jobs/{id}")).json() {
+            job if job["state"] == state => Ok(job),
+            job => Err(job.to_string()),
+        })
     }
 
     /// Sends this, and returns what comes until the server closes the connection.
@@ -197,8 +216,8 @@ impl Iterator for Watch {
     }
 }
 
-/// Makes the lines for a token in the file of tokens.
-pub fn token(token: &str, role: &str, more: &str) -> String {
+/// Makes the lines for a token in the file. Its name is the token itself.
+pub fn token_line(token: &str, role: &str, more: &str) -> String {
     let digest = Digest::new(token.as_bytes()).to_hex();
     format!("[[token]]\nname = \"{token}\"\nsha256 = \"{digest}\"\nrole = \"{role}\"\n{more}\n")
 }

@@ -14,7 +14,7 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::tokens::Tokens;
-use super::{Api, Problem};
+use super::{Api, Problem, audit};
 use crate::config::TenantName;
 
 /// What somebody may do. Each may do what those before it may.
@@ -55,9 +55,19 @@ impl Access {
         self.0.tenants.as_ref().is_none_or(|tenants| tenants.contains(tenant))
     }
 
+    /// Returns the names of the tenants that it sees, or `None` for all.
+    pub(super) fn tenants(&self) -> Option<Vec<String>> {
+        Some(self.0.tenants.as_ref()?.iter().map(TenantName::to_string).collect())
+    }
+
+    /// Returns whether it has this role, or a higher one.
+    pub(crate) fn has(&self, role: Role) -> bool {
+        self.0.role >= role
+    }
+
     /// Refuses who has a lesser role.
     pub(crate) fn require(&self, role: Role) -> Result<(), Problem> {
-        match self.0.role >= role {
+        match self.has(role) {
             true => Ok(()),
             false => {
                 let wanted = format!("{role:?}").to_lowercase();
@@ -115,14 +125,11 @@ pub(super) async fn authenticate(
     next: Next,
 ) -> Result<Response, Problem> {
     let access = api.guard.access(request.headers()).await.ok_or_else(unauthorized)?;
-    if !is_safe(request.method()) {
-        access.require(Role::Operator)?;
-        tracing::info!(
-            by = access.name(), method = %request.method(), path = request.uri().path(), "asked to change something"
-        );
+    request.extensions_mut().insert(access.clone());
+    match is_safe(request.method()) {
+        true => Ok(next.run(request).await),
+        false => audit::change(api, access, request, next).await,
     }
-    request.extensions_mut().insert(access);
-    Ok(next.run(request).await)
 }
 
 fn is_safe(method: &Method) -> bool {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::answers::OfAnyPage;
 use super::registry::{Found, Observed, look_for_all};
 use crate::config::Tenant;
 use crate::metrics::{Dependency, Totals};
@@ -18,7 +19,10 @@ use crate::metrics::{Dependency, Totals};
 const SHORT_WAIT: Duration = Duration::from_secs(5);
 
 /// Tells that the process runs. No tenant's trouble shows here: starting it again would help none.
-#[utoipa::path(get, path = "/livez", tag = "health", security(()), responses((status = 200, description = "The process runs")))]
+#[utoipa::path(
+    get, path = "/livez", tag = "health", security(()),
+    responses((status = 200, description = "The process runs", body = String, content_type = "text/plain"), OfAnyPage)
+)]
 pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
@@ -44,6 +48,7 @@ struct Trouble {
     responses(
         (status = 200, description = "All tenants make progress", body = Readiness),
         (status = 503, description = "Some should, and do not", body = Readiness),
+        OfAnyPage,
     )
 )]
 pub(super) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<Readiness>) {

@@ -3,16 +3,23 @@
 //! - `server`: connections, and their limits
 //! - `access`: who may ask: tokens with roles, or local callers
 //! - `tokens`: the file with tokens
-//! - `problem`: errors, as RFC 9457 wants them
-//! - `document`: what the OpenAPI document says of all pages
+//! - `problem`, `answers`: errors, as RFC 9457 wants them, and which of them a page can answer with
+//! - `document`: what the OpenAPI document says of tokens
+//! - `extract`: queries, paths and bodies
+//! - `audit`: who has asked for a change, and what came of it
 //! - `registry`: the tenants, and what each has before it
 //! - `open_letters`: how many dead letters each has
 //! - `health`, `scrape`: `/livez`, `/readyz` and `/metrics`
-//! - `tenants`, `rules`, `scale`, `tap`: parts of `/v1`
+//! - `tenants`, `rules`, `scale`, `dead_letters`, `jobs`, `tap`: parts of `/v1`
 
 mod access;
+mod answers;
+mod audit;
+mod dead_letters;
 mod document;
+mod extract;
 mod health;
+mod jobs;
 mod open_letters;
 mod problem;
 mod registry;
@@ -42,6 +49,7 @@ use crate::config::{Config, Listen, TenantName};
 use crate::rules::Sources;
 use crate::store::{Database, DeadLetterStore};
 use access::{Access, Guard};
+use audit::Refusals;
 use open_letters::OpenLetters;
 use problem::Problem;
 pub(crate) use registry::{Observed, Tenants};
@@ -50,6 +58,10 @@ use tokens::Tokens;
 
 /// The most that a request may bring.
 const MAX_BODY_BYTES: usize = 256 << 10;
+/// The changes that are made at the same time.
+const MAX_CHANGES: usize = 64;
+/// The searches among dead letters at the same time.
+const MAX_SEARCHES: usize = 2;
 
 /// Why the admin API cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +126,9 @@ impl Admin {
             guard: Arc::new(guard),
             sources,
             deploys: Arc::new(Semaphore::new(1)),
+            changes: Arc::new(Semaphore::new(MAX_CHANGES)),
+            searches: Arc::new(Semaphore::new(MAX_SEARCHES)),
+            refusals: Arc::default(),
         };
         server::serve(listener, router(api), shutdown).await;
     }
@@ -129,6 +144,9 @@ pub(crate) struct Api {
     sources: Option<Sources>,
     /// Lets one component at a time be in memory.
     deploys: Arc<Semaphore>,
+    changes: Arc<Semaphore>,
+    searches: Arc<Semaphore>,
+    refusals: Arc<Refusals>,
 }
 
 impl Api {
@@ -151,14 +169,20 @@ impl Api {
     }
 }
 
+/// Returns what to ask for the page after these rows with, if there may be one.
+fn next_page(numbers: impl ExactSizeIterator<Item = i64>, limit: u32) -> Option<i64> {
+    let is_full = u32::try_from(numbers.len()).is_ok_and(|found| found >= limit);
+    numbers.last().filter(|_| is_full)
+}
+
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(
         title = "Sluicegate",
         description = "Metrics, health and administration of a running service. Errors are application/problem+json."
     ),
-    // A parameter names it, which does not put it into the document.
-    components(schemas(crate::batch::Ended))
+    // A parameter names `Ended`, which does not put it into the document.
+    components(schemas(Problem, crate::batch::Ended))
 )]
 struct Document;
 
@@ -169,6 +193,9 @@ fn v1() -> OpenApiRouter<Api> {
         .merge(scale::routes())
         .merge(rules::routes())
         .merge(tap::routes())
+        .merge(dead_letters::routes())
+        .merge(jobs::routes())
+        .merge(audit::routes())
 }
 
 fn router(api: Api) -> Router {
@@ -178,7 +205,9 @@ fn router(api: Api) -> Router {
     let (guarded, mut document) = guarded.split_for_parts();
     let (open, health) = open.split_for_parts();
     document.merge(health);
-    document::complete(&mut document, api.guard.has_tokens());
+    if api.guard.has_tokens() {
+        document::want_tokens(&mut document);
+    }
     let document: Arc<str> = document.to_json().unwrap_or_default().into();
     let openapi = get(async move || ([("content-type", "application/json")], document.to_string()));
     guarded

@@ -1,12 +1,20 @@
 //! Errors in the form of RFC 9457, `application/problem+json`.
 
-use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::audit::Told;
+use crate::store;
+
 pub(super) const CONTENT_TYPE: &str = "application/problem+json";
+
+/// How many rows a list has that does not say how many.
+const LIMIT: u32 = 20;
+/// How many rows a list may have.
+const MAX_LIMIT: u32 = 1_000;
 
 /// Why a request failed.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -37,10 +45,32 @@ impl Problem {
     }
 }
 
+/// Says that the request is at fault.
+pub(super) fn bad(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, detail)
+}
+
+/// Returns how many rows a list is to have.
+pub(super) fn limit(asked: Option<u32>) -> Result<u32, Problem> {
+    let limit = asked.unwrap_or(LIMIT);
+    match (1..=MAX_LIMIT).contains(&limit) {
+        true => Ok(limit),
+        false => Err(bad(format!("limit is {limit}; wanted 1 to {MAX_LIMIT}"))),
+    }
+}
+
+impl From<store::Error> for Problem {
+    fn from(error: store::Error) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("postgres: {error}"))
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], Json(self)).into_response();
+        let told = Told { tenant: None, detail: self.detail.clone() };
+        let mut response =
+            (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], Extension(told), Json(self)).into_response();
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

@@ -42,6 +42,11 @@ impl Tenants {
         self.0.read().values().cloned().collect()
     }
 
+    /// Returns the settings of all tenants.
+    pub(crate) fn configs(&self) -> Vec<Tenant> {
+        self.0.read().values().map(|tenant| tenant.config.clone()).collect()
+    }
+
     pub(super) fn get(&self, name: &TenantName) -> Option<Arc<Observed>> {
         self.0.read().get(name).cloned()
     }

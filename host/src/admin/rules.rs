@@ -2,24 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::body::{Body, to_bytes};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::answers::{OfChange, OfStoredLook};
+use super::audit::Told;
+use super::extract::{Path, Query};
+use super::problem::{CONTENT_TYPE, bad, limit};
 use super::{Access, Api, Problem};
 use crate::config::Tenant;
-use crate::rules::deploy::{Error, Operator};
+use crate::rules::deploy::{Deployed, Error, Operator};
 use crate::rules::view::{DeploymentView, StatusView, VersionView};
 
-/// How many rows a list has that does not say how many.
-const LIMIT: u32 = 20;
-/// How many rows a list may have.
-const MAX_LIMIT: u32 = 1_000;
 /// How long a message may be.
 const MAX_MESSAGE_BYTES: usize = 1_000;
 
@@ -86,6 +86,9 @@ struct Rollback {
     message: Option<String>,
 }
 
+/// What a deployment is answered with, and recorded as.
+type Answer = (Extension<Told>, Json<StatusView>);
+
 /// What a handler needs of the service, for one tenant.
 struct Scope {
     api: Api,
@@ -115,10 +118,6 @@ impl Scope {
     }
 }
 
-fn bad(detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, detail)
-}
-
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let status = match &error {
@@ -135,14 +134,6 @@ impl From<Error> for Problem {
     }
 }
 
-fn limit(asked: Limit) -> Result<u32, Problem> {
-    let limit = asked.limit.unwrap_or(LIMIT);
-    match (1..=MAX_LIMIT).contains(&limit) {
-        true => Ok(limit),
-        false => Err(bad(format!("limit is {limit}; wanted 1 to {MAX_LIMIT}"))),
-    }
-}
-
 fn digits(text: &str) -> Result<String, Problem> {
     match (4..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_hexdigit()) {
         true => Ok(text.to_ascii_lowercase()),
@@ -154,10 +145,7 @@ fn digits(text: &str) -> Result<String, Problem> {
 #[utoipa::path(
     get, path = "/tenants/{name}/rules", tag = "rules",
     params(("name" = String, Path, description = "The tenant's name")),
-    responses(
-        (status = 200, description = "Where the tenant's rules are", body = StatusView),
-        (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem),
-    )
+    responses((status = 200, description = "Where the tenant's rules are", body = StatusView), OfStoredLook)
 )]
 async fn status(
     State(api): State<Api>,
@@ -172,10 +160,7 @@ async fn status(
 #[utoipa::path(
     get, path = "/tenants/{name}/rules/versions", tag = "rules",
     params(("name" = String, Path, description = "The tenant's name"), Limit),
-    responses(
-        (status = 200, description = "The versions", body = VersionList), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem),
-    )
+    responses((status = 200, description = "The versions", body = VersionList), OfStoredLook)
 )]
 async fn versions(
     State(api): State<Api>,
@@ -184,7 +169,7 @@ async fn versions(
     Query(asked): Query<Limit>,
 ) -> Result<Json<VersionList>, Problem> {
     let scope = Scope::new(api, &access, &name, None)?;
-    let versions = scope.operator()?.versions(limit(asked)?).await?;
+    let versions = scope.operator()?.versions(limit(asked.limit)?).await?;
     Ok(Json(VersionList { versions: versions.iter().map(VersionView::new).collect() }))
 }
 
@@ -196,9 +181,9 @@ async fn versions(
         ("version" = String, Path, description = "The first digits of the version"),
     ),
     responses(
-        (status = 200, description = "The version", body = VersionView), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
-        (status = 503, body = Problem),
+        (status = 200, description = "The version", body = VersionView),
+        (status = 409, description = "More than one begins so", body = Problem, content_type = CONTENT_TYPE),
+        OfStoredLook,
     )
 )]
 async fn version(
@@ -214,10 +199,7 @@ async fn version(
 #[utoipa::path(
     get, path = "/tenants/{name}/rules/deployments", tag = "rules",
     params(("name" = String, Path, description = "The tenant's name"), Limit),
-    responses(
-        (status = 200, description = "The history", body = DeploymentList), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem),
-    )
+    responses((status = 200, description = "The history", body = DeploymentList), OfStoredLook)
 )]
 async fn history(
     State(api): State<Api>,
@@ -226,7 +208,7 @@ async fn history(
     Query(asked): Query<Limit>,
 ) -> Result<Json<DeploymentList>, Problem> {
     let scope = Scope::new(api, &access, &name, None)?;
-    let deployments = scope.operator()?.history(limit(asked)?).await?;
+    let deployments = scope.operator()?.history(limit(asked.limit)?).await?;
     Ok(Json(DeploymentList { deployments: deployments.iter().map(DeploymentView::new).collect() }))
 }
 
@@ -235,13 +217,7 @@ async fn history(
     post, path = "/tenants/{name}/rules/deployments", tag = "rules",
     params(("name" = String, Path, description = "The tenant's name"), Deploy),
     request_body(content = Vec<u8>, content_type = "application/wasm", description = "The component"),
-    responses(
-        (status = 200, description = "It is deployed", body = StatusView), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem), (status = 404, body = Problem),
-        (status = 409, description = "A file rules", body = Problem),
-        (status = 413, description = "It is larger than GUEST_COMPONENT", body = Problem),
-        (status = 422, description = "It is refused", body = Problem), (status = 503, body = Problem),
-    )
+    responses((status = 200, description = "It is deployed", body = StatusView), OfChange)
 )]
 async fn deploy(
     State(api): State<Api>,
@@ -249,7 +225,7 @@ async fn deploy(
     Path(name): Path<String>,
     Query(Deploy { message, settings }): Query<Deploy>,
     body: Body,
-) -> Result<Json<StatusView>, Problem> {
+) -> Result<Answer, Problem> {
     let scope = Scope::new(api, &access, &name, message)?;
     let settings = settings.map(|text| serde_json::from_str::<BTreeMap<String, String>>(&text)).transpose();
     let settings =
@@ -264,7 +240,7 @@ async fn deploy(
     let operator = scope.operator()?;
     let engine = &scope.api.sources()?.engine;
     let deployed = operator.deploy(engine, bytes.into(), "the admin API".to_owned(), settings).await?;
-    Ok(Json(StatusView::new(&operator.status().await?, Some(&deployed))))
+    answer(&operator, &deployed).await
 }
 
 /// Puts an earlier version into force again, with the grants that the settings give now.
@@ -272,27 +248,26 @@ async fn deploy(
     post, path = "/tenants/{name}/rules/rollback", tag = "rules",
     params(("name" = String, Path, description = "The tenant's name")),
     request_body = Option<Rollback>,
-    responses(
-        (status = 200, description = "It is deployed", body = StatusView), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem), (status = 404, body = Problem),
-        (status = 409, description = "There is none, or a file rules", body = Problem),
-        (status = 413, body = Problem), (status = 415, body = Problem),
-        (status = 422, description = "It is refused, or the body is another", body = Problem),
-        (status = 503, body = Problem),
-    )
+    responses((status = 200, description = "It is deployed", body = StatusView), OfChange)
 )]
 async fn rollback(
     State(api): State<Api>,
     access: Access,
     Path(name): Path<String>,
     asked: Option<Json<Option<Rollback>>>,
-) -> Result<Json<StatusView>, Problem> {
+) -> Result<Answer, Problem> {
     let Rollback { version, message } = asked.and_then(|Json(asked)| asked).unwrap_or_default();
     let scope = Scope::new(api, &access, &name, message)?;
     let version = version.as_deref().map(digits).transpose()?;
     let operator = scope.operator()?;
     let deployed = operator.rollback(version.as_deref()).await?;
-    Ok(Json(StatusView::new(&operator.status().await?, Some(&deployed))))
+    answer(&operator, &deployed).await
+}
+
+/// Tells where the replicas are after a deployment.
+async fn answer(operator: &Operator<'_>, deployed: &Deployed) -> Result<Answer, Problem> {
+    let told = Told { tenant: None, detail: format!("version {}", deployed.version) };
+    Ok((Extension(told), Json(StatusView::new(&operator.status().await?, Some(deployed)))))
 }
 
 /// Has every replica read no more; what was read is committed.
@@ -300,12 +275,7 @@ async fn rollback(
     post, path = "/tenants/{name}/rules/pause", tag = "rules",
     params(("name" = String, Path, description = "The tenant's name")),
     request_body = Option<Change>,
-    responses(
-        (status = 200, description = "Nothing more is to be read", body = StatusView),
-        (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem),
-        (status = 404, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
-        (status = 422, body = Problem), (status = 503, body = Problem),
-    )
+    responses((status = 200, description = "Nothing more is to be read", body = StatusView), OfChange)
 )]
 async fn pause(
     State(api): State<Api>,
@@ -322,12 +292,7 @@ async fn pause(
     post, path = "/tenants/{name}/rules/resume", tag = "rules",
     params(("name" = String, Path, description = "The tenant's name")),
     request_body = Option<Change>,
-    responses(
-        (status = 200, description = "Entries are to be read", body = StatusView),
-        (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem), (status = 500, body = Problem),
-        (status = 404, body = Problem), (status = 413, body = Problem), (status = 415, body = Problem),
-        (status = 422, body = Problem), (status = 503, body = Problem),
-    )
+    responses((status = 200, description = "Entries are to be read", body = StatusView), OfChange)
 )]
 async fn resume(
     State(api): State<Api>,

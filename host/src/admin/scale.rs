@@ -10,8 +10,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::answers::OfLook;
 use super::registry::{Found, Observed, look_for_all};
-use super::{Access, Api, Problem};
+use super::{Access, Api};
 use crate::metrics::age_of;
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
@@ -96,7 +97,7 @@ fn drain_seconds(backlog: u64, rate: f64) -> Option<f64> {
 /// Tells how much is left to do, for each tenant and in all.
 #[utoipa::path(
     get, path = "/scale", tag = "scale",
-    responses((status = 200, description = "What is left to do", body = Scale), (status = 401, body = Problem))
+    responses((status = 200, description = "What is left to do", body = Scale), OfLook)
 )]
 async fn scale(State(api): State<Api>, access: Access) -> Json<Scale> {
     let tenants = api.visible(&access);

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 
+use super::answers::OfStoredLook;
 use super::registry::look_for_all;
 use super::{Access, Api, Problem};
 use crate::metrics::{Exposition, Format, Outside, TenantMetrics, age_of};
@@ -11,7 +12,7 @@ use crate::metrics::{Exposition, Format, Outside, TenantMetrics, age_of};
 /// All metrics, in the text format of Prometheus or as OpenMetrics.
 #[utoipa::path(
     get, path = "/metrics", tag = "metrics",
-    responses((status = 200, description = "All metrics", body = String), (status = 401, body = Problem))
+    responses((status = 200, description = "All metrics", body = String, content_type = "text/plain"), OfStoredLook)
 )]
 pub(super) async fn metrics(
     State(api): State<Api>,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use enum_map::EnumMap;
@@ -15,6 +15,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::access::Role;
+use super::answers::OfLook;
+use super::extract::Path;
 use super::server::Place;
 use super::{Access, Api, Problem};
 use crate::batch::Ended;
@@ -127,10 +129,11 @@ fn unwanted(name: &str, found: &str, wanted: &str) -> Problem {
                 `message`. An event `dropped` tells how many entries were left out since the last one: \
                 `{\"slow\": 0, \"rate\": 0}`. Nothing is sent again: `Last-Event-ID` has no effect."
         ),
-        (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 403, description = "The content is for operators", body = Problem),
-        (status = 404, body = Problem),
-        (status = 503, description = "Too many watch already", body = Problem),
+        OfLook,
+        (
+            status = 503, description = "Too many watch already", body = Problem,
+            content_type = "application/problem+json"
+        ),
     )
 )]
 async fn tap(

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::answers::OfLook;
+use super::extract::Path;
 use super::health::trouble;
 use super::registry::{Found, Observed, look_for_all};
 use super::{Access, Api, Problem};
@@ -116,7 +118,7 @@ impl TenantView {
 /// Lists the tenants that the caller may see.
 #[utoipa::path(
     get, path = "/tenants", tag = "tenants",
-    responses((status = 200, description = "The tenants", body = TenantList), (status = 401, body = Problem))
+    responses((status = 200, description = "The tenants", body = TenantList), OfLook)
 )]
 async fn list(State(api): State<Api>, access: Access) -> Json<TenantList> {
     let tenants = api.visible(&access);
@@ -130,11 +132,7 @@ async fn list(State(api): State<Api>, access: Access) -> Json<TenantList> {
 #[utoipa::path(
     get, path = "/tenants/{name}", tag = "tenants",
     params(("name" = String, Path, description = "The tenant's name; `default` without named tenants")),
-    responses(
-        (status = 200, description = "The tenant", body = TenantView),
-        (status = 401, body = Problem),
-        (status = 404, description = "There is none, or the caller may not see it", body = Problem),
-    )
+    responses((status = 200, description = "The tenant", body = TenantView), OfLook)
 )]
 async fn show(
     State(api): State<Api>,

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serialize;
 
+use super::view::{CauseView, Disclosure, LetterView};
+use crate::rules::view::second;
 use crate::store::{Cause, Letter};
 use crate::text::{printable, printable_json};
 
@@ -77,18 +79,7 @@ pub(super) fn causes(causes: &[Cause], out: &mut dyn Write) -> io::Result<()> {
 
 /// The same for programs, in a line.
 pub(super) fn cause_as_json(cause: &Cause) -> String {
-    let json = serde_json::json!({
-        "letters": cause.letters,
-        "tenant": cause.tenant,
-        "stream": cause.stream,
-        "reason": cause.reason,
-        "path": cause.path,
-        "code": cause.code,
-        "component": cause.component,
-        "first": second(cause.first),
-        "last": second(cause.last),
-    });
-    printable_json(&json.to_string()).into_owned()
+    line(&CauseView::new(cause))
 }
 
 /// One, with everything.
@@ -153,25 +144,11 @@ pub(super) fn summary(outcomes: &BTreeMap<String, u64>, verb: &str, out: &mut dy
 
 /// Everything but the fields, in a line.
 pub(super) fn as_json(letter: &Letter) -> String {
-    let json = serde_json::json!({
-        "id": letter.id,
-        "tenant": letter.tenant,
-        "stream": letter.stream,
-        "entry_id": letter.entry_id,
-        "reason": letter.reason,
-        "violations": letter.violations,
-        "deliveries": letter.deliveries,
-        "component": letter.component,
-        "version": letter.version,
-        "recorded_at": second(letter.recorded_at),
-        "replay_outcome": letter.replay_outcome,
-        "replayed_at": letter.replayed_at.map(second),
-    });
-    printable_json(&json.to_string()).into_owned()
+    line(&LetterView::new(letter, Disclosure::Messages))
 }
 
-fn second(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+fn line(value: &impl Serialize) -> String {
+    printable_json(&serde_json::to_string(value).unwrap_or_default()).into_owned()
 }
 
 /// UTF-8 as text, other bytes escaped.

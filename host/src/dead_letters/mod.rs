@@ -1,125 +1,32 @@
-//! `sluicegate dead-letters`: what an operator does with entries that were not stored.
+//! What an operator does with entries that were not stored. The command line and the admin API are two faces of this.
 //!
-//! - `listing`: letters as text and as JSON
+//! - `asked`: which letters are meant, and what is to be done with them
 //! - `replay`: letters judged again
+//! - `purge`: letters deleted
 //! - `progress`: how far a long work is
+//! - `jobs`: long work that outlives the process that does it
+//! - `view`: letters, causes and jobs as JSON
+//! - `command`, `listing`: `sluicegate dead-letters`
 
+mod asked;
+mod command;
+mod jobs;
 mod listing;
 mod progress;
+mod purge;
 mod replay;
+pub mod view;
 
-use std::io::{self, Write};
-use std::time::Duration;
+use std::io;
 
-use chrono::Utc;
-use clap::{Args, Subcommand};
+pub(crate) use asked::object;
+pub use asked::{Age, Digits, Moment, PurgeRequest, ReplayRequest, Text, Which, Work};
+pub use command::{Command, run};
+pub use jobs::JobRunner;
 
-use crate::config::Config;
-use crate::store::{self, Database, DeadLetterStore, Filter};
-use crate::{outbox, rules, stream};
-use progress::ProgressMeter;
+use crate::{outbox, rules, store, stream};
 
-/// Letters deleted in one transaction.
-const CHUNK: u32 = 500;
-
-/// What to do with dead letters.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// List the newest
-    List {
-        /// Which ones
-        #[command(flatten)]
-        which: Which,
-        /// Those too that a replay has settled
-        #[arg(long)]
-        settled: bool,
-        /// How many, at most
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-        limit: u32,
-        /// One JSON object a line, with everything but the fields
-        #[arg(long)]
-        json: bool,
-    },
-    /// Count letters by their cause, the most frequent first; one counts for each of its violations
-    Summary {
-        /// Which ones
-        #[command(flatten)]
-        which: Which,
-        /// Those too that a replay has settled
-        #[arg(long)]
-        settled: bool,
-        /// How many causes, at most
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        limit: u32,
-        /// One JSON object a line
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show one, with its fields
-    Show {
-        /// Its number, as `list` gives it
-        id: i64,
-    },
-    /// Judge letters again by the current rules, and store what they now accept
-    Replay {
-        /// Which ones
-        #[command(flatten)]
-        which: Which,
-        /// Only tell what would come of them
-        #[arg(long)]
-        dry_run: bool,
-        /// How long to wait for rows that the rules write to and somebody else holds, and, in the end,
-        /// for letters that another replay holds
-        #[arg(long, value_name = "TIME", default_value = "30s", value_parser = age)]
-        wait: Duration,
-        /// Judge by the rules of these settings, though the service has others in force
-        #[arg(long)]
-        force: bool,
-    },
-    /// Delete letters, open and settled
-    Purge {
-        /// Which ones
-        #[command(flatten)]
-        which: Which,
-        /// Only tell how many
-        #[arg(long)]
-        dry_run: bool,
-        /// Without any condition, this is needed
-        #[arg(long)]
-        all: bool,
-    },
-}
-
-/// Which letters. All conditions must hold.
-#[derive(Args, Clone, Debug)]
-pub struct Which {
-    /// This number
-    #[arg(long)]
-    id: Option<i64>,
-    /// With this reason: rejected, undecodable, trapped, …
-    #[arg(long)]
-    reason: Option<String>,
-    /// With a violation of this code: missing, `wrong_type`, …
-    #[arg(long)]
-    code: Option<String>,
-    /// Of this tenant
-    #[arg(long)]
-    tenant: Option<String>,
-    /// From this stream
-    #[arg(long)]
-    stream: Option<String>,
-    /// Judged by this version of the rules: the first digits of its digest or its component's, as `show` and the log have it
-    #[arg(long, value_name = "DIGEST", value_parser = digits)]
-    guest: Option<String>,
-    /// Older than this: 30s, 15m, 12h, 7d
-    #[arg(long, value_name = "AGE", value_parser = age)]
-    older: Option<Duration>,
-    /// Not older than this
-    #[arg(long, value_name = "AGE", value_parser = age)]
-    newer: Option<Duration>,
-}
-
-/// Why the command failed.
+/// Why the work was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A setting.
@@ -177,144 +84,13 @@ pub enum Error {
         /// What differs, and how.
         differs: String,
     },
+    /// A row of the table of jobs was made by another program.
+    #[error("{0}")]
+    Unreadable(String),
+    /// The service has a defect.
+    #[error("the work panicked: {0}")]
+    Panicked(tokio::task::JoinError),
     /// A purge of everything, by mistake perhaps.
     #[error("purge without a condition deletes every dead letter; add --all if that is meant")]
     Everything,
-}
-
-/// Carries out a command; what it tells goes to `out`, its progress to `progress`.
-pub async fn run(
-    command: Command,
-    config: &Config,
-    out: &mut dyn Write,
-    progress: &mut dyn Write,
-) -> Result<(), Error> {
-    let database = Database::new(config)?;
-    database.prepare().await?;
-    let dead_letters = DeadLetterStore::new(&database);
-    match command {
-        Command::List { which, settled, limit, json } => {
-            let filter = which.filter(!settled);
-            let letters = dead_letters.newest(&filter, limit).await?;
-            match json {
-                true => {
-                    letters.iter().try_for_each(|letter| writeln!(out, "{}", listing::as_json(letter)))?
-                }
-                false => listing::table(&letters, dead_letters.count(&filter).await?, out)?,
-            }
-        }
-        Command::Summary { which, settled, limit, json } => {
-            let causes = dead_letters.causes(&which.filter(!settled), limit).await?;
-            match json {
-                true => {
-                    causes.iter().try_for_each(|cause| writeln!(out, "{}", listing::cause_as_json(cause)))?
-                }
-                false => listing::causes(&causes, out)?,
-            }
-        }
-        Command::Show { id } => {
-            let filter = Filter { id: Some(id), ..Filter::default() };
-            let letter = dead_letters.newest(&filter, 1).await?.pop().ok_or(Error::Unknown(id))?;
-            listing::show(&letter, out)?;
-        }
-        Command::Replay { which, dry_run, wait, force } => {
-            let how = replay::How { dry_run, wait, force };
-            let replayed = replay::replay(&dead_letters, &database, config, &which, how, progress).await?;
-            listing::summary(&replayed.outcomes, if dry_run { "would be" } else { "are" }, out)?;
-            if replayed.held > 0 {
-                out.flush()?;
-                return Err(Error::Held { letters: replayed.held });
-            }
-        }
-        Command::Purge { which, dry_run, all } => {
-            if which.is_everything() && !all && !dry_run {
-                return Err(Error::Everything);
-            }
-            let filter = which.filter(false);
-            let purged = match dry_run {
-                true => dead_letters.count(&filter).await?,
-                false => purge(&dead_letters, &filter, progress).await?,
-            };
-            writeln!(out, "{purged} dead letters {} deleted", if dry_run { "would be" } else { "are" })?;
-        }
-    }
-    Ok(out.flush()?)
-}
-
-impl Which {
-    fn filter(&self, open: bool) -> Filter {
-        let ago = |age: Duration| Utc::now() - age;
-        Filter {
-            id: self.id,
-            reason: self.reason.clone(),
-            code: self.code.clone(),
-            tenant: self.tenant.clone(),
-            stream: self.stream.clone(),
-            guest: self.guest.clone(),
-            before: self.older.map(ago),
-            since: self.newer.map(ago),
-            open,
-        }
-    }
-
-    fn is_everything(&self) -> bool {
-        let Self { id, reason, code, tenant, stream, guest, older, newer } = self;
-        id.is_none()
-            && reason.is_none()
-            && code.is_none()
-            && tenant.is_none()
-            && stream.is_none()
-            && guest.is_none()
-            && older.is_none()
-            && newer.is_none()
-    }
-}
-
-/// Reads `30s`, `15m`, `12h` or `7d`; at most a hundred years.
-fn age(text: &str) -> Result<Duration, String> {
-    let wanted = || format!("found {text:?}, wanted a number and one of s, m, h, d, such as 12h");
-    let (number, seconds) = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)]
-        .into_iter()
-        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)))
-        .ok_or_else(wanted)?;
-    let number: u64 = number.parse().map_err(|_| wanted())?;
-    let seconds =
-        number.checked_mul(seconds).filter(|seconds| *seconds <= 36_500 * 86_400).ok_or_else(wanted)?;
-    Ok(Duration::from_secs(seconds))
-}
-
-/// Reads the beginning of a digest.
-fn digits(text: &str) -> Result<String, String> {
-    match (1..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_hexdigit()) {
-        true => Ok(text.to_ascii_lowercase()),
-        false => Err(format!("found {text:?}, wanted 1 to 64 hexadecimal digits, such as 0c77de41f19b")),
-    }
-}
-
-async fn purge(
-    dead_letters: &DeadLetterStore,
-    filter: &Filter,
-    progress: &mut dyn Write,
-) -> Result<u64, Error> {
-    let mut meter = ProgressMeter::new(dead_letters.count(filter).await?, progress);
-    let mut after = 0;
-    while let Some((purged, last)) = dead_letters.purge(filter, after, CHUNK).await? {
-        meter.advance(purged)?;
-        after = last;
-    }
-    Ok(meter.done)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_are_read() {
-        assert_eq!(age("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(age("7d"), Ok(Duration::from_secs(7 * 86_400)));
-        for bad in ["", "7", "d", "-1h", "1.5h", "7w", "99999999999999999999d", "36501d"] {
-            assert!(age(bad).is_err(), "{bad:?}");
-        }
-    }
 }

@@ -6,22 +6,47 @@ use std::time::{Duration, Instant};
 /// Between two lines of progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
-/// Tells now and then how far a long work is.
+/// Hears how far a long work is.
+pub(super) trait Progress: Send {
+    /// Hears something that holds for all of the work.
+    fn say(&mut self, line: &str) -> io::Result<()>;
+
+    /// Hears that a part of it begins, with so many letters.
+    fn begin(&mut self, in_total: u64);
+
+    /// Hears that so many letters more are done.
+    fn advance(&mut self, by: u64) -> io::Result<()>;
+
+    /// Hears what is waited for.
+    fn wait_for(&mut self, what: &str) -> io::Result<()>;
+}
+
+/// Writes now and then how far a work is.
 pub(super) struct ProgressMeter<'a> {
-    pub(super) done: u64,
+    done: u64,
     in_total: u64,
     told: Instant,
     /// Whether it was told that others hold something.
     is_waiting: bool,
-    to: &'a mut dyn Write,
+    to: &'a mut (dyn Write + Send),
 }
 
 impl<'a> ProgressMeter<'a> {
-    pub(super) fn new(in_total: u64, to: &'a mut dyn Write) -> Self {
-        Self { done: 0, in_total, told: Instant::now(), is_waiting: false, to }
+    pub(super) fn new(to: &'a mut (dyn Write + Send)) -> Self {
+        Self { done: 0, in_total: 0, told: Instant::now(), is_waiting: false, to }
+    }
+}
+
+impl Progress for ProgressMeter<'_> {
+    fn say(&mut self, line: &str) -> io::Result<()> {
+        writeln!(self.to, "{line}")
     }
 
-    pub(super) fn advance(&mut self, by: u64) -> io::Result<()> {
+    fn begin(&mut self, in_total: u64) {
+        (self.done, self.in_total, self.told, self.is_waiting) = (0, in_total, Instant::now(), false);
+    }
+
+    fn advance(&mut self, by: u64) -> io::Result<()> {
         self.done += by;
         if self.told.elapsed() < PROGRESS_EVERY {
             return Ok(());
@@ -30,7 +55,7 @@ impl<'a> ProgressMeter<'a> {
         writeln!(self.to, "{} of {}", self.done, self.in_total)
     }
 
-    pub(super) fn waits_for(&mut self, what: &str) -> io::Result<()> {
+    fn wait_for(&mut self, what: &str) -> io::Result<()> {
         if self.is_waiting {
             return Ok(());
         }

@@ -1,12 +1,10 @@
 //! Letters judged again, by the rules and into the table of their tenant.
 
-use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::progress::ProgressMeter;
+use super::progress::Progress;
 use super::{Error, Which};
 use crate::batch::Version;
 use crate::config::{Config, Tenant};
@@ -14,7 +12,7 @@ use crate::judge::Rules;
 use crate::outbox;
 use crate::rules::{self, Manifest};
 use crate::sandbox::SandboxEngine;
-use crate::store::{Database, DeadLetterStore, Filter, Replay, ReplayPage, Scope, Store};
+use crate::store::{Database, DeadLetterStore, Job, JobLease, Replay, ReplayPage, Scope, Store};
 use crate::stream::{self, Redis, Stream};
 use crate::text::printable;
 
@@ -23,8 +21,16 @@ const MAX_PART: usize = 500;
 /// Between two looks at what somebody else holds.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
+/// What a replay works with.
+#[derive(Clone, Copy)]
+pub(super) struct Means<'a> {
+    pub(super) config: &'a Config,
+    pub(super) database: &'a Database,
+    pub(super) engine: &'a SandboxEngine,
+}
+
 /// What came of a replay.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Replayed {
     /// How many letters ended how.
     pub(super) outcomes: BTreeMap<String, u64>,
@@ -43,62 +49,109 @@ pub(super) struct How {
     pub(super) force: bool,
 }
 
-/// Replays the letters of each tenant by its own rules, into its own table.
+/// Replays the letters of each tenant, or of one, by its own rules, into its own table.
 pub(super) async fn replay(
-    dead_letters: &DeadLetterStore,
-    database: &Database,
-    config: &Config,
+    means: &Means<'_>,
     which: &Which,
-    How { dry_run, wait, force }: How,
-    progress: &mut dyn Write,
+    tenant: Option<&str>,
+    how: How,
+    progress: &mut dyn Progress,
 ) -> Result<Replayed, Error> {
-    let is_meant = |name: &str| which.tenant.as_deref().is_none_or(|wanted| wanted == name);
-    if let Some(found) =
-        which.tenant.clone().filter(|_| !config.tenants.iter().any(|tenant| is_meant(tenant.name.as_str())))
-    {
-        let known: Vec<&str> = config.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
-        return Err(Error::UnknownTenant { found, known: known.join(", ") });
+    let tenants = &means.config.tenants;
+    let is_meant = |name: &str| tenant.is_none_or(|wanted| wanted == name);
+    if let Some(found) = tenant.filter(|_| !tenants.iter().any(|tenant| is_meant(tenant.name.as_str()))) {
+        let known: Vec<&str> = tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+        return Err(Error::UnknownTenant { found: found.to_owned(), known: known.join(", ") });
     }
-    let engine = SandboxEngine::new(config).map_err(Error::Sandbox)?;
     // All are looked at before the first letter is touched: what is refused for one is to be refused as a whole.
     let mut replays = Vec::new();
-    for tenant in config.tenants.iter().filter(|tenant| is_meant(tenant.name.as_str())) {
-        let filter = Filter { tenant: Some(tenant.name.to_string()), ..which.filter(true) };
-        let scope = dead_letters.scope(filter).await?;
-        let store = database.store(tenant);
-        let outbox = Outbox { config, tenant, stream: OnceCell::new() };
-        if dead_letters.left(&scope).await? == 0 {
-            replays.push((store, outbox, scope, None));
-            continue;
-        }
-        store.prepare().await?;
-        let (rules, manifest, from) = rules::load_for_replay(&engine, tenant, database, force).await?;
-        writeln!(progress, "tenant {}: judged by the rules {} ({from})", tenant.name, rules.version())?;
-        match difference(database, tenant, rules.version(), &manifest).await? {
-            Some(differs) if !force => {
-                return Err(Error::OtherRules { tenant: tenant.name.clone(), differs });
-            }
-            Some(differs) => writeln!(progress, "tenant {}: {differs}; judged all the same", tenant.name)?,
-            None => {}
-        }
-        if !dry_run && !tenant.grants.publish.is_empty() {
-            outbox.stream()?; // better now than after the first letters
-        }
-        replays.push((store, outbox, scope, Some(rules)));
+    for tenant in tenants.iter().filter(|tenant| is_meant(tenant.name.as_str())) {
+        replays.push(TenantReplay::prepare(means, tenant, which, how, None, progress).await?);
     }
     let mut replayed = Replayed::default();
-    for (store, outbox, scope, rules) in replays {
-        if !dry_run {
-            outbox.send(&store).await?;
-        }
-        let Some(rules) = rules else { continue };
-        let replayed = &mut replayed;
-        // The rules' limits are made for so many.
-        let limit = u32::try_from(outbox.tenant.batch_size.min(MAX_PART)).unwrap_or(u32::MAX);
-        let mut replaying = ReplayRun { dead_letters, store, outbox, scope, limit, dry_run, wait, replayed };
-        replaying.run(&rules, progress).await?;
+    for replay in replays {
+        replay.run(None, &mut replayed, progress).await?;
     }
     Ok(replayed)
+}
+
+/// The replay of a tenant's letters, with the rules that it judges by.
+pub(super) struct TenantReplay<'a> {
+    dead_letters: DeadLetterStore,
+    store: Store,
+    outbox: Outbox<'a>,
+    scope: Scope,
+    /// None where no letters were left.
+    rules: Option<Arc<dyn Rules>>,
+    how: How,
+}
+
+impl<'a> TenantReplay<'a> {
+    /// Finds the letters, and loads the rules if there are any. Refuses rules that are not those in force, unless that
+    /// is forced. A job that was begun before goes on with the letters that it was about then.
+    pub(super) async fn prepare(
+        means: &Means<'a>,
+        tenant: &'a Tenant,
+        which: &Which,
+        how: How,
+        job: Option<&Job>,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, Error> {
+        let Means { config, database, engine } = *means;
+        let dead_letters = DeadLetterStore::new(database);
+        let scope = dead_letters.scope(which.filter(Some(tenant.name.as_str()), true), job).await?;
+        let store = database.store(tenant);
+        let outbox = Outbox { config, tenant, stream: OnceLock::new() };
+        let mut replay = Self { dead_letters, store, outbox, scope, rules: None, how };
+        if replay.dead_letters.left(&replay.scope).await? == 0 {
+            return Ok(replay);
+        }
+        replay.store.prepare().await?;
+        let (rules, manifest, from) = rules::load_for_replay(engine, tenant, database, how.force).await?;
+        progress.say(&format!("tenant {}: judged by the rules {} ({from})", tenant.name, rules.version()))?;
+        match difference(database, tenant, rules.version(), &manifest).await? {
+            Some(differs) if !how.force => {
+                return Err(Error::OtherRules { tenant: tenant.name.clone(), differs });
+            }
+            Some(differs) => {
+                progress.say(&format!("tenant {}: {differs}; judged all the same", tenant.name))?;
+            }
+            None => {}
+        }
+        if !how.dry_run && !tenant.grants.publish.is_empty() {
+            replay.outbox.stream()?; // better now than after the first letters
+        }
+        replay.rules = Some(rules);
+        Ok(replay)
+    }
+
+    /// Replays the letters. If this is dropped in its midst, what is committed stays, and the rest is as it was.
+    pub(super) async fn run(
+        self,
+        job: Option<&JobLease>,
+        replayed: &mut Replayed,
+        progress: &mut dyn Progress,
+    ) -> Result<(), Error> {
+        let Self { dead_letters, store, outbox, scope, rules, how } = self;
+        if !how.dry_run {
+            outbox.send(&store).await?;
+        }
+        let in_total = match rules {
+            Some(_) => dead_letters.left(&scope).await?,
+            None => 0,
+        };
+        if let Some(job) = job {
+            // A dry run marks no letter, so those that it has come to are among them.
+            let done = if how.dry_run { 0 } else { job.progress().done };
+            job.begin(&scope, done + in_total).await?;
+        }
+        let Some(rules) = rules else { return Ok(()) };
+        progress.begin(in_total);
+        // The rules' limits are made for so many.
+        let limit = u32::try_from(outbox.tenant.batch_size.min(MAX_PART)).unwrap_or(u32::MAX);
+        let run = ReplayRun { dead_letters, store, outbox, scope, limit, how, rules, job, replayed };
+        run.run(progress).await
+    }
 }
 
 /// How these rules differ from those that the service is to have in force.
@@ -141,7 +194,7 @@ struct Outbox<'a> {
     config: &'a Config,
     tenant: &'a Tenant,
     /// Made when it is needed: without publications, no Redis is.
-    stream: OnceCell<Stream>,
+    stream: OnceLock<Stream>,
 }
 
 impl Outbox<'_> {
@@ -158,17 +211,17 @@ impl Outbox<'_> {
     }
 }
 
-/// The replay of a tenant's letters.
+/// A replay as it goes through the letters.
 struct ReplayRun<'a> {
-    dead_letters: &'a DeadLetterStore,
+    dead_letters: DeadLetterStore,
     store: Store,
     outbox: Outbox<'a>,
     scope: Scope,
     /// Letters in one transaction.
     limit: u32,
-    dry_run: bool,
-    /// For what somebody else holds.
-    wait: Duration,
+    how: How,
+    rules: Arc<dyn Rules>,
+    job: Option<&'a JobLease>,
     replayed: &'a mut Replayed,
 }
 
@@ -176,32 +229,33 @@ impl ReplayRun<'_> {
     /// Goes through the letters and, while another replay holds some, through
     /// what is left: the other may have died, and its letters are free as soon
     /// as the server has noticed. It waits so long for something to do.
-    async fn run(&mut self, rules: &Arc<dyn Rules>, progress: &mut dyn Write) -> Result<(), Error> {
-        let mut meter = ProgressMeter::new(self.dead_letters.left(&self.scope).await?, progress);
+    async fn run(mut self, progress: &mut dyn Progress) -> Result<(), Error> {
         let mut idle_since = Instant::now();
         loop {
-            if self.pass(rules, &mut meter).await? > 0 {
+            if self.pass(progress).await? > 0 {
                 idle_since = Instant::now();
             }
             // A dry run locks nothing, and passes over nothing.
-            let held = if self.dry_run { 0 } else { self.dead_letters.left(&self.scope).await? };
-            if held == 0 || idle_since.elapsed() >= self.wait {
+            let held = if self.how.dry_run { 0 } else { self.dead_letters.left(&self.scope).await? };
+            if held == 0 || idle_since.elapsed() >= self.how.wait {
                 self.replayed.held += held;
                 return Ok(());
             }
-            meter.waits_for(&format!("{held} dead letters that another replay holds"))?;
+            progress.wait_for(&format!("{held} dead letters that another replay holds"))?;
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
     /// Once through the letters that nobody holds; returns how many they were.
-    async fn pass(&mut self, rules: &Arc<dyn Rules>, meter: &mut ProgressMeter<'_>) -> Result<u64, Error> {
-        let (mut after, mut replayed) = (0, 0);
+    async fn pass(&mut self, progress: &mut dyn Progress) -> Result<u64, Error> {
+        // Letters that were replayed are marked, but not by a dry run.
+        let begin = self.job.filter(|_| self.how.dry_run).map_or(0, |job| job.progress().after);
+        let (mut after, mut replayed) = (begin, 0);
         // So many letters are to be taken one by one.
         let mut alone = 0_u32;
         loop {
             let limit = if alone > 0 { 1 } else { self.limit };
-            let Some(part) = self.part(after, limit, rules, meter).await? else {
+            let Some(part) = self.part(after, limit, progress).await? else {
                 alone = limit;
                 continue;
             };
@@ -212,7 +266,7 @@ impl ReplayRun<'_> {
             }
             for (outcome, count) in part.outcomes {
                 replayed += count;
-                meter.advance(count)?;
+                progress.advance(count)?;
                 *self.replayed.outcomes.entry(outcome).or_default() += count;
             }
         }
@@ -223,18 +277,17 @@ impl ReplayRun<'_> {
         &self,
         after: i64,
         limit: u32,
-        rules: &Arc<dyn Rules>,
-        meter: &mut ProgressMeter<'_>,
+        progress: &mut dyn Progress,
     ) -> Result<Option<Replay>, Error> {
         let begun = Instant::now();
         loop {
-            let Self { store, scope, dry_run: trial, .. } = self;
-            let part = ReplayPage { store, scope, after, limit, trial: *trial, rules };
+            let Self { store, scope, how, rules, job, .. } = self;
+            let part = ReplayPage { store, scope, after, limit, trial: how.dry_run, rules, job: *job };
             match self.dead_letters.replay(part).await {
                 Err(error) if !error.is_conflict() => return Err(error.into()),
-                Err(error) if begun.elapsed() >= self.wait => return Err(Error::Conflict(error)),
+                Err(error) if begun.elapsed() >= how.wait => return Err(Error::Conflict(error)),
                 Err(_) => {
-                    meter.waits_for("rows that somebody else holds")?;
+                    progress.wait_for("rows that somebody else holds")?;
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
                 Ok(replay) => return Ok(replay),

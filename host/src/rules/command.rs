@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 
 use super::deploy::{self, Deployed, Operator, Status};
 use super::{file, listing};
+use crate::audit::{Commanded, user};
 use crate::config::Config;
 use crate::sandbox::SandboxEngine;
 use crate::store::{self, Database};
@@ -169,12 +170,17 @@ pub async fn run(command: Command, config: &Config, out: &mut dyn Write) -> Resu
             let settings = (!settings.is_empty()).then(|| settings.into_iter().collect::<BTreeMap<_, _>>());
             let engine = SandboxEngine::new(config).map_err(Error::Sandbox)?;
             let source = file.display().to_string();
-            let deployed = operator.deploy(&engine, bytes, source, settings).await?;
+            let deployed = operator.deploy(&engine, bytes, source.clone(), settings).await;
+            record(&operator, "rules deploy", &source, deployed.as_ref().map(named)).await?;
+            let deployed = deployed?;
             tell_deployed(&operator, &change, &deployed, out).await?
         }
         Command::Rollback { version, change } => {
             let operator = changing(&change)?;
-            let deployed = operator.rollback(version.as_deref()).await?;
+            let deployed = operator.rollback(version.as_deref()).await;
+            let target = version.as_deref().unwrap_or_default();
+            record(&operator, "rules rollback", target, deployed.as_ref().map(named)).await?;
+            let deployed = deployed?;
             tell_deployed(&operator, &change, &deployed, out).await?
         }
         Command::Pause { change } => pause(&changing(&change)?, &change, true, out).await?,
@@ -203,6 +209,25 @@ pub async fn run(command: Command, config: &Config, out: &mut dyn Write) -> Resu
     Ok(code)
 }
 
+fn named(deployed: &Deployed) -> String {
+    format!("version {}", deployed.version)
+}
+
+/// Records who has changed what. If that fails, it is said.
+async fn record(
+    operator: &Operator<'_>,
+    action: &str,
+    target: &str,
+    told: Result<String, &deploy::Error>,
+) -> Result<(), Error> {
+    let tenant = Some(operator.tenant.name.as_str());
+    let commanded = Commanded { author: &operator.author, action, tenant, target };
+    match commanded.record(operator.database, told).await {
+        Ok(()) => Ok(()),
+        Err(why) => Ok(writeln!(io::stderr(), "{why}")?),
+    }
+}
+
 async fn tell_deployed(
     operator: &Operator<'_>,
     change: &Change,
@@ -227,7 +252,10 @@ async fn pause(
     is_to_pause: bool,
     out: &mut dyn Write,
 ) -> Result<ExitCode, Error> {
-    operator.pause(is_to_pause).await?;
+    let action = if is_to_pause { "rules pause" } else { "rules resume" };
+    let done = operator.pause(is_to_pause).await;
+    record(operator, action, "", done.as_ref().map(|_| String::new())).await?;
+    done?;
     if !change.which.json {
         let said = if is_to_pause { "nothing more is to be read" } else { "entries are to be read" };
         writeln!(out, "tenant {}: {said}", operator.tenant.name)?;
@@ -253,12 +281,6 @@ async fn wait(
 
 fn code_of(status: &Status) -> ExitCode {
     if status.is_everywhere() { ExitCode::SUCCESS } else { ExitCode::from(NOT_EVERYWHERE) }
-}
-
-/// Returns the name of the user who runs this.
-fn user() -> String {
-    let name = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    name.filter(|name| text(name).is_ok() && !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

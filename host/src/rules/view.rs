@@ -144,6 +144,6 @@ pub(super) fn manifest(stored: &StoredVersion) -> Value {
     serde_json::from_str(&stored.manifest).unwrap_or_else(|_| Value::String(stored.manifest.clone()))
 }
 
-pub(super) fn second(time: DateTime<Utc>) -> String {
+pub(crate) fn second(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }

@@ -1,13 +1,17 @@
 //! Lets an operator look at dead letters and purge them; `replay` judges them again.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
-use sqlx::{Postgres, QueryBuilder, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, Postgres, QueryBuilder, Row as _};
 
 use super::pool::{Purpose, on_connection};
 use super::timestamp::{NoTimestamp, Timestamp};
-use super::{Database, Error, within_timeout};
+use super::{Database, Error, Job, JobLease, within_timeout};
 use crate::batch::{Entry, EntryId, Field, Violation};
+use crate::failpoint::failpoint;
 use crate::text::first_digits;
 
 /// Selects the letters that match everything that is given.
@@ -26,6 +30,8 @@ pub struct Filter {
     pub since: Option<DateTime<Utc>>,
     /// Whether to select only letters that no replay has settled.
     pub open: bool,
+    /// Only letters with numbers below this one are selected.
+    pub before_id: Option<i64>,
 }
 
 #[derive(Clone, Debug)]
@@ -120,15 +126,33 @@ const CAUSES: &str =
          FROM jsonb_array_elements(CASE jsonb_typeof(violations) WHEN 'array' THEN violations ELSE '[]' END) AS violation
      ) AS violation ON true";
 
+/// Selects the same without the fields, and these violations.
+fn brief(violations: &str) -> String {
+    let brief = LETTERS.replace("violations::text", violations);
+    brief.replace(" fields,", " NULL::bytea[] AS fields,")
+}
+
+/// Selects the first ten violations. Rows that somebody else wrote may hold anything.
+const FIRST_VIOLATIONS: &str = "CASE jsonb_typeof(violations) WHEN 'array'
+    THEN jsonb_path_query_array(violations, '$[0 to 9]') ELSE '[]' END::text";
+
 /// The dead letters of a database. Its statements have time limits, except those that search.
 pub struct DeadLetterStore {
     pub(super) database: Database,
+    /// How long a search may take, if that has an end.
+    patience: Option<Duration>,
 }
 
 impl DeadLetterStore {
     /// Opens the dead letters of a database that was prepared.
     pub fn new(database: &Database) -> Self {
-        Self { database: database.clone() }
+        Self { database: database.clone(), patience: None }
+    }
+
+    /// Returns the same, with an end for searches that take longer than this.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self }
     }
 
     /// Returns whether the tables are known to be there.
@@ -148,14 +172,29 @@ impl DeadLetterStore {
              FROM unnest($1::text[]) AS name"
         );
         on_connection!(self.database, "counting dead letters", |connection| {
-            let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenants).bind(i64::from(most));
+            let rows = sqlx::query(AssertSqlSafe(sql)).bind(tenants).bind(i64::from(most));
             let count = |row: &PgRow| Ok((row.try_get(0)?, row.try_get::<i64, _>(1)?.unsigned_abs()));
             rows.fetch_all(connection).await?.iter().map(count).collect()
         })
     }
 
+    /// Returns the newest letters without their fields.
     pub async fn newest(&self, filter: &Filter, limit: u32) -> Result<Vec<Letter>, Error> {
-        let mut query = filter.query(LETTERS);
+        self.select(&brief("violations::text"), filter, limit).await
+    }
+
+    /// Returns the newest letters without their fields, and with ten violations each at most.
+    pub async fn newest_in_brief(&self, filter: &Filter, limit: u32) -> Result<Vec<Letter>, Error> {
+        self.select(&brief(FIRST_VIOLATIONS), filter, limit).await
+    }
+
+    /// Returns one letter, with all that is known of it.
+    pub async fn letter(&self, filter: &Filter) -> Result<Option<Letter>, Error> {
+        Ok(self.select(LETTERS, filter, 1).await?.pop())
+    }
+
+    async fn select(&self, beginning: &str, filter: &Filter, limit: u32) -> Result<Vec<Letter>, Error> {
+        let mut query = filter.query(beginning);
         query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit));
         Letter::all(&self.look(query).await?)
     }
@@ -171,12 +210,15 @@ impl DeadLetterStore {
         Ok(rows.iter().map(Cause::from_row).collect::<Result<_, _>>()?)
     }
 
-    /// Fixes what a replay of these letters is about.
-    pub async fn scope(&self, filter: Filter) -> Result<Scope, Error> {
+    /// Fixes what a replay of these letters is about. A job that was begun before goes on with what it was about then.
+    pub async fn scope(&self, filter: Filter, job: Option<&Job>) -> Result<Scope, Error> {
+        if let Some((began, newest)) = job.and_then(|job| job.began) {
+            return Ok(Scope { filter, began, newest });
+        }
         let query = QueryBuilder::new("SELECT now(), coalesce(max(id), 0) FROM dead_letters");
         let rows = self.look(query).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
-        Ok(Scope { filter, began: row.try_get(0)?, newest: row.try_get(1)? })
+        Ok(Scope { filter, began: time(row.try_get(0)?)?, newest: row.try_get(1)? })
     }
 
     /// Returns how many letters nobody has replayed yet. At the end of a replay, another one holds
@@ -185,19 +227,41 @@ impl DeadLetterStore {
         self.number(scope.query("SELECT count(*) FROM dead_letters")).await
     }
 
-    /// Deletes at most `limit` of the oldest letters after this number. Returns how many were
-    /// deleted, and the number of the last one.
-    pub async fn purge(&self, filter: &Filter, after: i64, limit: u32) -> Result<Option<(u64, i64)>, Error> {
+    /// Deletes at most `limit` of the oldest letters after this number, and notes it in the same transaction if that
+    /// is a job's. Returns how many were deleted, and the number of the last one.
+    pub async fn purge(
+        &self,
+        filter: &Filter,
+        after: i64,
+        limit: u32,
+        job: Option<&JobLease>,
+    ) -> Result<Option<(u64, i64)>, Error> {
         let mut query =
             filter.query("WITH purged AS (DELETE FROM dead_letters WHERE id IN (SELECT id FROM dead_letters");
         query.push(" AND id > ").push_bind(after).push(" ORDER BY id LIMIT ").push_bind(i64::from(limit));
         query.push(") RETURNING id) SELECT count(*), max(id) FROM purged");
         let mut pooled = self.database.acquire(Purpose::Plain).await?;
-        let row = query.build().persistent(false).fetch_one(&mut pooled.connection);
-        let row = within_timeout("deleting dead letters", row).await;
-        let row = self.database.finish(pooled, row)?;
-        let (count, last): (i64, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
-        Ok(last.map(|last| (u64::try_from(count).unwrap_or(0), last)))
+        let purged = async {
+            let mut transaction = pooled.connection.begin().await?;
+            let row = query.build().persistent(false).fetch_one(&mut *transaction).await?;
+            let (count, last): (i64, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
+            let purged = last.map(|last| (count.unsigned_abs(), last));
+            let next = match (job, purged) {
+                (Some(job), Some((count, last))) => {
+                    let outcomes = BTreeMap::from([("deleted".to_owned(), count)]);
+                    Some((job, job.write(&outcomes, last, &mut transaction).await?))
+                }
+                _ => None,
+            };
+            failpoint!("before_purge", sqlx::Error::from(std::io::Error::other("failpoint")).into());
+            transaction.commit().await?;
+            if let Some((job, next)) = next {
+                job.advance(next);
+            }
+            Ok::<_, Error>(purged)
+        };
+        let purged = within_timeout("deleting dead letters", purged).await;
+        self.database.finish(pooled, purged)
     }
 
     async fn number(&self, query: QueryBuilder<Postgres>) -> Result<u64, Error> {
@@ -206,11 +270,22 @@ impl DeadLetterStore {
         Ok(u64::try_from(number).unwrap_or(0))
     }
 
-    /// Searches for as long as the server works on it: going through all letters may take minutes.
+    /// Searches for as long as the server works on it, unless that has an end: going through all letters may take minutes.
     async fn look(&self, mut query: QueryBuilder<Postgres>) -> Result<Vec<PgRow>, Error> {
         let (mut connection, session) = self.database.session().await?;
+        if let Some(patience) = self.patience {
+            let set = format!("SET statement_timeout = {}", patience.as_millis());
+            let set = sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut connection);
+            within_timeout("looking for dead letters", set).await?;
+        }
         let rows = query.build().persistent(false).fetch_all(&mut connection);
-        self.database.watched(session, async { Ok(rows.await?) }).await
+        let found = self.database.watched(session, async { Ok(rows.await?) }).await;
+        match (found, self.patience) {
+            (Err(error), Some(after)) if Error::is_cancelled(&error) => {
+                Err(Error::TimedOut { what: "a search among dead letters", after })
+            }
+            (found, _) => found,
+        }
     }
 }
 
@@ -218,7 +293,7 @@ impl Filter {
     /// Returns a statement with this beginning and only the conditions that are given, so that it
     /// is planned for these values. Migration 0009 has an index for what is asked most.
     fn query(&self, beginning: &str) -> QueryBuilder<Postgres> {
-        let Self { id, reason, code, tenant, stream, guest, before, since, open } = self;
+        let Self { id, reason, code, tenant, stream, guest, before, since, open, before_id } = self;
         let mut query = QueryBuilder::new(beginning);
         query.push(" WHERE true");
         if *open {
@@ -234,6 +309,9 @@ impl Filter {
         equal("stream", stream);
         if let Some(id) = id {
             query.push(" AND id = ").push_bind(*id);
+        }
+        if let Some(before_id) = before_id {
+            query.push(" AND id < ").push_bind(*before_id);
         }
         if let Some(code) = code {
             query.push(" AND violations @> jsonb_build_array(jsonb_build_object('code', ");
@@ -254,6 +332,16 @@ impl Filter {
 }
 
 impl Scope {
+    /// Returns when the work began, and the newest letter then.
+    pub(super) fn bounds(&self) -> (DateTime<Utc>, i64) {
+        (self.began, self.newest)
+    }
+
+    /// Returns the filter without a look at replays, for letters that were there when the work began.
+    pub fn filter(&self) -> Filter {
+        Filter { before_id: Some(self.newest.saturating_add(1)), ..self.filter.clone() }
+    }
+
     fn query(&self, beginning: &str) -> QueryBuilder<Postgres> {
         let mut query = self.filter.query(beginning);
         query.push(" AND id <= ").push_bind(self.newest);

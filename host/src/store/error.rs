@@ -87,6 +87,12 @@ pub enum Error {
     /// A row of the tables of rules cannot be read.
     #[error("a table of rules holds {0}, which is not ours; delete the row, and deploy again")]
     RulesTable(&'static str),
+    /// A row of the table of jobs cannot be read.
+    #[error("the table dead_letter_jobs holds {0}, which is not ours; delete the row")]
+    JobsTable(&'static str),
+    /// The work on a job must not go on, and nothing more of it commits.
+    #[error("the job was cancelled, or another replica has taken it over")]
+    LeaseLost,
     /// The batch is more than one transaction may have.
     #[error(
         "the batch is more than one transaction is to have, in bytes or in weeks, each of which may be a chunk"

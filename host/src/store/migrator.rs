@@ -207,7 +207,7 @@ impl Store {
 }
 
 /// The tables that all tenants share, each with the migrations that give it its present form.
-pub(super) const OWN_TABLES: [(&str, &[i64]); 9] = [
+pub(super) const OWN_TABLES: [(&str, &[i64]); 11] = [
     ("dead_letters", &[2, 4, 9, 10]),
     ("commits", &[3, 6]),
     ("replay_outbox", &[5]),
@@ -217,6 +217,8 @@ pub(super) const OWN_TABLES: [(&str, &[i64]); 9] = [
     ("rules_versions", &[10]),
     ("rules_deployments", &[10]),
     ("rules_replicas", &[10]),
+    ("dead_letter_jobs", &[11]),
+    ("admin_audit", &[11]),
 ];
 
 /// Makes tables again that somebody has dropped.

@@ -9,6 +9,8 @@
 //! - `timestamp`: reads times, of which PostgreSQL has more than chrono
 //! - `components`, `deployments`: components, versions of the rules, and which of them is wanted
 //! - `replicas`: what each replica has in force of them
+//! - `jobs`: long work on dead letters, which outlives the process that does it
+//! - `audit`: who has asked for a change, and what came of it
 //! - `listener`: hears of deployments
 //! - `inspect`: looks at the server and changes nothing, for `sluicegate doctor`
 //! - `replay_outbox`: keeps what a replay has published and not sent yet
@@ -17,6 +19,7 @@
 //! row was refused. So the reason why there is none is told as it is, and a connection whose state
 //! is in doubt is never used again.
 
+mod audit;
 mod columns;
 mod commit_log;
 mod components;
@@ -25,6 +28,7 @@ mod dead_letter_store;
 mod deployments;
 mod error;
 mod inspect;
+mod jobs;
 mod listener;
 mod migrator;
 mod others;
@@ -48,9 +52,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
+pub use audit::{AuditRow, NewAudit};
 pub use commit_log::{BatchRecord, CommitLog, Number, StaleRun};
 pub use dead_letter_store::{Cause, DeadLetterStore, Filter, Letter, Scope};
 pub use deployments::{Action, Deployment, NewVersion, Request, StoredVersion, Wanted};
@@ -59,6 +64,7 @@ pub use inspect::{
     Extension, Holders, Hypertable, Migrations, PostgresLook, PostgresServer, RefusedStatement, TableLook,
     TenantTable,
 };
+pub use jobs::{Job, JobFilter, JobLease, JobProgress, JobState, NewJob, Resumed};
 pub use listener::Listener;
 pub use others::Others;
 pub use replay_outbox::Due;
@@ -179,6 +185,8 @@ pub struct DatabaseInner {
     reported: Mutex<BTreeSet<TenantName>>,
     /// Lets one tenant at a time delete what nobody needs any more.
     housekeeping: Semaphore,
+    /// Tells that somebody has asked for a job.
+    jobs: Notify,
 }
 
 impl Deref for Database {
@@ -209,6 +217,7 @@ impl Database {
             storing: tokio::sync::Mutex::default(),
             reported: Mutex::default(),
             housekeeping: Semaphore::new(1),
+            jobs: Notify::new(),
         })))
     }
 

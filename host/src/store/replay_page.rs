@@ -13,7 +13,7 @@ use super::others::{Others, look_at_others};
 use super::pool::Purpose;
 use super::rows::{Keys, Rows, take_new};
 use super::session::{self, Session};
-use super::{Error, Remedy, Store, replay_outbox, within_timeout};
+use super::{Error, JobLease, Remedy, Store, replay_outbox, within_timeout};
 use crate::batch::{Entry, Judged, Outcome, Reason, Version};
 use crate::capabilities::{HostContext, Lost, Publication};
 use crate::failpoint::failpoint;
@@ -32,6 +32,8 @@ pub struct ReplayPage<'a> {
     /// Whether only to tell what would become of the letters, and to write nothing.
     pub trial: bool,
     pub rules: &'a Arc<dyn Rules>,
+    /// The job that the replay is, if it is one: how far it is commits with the page.
+    pub job: Option<&'a JobLease>,
 }
 
 /// The result of a page of a replay.
@@ -112,11 +114,15 @@ impl DeadLetterStore {
             (false, Some(first)) => {
                 let marks =
                     Marks { ids: letters.iter().map(|letter| letter.id).collect(), marks, by: first.version };
-                self.commit(session, part.store, marks, publications).await?;
+                let noted = part.job.map(|job| (job, &replay.outcomes, last));
+                self.commit(session, part.store, marks, publications, noted).await?;
             }
             _ => {
                 replay.has_published = false;
                 session.rollback(&self.database).await?;
+                if let Some(job) = part.job {
+                    job.note(&replay.outcomes, last).await?;
+                }
             }
         }
         Ok(Some(replay))
@@ -128,16 +134,23 @@ impl DeadLetterStore {
         store: &Store,
         marks: Marks,
         publications: Vec<Publication>,
+        noted: Option<(&JobLease, &BTreeMap<String, u64>, i64)>,
     ) -> Result<(), Error> {
         let connection = &mut session.pooled.connection;
         let committed = async {
             marks.write(connection).await?;
             replay_outbox::put(store, &publications, connection).await?;
+            let next = match noted {
+                Some((job, outcomes, last)) => Some((job, job.write(outcomes, last, connection).await?)),
+                None => None,
+            };
             failpoint!("before_commit", failed());
             sqlx::raw_sql("COMMIT").execute(connection).await?;
-            Ok::<(), Error>(())
+            Ok::<_, Error>(next)
         };
-        within_timeout("writing what was replayed", committed).await?;
+        if let Some((job, next)) = within_timeout("writing what was replayed", committed).await? {
+            job.advance(next);
+        }
         failpoint!("after_commit", failed());
         session.release(&self.database).await;
         Ok(())
