@@ -69,7 +69,7 @@ fn rights_that_a_role_lacks_become_statements_to_run() {
         .filter(|finding| text(finding, "id") == "table-rights")
         .map(|finding| text(finding, "remedy"))
         .collect();
-    assert_eq!(remedies.len(), 11, "ours, that of the migrations, and events: {remedies:?}");
+    assert_eq!(remedies.len(), 13, "ours, that of the migrations, and events: {remedies:?}");
     remedies.iter().for_each(|remedy| scene.database.execute(remedy));
     let report = examined(role.launch(), &["--strict"]);
     assert_eq!((report.code, report.bad()), (Some(0), vec![]), "{:#?}", report.findings);
