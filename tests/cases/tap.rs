@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluicegate_tests::{
-    Event, Fields, Scene, Service, Tenants, Watch, as_holder, fields, guests, token_line, until,
-    until_running,
+    Event, Fields, Scene, Service, Tenants, Watch, fields, guests, token_line, until, until_running,
 };
 
 const TAP: &str = "/v1/tenants/default/tap";
@@ -106,7 +105,7 @@ fn each_sees_what_its_token_allows() {
     let service = tenants.launch().set("ADMIN_TOKENS_FILE", file.display()).start_unready();
     until_running(&service, "acme");
     let admin = service.admin();
-    let (viewer, operator) = (as_holder(&admin, "look"), as_holder(&admin, "act"));
+    let (viewer, operator) = (admin.as_holder("look"), admin.as_holder("act"));
     admin.get("/v1/tenants/acme/tap").problem(401);
     assert_eq!(viewer.get("/v1/tenants/globex/tap").problem(404), "no such tenant");
     assert!(viewer.get("/v1/tenants/acme/tap?payload=true").problem(403).contains("wanted operator"));

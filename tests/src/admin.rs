@@ -222,11 +222,6 @@ pub fn token_line(token: &str, role: &str, more: &str) -> String {
     format!("[[token]]\nname = \"{token}\"\nsha256 = \"{digest}\"\nrole = \"{role}\"\n{more}\n")
 }
 
-/// Returns the API as the holder of a token asks it.
-pub fn as_holder(admin: &Admin, token: &str) -> Admin {
-    admin.with(&format!("Authorization: Bearer {token}"))
-}
-
 /// Has Prometheus' own tool read a page of metrics, and fails unless it has nothing to say.
 pub fn check_metrics(page: &str) {
     let mut promtool = Command::new(cached("prometheus-trixie-1/bin/promtool", "prometheus"))

@@ -42,7 +42,7 @@ mod tenants;
 mod tool;
 mod wait;
 
-pub use admin::{Admin, Answer, Told as ToldEvent, Watch, as_holder, check_metrics, token_line};
+pub use admin::{Admin, Answer, Told as ToldEvent, Watch, check_metrics, token_line};
 pub use bad_entries::{files_of, hostile, letters_of, message, reasons};
 pub use database::{Database, Letter};
 pub use events::{Event, Fields, fields};
