@@ -144,7 +144,6 @@ fn the_poison_is_found_in_few_calls() {
         let judged = judged(&rules, 5, entries).entries;
         let dead = judged.iter().filter(|judged| matches!(judged.outcome, Outcome::DeadLetter(..)));
         assert_eq!(dead.map(|judged| judged.entry.id.sequence).collect::<Vec<_>>(), [at]);
-        drop(rules);
         sizes.into_inner()
     };
     assert_eq!(calls(0), [8, 4, 2, 1, 1, 2, 4]);
