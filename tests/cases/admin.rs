@@ -344,6 +344,10 @@ fn every_answer_is_documented() {
     for (template, operations) in document["paths"].as_object().unwrap() {
         for (method, operation) in operations.as_object().unwrap() {
             let responses = operation["responses"].as_object().unwrap();
+            // A stream has no end; those who test the tap ask for it.
+            if !operation["responses"]["200"]["content"]["text/event-stream"].is_null() {
+                continue;
+            }
             for (name, id) in [
                 ("default", "1"),
                 ("default", "0"),

@@ -333,7 +333,7 @@ fn tables_of_another_program_are_left_alone() {
     assert_eq!(scene.database.letters().len(), 1);
     service.stop();
     let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'sluicegate'";
-    assert_eq!(scene.database.value::<i64>(tables), 11, "ours, events, and those of the migrations");
+    assert_eq!(scene.database.value::<i64>(tables), 13, "ours, events, and those of the migrations");
     assert_eq!(scene.database.value::<String>("SELECT sha FROM public.commits"), "a");
 }
 
