@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
@@ -63,7 +63,7 @@ impl Services {
 }
 
 /// Returns a variable of the environment; an empty one counts as unset.
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
@@ -151,10 +151,43 @@ pub struct Answer {
 }
 
 impl Answer {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
     /// Returns the body, which the caller bounds in size and time.
     pub fn body(&mut self) -> &mut Incoming {
         self.response.body_mut()
     }
+}
+
+/// Why a request was not answered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExchangeError {
+    #[error("it cannot be reached: {0}")]
+    Unreachable(#[from] io::Error),
+    #[error("it does not answer as a server does: {0}")]
+    Broken(#[from] hyper::Error),
+}
+
+/// Sends a request to the server of this URL, on a connection of its own.
+pub(crate) async fn exchange<B>(url: &Url, request: Request<B>) -> Result<Answer, ExchangeError>
+where
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
+    let port = url.port_or_known_default().unwrap_or(80);
+    let stream = match url.host() {
+        Some(Host::Domain(name)) => TcpStream::connect((name, port)).await?,
+        Some(Host::Ipv4(address)) => TcpStream::connect((address, port)).await?,
+        Some(Host::Ipv6(address)) => TcpStream::connect((address, port)).await?,
+        None => return Err(io::Error::other("it names no host").into()),
+    };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Its error is the answer's as well.
+    let driven = tokio::spawn(async { connection.await.unwrap_or_default() });
+    let connection = AbortOnDropHandle::new(driven);
+    let response = sender.send_request(request).await?;
+    Ok(Answer { response, _connection: connection })
 }
 
 impl Client {
@@ -231,21 +264,12 @@ impl Client {
     }
 
     async fn send(&self, request: Request<Empty<Bytes>>) -> Result<Answer, Error> {
-        let unreachable = |source| Error::Unreachable { service: self.authority.clone(), source };
-        let port = self.base.port_or_known_default().unwrap_or(80);
-        let connected = match self.base.host() {
-            Some(Host::Domain(name)) => TcpStream::connect((name, port)).await,
-            Some(Host::Ipv4(address)) => TcpStream::connect((address, port)).await,
-            Some(Host::Ipv6(address)) => TcpStream::connect((address, port)).await,
-            None => Err(io::Error::other("it names no host")),
-        };
-        let stream = TokioIo::new(connected.map_err(unreachable)?);
-        let (mut sender, connection) = http1::handshake(stream).await.map_err(|error| self.broken(&error))?;
-        // Its error is the answer's as well.
-        let driven = tokio::spawn(async { connection.await.unwrap_or_default() });
-        let connection = AbortOnDropHandle::new(driven);
-        let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
-        Ok(Answer { response, _connection: connection })
+        exchange(&self.base, request).await.map_err(|error| match error {
+            ExchangeError::Unreachable(source) => {
+                Error::Unreachable { service: self.authority.clone(), source }
+            }
+            ExchangeError::Broken(error) => self.broken(&error),
+        })
     }
 
     /// Reads what a service says of an error.

@@ -5,8 +5,8 @@
 //! is too much for one transaction, [`store`] commits its outcome, [`stream`] acknowledges it.
 //! [`pipeline`] joins these steps, [`tenant`] starts and drains a pipeline, [`service`] runs all
 //! tenants, [`rules`] decides which version of the rules is in force, [`metrics`] tells what
-//! happened, `tap` shows a sample of it, and `admin` tells it to who asks: [`client`] does, for
-//! [`top`]. [`batch`] is the data they share, [`config`] every setting. ARCHITECTURE.md has the
+//! happened, `tap` shows a sample of it, `traces` sends a collector the way of each batch, and `admin` tells it to who
+//! asks: [`client`] does, for [`top`]. [`batch`] is the data they share, [`config`] every setting. ARCHITECTURE.md has the
 //! invariants.
 
 mod admin;
@@ -37,4 +37,5 @@ mod tap;
 pub mod tenant;
 mod text;
 pub mod top;
+mod traces;
 pub mod validate;

@@ -21,6 +21,7 @@ use crate::store::Database;
 use crate::stream::Redis;
 use crate::tap::Places;
 use crate::tenant::{AfterFailure, Error, ProcessWide, RulesSource, Run};
+use crate::traces::Traces;
 
 /// Runs the service until `shutdown` is called. With `reload`, it follows the settings.
 pub async fn run(config: Config, reload: Option<Reload>, shutdown: CancellationToken) -> Result<(), Error> {
@@ -29,8 +30,13 @@ pub async fn run(config: Config, reload: Option<Reload>, shutdown: CancellationT
     let engine = SandboxEngine::new(&config).map_err(Error::Sandbox)?;
     let sources = Sources { engine, database: database.clone(), folders: Arc::<Folders>::default() };
     let rules = RulesSource::Versions(sources, Feed::new(database.clone()));
-    let shared = ProcessWide { config, redis, database, rules, tap_places: Places::default() };
-    run_all(shared, reload, shutdown).await
+    let (traces, tap_places) = (Traces::from_environment(&config.consumer_name), Places::default());
+    let shared = ProcessWide { config, redis, database, rules, tap_places, traces: traces.clone() };
+    let outcome = run_all(shared, reload, shutdown).await;
+    if let Some(traces) = traces {
+        traces.shutdown().await;
+    }
+    outcome
 }
 
 /// Runs the service with these rules for every tenant until `shutdown` is called.
@@ -38,7 +44,7 @@ pub async fn run_with(config: Config, rules: RulesInForce, shutdown: Cancellatio
     let redis = Redis::new(&config)?;
     let database = Database::new(&config).map_err(Error::StoreUrl)?;
     let rules = RulesSource::Given(rules);
-    let shared = ProcessWide { config, redis, database, rules, tap_places: Places::default() };
+    let shared = ProcessWide { config, redis, database, rules, tap_places: Places::default(), traces: None };
     run_all(shared, None, shutdown).await
 }
 

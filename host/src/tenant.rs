@@ -21,6 +21,7 @@ use crate::store;
 use crate::store::{Database, DeadLetterStore, Filter, Store};
 use crate::stream::{self, Redis, Stream};
 use crate::tap::{Places, Tap};
+use crate::traces::Traces;
 
 /// How long the exit waits until the consumer has left its group.
 const LEAVING: Duration = Duration::from_secs(1);
@@ -80,6 +81,8 @@ pub(crate) struct ProcessWide {
     pub(crate) database: Database,
     pub(crate) rules: RulesSource,
     pub(crate) tap_places: Places,
+    /// What traces batches, where an endpoint is set.
+    pub(crate) traces: Option<Traces>,
 }
 
 pub(crate) enum RulesSource {
@@ -228,6 +231,7 @@ impl Run {
             attempts: stream.attempts(),
             counters: Arc::clone(counters),
             tap: Arc::clone(tap),
+            traces: shared.traces.as_ref().map(|traces| traces.of_tenant(tenant)),
         };
         let reporting = shutdown.child_token();
         let (outcome, ()) = tokio::join!(

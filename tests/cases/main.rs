@@ -50,6 +50,7 @@ mod storage;
 mod tap;
 mod tenants;
 mod top;
+mod traces;
 mod validation;
 mod verdicts;
 mod workers;

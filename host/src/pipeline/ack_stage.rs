@@ -38,6 +38,10 @@ pub(super) async fn acknowledge(
         let outcome = acknowledger.acknowledge(due.iter_mut().map(|(batch, ..)| batch)).await;
         for (batch, in_flight, committed_at) in due.extract_if(.., |(batch, ..)| batch.is_acknowledged()) {
             counters.passed(Stage::Acknowledge, committed_at.elapsed());
+            in_flight.trace(|trace| {
+                trace.passed(Stage::Acknowledge, committed_at);
+                trace.ended(batch.tally());
+            });
             in_flight.acknowledged(batch.entries());
             counters.ended(batch.tally(), in_flight.read_at.elapsed());
         }

@@ -14,6 +14,7 @@ use crate::batch_budget;
 use crate::judge::Rules;
 use crate::store::Committed;
 use crate::stream::Quiet;
+use crate::traces::BatchTrace;
 
 /// How long a batch that should be alone waits for those in flight, unless it must be alone. One of
 /// them may wait for somebody's lock, for hours.
@@ -31,16 +32,30 @@ pub(super) struct InFlight {
     /// The number of entries that are not acknowledged yet.
     pending: AtomicUsize,
     run: CancellationToken,
+    /// Where the batch is traced.
+    trace: Option<BatchTrace>,
     /// While a [heavy](super::judge_stage::is_heavy) batch keeps it, no other batch is judged.
     heavy_permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl InFlight {
     /// Holds these entries in a slot, in a run that this token ends.
-    pub(super) fn new(slot: Slot, entries: &[Entry], run: CancellationToken) -> Self {
+    pub(super) fn new(
+        slot: Slot,
+        entries: &[Entry],
+        run: CancellationToken,
+        trace: Option<BatchTrace>,
+    ) -> Self {
         slot.hold(entries);
         let (read_at, pending) = (Instant::now(), AtomicUsize::new(entries.len()));
-        Self { read_at, slot, pending, run, heavy_permit: Mutex::default() }
+        Self { read_at, slot, pending, run, trace, heavy_permit: Mutex::default() }
+    }
+
+    /// Tells the trace, if there is one.
+    pub(super) fn trace(&self, tell: impl FnOnce(&BatchTrace)) {
+        if let Some(trace) = &self.trace {
+            tell(trace);
+        }
     }
 
     /// Counts so many of the entries as acknowledged.
@@ -75,6 +90,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         if *self.pending.get_mut() > 0 {
             self.run.cancel();
+            self.trace(BatchTrace::lost);
         }
     }
 }
@@ -260,10 +276,10 @@ mod tests {
         let (slots, run) = (Slots::new(2), CancellationToken::new());
         let first = slots.take(Quiet::NotWanted, &run).await.expect("a slot");
         assert!(first.is_alone);
-        let first = InFlight::new(first, &entries(0..3), run.clone());
+        let first = InFlight::new(first, &entries(0..3), run.clone(), None);
         let second = slots.take(Quiet::NotWanted, &run).await.expect("a slot");
         assert!(!second.is_alone);
-        let second = InFlight::new(second, &entries(5..6), run.clone());
+        let second = InFlight::new(second, &entries(5..6), run.clone(), None);
         assert_eq!(
             [0, 2, 3, 5, 6].map(|sequence| slots.hold(id(sequence))),
             [true, true, false, true, false]
@@ -277,14 +293,14 @@ mod tests {
     async fn a_batch_that_is_lost_ends_the_run_before_its_place_is_free() {
         let (slots, run) = (Slots::new(1), CancellationToken::new());
         let slot = slots.take(Quiet::Needed, &run).await.expect("a slot");
-        let in_flight = InFlight::new(slot, &entries(0..3), run.clone());
+        let in_flight = InFlight::new(slot, &entries(0..3), run.clone(), None);
         in_flight.acknowledged(2);
         in_flight.acknowledged(1);
         drop(in_flight);
         assert!(!run.is_cancelled(), "all of it was acknowledged");
 
         let slot = slots.take(Quiet::Needed, &run).await.expect("the slot again");
-        let in_flight = InFlight::new(slot, &entries(0..3), run.clone());
+        let in_flight = InFlight::new(slot, &entries(0..3), run.clone(), None);
         in_flight.acknowledged(2);
         drop(in_flight);
         assert!(run.is_cancelled());

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::in_flight::{JudgedBatch, ReadBatch, Work};
+use super::in_flight::{InFlight, JudgedBatch, ReadBatch, Work};
 use super::rejections::RejectionLog;
 use super::slow_rules::SlowRulesLog;
 use super::{Error, RulesInForce};
@@ -51,7 +51,9 @@ pub(super) async fn judge_all(
             true => Work::Open(entries, rules),
             false => {
                 let (judgement, _) = judge
-                    .ask(Arc::clone(&rules), entries, HostContext::default(), |_| std::future::ready(()))
+                    .ask(Arc::clone(&rules), entries, &in_flight, HostContext::default(), |_| {
+                        std::future::ready(())
+                    })
                     .await?;
                 // Without a transaction there is none to lose.
                 let Ok(judgement) = judgement else { break };
@@ -66,6 +68,7 @@ pub(super) async fn judge_all(
             }
         };
         counters.passed(Stage::Judge, in_flight.read_at.elapsed());
+        in_flight.trace(|trace| trace.passed(Stage::Judge, in_flight.read_at));
         if to_write.send(JudgedBatch { part, in_flight, at: Instant::now() }).await.is_err() {
             break; // a later stage failed
         }
@@ -92,13 +95,15 @@ impl BatchJudge {
         &self,
         rules: Arc<dyn Rules>,
         entries: Vec<Entry>,
+        in_flight: &InFlight,
         context: HostContext,
         serve: impl FnOnce(TransactionRequests) -> F,
     ) -> Result<(Result<Judgement, Lost>, Effects), Error> {
         let in_hand = self.attempts.begin(&entries).await;
-        let begun = Instant::now();
+        let (version, begun) = (rules.version(), Instant::now());
         let asked = judge::ask(rules, self.max_deliveries, entries, context, serve).await?;
         self.counters.judged(begun.elapsed());
+        in_flight.trace(|trace| trace.judged(version, begun));
         self.attempts.end(in_hand).await;
         failpoint!("after_judge");
         Ok(asked)

@@ -36,6 +36,7 @@ use crate::metrics::Counters;
 use crate::store::{self, Store};
 use crate::stream::{self, Acknowledger, Attempts, Reader};
 use crate::tap::Tap;
+use crate::traces::TenantTraces;
 use ack_stage::acknowledge;
 use in_flight::Slots;
 use judge_stage::{BatchJudge, judge_all};
@@ -83,6 +84,8 @@ pub struct Pipeline {
     pub attempts: Attempts,
     pub counters: Arc<Counters>,
     pub(crate) tap: Arc<Tap>,
+    /// What traces batches, where an endpoint is set.
+    pub(crate) traces: Option<TenantTraces>,
 }
 
 impl Error {
@@ -136,6 +139,7 @@ impl Pipeline {
             has_fenced_all: false,
             partial_batch_delay: tenant.partial_batch_delay.0,
             counters: Arc::clone(&counters),
+            traces: self.traces,
             to_judge,
             to_acknowledge: to_acknowledge.clone(),
             is_paused: self.is_paused,

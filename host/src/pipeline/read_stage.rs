@@ -15,6 +15,7 @@ use crate::metrics::{Counters, Dependency};
 use crate::retry::Retry;
 use crate::store::CommitLog;
 use crate::stream::{Pending, Read, Reader};
+use crate::traces::TenantTraces;
 
 pub(super) struct ReadStage {
     pub(super) reader: Reader,
@@ -30,6 +31,7 @@ pub(super) struct ReadStage {
     pub(super) has_fenced_all: bool,
     pub(super) partial_batch_delay: Duration,
     pub(super) counters: Arc<Counters>,
+    pub(super) traces: Option<TenantTraces>,
     pub(super) to_judge: mpsc::Sender<ReadBatch>,
     /// Takes what was committed before.
     pub(super) to_acknowledge: mpsc::Sender<CommittedBatch>,
@@ -136,7 +138,8 @@ impl ReadStage {
 
     fn in_flight(&self, slot: Slot, entries: &[Entry]) -> Arc<InFlight> {
         self.counters.delivered(entries.len());
-        Arc::new(InFlight::new(slot, entries, self.shutdown.clone()))
+        let trace = self.traces.as_ref().and_then(|traces| traces.begin(entries));
+        Arc::new(InFlight::new(slot, entries, self.shutdown.clone(), trace))
     }
 
     /// Returns the entries that nobody has decided yet. The others were committed before, and are

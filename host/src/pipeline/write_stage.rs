@@ -94,6 +94,7 @@ impl WriteStage {
                     retry.succeeded();
                     self.counters.committed(committed.ids());
                     self.counters.passed(Stage::Write, begun.elapsed());
+                    in_flight.trace(|trace| trace.passed(Stage::Write, begun));
                     let (tally, ends) = (committed.tally(), committed.take_ends());
                     // A closed channel: acknowledging failed for good. The entries stay pending.
                     let _ = self.to_acknowledge.send(CommittedBatch::new(committed, &in_flight)).await;
@@ -190,7 +191,7 @@ impl WriteStage {
         let context = HostContext { lag: self.counters.lag(), used: *used, ..HostContext::default() };
         let (judgement, effects) = self
             .judge
-            .ask(Arc::clone(rules), entries.clone(), context, |requests| session.serve(requests))
+            .ask(Arc::clone(rules), entries.clone(), in_flight, context, |requests| session.serve(requests))
             .await?;
         let Ok(judgement) = judgement else {
             return Ok(Attempt::new(Err(session.lost())));
