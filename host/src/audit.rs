@@ -58,5 +58,5 @@ impl Commanded<'_> {
 pub(crate) fn user() -> String {
     let name = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     let is_name = |name: &String| !name.is_empty() && name.len() <= 1_000 && !name.contains('\0');
-    name.filter(is_name).unwrap_or_else(|| "unknown".to_owned())
+    name.filter(is_name).unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }

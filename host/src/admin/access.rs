@@ -70,8 +70,12 @@ impl Access {
         match self.has(role) {
             true => Ok(()),
             false => {
-                let wanted = format!("{role:?}").to_lowercase();
-                Err(Problem::forbidden(format!("your role may not do this; wanted {wanted} or higher")))
+                let wanted = match role {
+                    Role::Viewer => "viewer or higher",
+                    Role::Operator => "operator or higher",
+                    Role::Admin => "admin",
+                };
+                Err(Problem::forbidden(format!("your role may not do this; wanted {wanted}")))
             }
         }
     }

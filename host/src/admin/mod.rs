@@ -50,6 +50,7 @@ use crate::rules::Sources;
 use crate::store::{Database, DeadLetterStore};
 use access::{Access, Guard};
 use audit::Refusals;
+pub(crate) use open_letters::MAX_OPEN_LETTERS;
 use open_letters::OpenLetters;
 use problem::Problem;
 pub(crate) use registry::{Observed, Tenants};

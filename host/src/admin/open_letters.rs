@@ -9,7 +9,7 @@ use super::registry::Tenants;
 use crate::store::{self, DeadLetterStore};
 
 /// A tenant's letters are counted up to this number, so that a question about many costs little.
-pub(super) const MOST: u32 = 10_000;
+pub(crate) const MAX_OPEN_LETTERS: u32 = 10_000;
 /// What was counted is the answer for so long, whoever asks.
 const FRESH: Duration = Duration::from_secs(10);
 /// How long PostgreSQL may take, before what it would say counts as unknown.
@@ -51,6 +51,6 @@ impl OpenLetters {
         }
         let names: Vec<String> =
             self.tenants.all().iter().map(|tenant| tenant.config.name.to_string()).collect();
-        self.letters.count_open(&names, MOST).await
+        self.letters.count_open(&names, MAX_OPEN_LETTERS).await
     }
 }

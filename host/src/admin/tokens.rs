@@ -28,8 +28,16 @@ pub(super) struct Tokens {
 struct Read {
     tokens: Arc<Vec<Token>>,
     stamp: Stamp,
-    /// Limits the log lines about a file that does not read any more.
+    /// Why the file does not read any more, as it was told.
+    problem: Option<String>,
+    /// Limits the log lines that tell the same again.
     reminder: Reminder,
+}
+
+impl Read {
+    fn new(tokens: Vec<Token>, stamp: Stamp) -> Self {
+        Self { tokens: Arc::new(tokens), stamp, problem: None, reminder: Reminder::default() }
+    }
 }
 
 /// What changes when a file does.
@@ -68,8 +76,8 @@ impl Tokens {
     pub(super) async fn read(file: &Path) -> Result<Self, Error> {
         let of_file = |problem| Error::Tokens { file: file.to_owned(), problem };
         let stamp = stamp(file).await.map_err(of_file)?;
-        let tokens = Arc::new(read(file).await.map_err(of_file)?);
-        let read = Mutex::new(Read { tokens, stamp, reminder: Reminder::default() });
+        let tokens = read(file).await.map_err(of_file)?;
+        let read = Mutex::new(Read::new(tokens, stamp));
         Ok(Self { file: file.to_owned(), read })
     }
 
@@ -101,10 +109,12 @@ impl Tokens {
         match (now, tokens) {
             (Ok(stamp), Ok(tokens)) => {
                 tracing::info!(file = %self.file.display(), tokens = tokens.len(), "the admin API's tokens were read again");
-                *read = Read { tokens: Arc::new(tokens), stamp, reminder: Reminder::default() };
+                *read = Read::new(tokens, stamp);
             }
             (_, Err(problem)) | (Err(problem), Ok(_)) => {
-                if read.reminder.is_due() {
+                // What is wrong now may be something else than before.
+                let is_news = read.problem.replace(problem.clone()).as_ref() != Some(&problem);
+                if read.reminder.is_due() || is_news {
                     tracing::warn!(
                         file = %self.file.display(), problem,
                         "the admin API's tokens were not read again; going on with the last ones"

@@ -48,6 +48,9 @@ pub enum Command {
     Show {
         /// Its number, as `list` gives it
         id: i64,
+        /// As a JSON object
+        #[arg(long)]
+        json: bool,
     },
     /// Judge letters again by the current rules, and store what they now accept
     Replay {
@@ -129,10 +132,13 @@ pub async fn run(
                 false => listing::causes(&causes, out)?,
             }
         }
-        Command::Show { id } => {
+        Command::Show { id, json } => {
             let filter = Filter { id: Some(id), ..Filter::default() };
             let letter = dead_letters.letter(&filter).await?.ok_or(Error::Unknown(id))?;
-            listing::show(&letter, out)?;
+            match json {
+                true => writeln!(out, "{}", listing::as_json_with_fields(&letter))?,
+                false => listing::show(&letter, out)?,
+            }
         }
         Command::Replay { which, dry_run, wait, force } => {
             let engine = SandboxEngine::new(config).map_err(Error::Sandbox)?;

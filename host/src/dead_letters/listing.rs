@@ -147,6 +147,11 @@ pub(super) fn as_json(letter: &Letter) -> String {
     line(&LetterView::new(letter, Disclosure::Messages))
 }
 
+/// Everything, in a line.
+pub(super) fn as_json_with_fields(letter: &Letter) -> String {
+    line(&LetterView::new(letter, Disclosure::All))
+}
+
 fn line(value: &impl Serialize) -> String {
     printable_json(&serde_json::to_string(value).unwrap_or_default()).into_owned()
 }

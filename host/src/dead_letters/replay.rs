@@ -149,8 +149,27 @@ impl<'a> TenantReplay<'a> {
         progress.begin(in_total);
         // The rules' limits are made for so many.
         let limit = u32::try_from(outbox.tenant.batch_size.min(MAX_PART)).unwrap_or(u32::MAX);
-        let run = ReplayRun { dead_letters, store, outbox, scope, limit, how, rules, job, replayed };
-        run.run(progress).await
+        let judged = |replayed: &Replayed| replayed.outcomes.values().sum::<u64>();
+        let before = judged(replayed);
+        let run = ReplayRun {
+            dead_letters,
+            store,
+            outbox,
+            scope,
+            limit,
+            how,
+            rules,
+            job,
+            replayed: &mut *replayed,
+        };
+        run.run(progress).await?;
+        let passed_over = in_total.saturating_sub(judged(replayed) - before);
+        if how.dry_run && job.is_none() && passed_over > 0 {
+            progress.say(&format!(
+                "{passed_over} dead letters were not judged: another replay has just done so"
+            ))?;
+        }
+        Ok(())
     }
 }
 

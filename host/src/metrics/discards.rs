@@ -47,10 +47,6 @@ impl Discards {
         }
         counts
     }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.counts.is_empty()
-    }
 }
 
 /// Formats a line of the log, the most frequent first: `"heartbeat"=12 "a bot"=3 others=1`.

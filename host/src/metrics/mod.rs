@@ -351,6 +351,8 @@ pub struct Reporter {
     /// When the next line is due, which is unset before the first [`Reporter::run`].
     next: Option<tokio::time::Instant>,
     last: (Instant, u64),
+    /// The reasons of discards as they were logged last.
+    told_discards: String,
 }
 
 impl Reporter {
@@ -363,6 +365,7 @@ impl Reporter {
             interval,
             next: None,
             last: (Instant::now(), 0),
+            told_discards: String::new(),
         }
     }
 
@@ -446,9 +449,10 @@ impl Reporter {
             let dropped = Some(series.dropped()).filter(|dropped| *dropped > 0);
             tracing::info!(%series, dropped, "guest metrics");
         }
-        let discards = counters.discards.lock().clone();
-        if !discards.is_empty() {
+        let discards = counters.discards.lock().to_string();
+        if discards != self.told_discards {
             tracing::info!(reasons = %discards, "entries discarded by the rules");
+            self.told_discards = discards;
         }
         if let Err(error) = self.csv.append(&record) {
             tracing::warn!(%error, file = %self.csv.path().display(), "the metrics line was not written");

@@ -24,7 +24,7 @@ pub(super) fn deployed(
     if as_json {
         return line(&StatusView::new(status, deployed), out);
     }
-    let Wanted { version, is_paused, author, action, since, .. } = &status.wanted;
+    let Wanted { version, is_paused, author, message: because, action, since, .. } = &status.wanted;
     match (version, since) {
         (Some(stored), Some(since)) => {
             let action = action.map_or("deploy", |action| action.as_str());
@@ -34,7 +34,7 @@ pub(super) fn deployed(
                 stored.version,
                 printable(author),
                 second(*since),
-                message(&stored.message)
+                message(because)
             )?;
         }
         _ => writeln!(out, "wanted: nothing was ever deployed")?,

@@ -17,7 +17,7 @@ pub struct StatusView {
     deployed: Option<String>,
     /// The version that is wanted; null before the first deployment.
     version: Option<String>,
-    /// The number of the last deployment.
+    /// The number of the deployment that put it into force; 0 before the first one.
     deployment: i64,
     /// What put the version into force: `default`, `file`, `settings`, `deploy` or `rollback`.
     action: Option<&'static str>,
@@ -82,7 +82,7 @@ impl StatusView {
         Self {
             deployed: deployed.map(|deployed| deployed.version.digest.to_hex()),
             version: wanted.version.as_ref().map(|stored| stored.version.digest.to_hex()),
-            deployment: wanted.deployment,
+            deployment: wanted.row,
             action: wanted.action.map(|action| action.as_str()),
             by: wanted.author.clone(),
             since: wanted.since.map(second),

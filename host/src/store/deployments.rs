@@ -114,6 +114,8 @@ pub struct Wanted {
     pub action: Option<Action>,
     /// Who wanted it.
     pub author: String,
+    /// Why.
+    pub message: String,
     /// Since when it is wanted.
     pub since: Option<DateTime<Utc>>,
     pub is_paused: bool,
@@ -360,8 +362,8 @@ async fn wanted(
 ) -> Result<Wanted, Error> {
     let counts = if with_files { PUTS_IN_FORCE } else { DEPLOYS };
     let sql = format!(
-        "SELECT {}, d.id, d.action, d.wanted_by, d.wanted_at FROM
-             (SELECT id, action, version AS wanted, author AS wanted_by, at AS wanted_at FROM rules_deployments
+        "SELECT {}, d.id, d.action, d.wanted_by, d.wanted_because, d.wanted_at FROM
+             (SELECT id, action, version AS wanted, author AS wanted_by, message AS wanted_because, at AS wanted_at FROM rules_deployments
               WHERE tenant = $1 AND {counts} ORDER BY id DESC LIMIT 1) AS d
          JOIN rules_versions AS v ON v.tenant = $1 AND v.version = d.wanted",
         StoredVersion::COLUMNS
@@ -374,9 +376,10 @@ async fn wanted(
     let id = |row: &Option<PgRow>| row.as_ref().map_or(Ok(0), |row| row.try_get::<i64, _>("id"));
     let action = |row: &Option<PgRow>| row.as_ref().map(|row| row.try_get::<String, _>("action")).transpose();
     let since = version.as_ref().map(|row| row.try_get("wanted_at").and_then(time)).transpose()?;
-    let author: Option<String> = version.as_ref().map(|row| row.try_get("wanted_by")).transpose()?;
+    let text = |column| version.as_ref().map_or(Ok(String::new()), |row| row.try_get(column));
     Ok(Wanted {
-        author: author.unwrap_or_default(),
+        author: text("wanted_by")?,
+        message: text("wanted_because")?,
         since,
         row: id(&version)?,
         deployment: id(&version)?.max(id(&pause)?),

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::row::Row;
+use crate::admin::MAX_OPEN_LETTERS;
 use crate::text::{cut_to_columns, printable};
 
 /// What is between two columns.
@@ -41,7 +42,7 @@ const COLUMNS: [Column; 12] = [
     number("OLDEST", 5, |row| row.tenant.oldest_age_seconds.map_or_else(unknown, time)),
     number("P50", 7, |row| row.tenant.commit_latency_p50_seconds.map_or_else(none, time)),
     number("P99", 3, |row| row.tenant.commit_latency_p99_seconds.map_or_else(none, time)),
-    number("LETTERS", 9, |row| row.tenant.open_dead_letters.map_or_else(unknown, count)),
+    number("LETTERS", 9, |row| row.tenant.open_dead_letters.map_or_else(unknown, letters)),
     text("RULES", 10, 12, |row| row.tenant.rules_version.clone().unwrap_or_else(none)),
     text("WHAT IS WRONG", 0, 20, |row| row.wrong.clone()),
 ];
@@ -121,6 +122,12 @@ pub(super) fn unknown() -> String {
 /// Stands for what there is not.
 pub(super) fn none() -> String {
     "-".to_owned()
+}
+
+/// Writes how many dead letters are open, which the service counts up to a bound.
+fn letters(open: u64) -> String {
+    let more = if open >= u64::from(MAX_OPEN_LETTERS) { "+" } else { "" };
+    format!("{}{more}", count(open))
 }
 
 /// Writes a count: exactly below a million, and then with three or four digits.
