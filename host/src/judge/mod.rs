@@ -24,6 +24,9 @@ pub use fault::Fault;
 const LIMITS_PER_BATCH: u32 = 16;
 /// The least share of the time limit that an entry gets: a hundredth.
 const MIN_SHARE: u32 = 100;
+/// The entries that are asked about at once after the rules have failed for one of more. Fewer make more calls, more take
+/// longer in vain: with one panic in 100 entries, batches of 500 are judged in the least time by pieces of 30 to 90.
+const PIECE: usize = 64;
 /// The time limits that a batch takes at most, besides [`MIN_SHARE`] of one for each entry: then it ends, whatever is left.
 const MAX_LIMITS_PER_BATCH: u32 = 3 * LIMITS_PER_BATCH;
 
@@ -225,7 +228,7 @@ impl<'a> BatchRun<'a> {
                         self.ask(left)?;
                         self.ask(right)?;
                     }
-                    false => self.ask_halves(batch)?,
+                    false => self.ask_pieces(batch)?,
                 }
                 if matches!(fault, Fault::TimedOut { .. }) && self.breaches.of(Reason::TimedOut) == timed_out
                 {
@@ -233,6 +236,19 @@ impl<'a> BatchRun<'a> {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Asks for a batch with an entry that the rules fail for, in pieces. Nearly always the halves of a large batch would
+    /// be asked in vain too, and the more entries are asked in vain, the more that takes.
+    fn ask_pieces(&mut self, batch: &[TextEntry<'_>]) -> Result<(), Lost> {
+        let last = batch.len().saturating_sub(1) / PIECE * PIECE;
+        let (pieces, last) = batch.split_at(last);
+        let faults = self.faults;
+        pieces.chunks(PIECE).try_for_each(|piece| self.ask(piece))?;
+        match last {
+            [_, _, ..] if self.faults == faults && !self.is_out_of_patience() => self.ask_halves(last),
+            _ => self.ask(last),
         }
     }
 

@@ -134,20 +134,22 @@ fn only_the_poison_becomes_a_dead_letter() {
 /// A call for a part in which the poison must be would be in vain.
 #[test]
 fn the_poison_is_found_in_few_calls() {
-    let calls = |at: u64| {
+    let calls = |count: u64, at: u64| {
         let sizes = Mutex::new(Vec::new());
         let rules = Faulty(|batch: &[TextEntry<'_>]| {
             sizes.lock().push(batch.len());
             batch.iter().any(|entry| value(entry) == "poison").then(|| Fault::Trapped("poison".into()))
         });
-        let entries = (0..8).map(|i| entry(i, if i == at { b"poison" } else { b"fine" })).collect();
+        let entries = (0..count).map(|i| entry(i, if i == at { b"poison" } else { b"fine" })).collect();
         let judged = judged(&rules, 5, entries).entries;
         let dead = judged.iter().filter(|judged| matches!(judged.outcome, Outcome::DeadLetter(..)));
         assert_eq!(dead.map(|judged| judged.entry.id.sequence).collect::<Vec<_>>(), [at]);
         sizes.into_inner()
     };
-    assert_eq!(calls(0), [8, 4, 2, 1, 1, 2, 4]);
-    assert_eq!(calls(7), [8, 4, 2, 1, 1]);
+    assert_eq!(calls(8, 0), [8, 4, 2, 1, 1, 2, 4]);
+    assert_eq!(calls(8, 7), [8, 4, 2, 1, 1]);
+    assert_eq!(calls(136, 7), [136, 64, 32, 16, 8, 4, 2, 1, 1, 8, 16, 32, 64, 8], "pieces of 64");
+    assert_eq!(calls(136, 135), [136, 64, 64, 4, 2, 1, 1], "the last piece is at fault");
 }
 
 /// Two limits for each entry would be 400.
