@@ -6,11 +6,12 @@
 //! [`pipeline`] joins these steps, [`tenant`] starts and drains a pipeline, [`service`] runs all
 //! tenants, [`rules`] decides which version of the rules is in force, [`metrics`] tells what
 //! happened, `tap` shows a sample of it, `traces` sends a collector the way of each batch, and `admin` tells it to who
-//! asks: [`client`] does, for [`top`]. [`batch`] is the data they share, [`config`] every setting. ARCHITECTURE.md has the
+//! asks: [`client`] does, for [`top`]. [`author`] has the tools of those who write rules. [`batch`] is the data they share, [`config`] every setting. ARCHITECTURE.md has the
 //! invariants.
 
 mod admin;
 mod audit;
+pub mod author;
 pub mod batch;
 pub mod batch_budget;
 mod bounded;

@@ -13,7 +13,7 @@ use sluicegate::config::{self, Config, LogFormat, SETTINGS, Setting};
 use sluicegate::reload::Reload;
 use sluicegate::sandbox::{compile, worker};
 use sluicegate::service;
-use sluicegate::{dead_letters, doctor, rules, top};
+use sluicegate::{author, dead_letters, doctor, rules, top};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -52,14 +52,14 @@ enum Command {
         #[command(subcommand)]
         command: dead_letters::Command,
     },
-    /// Deploy versions of the rules, see where each replica is, and go back
+    /// Try rules, deploy versions of them, see where each replica is, and go back
     #[command(after_help = rules::command::EXIT_CODES)]
     Rules {
         /// Settings file; without it, sluicegate.toml is read if it is there
         #[arg(long, value_name = "FILE", global = true)]
         config: Option<PathBuf>,
         #[command(subcommand)]
-        command: rules::command::Command,
+        command: RulesCommand,
     },
     /// Look at the settings and at both servers, change nothing, and say what to change
     #[command(after_help = DOCTOR_HELP)]
@@ -86,6 +86,14 @@ enum Command {
     /// Run the guest of a tenant for the service that started this
     #[command(name = worker::COMMAND, hide = true)]
     Worker { tenant: String },
+}
+
+#[derive(Subcommand)]
+enum RulesCommand {
+    #[command(flatten)]
+    Author(author::Command),
+    #[command(flatten)]
+    Operator(rules::command::Command),
 }
 
 const DOCTOR_HELP: &str = "Exit codes:
@@ -128,7 +136,21 @@ pub(crate) fn main() -> ExitCode {
             };
             tool(work)
         }
-        Command::Rules { config, command } => {
+        Command::Rules { config, command: RulesCommand::Author(command) } => {
+            start_logging(LogFormat::Text, PRINTS);
+            let work = async {
+                let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+                match author::run(command, config.as_deref(), &mut out).await {
+                    Ok(code) => Ok(code),
+                    Err(error) => {
+                        say(&format!("sluicegate: {error}"));
+                        Ok(error.exit_code())
+                    }
+                }
+            };
+            tool(work)
+        }
+        Command::Rules { config, command: RulesCommand::Operator(command) } => {
             let work = async {
                 let config = Config::load(config.as_deref())?;
                 config.misspelt.iter().for_each(|name| say(&format!("sluicegate: {name}")));
@@ -224,11 +246,11 @@ fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
     let config = match Config::load(file.as_deref()) {
         Ok(config) => config,
         Err(error) => {
-            start_logging(LogFormat::Text);
+            start_logging(LogFormat::Text, EVERYTHING);
             return Err(anyhow::anyhow!("{error}"));
         }
     };
-    start_logging(config.log_format);
+    start_logging(config.log_format, EVERYTHING);
     config.misspelt.iter().for_each(|name| tracing::warn!("{name}"));
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
@@ -289,11 +311,14 @@ fn is_ignored(signal: Signal) -> bool {
     mask.checked_shr(signal.as_raw().unsigned_abs().saturating_sub(1)).is_some_and(|mask| mask & 1 == 1)
 }
 
+/// What the service logs. PostgreSQL's notices at the migrations say that nothing was to be done.
+const EVERYTHING: &str = "info,sqlx::postgres::notice=warn";
+/// What tools log that try rules: what these print.
+const PRINTS: &str = "error,sluicegate::sandbox::print_log=info";
+
 /// Logs for people, with colours on a terminal only, or as JSON. `RUST_LOG` sets the level.
-fn start_logging(format: LogFormat) {
-    // PostgreSQL's notices at the migrations say that nothing was to be done.
-    let default = || EnvFilter::new("info,sqlx::postgres::notice=warn");
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default());
+fn start_logging(format: LogFormat, default: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)

@@ -12,6 +12,7 @@ mod admin;
 mod admin_access;
 mod advisories;
 mod audit;
+mod author;
 mod batches;
 mod blame;
 mod capabilities;

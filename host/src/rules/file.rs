@@ -72,7 +72,7 @@ pub(super) fn digest(file: &Path, most: usize) -> io::Result<Digest> {
 }
 
 /// The whole file, or its beginning if it is larger than any component may be.
-pub(super) fn read(file: &Path, most: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn read(file: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut file = open(file, most)?;
     let expected = file.get_ref().metadata()?.len().min(file.limit());
     let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0).saturating_add(1));

@@ -99,6 +99,15 @@ pub(super) fn load_bytes(
     Ok(Loaded::new(guest, tenant, source))
 }
 
+/// Loads a component as the service would, for somebody who tries it.
+pub(crate) fn load_component_of(
+    engine: &SandboxEngine,
+    tenant: &Tenant,
+    bytes: &[u8],
+) -> Result<Guest, Refusal> {
+    Ok(load_bytes(engine, tenant, bytes, String::new())?.guest)
+}
+
 /// Loads a version of the database, with the settings, grants and limits that it was made with. The component is read
 /// only if nobody has it compiled. Blocks; must be called within the runtime.
 pub(super) fn load_stored(

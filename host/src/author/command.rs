@@ -1,0 +1,65 @@
+//! The command line of the tools for authors.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::Error;
+use super::project::Project;
+use super::run::judge_file;
+
+const RUN_EXIT_CODES: &str = "Exit codes:
+  0  every entry was judged, whatever came of it
+  1  the machine is at fault
+  2  the command line is wrong, or the file with entries
+  3  the component is refused, or the settings are wrong";
+
+/// What to do with rules that are being written.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Judge entries of a file, and print what would come of each; needs no server
+    #[command(after_help = RUN_EXIT_CODES)]
+    Run {
+        /// Entries as JSON lines; without it, standard input
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+/// By which rules to judge.
+#[derive(Args, Clone, Debug)]
+pub struct Which {
+    /// A component, instead of the one that the settings name
+    #[arg(long, value_name = "FILE")]
+    guest: Option<PathBuf>,
+    /// The tenant whose settings count; needed if there are several
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+}
+
+impl Which {
+    /// Reads the settings of this file, or else of the project in this folder.
+    fn project(self, config: Option<&Path>, folder: &Path) -> Result<Project, Error> {
+        let project = Project::open(config, folder, self.tenant.as_deref(), self.guest)?;
+        for name in &project.config.misspelt {
+            writeln!(io::stderr(), "sluicegate: {name}")?;
+        }
+        Ok(project)
+    }
+}
+
+/// Carries out a command, and returns the code to exit with.
+pub async fn run(command: Command, config: Option<&Path>, out: &mut dyn Write) -> Result<ExitCode, Error> {
+    let here = Path::new("");
+    match command {
+        Command::Run { file, which } => {
+            let project = which.project(config, here)?;
+            judge_file(&project, file.as_deref(), out).await?;
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}

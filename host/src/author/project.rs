@@ -1,0 +1,64 @@
+//! The settings of a project, and the rules that they name.
+
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use crate::config::{Config, DEFAULT_FILE, Tenant};
+use crate::rules::{self, DEFAULT, deploy};
+use crate::sandbox::{Guest, SandboxEngine};
+
+/// The settings by which rules are tried.
+pub(super) struct Project {
+    pub(super) config: Config,
+    /// The tenant whose rules are meant, with the component that is meant.
+    pub(super) tenant: Tenant,
+}
+
+impl Project {
+    /// Reads the settings of this file, or else of the folder. The working directory, whose name is empty, may lack them.
+    pub(super) fn open(
+        file: Option<&Path>,
+        folder: &Path,
+        tenant: Option<&str>,
+        guest: Option<PathBuf>,
+    ) -> Result<Self, Error> {
+        let own = folder.join(DEFAULT_FILE);
+        let config = match file {
+            Some(file) => Config::load_project(file)?,
+            None if own.is_file() => Config::load_project(&own)?,
+            None if folder == Path::new("") => Config::load(None)?,
+            None => return Err(Error::NoProject { file: own }),
+        };
+        let mut tenant = deploy::tenant(&config, tenant)?.clone();
+        tenant.guest = guest.or(tenant.guest);
+        Ok(Self { config, tenant })
+    }
+
+    /// Returns how people call the component.
+    pub(super) fn component_name(&self) -> String {
+        match &self.tenant.guest {
+            Some(file) => file.display().to_string(),
+            None => "inside the program".to_owned(),
+        }
+    }
+
+    /// Returns the bytes of the component: of the file, or else those of the default rules.
+    pub(super) fn component(&self) -> Result<Vec<u8>, Error> {
+        match &self.tenant.guest {
+            None => Ok(DEFAULT.to_vec()),
+            Some(file) => rules::read_component(file, self.tenant.guest_component.bytes())
+                .map_err(|source| Error::Unreadable { file: file.clone(), source }),
+        }
+    }
+
+    pub(super) fn engine(&self) -> Result<SandboxEngine, Error> {
+        SandboxEngine::new(&self.config).map_err(Error::Sandbox)
+    }
+
+    /// Loads the rules as the service would, and refuses what it would refuse.
+    pub(super) fn load(&self) -> Result<Guest, Error> {
+        let (engine, component) = (self.engine()?, self.component()?);
+        rules::load_component_of(&engine, &self.tenant, &component)
+            .map_err(|reason| Error::Refused { name: self.component_name(), reason })
+    }
+}
