@@ -178,6 +178,11 @@ impl Reason {
         self.into()
     }
 
+    /// Returns every reason that there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        EnumMap::<Self, ()>::default().into_iter().map(|(reason, ())| reason)
+    }
+
     /// Returns whether the rules broke the contract or a limit.
     fn is_breach(self) -> bool {
         match self {

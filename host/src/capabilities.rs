@@ -47,6 +47,58 @@ pub enum Value {
     Bytes(Vec<u8>),
 }
 
+impl Value {
+    /// Returns the bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Text(text) | Self::Uuid(text) | Self::Json(text) => text.len(),
+                Self::Bytes(bytes) => bytes.len(),
+                _ => 0,
+            }
+    }
+}
+
+/// Counts the statements of a batch for [`MAX_STATEMENTS`], and their parameters for [`MAX_PARAMETERS_BYTES`].
+#[derive(Debug, Default)]
+pub struct StatementMeter {
+    /// The statements so far, without undone ones, which a second call must not pay for.
+    count: u64,
+    /// The bytes of their parameters, counted likewise.
+    bytes: usize,
+    /// Both numbers as they were when the running call began.
+    before_call: (u64, usize),
+}
+
+impl StatementMeter {
+    pub fn begin_call(&mut self) {
+        self.before_call = (self.count, self.bytes);
+    }
+
+    pub fn undo_call(&mut self) {
+        (self.count, self.bytes) = self.before_call;
+    }
+
+    /// Returns whether there was a statement.
+    pub fn was_used(&self) -> bool {
+        self.count > 0
+    }
+
+    /// Counts a statement, if it is within the limits.
+    pub fn admit(&mut self, parameters: &[Value]) -> Result<(), StatementError> {
+        self.count += 1;
+        if self.count > MAX_STATEMENTS {
+            return Err(StatementError::TooManyStatements(MAX_STATEMENTS));
+        }
+        let bytes = self.bytes.saturating_add(parameters.iter().map(Value::bytes).sum());
+        if bytes > MAX_PARAMETERS_BYTES {
+            return Err(StatementError::too_much(MAX_PARAMETERS_BYTES));
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+}
+
 /// Why a statement gave nothing. The transaction is as before, and goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum StatementError {
@@ -64,6 +116,13 @@ pub enum StatementError {
     TooManyStatements(u64),
     /// A column's type that [`Value`] does not have.
     UnknownType(String),
+}
+
+impl StatementError {
+    /// Returns the error for more rows or bytes than this limit.
+    pub fn too_much(limit: usize) -> Self {
+        Self::TooMuch(u64::try_from(limit).unwrap_or(u64::MAX))
+    }
 }
 
 /// The database is away, or the transaction is over: the batch is to be judged

@@ -1,7 +1,7 @@
 //! Tests the tools of those who write rules. They need no server.
 
 use serde_json::{Value, json};
-use sluicegate_tests::{Project, Told, guests};
+use sluicegate_tests::{GRANTS, Project, STATEMENTS, Told, guests};
 
 /// Returns what a command printed, line by line.
 fn lines(told: &Told) -> Vec<Value> {
@@ -100,4 +100,199 @@ fn a_component_that_is_refused_is_another_error() {
     let told = project.rules_reading("", &["run"]);
     assert_eq!(told.code, Some(3), "{}", told.err);
     assert!(told.err.contains("GUEST_MEMORY"), "{}", told.err);
+}
+
+/// Returns a golden: an entry that the default rules accept, with more fields and what is expected.
+fn golden(name: &str, fields: &str, expect: &str) -> String {
+    accepted()
+        .replace("\"fields\":{", &format!("\"name\":\"{name}\",\"fields\":{{{fields}"))
+        .replace("}}}", &format!("}}}},{expect}}}"))
+}
+
+#[test]
+fn goldens_match_what_they_name() {
+    let project = Project::new(&guests::scripted(), "");
+    project.write(
+        "tests/orders.jsonl",
+        &[
+            "// what the default rules do".to_owned(),
+            golden("a", "", r#""expect":{"accept":{"user_id":"ü","time":"2026-01-18T23:17:34.827+01:00","properties":{"a":1.5}}}"#),
+            r#"{"fields":{"data":"{}"},"expect":{"reject":[{"code":"missing"},{"path":"event_type"},{},{"code":"missing","path":"timestamp"}]}}"#.to_owned(),
+            r#"{"fields":{"verdict":"expand","count":2},"expect":{"expand":[{},{"user_id":"nobody"}]}}"#.to_owned(),
+            r#"{"fields":{"verdict":"discard","reason":"bot"},"expect":{"discard":"bot"}}"#.to_owned(),
+            r#"{"fields":{"verdict":"expand","count":0},"expect":{"fault":"bad_verdict","message":"wanted 1 to 1000"}}"#.to_owned(),
+        ]
+        .join("\n"),
+    );
+    let told = project.rules(&["test"]);
+    assert_eq!(told.code, Some(0), "{}{}", told.out, told.err);
+    assert!(told.out.starts_with("5 of 5 as expected, by rules.wasm, version "), "{}", told.out);
+    let elsewhere = project.rules(&["test", project.folder().to_str().unwrap()]);
+    assert_eq!(elsewhere.code, Some(0), "{}", elsewhere.err);
+}
+
+/// A difference tells the line, the name, what was wanted and what came; an update changes that, and nothing else.
+#[test]
+fn differences_are_told_and_can_be_taken_over() {
+    let project = Project::new(&guests::scripted(), "max_event_age = \"40000d\"\n");
+    let good = r#"  {"fields" : {"verdict":"discard","reason":"bot"}, "expect" : {"discard":"bot"}}"#;
+    let kind = r#"{"name":"no amount","fields":{"verdict":"accept","time":"1768774674827"}, "expect":{"reject":[{"code":"missing"}]} }"#;
+    let value = r#"{"expect":{"discard":"human"},"fields":{"verdict":"discard","reason":"bot"}}"#;
+    let none = r#"{"fields":{"data":"{}"}}"#;
+    let text = format!("// a comment\r\n{good}\n\n{kind}\n{value}\r\n{none}");
+    project.write("tests/orders.jsonl", &text);
+    project.write(
+        "tests/other.jsonl",
+        r#"{"name":"of another file","fields":{"data":"{}"},"expect":{"reject":[{},{},{},{}]}}"#,
+    );
+
+    let told = project.rules(&["test", "--junit", "junit.xml"]);
+    assert_eq!(told.code, Some(1), "{}", told.err);
+    for part in [
+        "tests/orders.jsonl:4  no amount\n  wanted reject(missing), got accept\n",
+        "  time is 1970-01-21T11:19:34.674827Z: it looks like milliseconds; wanted microseconds",
+        "tests/orders.jsonl:5\n  discard: wanted \"human\", got \"bot\"\n",
+        "tests/orders.jsonl:6\n  wanted an `expect` in the line, found none",
+        "2 of 5 as expected",
+    ] {
+        assert!(told.out.contains(part), "{part:?} is not in:\n{}", told.out);
+    }
+    let junit = project.read("junit.xml");
+    assert!(junit.contains(r#"<testsuite name="tests/orders.jsonl" tests="4" failures="3">"#), "{junit}");
+    assert!(junit.contains(r#"<failure message="wanted reject(missing), got accept">"#), "{junit}");
+
+    let told = project.rules(&["test", "--json", "--filter", "amount"]);
+    let [golden, summary] = lines(&told).try_into().unwrap();
+    assert_eq!((told.code, &summary["goldens"], &summary["as_expected"]), (Some(1), &json!(1), &json!(0)));
+    assert_eq!((&golden["line"], &golden["name"]), (&json!(4), &json!("no amount")));
+    assert_eq!(golden["got"]["accept"]["user_id"], json!("nobody"));
+    assert_eq!(project.rules(&["test", "--filter", "other"]).code, Some(0));
+    assert_eq!(project.rules(&["test", "--filter", "nothing"]).code, Some(2));
+
+    let told = project.rules(&["test", "--update"]);
+    assert_eq!(told.code, Some(0), "{}{}", told.out, told.err);
+    assert!(told.out.starts_with("5 of 5 as expected, 3 of them updated"), "{}", told.out);
+    let updated = project.read("tests/orders.jsonl");
+    let lines: Vec<&str> = updated.split('\n').collect();
+    assert_eq!((lines[0], lines[1], lines[2]), ("// a comment\r", good, ""));
+    assert!(lines[3].starts_with(
+        r#"{"name":"no amount","fields":{"verdict":"accept","time":"1768774674827"}, "expect":{"accept":{"#
+    ));
+    assert!(lines[3].ends_with("}} }"), "{}", lines[3]);
+    assert_eq!(lines[4], value.replace("human", "bot") + "\r");
+    let missing = |path| format!(r#"{{"code":"missing","path":"{path}"}}"#);
+    let all = ["event_id", "event_type", "user_id", "timestamp"].map(missing).join(",");
+    assert_eq!(lines[5], format!(r#"{{"fields":{{"data":"{{}}"}},"expect":{{"reject":[{all}]}}}}"#));
+    assert_eq!(project.rules(&["test"]).code, Some(0));
+}
+
+/// Rules that answer otherwise in another company break invariant 5, and are shown both answers.
+#[test]
+fn rules_must_answer_the_same_in_any_company() {
+    for (guest, wanted) in [
+        ("swapped_verdicts", "accept.user_id: alone \"ü\", among"),
+        ("clock", "accept.properties.now: alone "),
+        ("randomness", "accept.properties.dice[0]: alone "),
+    ] {
+        let project = Project::new(&guests::hostile(guest), "");
+        let file: Vec<String> = (1..=4)
+            .map(|i| {
+                golden("a", "\"provoke\":\"\",", r#""expect":{"accept":{}}"#)
+                    .replace("\"7-1\"", &format!("\"{i}-1\""))
+                    .replace('ü', &format!("ü{i}"))
+            })
+            .collect();
+        project.write("tests/a.jsonl", &file.join("\n").replace("ü2", "ü"));
+        let told = project.rules(&["test"]);
+        assert_eq!(told.code, Some(1), "{guest}: {}", told.err);
+        assert!(
+            told.out.contains("alone accept, but among the others of its file accept"),
+            "{guest}:\n{}",
+            told.out
+        );
+        assert!(
+            told.out.contains(wanted) && told.out.contains("rules must answer the same"),
+            "{guest}:\n{}",
+            told.out
+        );
+        let update = project.rules(&["test", "--update"]);
+        assert_eq!(update.code, Some(1), "{guest}: that is nothing to be taken over");
+    }
+    // What provokes it is the only one of its file.
+    let project = Project::new(&guests::hostile("state"), "");
+    project.write(
+        "tests/a.jsonl",
+        &golden("a", "\"provoke\":\"\",", r#""expect":{"accept":{"properties":{"call":1}}}"#),
+    );
+    let told = project.rules(&["test"]);
+    assert_eq!(told.code, Some(0), "each call has an instance of its own: {}", told.out);
+}
+
+#[test]
+fn no_golden_is_an_error_and_so_is_one_of_another_form() {
+    let project = Project::new(&guests::scripted(), "");
+    let said = |arguments: &[&str], wanted: &str| {
+        let told = project.rules(arguments);
+        assert_eq!(told.code, Some(2), "{}", told.err);
+        assert!(told.err.contains(wanted), "{wanted:?} is not in: {}", told.err);
+    };
+    said(&["test"], "there are no goldens in tests");
+    project.write("tests/a.jsonl", "// none\n");
+    said(&["test"], "there are no goldens in tests: 1 files");
+    project.write("tests/a.jsonl", "\n{\"fields\":{},\"expect\":{\"fault\":\"traped\"}}");
+    said(&["test"], "tests/a.jsonl:2: fault is \"traped\"; wanted one of undecodable");
+    said(
+        &["test", "elsewhere"],
+        "there is no elsewhere/sluicegate.toml; wanted the folder of a rules project",
+    );
+}
+
+/// Rules with capabilities are judged with answers that their author writes.
+#[test]
+fn capabilities_have_fakes() {
+    let project = Project::new(&guests::built("guest_enrich.wasm"), &format!("{GRANTS}{STATEMENTS}"));
+    let purchase = |expect: &str| {
+        golden("a purchase", "", expect)
+            .replace("page_view", "purchase")
+            .replace("\"a\": 1.50", "\"amount\": 1.5")
+    };
+    project.write("tests/a.jsonl", &purchase(r#""expect":{"accept":{}}"#));
+    let told = project.rules(&["test"]);
+    assert_eq!(told.code, Some(1), "{}", told.err);
+    let wanted = r#"the rules run the statement user_plan, for which tests/fakes.toml has no answer; wanted there: [[statements.user_plan]] with parameters = ["ü"]"#;
+    assert!(told.out.contains(wanted), "{}", told.out);
+
+    project.write(
+        "tests/fakes.toml",
+        "[deliveries]\n\"7-1\" = 2\n\n[[statements.user_plan]]\nparameters = [\"ü\"]\nrows = [[\"gold\"]]\n\n[[statements.user_plan]]\nrows = []\n\n\
+         [[statements.touch_user]]\nparameters = [\"forbidden\", 2026-01-18T22:17:34.827Z]\nerror = { refused = { code = \"23514\", message = \"no\" } }\n\n\
+         [[statements.touch_user]]\nchanged = 1\n",
+    );
+    let effects = r#""publish":[{"stream":"purchases","fields":{"plan":"gold","amount":"1.5"}}],
+        "metrics":[{"name":"redelivered","add":1},{"name":"purchases","labels":{"plan":"gold"}},{"name":"purchase_amount","observe":1.5}]"#;
+    let goldens = [
+        purchase(&format!(
+            r#""expect":{{"accept":{{"properties":{{"plan":"gold"}}}}}},{}"#,
+            effects.replace('\n', "")
+        )),
+        golden("no plan", "", r#""expect":{"accept":{"properties":{"plan":"none"}}},"publish":[]"#)
+            .replace('ü', "ada")
+            .replace("7-1", "7-2"),
+        golden("refused", "", r#""expect":{"reject":[{"code":"not_enriched"}]}"#)
+            .replace('ü', "forbidden")
+            .replace("7-1", "7-3"),
+    ];
+    project.write("tests/a.jsonl", &goldens.join("\n"));
+    let told = project.rules(&["test"]);
+    assert_eq!(told.code, Some(0), "{}{}", told.out, told.err);
+    project.write("tests/a.jsonl", &goldens[0].replace("\"gold\",", "\"free\","));
+    let told = project.rules(&["test"]);
+    assert!(
+        told.out.contains(r#"publish[0].fields.plan: wanted "free", got "gold""#),
+        "{}{}",
+        told.out,
+        told.err
+    );
+    let told = project.rules_reading(&goldens.join("\n"), &["run"]);
+    assert_eq!((told.code, lines(&told).len()), (Some(0), 3), "{}", told.err);
 }

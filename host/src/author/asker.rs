@@ -1,33 +1,56 @@
 //! Asks the rules as the service does.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::Error;
+use super::fakes::Fakes;
 use super::project::Project;
 use crate::batch::{Entry, Judged};
-use crate::capabilities::HostContext;
+use crate::capabilities::{Effects, HostContext};
+use crate::config::Statement;
 use crate::judge::{self, Rules};
 
 /// Rules that were loaded, and how entries are put to them.
 pub(super) struct Asker {
-    rules: Arc<dyn Rules>,
+    pub(super) rules: Arc<dyn Rules>,
     max_deliveries: u64,
+    statements: BTreeMap<String, Statement>,
+    fakes: Fakes,
+}
+
+/// What came of a batch.
+pub(super) struct Asked {
+    /// In the order of the batch.
+    pub(super) judged: Vec<Judged>,
+    /// What would have been published and counted.
+    pub(super) effects: Effects,
 }
 
 impl Asker {
     pub(super) fn new(project: &Project) -> Result<Self, Error> {
+        let tenant = &project.tenant;
+        let fakes = Fakes::read(&project.tests(), &tenant.statements)?;
         let rules: Arc<dyn Rules> = Arc::new(project.load()?);
-        if rules.wants_transaction() {
-            return Err(Error::NoServer);
-        }
-        Ok(Self { rules, max_deliveries: project.tenant.max_deliveries })
+        let statements = tenant.statements.clone();
+        Ok(Self { rules, max_deliveries: tenant.max_deliveries, statements, fakes })
     }
 
-    /// Judges entries as one batch, and returns them in their order.
-    pub(super) async fn ask(&self, entries: Vec<Entry>) -> Result<Vec<Judged>, Error> {
-        let (rules, context) = (Arc::clone(&self.rules), HostContext::default());
-        let nobody = |_| std::future::ready(());
-        let (judgement, _) = judge::ask(rules, self.max_deliveries, entries, context, nobody).await?;
-        Ok(judgement.map_err(|_| Error::NoServer)?.entries)
+    /// Judges entries as one batch. Capabilities are answered by the fakes.
+    pub(super) async fn ask(&self, mut entries: Vec<Entry>) -> Result<Asked, Error> {
+        for entry in &mut entries {
+            entry.deliveries = self.fakes.deliveries(entry.id);
+        }
+        let context = HostContext { lag: self.fakes.lag, ..HostContext::default() };
+        let missing = Mutex::default();
+        let serve = |requests| self.fakes.serve(&self.statements, &missing, requests);
+        let (judgement, effects) =
+            judge::ask(Arc::clone(&self.rules), self.max_deliveries, entries, context, serve).await?;
+        match judgement {
+            Ok(judgement) => Ok(Asked { judged: judgement.entries, effects }),
+            Err(lost) => Err(Error::NoFake(missing.into_inner().unwrap_or_else(|| lost.to_string()))),
+        }
     }
 }

@@ -9,11 +9,18 @@ use clap::{Args, Subcommand};
 use super::Error;
 use super::project::Project;
 use super::run::judge_file;
+use super::test;
 
 const RUN_EXIT_CODES: &str = "Exit codes:
   0  every entry was judged, whatever came of it
   1  the machine is at fault
   2  the command line is wrong, or the file with entries
+  3  the component is refused, or the settings are wrong";
+
+const TEST_EXIT_CODES: &str = "Exit codes:
+  0  all goldens are as expected
+  1  one is not, or the machine is at fault
+  2  the command line is wrong, or a golden, or there is none
   3  the component is refused, or the settings are wrong";
 
 /// What to do with rules that are being written.
@@ -24,6 +31,16 @@ pub enum Command {
     Run {
         /// Entries as JSON lines; without it, standard input
         file: Option<PathBuf>,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Judge goldens, which are entries with what must come of them; needs no server
+    #[command(after_help = TEST_EXIT_CODES)]
+    Test {
+        /// The folder of a project: its settings, and its goldens in tests/*.jsonl
+        folder: Option<PathBuf>,
+        #[command(flatten)]
+        options: test::Options,
         #[command(flatten)]
         which: Which,
     },
@@ -54,12 +71,16 @@ impl Which {
 /// Carries out a command, and returns the code to exit with.
 pub async fn run(command: Command, config: Option<&Path>, out: &mut dyn Write) -> Result<ExitCode, Error> {
     let here = Path::new("");
-    match command {
+    let is_as_wanted = match command {
         Command::Run { file, which } => {
             let project = which.project(config, here)?;
             judge_file(&project, file.as_deref(), out).await?;
+            true
         }
-    }
+        Command::Test { folder, options, which } => {
+            test::test(&which.project(config, folder.as_deref().unwrap_or(here))?, &options, out).await?
+        }
+    };
     out.flush()?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if is_as_wanted { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -3,16 +3,20 @@
 //! - [`format`]: entries and what came of them, as JSON lines
 //! - `project`: the settings, and the rules that they name
 //! - `asker`: asks the rules as the service does
+//! - `fakes`: answers what they ask of the host
 //! - `run`: `rules run`
+//! - `test`: `rules test`
 //! - `command`: the command line
 //!
 //! Guest code runs in worker processes, under the limits of the service, and what it returns is checked as there.
 
 mod asker;
 mod command;
+mod fakes;
 pub mod format;
 mod project;
 mod run;
+mod test;
 
 use std::io;
 use std::path::PathBuf;
@@ -27,9 +31,9 @@ use crate::rules::{Refusal, deploy};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Settings(#[from] config::Error),
+    Settings(Box<config::Error>),
     #[error(transparent)]
-    Tenant(#[from] deploy::Error),
+    Tenant(Box<deploy::Error>),
     /// A folder holds no settings.
     #[error(
         "there is no {file}; wanted the folder of a rules project, or the file with its settings by --config"
@@ -38,14 +42,28 @@ pub enum Error {
     #[error("the component {file} cannot be read: {source}")]
     Unreadable { file: PathBuf, source: io::Error },
     #[error("the component {name} is refused: {reason}")]
-    Refused { name: String, reason: Refusal },
+    Refused { name: String, reason: Box<Refusal> },
     #[error("wasmtime: {0}")]
     Sandbox(wasmtime::Error),
     #[error(transparent)]
     Input(#[from] format::Error),
-    /// The rules want a transaction, and there is none.
-    #[error("the rules import capabilities of the world `pipeline`, for which there is no server here")]
-    NoServer,
+    #[error("{file}: {message}")]
+    Fakes { file: PathBuf, message: String },
+    /// The rules ask what nobody has an answer for.
+    #[error("{0}")]
+    NoFake(String),
+    #[error("no golden has {0:?} in its name or that of its file")]
+    NoneMeant(String),
+    #[error("the file {file} cannot be written: {source}")]
+    Unwritable { file: PathBuf, source: io::Error },
+    #[error(
+        "there are no goldens in {folder}: {found}; wanted files such as orders.jsonl, with an entry and `expect` in each line"
+    )]
+    NoGoldens { folder: PathBuf, found: String },
+    #[error(
+        "the goldens in {folder} have {bytes} bytes; wanted at most {most}: `sluicegate rules run` judges any number of entries"
+    )]
+    TooManyGoldens { folder: PathBuf, bytes: u64, most: u64 },
     /// The program has a defect.
     #[error("asking the rules panicked: {0}")]
     Panicked(#[from] tokio::task::JoinError),
@@ -55,18 +73,37 @@ pub enum Error {
     Output(#[from] io::Error),
 }
 
+impl From<config::Error> for Error {
+    fn from(error: config::Error) -> Self {
+        Self::Settings(Box::new(error))
+    }
+}
+
+impl From<deploy::Error> for Error {
+    fn from(error: deploy::Error) -> Self {
+        Self::Tenant(Box::new(error))
+    }
+}
+
 impl Error {
     /// Returns the code that the program exits with.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::NoProject { .. } | Self::Input(_) => ExitCode::from(WRONG_INPUT),
+            Self::NoProject { .. }
+            | Self::Input(_)
+            | Self::Fakes { .. }
+            | Self::NoFake(_)
+            | Self::NoneMeant(_)
+            | Self::NoGoldens { .. }
+            | Self::TooManyGoldens { .. } => ExitCode::from(WRONG_INPUT),
             Self::Settings(_)
             | Self::Tenant(_)
             | Self::Unreadable { .. }
             | Self::Refused { .. }
-            | Self::Sandbox(_)
-            | Self::NoServer => ExitCode::from(REFUSED),
-            Self::Panicked(_) | Self::Json(_) | Self::Output(_) => ExitCode::FAILURE,
+            | Self::Sandbox(_) => ExitCode::from(REFUSED),
+            Self::Panicked(_) | Self::Json(_) | Self::Output(_) | Self::Unwritable { .. } => {
+                ExitCode::FAILURE
+            }
         }
     }
 }

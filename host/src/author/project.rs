@@ -12,6 +12,7 @@ pub(super) struct Project {
     pub(super) config: Config,
     /// The tenant whose rules are meant, with the component that is meant.
     pub(super) tenant: Tenant,
+    folder: PathBuf,
 }
 
 impl Project {
@@ -31,7 +32,13 @@ impl Project {
         };
         let mut tenant = deploy::tenant(&config, tenant)?.clone();
         tenant.guest = guest.or(tenant.guest);
-        Ok(Self { config, tenant })
+        let folder = file.and_then(Path::parent).unwrap_or(folder).to_owned();
+        Ok(Self { config, tenant, folder })
+    }
+
+    /// Returns the folder with the goldens.
+    pub(super) fn tests(&self) -> PathBuf {
+        self.folder.join("tests")
     }
 
     /// Returns how people call the component.
@@ -59,6 +66,6 @@ impl Project {
     pub(super) fn load(&self) -> Result<Guest, Error> {
         let (engine, component) = (self.engine()?, self.component()?);
         rules::load_component_of(&engine, &self.tenant, &component)
-            .map_err(|reason| Error::Refused { name: self.component_name(), reason })
+            .map_err(|reason| Error::Refused { name: self.component_name(), reason: Box::new(reason) })
     }
 }

@@ -35,7 +35,7 @@ async fn judge_all(
         // The entries before a line that does not read are judged: whoever watches has their lines.
         let (batch, error) = next_batch(&mut lines, batch_size);
         let is_last = batch.len() < batch_size;
-        for judged in asker.ask(batch).await? {
+        for judged in asker.ask(batch).await?.judged {
             writeln!(out, "{}", outcome_line(judged.entry.id, &OutcomeView::new(&judged.outcome))?)?;
         }
         out.flush()?;

@@ -70,6 +70,7 @@ pub use others::Others;
 pub use replay_outbox::Due;
 pub use replay_page::{Replay, ReplayPage};
 pub use replicas::{Replica, ReplicaReport, SILENT_AFTER_S};
+pub(crate) use session::check_parameters;
 pub use session::{Session, Statements};
 pub use writer::{Begun, Writer};
 

@@ -17,8 +17,7 @@ use super::pool::PooledConnection;
 use super::timestamp::{NoTimestamp, Timestamp};
 use super::{Database, Error, Number, STATEMENT_TIMEOUT_MS, Store, within_timeout};
 use crate::capabilities::{
-    Lost, MAX_PARAMETERS_BYTES, MAX_STATEMENTS, StatementError, StatementResult, TransactionRequest,
-    TransactionRequests, Value,
+    Lost, StatementError, StatementMeter, StatementResult, TransactionRequest, TransactionRequests, Value,
 };
 use crate::config::{Parameter, Statement};
 
@@ -35,12 +34,7 @@ pub type Statements = Arc<BTreeMap<String, Statement>>;
 pub struct Session {
     pub(super) pooled: PooledConnection,
     statements: Statements,
-    /// The statements so far, without undone ones, which a second call must not pay for.
-    count: u64,
-    /// The bytes of their parameters, counted likewise.
-    bytes: usize,
-    /// Both numbers as they were when the running call began.
-    before_call: (u64, usize),
+    meter: StatementMeter,
     /// Why the transaction is over, if it is.
     pub(super) lost: Option<Error>,
 }
@@ -58,7 +52,7 @@ impl Session {
         let begin = sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut pooled.connection);
         within_timeout("beginning a transaction", begin).await?;
         let statements = Arc::clone(&store.statements);
-        Ok(Self { pooled, statements, count: 0, bytes: 0, before_call: (0, 0), lost: None })
+        Ok(Self { pooled, statements, meter: StatementMeter::default(), lost: None })
     }
 
     /// Locks the slot of a batch until the transaction ends. Waits for another transaction in this
@@ -100,7 +94,7 @@ impl Session {
 
     /// Returns whether the guest has run a statement.
     pub(super) fn was_used(&self) -> bool {
-        self.count > 0
+        self.meter.was_used()
     }
 
     /// Makes it possible to undo all that the guest does from here on.
@@ -159,12 +153,12 @@ impl Session {
     }
 
     async fn begin_call(&mut self) -> Result<(), Lost> {
-        self.before_call = (self.count, self.bytes);
+        self.meter.begin_call();
         self.control("SAVEPOINT guest_call".to_owned()).await
     }
 
     async fn undo_call(&mut self) -> Result<(), Lost> {
-        (self.count, self.bytes) = self.before_call;
+        self.meter.undo_call();
         self.control("ROLLBACK TO SAVEPOINT guest_call".to_owned()).await
     }
 
@@ -218,15 +212,9 @@ impl Session {
         let Some(statement) = self.statements.get(name).cloned() else {
             return Ok(Err(StatementError::NotGranted(name.to_owned())));
         };
-        self.count += 1;
-        if self.count > MAX_STATEMENTS {
-            return Ok(Err(StatementError::TooManyStatements(MAX_STATEMENTS)));
+        if let Err(refusal) = self.meter.admit(&parameters) {
+            return Ok(Err(refusal));
         }
-        let bytes = self.bytes.saturating_add(parameters.iter().map(size).sum());
-        if bytes > MAX_PARAMETERS_BYTES {
-            return Ok(Err(too_much(MAX_PARAMETERS_BYTES)));
-        }
-        self.bytes = bytes;
         let query = match bound(&statement, parameters) {
             Ok(query) => query,
             Err(refusal) => return Ok(Err(refusal)),
@@ -308,6 +296,11 @@ fn refused(error: &Error, timeout_ms: u64) -> Option<StatementError> {
     }
 }
 
+/// Checks parameters against those that the operator has declared.
+pub(crate) fn check_parameters(statement: &Statement, parameters: Vec<Value>) -> Result<(), StatementError> {
+    bound(statement, parameters).map(drop)
+}
+
 pub(super) type Bound = Query<'static, Postgres, PgArguments>;
 
 pub(super) fn bound(statement: &Statement, parameters: Vec<Value>) -> Result<Bound, StatementError> {
@@ -363,28 +356,15 @@ async fn rows(
         }
         match values(&row) {
             Err(unknown) => refusal = Some(unknown),
-            Ok(_) if rows.len() >= statement.rows => refusal = Some(too_much(statement.rows)),
+            Ok(_) if rows.len() >= statement.rows => refusal = Some(StatementError::too_much(statement.rows)),
             Ok(row) => {
-                bytes += row.iter().map(size).sum::<usize>();
+                bytes += row.iter().map(Value::bytes).sum::<usize>();
                 rows.push(row);
-                refusal = (bytes > MAX_ANSWER_BYTES).then(|| too_much(MAX_ANSWER_BYTES));
+                refusal = (bytes > MAX_ANSWER_BYTES).then(|| StatementError::too_much(MAX_ANSWER_BYTES));
             }
         }
     }
     Ok(refusal.map_or(Ok(rows), Err))
-}
-
-fn too_much(limit: usize) -> StatementError {
-    StatementError::TooMuch(u64::try_from(limit).unwrap_or(u64::MAX))
-}
-
-fn size(value: &Value) -> usize {
-    size_of::<Value>()
-        + match value {
-            Value::Text(text) | Value::Uuid(text) | Value::Json(text) => text.len(),
-            Value::Bytes(bytes) => bytes.len(),
-            _ => 0,
-        }
 }
 
 /// The SQLSTATE datetime_field_overflow.

@@ -25,6 +25,8 @@ pub struct EntryLine<'a> {
     pub expect: Option<&'a RawValue>,
     /// What must be published when it is judged alone.
     pub publish: Option<&'a RawValue>,
+    /// What must be counted when it is judged alone.
+    pub metrics: Option<&'a RawValue>,
 }
 
 #[derive(serde::Deserialize)]
@@ -37,19 +39,22 @@ struct Read<'a> {
     expect: Option<&'a RawValue>,
     #[serde(borrow)]
     publish: Option<&'a RawValue>,
+    #[serde(borrow)]
+    metrics: Option<&'a RawValue>,
 }
 
 impl<'a> EntryLine<'a> {
     /// Reads a line. An error says what was found and what is wanted, without the place.
     pub fn read(line: &'a Line) -> Result<Self, String> {
-        let Read { id, fields, name, expect, publish } = json(line.text.trim_end())?;
+        let Read { id, fields, name, expect, publish, metrics } = json(line.text.trim_end())?;
         let id = match id {
             None => EntryId { milliseconds: FIRST_MILLISECONDS.saturating_add(line.number), sequence: 0 },
             Some(id) => EntryId::parse(id.as_bytes()).ok_or_else(|| {
                 format!("id is {id:?}; wanted <milliseconds>-<sequence>, such as 1700000000000-0")
             })?,
         };
-        Ok(Self { entry: Entry { id, fields: Some(fields.0), deliveries: 1 }, name, expect, publish })
+        let entry = Entry { id, fields: Some(fields.0), deliveries: 1 };
+        Ok(Self { entry, name, expect, publish, metrics })
     }
 }
 

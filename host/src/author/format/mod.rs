@@ -14,7 +14,7 @@ mod outcome;
 
 pub use entry::{EntryLine, entry_line};
 pub use lines::{Error, Line, Lines};
-pub use outcome::{OutcomeView, RowView, outcome_line};
+pub use outcome::{OutcomeView, RowView, outcome_line, time_of, time_text};
 
 /// The most bytes of a line. No entry that Redis holds in practice is longer, and no device may fill the memory.
 pub const MAX_LINE_BYTES: u64 = 64 << 20;
@@ -31,7 +31,7 @@ fn json<'a, T: serde::Deserialize<'a>>(text: &'a str) -> Result<T, String> {
 }
 
 /// Removes the white space between the parts of a JSON text. All else, such as the digits of a number, stays as it is.
-fn compact(json: &str) -> String {
+pub(super) fn compact(json: &str) -> String {
     let (mut is_text, mut is_escaped) = (false, false);
     let is_kept = |c: &char| {
         let is_kept = is_text || !matches!(c, ' ' | '\t' | '\r' | '\n');

@@ -160,13 +160,13 @@ impl From<&Event> for RowView {
 }
 
 /// Returns a time as RFC 3339 has it, to the microsecond, or `None` where it has no form for the year.
-pub(super) fn time_text(micros: i64) -> Option<String> {
+pub fn time_text(micros: i64) -> Option<String> {
     let time = DateTime::from_timestamp_micros(micros).filter(|time| (0..=9_999).contains(&time.year()))?;
     Some(time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
 
 /// Returns the microseconds since the Unix epoch of a time in RFC 3339.
-pub(super) fn time_of(text: &str) -> Option<i64> {
+pub fn time_of(text: &str) -> Option<i64> {
     DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_micros())
 }
 
