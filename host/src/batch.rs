@@ -54,24 +54,6 @@ pub struct Entry {
     pub deliveries: u64,
 }
 
-/// An entry whose fields are text, as a guest gets it.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-pub struct TextEntry<'a> {
-    pub id: EntryId,
-    /// The field names and values, in the order of the producer.
-    #[serde(borrow)]
-    pub fields: Vec<(&'a str, &'a str)>,
-    /// How often the entry was delivered, as in [`Entry::deliveries`].
-    pub deliveries: u64,
-}
-
-impl TextEntry<'_> {
-    /// Returns the bytes of the entry's fields.
-    pub fn bytes(&self) -> usize {
-        self.fields.iter().map(|(name, value)| name.len() + value.len()).sum()
-    }
-}
-
 /// What a guest returns: what it wants to become of an entry, not yet checked.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Verdict {
@@ -144,7 +126,7 @@ pub struct Violation {
 pub enum Reason {
     /// The guest rejected the entry.
     Rejected,
-    /// A field is not UTF-8, which a guest cannot be given.
+    /// A field is not UTF-8, which the guest cannot be given.
     Undecodable,
     /// The entry was deleted from the stream while it was pending: its content is lost.
     Deleted,

@@ -191,7 +191,7 @@ fn a_component_that_cannot_be_used_is_refused_and_the_old_one_goes_on() {
         (b"", "no WebAssembly component"),
         (half, "it does not compile: "),
         (guests::CORE_MODULE, "a core module, not a component"),
-        (&guests::command(), "not of the world `sluicegate:guest/validator@0.1.0`: "),
+        (&guests::command(), "of no world of `sluicegate:guest@0.1.0`: "),
         (&guests::handmade("greedy"), "imports that are not granted: "),
         (&too_large, "more than 67108864 bytes (GUEST_COMPONENT)"),
     ];

@@ -15,6 +15,7 @@ mod audit;
 mod author;
 mod batches;
 mod blame;
+mod bytes_handler;
 mod capabilities;
 mod claim;
 mod commit_log;

@@ -85,7 +85,7 @@ fn a_guest_that_cannot_be_used() {
         (b"no component".to_vec(), "no WebAssembly component: found `no compo`"),
         (guests::DEFAULT[..1_000].to_vec(), "it does not compile"),
         (guests::CORE_MODULE.to_vec(), "a core module, not a component"),
-        (guests::command(), "not of the world `sluicegate:guest/validator@0.1.0`"),
+        (guests::command(), "of no world of `sluicegate:guest@0.1.0`"),
         (guests::handmade("greedy"), "imports that are not granted: "),
     ] {
         fs::write(&file, component).unwrap();

@@ -34,6 +34,11 @@ pub fn scripted() -> PathBuf {
     built("guest_scripted.wasm")
 }
 
+/// Returns the guest that takes values of any bytes: see `tests/guests/bytes`.
+pub fn bytes() -> PathBuf {
+    built("guest_bytes.wasm")
+}
+
 /// Calls a macro with the names of all hostile guests: those of `tests/guests/hostile/examples`.
 ///
 /// Each guest obeys the default rules until an entry is [`provoking`]. The test of the same name in
@@ -168,12 +173,14 @@ pub fn handmade_of(text: &str) -> Vec<u8> {
     parsed(&text_of("frame/component").replace("{parts}", &parts))
 }
 
-/// Makes a handmade guest that exports its handler in two versions.
-pub fn with_two_handlers() -> Vec<u8> {
+/// Makes a handmade guest that exports its handler by each of these names.
+pub fn with_handlers(names: &[&str]) -> Vec<u8> {
     let honest = text_of("frame/honest").replace("{more}", "(func $provoked (param i32))");
     let component = text_of("frame/component").replace("{parts}", &honest);
-    let export = "(export \"sluicegate:guest/handler@0.1.0\" (instance $handler))";
-    parsed(&component.replace(export, &format!("{export}{}", export.replace("0.1.0", "0.1.3"))))
+    let name = "sluicegate:guest/handler@0.1.0";
+    let export = format!("(export \"{name}\" (instance $handler))");
+    let exports: String = names.iter().map(|other| export.replace(name, other)).collect();
+    parsed(&component.replace(&export, &exports))
 }
 
 /// Makes a handmade guest that breaks out of wasmtime in this way: at the provoking entry, or when it starts. Only the

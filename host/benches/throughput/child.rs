@@ -4,12 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use sluicegate::batch::{
-    Digest, Entry, EntryId, Judged, TextEntry, UncheckedEvent, Verdict, Version, Violation,
-};
+use sluicegate::batch::{Digest, Entry, EntryId, Judged, UncheckedEvent, Verdict, Version, Violation};
 use sluicegate::capabilities::{HostContext, Lost};
 use sluicegate::config::Config;
-use sluicegate::judge::{Answer, Rules, judge};
+use sluicegate::judge::{Answer, Batch, Fault, Rules, TextEntry, judge};
 use sluicegate::sandbox::Limits;
 use sluicegate::service;
 use sluicegate::store::{self, BatchRecord, Database};
@@ -42,8 +40,12 @@ impl Rules for Native {
         Limits::default().bounds
     }
 
-    fn process(&self, batch: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Answer {
+    fn process(&self, batch: &Batch<'_>, _: Duration, _: &mut HostContext) -> Answer {
         let begun = Instant::now();
+        let Batch::Text(batch) = batch else {
+            let fault = Fault::Trapped("found bytes, wanted text".to_owned());
+            return Answer { verdicts: Err(fault), used: Duration::ZERO };
+        };
         // The rules take what a guest takes: strings of their own.
         let entries: Vec<guest_rules::Entry> = batch
             .iter()

@@ -1,5 +1,6 @@
 //! From entries to outcomes: the rules are asked, and whatever they do, every entry gets one.
 
+mod entry;
 mod fault;
 
 use std::borrow::Cow;
@@ -12,10 +13,11 @@ use tokio::sync::SemaphorePermit;
 use tokio::task::JoinError;
 use tracing::Span;
 
-use crate::batch::{Breaches, Entry, Judged, Outcome, Reason, TextEntry, Verdict, Version, Violation};
+use crate::batch::{Breaches, Entry, Judged, Outcome, Reason, Verdict, Version, Violation};
 use crate::batch_budget;
 use crate::capabilities::{Effects, HostContext, Lost, Transaction, TransactionRequests};
 use crate::validate::{OutputLimits, cut, quoted, validate};
+pub use entry::{Batch, BytesEntry, GuestEntry, TextEntry, Value};
 pub use fault::Fault;
 
 /// Once a batch has taken so many time limits, its rest is judged entry by
@@ -43,7 +45,12 @@ pub trait Rules: Send + Sync {
 
     /// Gives a verdict for each entry, in the order of the batch, in this much processor time. May block for
     /// [`Rules::max_call`].
-    fn process(&self, batch: &[TextEntry<'_>], time: Duration, context: &mut HostContext) -> Answer;
+    fn process(&self, batch: &Batch<'_>, time: Duration, context: &mut HostContext) -> Answer;
+
+    /// Whether they take [`Batch::Bytes`], and not [`Batch::Text`].
+    fn takes_bytes(&self) -> bool {
+        false
+    }
 
     /// How long a call may take by the clock, on a busy machine.
     fn max_call(&self) -> Duration {
@@ -132,21 +139,33 @@ pub fn judge(
     entries: Vec<Entry>,
     context: &mut HostContext,
 ) -> Result<Judgement, Lost> {
-    let mut text_entry = Vec::with_capacity(entries.len());
+    match rules.takes_bytes() {
+        false => judge_as::<str>(rules, max_deliveries, entries, context),
+        true => judge_as::<[u8]>(rules, max_deliveries, entries, context),
+    }
+}
+
+fn judge_as<V: Value + ?Sized>(
+    rules: &dyn Rules,
+    max_deliveries: u64,
+    entries: Vec<Entry>,
+    context: &mut HostContext,
+) -> Result<Judgement, Lost> {
+    let mut readable = Vec::with_capacity(entries.len());
     // `None` for an entry that the rules are asked about.
     let settled: Vec<Option<Outcome>> = entries
         .iter()
-        .map(|entry| match read(entry, max_deliveries) {
+        .map(|entry| match read::<V>(entry, max_deliveries) {
             Ok(entry) => {
-                text_entry.push(entry);
+                readable.push(entry);
                 None
             }
             Err(outcome) => Some(outcome),
         })
         .collect();
-    let mut run = BatchRun::new(rules, text_entry.len(), context);
-    run.ask(&text_entry)?;
-    drop(text_entry);
+    let mut run = BatchRun::new(rules, readable.len(), context);
+    run.ask(&readable)?;
+    drop(readable);
 
     let BatchRun { outcomes, breaches, too_many_at_once, .. } = run;
     let restarts = std::mem::take(&mut context.restarts);
@@ -209,7 +228,7 @@ impl<'a> BatchRun<'a> {
 
     /// Asks for a batch and, after a fault, for each half of it, until the entry
     /// at fault is alone: the others are judged as if it were not there.
-    fn ask(&mut self, batch: &[TextEntry<'_>]) -> Result<(), Lost> {
+    fn ask<V: Value + ?Sized>(&mut self, batch: &[GuestEntry<'_, V>]) -> Result<(), Lost> {
         let [_, _, ..] = batch else { return batch.iter().try_for_each(|only| self.ask_alone(only)) };
         if self.is_out_of_patience() {
             return batch.iter().try_for_each(|only| self.ask_alone(only));
@@ -241,7 +260,7 @@ impl<'a> BatchRun<'a> {
 
     /// Asks for a batch with an entry that the rules fail for, in pieces. Nearly always the halves of a large batch would
     /// be asked in vain too, and the more entries are asked in vain, the more that takes.
-    fn ask_pieces(&mut self, batch: &[TextEntry<'_>]) -> Result<(), Lost> {
+    fn ask_pieces<V: Value + ?Sized>(&mut self, batch: &[GuestEntry<'_, V>]) -> Result<(), Lost> {
         let last = batch.len().saturating_sub(1) / PIECE * PIECE;
         let (pieces, last) = batch.split_at(last);
         let faults = self.faults;
@@ -254,7 +273,7 @@ impl<'a> BatchRun<'a> {
 
     /// Asks for each half of a batch with an entry that the rules fail for. If it is not in the left half, it is in the
     /// right one, which is halved without asking: calls in vain are the dearest.
-    fn ask_halves(&mut self, batch: &[TextEntry<'_>]) -> Result<(), Lost> {
+    fn ask_halves<V: Value + ?Sized>(&mut self, batch: &[GuestEntry<'_, V>]) -> Result<(), Lost> {
         let (left, right) = batch.split_at(batch.len() / 2);
         let faults = self.faults;
         self.ask(left)?;
@@ -268,7 +287,7 @@ impl<'a> BatchRun<'a> {
         self.used >= self.time_limit * LIMITS_PER_BATCH
     }
 
-    fn ask_alone(&mut self, only: &TextEntry<'_>) -> Result<(), Lost> {
+    fn ask_alone<V: Value + ?Sized>(&mut self, only: &GuestEntry<'_, V>) -> Result<(), Lost> {
         if self.used >= self.time_limit * max_limits(u32::try_from(self.entries).unwrap_or(u32::MAX)) {
             let message =
                 "other entries of the batch had used up its time before this one was tried; replay it alone";
@@ -308,9 +327,9 @@ impl<'a> BatchRun<'a> {
     }
 
     /// Asks once, and keeps the answer.
-    fn call(&mut self, batch: &[TextEntry<'_>], time: Duration) -> Result<(), Fault> {
+    fn call<V: Value + ?Sized>(&mut self, batch: &[GuestEntry<'_, V>], time: Duration) -> Result<(), Fault> {
         let permit = self.rules.call_permit();
-        let Answer { verdicts, used } = self.rules.process(batch, time, self.context);
+        let Answer { verdicts, used } = self.rules.process(&V::batch(batch), time, self.context);
         drop(permit);
         // Who waits for others is not slow. But to look at an answer can take as long as to give it.
         let begun = processor_time_of_thread();
@@ -324,7 +343,7 @@ impl<'a> BatchRun<'a> {
         kept
     }
 
-    fn keep(&mut self, batch: &[TextEntry<'_>], verdicts: Vec<Verdict>) {
+    fn keep<V: Value + ?Sized>(&mut self, batch: &[GuestEntry<'_, V>], verdicts: Vec<Verdict>) {
         let (bounds, now) = (self.bounds, Utc::now());
         for (entry, verdict) in batch.iter().zip(verdicts) {
             let outcome = validate(verdict, &bounds, now);
@@ -394,8 +413,8 @@ fn dead_letter(reason: Reason, message: String) -> Outcome {
     Outcome::DeadLetter(reason, vec![violation])
 }
 
-/// The entry as a guest can have it, or what becomes of it without being asked about.
-fn read(entry: &Entry, max_deliveries: u64) -> Result<TextEntry<'_>, Outcome> {
+/// The entry as the rules can have it, or what becomes of it without being asked about.
+fn read<V: Value + ?Sized>(entry: &Entry, max_deliveries: u64) -> Result<GuestEntry<'_, V>, Outcome> {
     let Some(fields) = &entry.fields else {
         let message = "the entry was deleted from the stream while it was pending; its content is lost";
         return Err(dead_letter(Reason::Deleted, message.to_owned()));
@@ -405,16 +424,16 @@ fn read(entry: &Entry, max_deliveries: u64) -> Result<TextEntry<'_>, Outcome> {
             format!("delivered {} times without an end, wanted at most {max_deliveries}", entry.deliveries);
         return Err(dead_letter(Reason::DeliveredTooOften, message));
     }
-    let fields: Result<Vec<(&str, &str)>, Violation> = fields
+    let fields: Result<Vec<(&str, &V)>, Violation> = fields
         .iter()
-        .map(|(name, value)| match (std::str::from_utf8(name), std::str::from_utf8(value)) {
+        .map(|(name, value)| match (std::str::from_utf8(name), V::read(value)) {
             (Ok(name), Ok(value)) => Ok((name, value)),
             (Err(error), _) => Err(undecodable(&String::from_utf8_lossy(name), "name", error)),
             (Ok(name), Err(error)) => Err(undecodable(&Cow::Borrowed(name), "value", error)),
         })
         .collect();
     match fields {
-        Ok(fields) => Ok(TextEntry { id: entry.id, fields, deliveries: entry.deliveries }),
+        Ok(fields) => Ok(GuestEntry { id: entry.id, fields, deliveries: entry.deliveries }),
         Err(violation) => Err(Outcome::DeadLetter(Reason::Undecodable, vec![violation])),
     }
 }

@@ -23,6 +23,14 @@ fn value(entry: &TextEntry<'_>) -> String {
     entry.fields.first().map(|(_, value)| (*value).to_owned()).unwrap_or_default()
 }
 
+/// The entries of rules that take text.
+fn text<'a>(batch: &'a Batch<'_>) -> &'a [TextEntry<'a>] {
+    match batch {
+        Batch::Text(entries) => entries,
+        Batch::Bytes(_) => panic!("entries of another form"),
+    }
+}
+
 /// Discards what it is given, unless the batch has this fault. May take ten seconds.
 struct Faulty<F>(F);
 
@@ -39,7 +47,8 @@ impl<F: Fn(&[TextEntry<'_>]) -> Option<Fault> + Send + Sync> Rules for Faulty<F>
         Limits::default().bounds
     }
 
-    fn process(&self, batch: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Answer {
+    fn process(&self, batch: &Batch<'_>, _: Duration, _: &mut HostContext) -> Answer {
+        let batch = text(batch);
         timed(|| match (self.0)(batch) {
             Some(fault) => Err(fault),
             None => Ok(batch.iter().map(|entry| Verdict::Discard(value(entry))).collect()),
@@ -78,7 +87,8 @@ impl Rules for Slow {
         Limits::default().bounds
     }
 
-    fn process(&self, batch: &[TextEntry<'_>], time: Duration, _: &mut HostContext) -> Answer {
+    fn process(&self, batch: &Batch<'_>, time: Duration, _: &mut HostContext) -> Answer {
+        let batch = text(batch);
         timed(|| {
             self.0.lock().push((batch.len(), time));
             if batch.iter().any(|entry| value(entry) == "loop") {
@@ -191,7 +201,7 @@ impl Rules for Overstaying {
         Limits::default().bounds
     }
 
-    fn process(&self, _: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Answer {
+    fn process(&self, _: &Batch<'_>, _: Duration, _: &mut HostContext) -> Answer {
         timed(|| {
             *self.0.lock() += 1;
             std::thread::sleep(self.time_limit()); // what is simulated
@@ -246,7 +256,8 @@ impl Rules for Large {
         OutputLimits { rows: 1_000, output_bytes: 100_000, max_age_days: 100_000, ..Limits::default().bounds }
     }
 
-    fn process(&self, batch: &[TextEntry<'_>], _: Duration, _: &mut HostContext) -> Answer {
+    fn process(&self, batch: &Batch<'_>, _: Duration, _: &mut HostContext) -> Answer {
+        let batch = text(batch);
         timed(|| {
             if batch.len() > 1 && batch.iter().any(|entry| value(entry).starts_with("bytes")) {
                 return Err(Fault::TooMuchOutput { limit_bytes: 0 });
@@ -318,4 +329,46 @@ fn what_a_guest_cannot_have_is_kept_in_place() {
         ] if a == "a" && b == "b"
     ));
     assert!(!outcomes.iter().any(|outcome| matches!(outcome, Outcome::Store(Vec1::One(_)))));
+}
+
+/// Discards each entry with the bytes of its first value as the reason.
+struct OfBytes;
+
+impl Rules for OfBytes {
+    fn version(&self) -> Version {
+        Version::of_component(Digest::new(b""))
+    }
+
+    fn time_limit(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
+    fn bounds(&self) -> OutputLimits {
+        Limits::default().bounds
+    }
+
+    fn process(&self, batch: &Batch<'_>, _: Duration, _: &mut HostContext) -> Answer {
+        let Batch::Bytes(batch) = batch else { panic!("entries of another form") };
+        let reason = |entry: &BytesEntry<'_>| format!("{:?}", entry.fields.first().map(|(_, value)| *value));
+        timed(|| Ok(batch.iter().map(|entry| Verdict::Discard(reason(entry))).collect()))
+    }
+
+    fn takes_bytes(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn rules_that_take_bytes_are_asked_about_any_value_but_not_about_any_name() {
+    let mut unnamed = entry(2, b"a");
+    unnamed.fields = Some(vec![(b"\xff".to_vec(), b"a".to_vec())]);
+    let judgement = judged(&OfBytes, 5, vec![entry(0, b"\xff\0"), entry(1, b""), unnamed]);
+    let outcomes: Vec<Outcome> = judgement.entries.into_iter().map(|judged| judged.outcome).collect();
+    let [Outcome::Discard(any), Outcome::Discard(empty), Outcome::DeadLetter(Reason::Undecodable, why)] =
+        outcomes.as_slice()
+    else {
+        panic!("{outcomes:?}")
+    };
+    assert_eq!((any.as_str(), empty.as_str()), ("Some([255, 0])", "Some([])"));
+    assert!(why.iter().all(|violation| violation.message.contains("the name of the field")), "{why:?}");
 }

@@ -18,7 +18,7 @@ use crate::store::{Database, StoredVersion};
 impl Loaded {
     fn new(guest: Guest, tenant: &Tenant, source: String) -> Self {
         let component = guest.version().component;
-        let manifest = Manifest::new(component, guest.imports_capabilities(), tenant);
+        let manifest = Manifest::new(component, guest.world(), tenant);
         let version = Version { digest: manifest.digest(), component, number: None };
         Self { guest: guest.with_version(version), made: Made { component, manifest, source } }
     }

@@ -6,13 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::Digest;
 use crate::config::{Grants, Statement, Tenant};
+use crate::sandbox::World;
 
 /// The form of manifests that this program makes and reads.
 const FORMAT: u32 = 1;
-
-/// The world of components that use no capability, so that no grant decides what they do.
-const VALIDATOR: &str = "sluicegate:guest/validator@0.1.0";
-const PIPELINE: &str = "sluicegate:guest/pipeline@0.1.0";
 
 /// All that decides about an entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,7 +27,7 @@ pub struct Manifest {
     /// The statements that are granted.
     pub statements: BTreeMap<String, Statement>,
     /// The world whose exports and imports the component has.
-    pub world: String,
+    pub world: World,
 }
 
 /// Why a manifest of the database cannot be used.
@@ -52,8 +49,7 @@ pub enum Error {
 
 impl Manifest {
     /// Describes a component with the settings, grants and limits of this tenant.
-    pub fn new(component: Digest, imports_capabilities: bool, tenant: &Tenant) -> Self {
-        let world = if imports_capabilities { PIPELINE } else { VALIDATOR };
+    pub fn new(component: Digest, world: World, tenant: &Tenant) -> Self {
         Self {
             component: component.to_hex(),
             format: FORMAT,
@@ -61,7 +57,7 @@ impl Manifest {
             limits: tenant.guest_limits(),
             settings: tenant.guest_settings.clone(),
             statements: tenant.statements.clone(),
-            world: world.to_owned(),
+            world,
         }
     }
 
@@ -110,7 +106,7 @@ impl Manifest {
     /// Returns what of its grants the tenant does not have now, with the same SQL. A component that uses no capability
     /// lacks none.
     pub fn lacks(&self, tenant: &Tenant) -> Vec<String> {
-        if self.world == VALIDATOR {
+        if !self.world.imports_capabilities() {
             return Vec::new();
         }
         let Grants { stream, publish, statements, metrics } = &self.grants;
@@ -145,7 +141,7 @@ mod tests {
     use super::*;
 
     fn manifest(tenant: &Tenant) -> Manifest {
-        Manifest::new(Digest::new(b""), false, tenant)
+        Manifest::new(Digest::new(b""), World::Validator, tenant)
     }
 
     #[test]
@@ -161,7 +157,9 @@ mod tests {
         assert!(!same(&Tenant { grants: Grants { stream: true, ..Grants::default() }, ..tenant.clone() }));
         let granted = |order| manifest(&Tenant { grants: names(order), ..tenant.clone() }).digest();
         assert_eq!(granted(["a", "b"]), granted(["b", "a"]));
-        assert_ne!(Manifest::new(Digest::new(b""), true, &tenant).digest(), manifest(&tenant).digest());
+        for world in [World::Pipeline, World::BytesValidator] {
+            assert_ne!(Manifest::new(Digest::new(b""), world, &tenant).digest(), manifest(&tenant).digest());
+        }
     }
 
     #[test]
@@ -196,11 +194,11 @@ mod tests {
             };
             Tenant { grants, statements: [("a".to_owned(), statement)].into(), ..Tenant::default() }
         };
-        let made = Manifest::new(Digest::new(b""), true, &granted("SELECT 1"));
+        let made = Manifest::new(Digest::new(b""), World::Pipeline, &granted("SELECT 1"));
         assert_eq!(made.lacks(&granted("SELECT 1")), Vec::<String>::new());
         assert_eq!(made.lacks(&granted("SELECT 2")), ["statement a"]);
         assert_eq!(made.lacks(&Tenant::default()), ["publish to out", "statement a"]);
-        let ungranted = Manifest::new(Digest::new(b""), true, &Tenant::default());
+        let ungranted = Manifest::new(Digest::new(b""), World::Pipeline, &Tenant::default());
         assert_eq!(ungranted.lacks(&granted("SELECT 1")), Vec::<String>::new());
         let without_capabilities = manifest(&granted("SELECT 1"));
         assert_eq!(without_capabilities.lacks(&Tenant::default()), Vec::<String>::new());

@@ -47,7 +47,7 @@ use crate::judge::Rules;
 use crate::metrics::Counters;
 use crate::pipeline::RulesInForce;
 use crate::retry::Retryable;
-use crate::sandbox::{Guest, LoadError, SandboxEngine};
+use crate::sandbox::{Guest, LoadError, SandboxEngine, World};
 use crate::store::{self, Action, Database, NewVersion, ReplicaReport, Request};
 pub use file::Stamp;
 
@@ -251,7 +251,7 @@ const OWN: &str = "inside the program";
 
 /// Returns the digest of the settings that are part of a version.
 fn settings_digest(tenant: &Tenant) -> Digest {
-    Manifest::new(Digest::new(b""), false, tenant).digest()
+    Manifest::new(Digest::new(b""), World::Validator, tenant).digest()
 }
 
 /// Records a version, and wants it, unless it is wanted already. Returns its name and the number of the deployment.

@@ -16,7 +16,7 @@ use super::{Loaded, MAX_CHANGES, Manifest, RecordError, Refused, RulesLoader, au
 use crate::batch::{Digest, Version};
 use crate::judge::Rules as _;
 use crate::retry::Retry;
-use crate::sandbox::LoadError;
+use crate::sandbox::{LoadError, World};
 use crate::store::{Action, Request};
 
 /// How long the folder must be quiet before the file is looked at: copying a file makes several changes.
@@ -223,10 +223,9 @@ impl RulesLoader {
             Err(error) => return Look::Unreadable(error),
         };
         // With other settings the same component is another version.
-        let is_in_force = |with_capabilities| {
-            Manifest::new(digest, with_capabilities, &self.tenant).digest() == self.version().digest
-        };
-        if digest == self.version().component && [false, true].into_iter().any(is_in_force) {
+        let is_in_force =
+            |world| Manifest::new(digest, world, &self.tenant).digest() == self.version().digest;
+        if digest == self.version().component && World::ALL.into_iter().any(is_in_force) {
             return Look::InForce(stamp);
         }
         let sandbox = match self.sources.engine.tenant_sandbox(&self.tenant) {

@@ -3,9 +3,8 @@
 //!
 //! A header is eight bytes: the version of this layout, three zeros, and the length of the message as a `u32`, low byte
 //! first. The two ends take turns: whoever has sent a frame waits for one. A length is compared with what the reader
-//! allows before room is made for it, and the text of entries is borrowed from the frame.
+//! allows before room is made for it, and the fields of entries are borrowed from the frame.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::Duration;
@@ -13,12 +12,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::print_log::Printed;
-use super::{Limits, LoadError};
-use crate::batch::{TextEntry, Verdict};
+use super::{Limits, LoadError, World};
+use crate::batch::Verdict;
 use crate::bounded;
 use crate::capabilities::{Effects, StatementResult, Usage, Value};
 use crate::config::Grants;
-use crate::judge::Fault;
+use crate::judge::{Batch, Fault};
 
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 8;
@@ -80,8 +79,7 @@ impl From<&Grants> for Granted {
 /// Describes a guest that can be called.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Loaded {
-    /// Says whether the guest imports a capability of the world `pipeline`.
-    pub(super) imports_capabilities: bool,
+    pub(super) world: World,
     /// Names the walls that this kernel does not have.
     pub(super) missing_walls: Vec<String>,
 }
@@ -90,7 +88,7 @@ pub(super) struct Loaded {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Call<'a> {
     #[serde(borrow)]
-    pub(super) entries: Cow<'a, [TextEntry<'a>]>,
+    pub(super) batch: Batch<'a>,
     /// Bounds the processor time of the call.
     pub(super) time: Duration,
     pub(super) lag: Option<u64>,

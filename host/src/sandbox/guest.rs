@@ -11,11 +11,11 @@ use super::channel::{self, Call, Granted, Load, Returned};
 use super::engine::{Compiled, SandboxEngine};
 use super::print_log::PrintLog;
 use super::process::{Worker, WorkerPlace, wall_limit};
-use super::{Limits, LoadError};
-use crate::batch::{Digest, TextEntry, Version};
+use super::{Limits, LoadError, World};
+use crate::batch::{Digest, Version};
 use crate::capabilities::{HostContext, Lost};
 use crate::config::{Grants, TenantName};
-use crate::judge::{Answer, Fault, Rules};
+use crate::judge::{Answer, Batch, Fault, Rules};
 use crate::retry::Retry;
 use crate::validate::OutputLimits;
 
@@ -36,8 +36,7 @@ pub struct Guest {
     load: Load,
     grants: Arc<Grants>,
     log: PrintLog,
-    /// Says whether it imports a capability of the world `pipeline`.
-    imports_capabilities: bool,
+    world: World,
     shared: SandboxEngine,
     /// For as long as this guest lives, other tenants find the component compiled.
     pub(super) compiled: Arc<Compiled>,
@@ -71,7 +70,7 @@ impl Guest {
             load,
             grants,
             log: PrintLog::new(digest),
-            imports_capabilities: loaded.imports_capabilities,
+            world: loaded.world,
             shared,
             compiled,
             worker: place,
@@ -84,9 +83,8 @@ impl Guest {
         Self { version, ..self }
     }
 
-    /// Returns whether it imports a capability of the world `pipeline`.
-    pub fn imports_capabilities(&self) -> bool {
-        self.imports_capabilities
+    pub fn world(&self) -> World {
+        self.world
     }
 
     /// Returns a new worker that can be called. Waits for as long as none can be started: no entry is to blame for
@@ -103,21 +101,16 @@ impl Guest {
     }
 
     /// Calls the guest once in its worker, and keeps what it did only if there is a verdict for each entry.
-    fn call(
-        &self,
-        batch: &[TextEntry<'_>],
-        time: Duration,
-        context: &mut HostContext,
-    ) -> Result<Answer, Death> {
+    fn call(&self, batch: &Batch<'_>, time: Duration, context: &mut HostContext) -> Result<Answer, Death> {
         let mut place = self.worker.lock();
         let mut worker = place.take().unwrap_or_else(|| self.start_worker());
         let earlier = context.used.and(&context.effects);
-        let transaction = context.transaction.as_ref().filter(|_| self.imports_capabilities);
+        let transaction = context.transaction.as_ref().filter(|_| self.wants_transaction());
         if transaction.is_some_and(|transaction| transaction.begin_call().is_err()) {
             *place = Some(worker);
             return Ok(Answer { verdicts: Err(Fault::Lost(Lost)), used: Duration::ZERO });
         }
-        let call = Call { entries: batch.into(), time, lag: context.lag, earlier };
+        let call = Call { batch: batch.clone(), time, lag: context.lag, earlier };
         let begun = Instant::now();
         let called = worker.call(call, transaction).and_then(|returned| {
             // What was checked in the worker is checked again here: the worker may have been taken over.
@@ -225,16 +218,20 @@ impl Rules for Guest {
     }
 
     fn wants_transaction(&self) -> bool {
-        self.imports_capabilities
+        self.world.imports_capabilities()
     }
 
-    fn process(&self, batch: &[TextEntry<'_>], time: Duration, context: &mut HostContext) -> Answer {
+    fn takes_bytes(&self) -> bool {
+        self.world.takes_bytes()
+    }
+
+    fn process(&self, batch: &Batch<'_>, time: Duration, context: &mut HostContext) -> Answer {
         let limit_bytes = self.load.limits.memory_bytes;
         if batch.is_empty() {
             return Answer { verdicts: Ok(Vec::new()), used: Duration::ZERO };
         }
         // The guest could not hold such a batch, and its frame would be too long.
-        if batch.iter().map(TextEntry::bytes).sum::<usize>() > limit_bytes {
+        if batch.bytes() > limit_bytes {
             let fault = Fault::OutOfMemory { limit_bytes, place: String::new() };
             return Answer { verdicts: Err(fault), used: Duration::ZERO };
         }

@@ -108,7 +108,7 @@ pub enum LoadError {
     #[error("imports that are not granted: {0}")]
     NotGranted(String),
     /// It does not offer what the service calls.
-    #[error("not of the world `sluicegate:guest/validator@0.1.0`: {0}")]
+    #[error("of no world of `sluicegate:guest@0.1.0`: {0}")]
     World(String),
     /// The kernel lacks some of the walls around a worker's process.
     #[error(

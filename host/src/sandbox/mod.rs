@@ -10,6 +10,7 @@
 //! - [`process`]: starts, calls and ends the worker processes, on the service's side
 //! - [`channel`]: sends and receives the frames between the two sides
 //! - [`worker`]: makes up the worker's side: guest code runs there and nowhere else
+//! - [`world`]: names what a component imports and exports of the contract
 //! - [`limits`]: bounds what a guest may use
 //! - [`print_log`]: logs what guests print
 //! - [`permit`]: waits for a permit on a thread that may block
@@ -29,9 +30,11 @@ mod permit;
 mod print_log;
 mod process;
 pub mod worker;
+mod world;
 
 pub use cache::check_cache;
 pub use engine::{Sandbox, SandboxEngine, Source};
 pub use guest::Guest;
 pub use limits::Limits;
 pub use load::LoadError;
+pub use world::World;

@@ -11,12 +11,22 @@ use super::wasi::GRANTED;
 use crate::sandbox::LoadError;
 use crate::text::printable;
 
-/// Names the interface that the service calls, without its patch version, which does not matter.
-const HANDLER: &str = "sluicegate:guest/handler@0.1.";
+/// Describes an interface that the service calls.
+struct Handler {
+    /// Holds its name without the patch version, which does not matter.
+    name: &'static str,
+    takes_bytes: bool,
+    /// Spells out the type of a value in the argument of `process`.
+    value: &'static str,
+}
 
-/// Spells out the type of `process`.
-const PROCESS: &str = "func(batch: list<record { id: record { milliseconds: u64, sequence: u64 }, \
-    fields: list<tuple<string, string>> }>) -> list<variant { \
+const HANDLERS: [Handler; 2] = [
+    Handler { name: "sluicegate:guest/handler@0.1.", takes_bytes: false, value: "string" },
+    Handler { name: "sluicegate:guest/bytes-handler@0.1.", takes_bytes: true, value: "list<u8>" },
+];
+
+/// Spells out the result of `process`.
+const VERDICTS: &str = "list<variant { \
     accept(record { event-id: string, time: s64, event-type: string, user-id: string, properties: option<string> }), \
     expand(list<record { event-id: string, time: s64, event-type: string, user-id: string, properties: option<string> }>), \
     reject(list<record { path: string, code: string, message: string }>), \
@@ -63,29 +73,37 @@ fn refusal(import: &str) -> Option<String> {
     Some(format!("{} (wanted {wanted})", shown(import)))
 }
 
-/// Looks for the one function that the service calls, or says what is there instead.
-pub(super) fn exports(engine: &Engine, component: &Component) -> Result<(), LoadError> {
+/// Looks for the one function that the service calls, or says what is there instead. Returns whether it takes bytes.
+pub(super) fn exports(engine: &Engine, component: &Component) -> Result<bool, LoadError> {
     let component = component.component_type();
     let names = || component.exports(engine).map(|(name, _)| name).collect::<Vec<_>>();
-    let mut handlers = component.exports(engine).filter(|(name, _)| name.starts_with(HANDLER));
-    let (name, handler) = match (handlers.next(), handlers.next()) {
+    let mut found = component.exports(engine).filter_map(|(name, export)| {
+        let handler = HANDLERS.iter().find(|handler| name.starts_with(handler.name))?;
+        Some((handler, name, export))
+    });
+    let (Handler { takes_bytes, value, .. }, name, export) = match (found.next(), found.next()) {
         (Some(only), None) => only,
         (found, _) => {
-            let wrong = if found.is_none() { "no" } else { "more than one version of" };
+            let number = if found.is_none() { "no" } else { "more than one" };
             return Err(LoadError::World(format!(
-                "it exports {wrong} `sluicegate:guest/handler@0.1.0`; it exports {}",
+                "it exports {number} handler; wanted either `sluicegate:guest/handler@0.1.0`, for values that are text, or \
+                 `sluicegate:guest/bytes-handler@0.1.0`; it exports {}",
                 listed(names().into_iter().map(shown))
             )));
         }
     };
-    let ComponentItem::ComponentInstance(handler) = handler.ty else {
+    let ComponentItem::ComponentInstance(handler) = export.ty else {
         return Err(LoadError::World(format!("its export {} is not an interface", shown(name))));
     };
+    let expected = format!(
+        "func(batch: list<record {{ id: record {{ milliseconds: u64, sequence: u64 }}, \
+         fields: list<tuple<string, {value}>> }}>) -> {VERDICTS}"
+    );
     match handler.get_export(engine, "process").map(|export| export.ty) {
         Some(ComponentItem::ComponentFunc(process)) => match function(&process) {
-            found if found == PROCESS => Ok(()),
+            found if found == expected => Ok(*takes_bytes),
             found => Err(LoadError::World(format!(
-                "its function `process` has another type: expected {PROCESS}; found {found}"
+                "its function `process` has another type: expected {expected}; found {found}"
             ))),
         },
         _ => {

@@ -17,9 +17,9 @@ use super::{Channel, Connection};
 use crate::batch::{Verdict, Violation};
 use crate::capabilities::{Effects, Lost, Publication};
 use crate::judge::Fault;
-use crate::sandbox::LoadError;
 use crate::sandbox::channel::{FromWorker, Loaded, Returned, Verdicts};
 use crate::sandbox::print_log::Printed;
+use crate::sandbox::{LoadError, World};
 
 use bindings::sluicegate::test::faults;
 
@@ -134,7 +134,7 @@ impl faults::Host for Faults {
     }
 
     fn answers_another_question(&mut self) {
-        let loaded = Loaded { imports_capabilities: true, missing_walls: Vec::new() };
+        let loaded = Loaded { world: World::Pipeline, missing_walls: Vec::new() };
         send(&FromWorker::Loaded(Ok(loaded)));
         self.falls_silent();
     }

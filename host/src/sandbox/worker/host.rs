@@ -97,7 +97,7 @@ pub(super) struct HostState {
 impl HostState {
     pub(super) fn new(granted: &Granted, call: &Call<'_>, connection: Arc<Mutex<Connection>>) -> Self {
         let deliveries = match granted.stream {
-            true => call.entries.iter().map(|entry| (entry.id, entry.deliveries)).collect(),
+            true => call.batch.deliveries(),
             false => BTreeMap::new(),
         };
         Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use wasmtime::component::{Component, Linker, ResourceTable, ResourceTableError};
+use wasmtime::component::{Component, InstancePre, Linker, ResourceTable, ResourceTableError};
 use wasmtime::{CallHook, Engine, Store, Trap, WasmBacktrace};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
@@ -17,19 +17,27 @@ use super::wasi::{self, Clock, Deadlines};
 use super::{Connection, check, host};
 use crate::batch::{EntryId, UncheckedEvent, Verdict, Violation};
 use crate::capabilities::{Effects, Lost};
-use crate::judge::Fault;
+use crate::judge::{Batch, Fault};
 use crate::sandbox::channel::{Call, Load, Returned, Verdicts};
 use crate::sandbox::load::describe;
 use crate::sandbox::print_log::Printed;
-use crate::sandbox::{Limits, LoadError};
+use crate::sandbox::{Limits, LoadError, World};
 use crate::text::printable;
 
+use bindings::exports::sluicegate::guest::{bytes_handler, handler};
 use bindings::sluicegate::guest::types as wit;
 
 pub(super) mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
-        world: "pipeline",
+        inline: "
+            package sluicegate:host;
+            world all {
+                include sluicegate:guest/pipeline@0.1.0;
+                export sluicegate:guest/bytes-handler@0.1.0;
+            }
+        ",
+        world: "sluicegate:host/all",
         imports: { default: trappable },
         // Entries are lowered straight from the frame that they came in.
         ownership: Borrowing { duplicate_if_necessary: false },
@@ -45,11 +53,18 @@ const MAX_NAME_CHARS: usize = 120;
 
 /// Holds a component that was checked, with its limits.
 pub(super) struct Callable {
-    component: bindings::PipelinePre<State>,
+    instance: InstancePre<State>,
+    handler: Handler,
     load: Load,
     settings: Arc<BTreeMap<String, String>>,
     time: TimeLimit,
-    pub(super) imports_capabilities: bool,
+    pub(super) world: World,
+}
+
+/// Holds where in an instance the one function is that the service calls.
+enum Handler {
+    Text(handler::GuestIndices),
+    Bytes(bytes_handler::GuestIndices),
 }
 
 /// Holds what an instance carries with it.
@@ -86,7 +101,7 @@ impl Callable {
     pub(super) fn new(engine: &Engine, component: &Component, load: Load) -> Result<Self, LoadError> {
         check::imports(engine, component)?;
         let imports_capabilities = host::check(engine, component, &load.granted)?;
-        check::exports(engine, component)?;
+        let takes_bytes = check::exports(engine, component)?;
         let failed = |error: wasmtime::Error| LoadError::Worker(describe(&error));
         let mut linker = Linker::new(engine);
         wasi::link(&mut linker).map_err(failed)?;
@@ -94,13 +109,17 @@ impl Callable {
         #[cfg(feature = "failpoints")]
         super::faults::link(&mut linker).map_err(failed)?;
         // This finds what is wrong beyond the names, such as a function of an interface that is newer than ours.
-        let component =
+        let instance =
             linker.instantiate_pre(component).map_err(|error| LoadError::Imports(describe(&error)))?;
-        let component =
-            bindings::PipelinePre::new(component).map_err(|error| LoadError::World(describe(&error)))?;
+        let handler = match takes_bytes {
+            false => handler::GuestIndices::new(&instance).map(Handler::Text),
+            true => bytes_handler::GuestIndices::new(&instance).map(Handler::Bytes),
+        };
+        let handler = handler.map_err(|error| LoadError::World(describe(&error)))?;
         let time = TimeLimit::new(engine.clone()).map_err(|error| LoadError::Worker(error.to_string()))?;
         let settings = Arc::new(load.settings.clone());
-        Ok(Self { component, load, settings, time, imports_capabilities })
+        let world = World::new(takes_bytes, imports_capabilities);
+        Ok(Self { instance, handler, load, settings, time, world })
     }
 
     fn limits(&self) -> &Limits {
@@ -112,7 +131,7 @@ impl Callable {
     pub(super) fn start_on_trial(&self) -> Result<(), LoadError> {
         let (output, time) = (Output::new(self.limits().log_bytes), self.limits().time);
         let (started, _) = self.within(time, EntryId::ZERO, &output, HostState::default(), |store| {
-            self.component.instantiate(store).map(drop)
+            self.instance.instantiate(store).map(drop)
         });
         started.map_err(|(error, denied)| {
             LoadError::Start(self.fault(&error, denied, Some(&output.take()), time))
@@ -123,34 +142,47 @@ impl Callable {
     pub(super) fn call(&self, call: &Call<'_>, connection: Arc<Mutex<Connection>>) -> Returned {
         let begun = processor_time();
         let output = Output::new(self.limits().log_bytes);
-        let host = match self.imports_capabilities {
+        let host = match self.world.imports_capabilities() {
             true => HostState::new(&self.load.granted, call, connection),
             false => HostState::default(),
         };
-        let first = call.entries.first().map_or(EntryId::ZERO, |entry| entry.id);
-        let entries: Vec<wit::Entry<'_>> = call
-            .entries
-            .iter()
-            .map(|entry| wit::Entry {
-                id: wit::EntryId { milliseconds: entry.id.milliseconds, sequence: entry.id.sequence },
-                fields: &entry.fields,
-            })
-            .collect();
-        let (verdicts, host) = self.within(call.time, first, &output, host, |store| {
-            let instance = self.component.instantiate(&mut *store)?;
-            instance.sluicegate_guest_handler().call_process(store, &entries)
-        });
+        let first = call.batch.first_id().unwrap_or(EntryId::ZERO);
+        let (verdicts, host) =
+            self.within(call.time, first, &output, host, |store| self.process(store, &call.batch));
         let printed = output.take();
         let verdicts = verdicts.map(|verdicts| verdicts.into_iter().map(Verdict::from).collect()).map_err(
             |(error, denied)| {
                 // The batch is tried again in halves: what is told is what happens to an entry alone.
-                let told = (call.entries.len() == 1).then_some(&printed);
+                let told = (call.batch.len() == 1).then_some(&printed);
                 self.fault(&error, denied, told, call.time)
             },
         );
         let effects = if verdicts.is_ok() { host.effects } else { Effects::default() };
         let verdicts = verdicts.map(Verdicts);
         Returned { verdicts, effects, printed, used: processor_time().saturating_sub(begun) }
+    }
+
+    /// Calls `process` in a new instance.
+    fn process(&self, store: &mut Store<State>, batch: &Batch<'_>) -> wasmtime::Result<Vec<wit::Verdict>> {
+        match (&self.handler, batch) {
+            (Handler::Text(handler), Batch::Text(batch)) => {
+                let entries: Vec<wit::Entry<'_>> = batch
+                    .iter()
+                    .map(|entry| wit::Entry { id: entry.id.into(), fields: &entry.fields })
+                    .collect();
+                let instance = self.instance.instantiate(&mut *store)?;
+                handler.load(&mut *store, &instance)?.call_process(store, &entries)
+            }
+            (Handler::Bytes(handler), Batch::Bytes(batch)) => {
+                let entries: Vec<wit::BytesEntry<'_>> = batch
+                    .iter()
+                    .map(|entry| wit::BytesEntry { id: entry.id.into(), fields: &entry.fields })
+                    .collect();
+                let instance = self.instance.instantiate(&mut *store)?;
+                handler.load(&mut *store, &instance)?.call_process(store, &entries)
+            }
+            _ => Err(wasmtime::Error::msg("the entries have another form than the guest takes")),
+        }
     }
 
     /// Runs guest code in a store of its own, with everything that an instance may use, and no more. An error comes
@@ -179,7 +211,7 @@ impl Callable {
             #[cfg(feature = "failpoints")]
             faults: super::faults::Faults,
         };
-        let mut store = Store::new(self.component.engine(), state);
+        let mut store = Store::new(self.instance.component().engine(), state);
         store.limiter(|state| &mut state.meter);
         store.set_max_component_handles(limits.handles);
         // This bounds what one call to the host, and the verdicts, may take on this side.
@@ -261,6 +293,12 @@ fn place(error: &wasmtime::Error) -> String {
     let first = names.iter().position(|name| !RUNTIME.iter().any(|part| name.starts_with(part))).unwrap_or(0);
     let names: Vec<&str> = names.iter().skip(first).take(MAX_FRAMES).map(String::as_str).collect();
     if names.is_empty() { String::new() } else { format!(", in {}", names.join(" < ")) }
+}
+
+impl From<EntryId> for wit::EntryId {
+    fn from(id: EntryId) -> Self {
+        Self { milliseconds: id.milliseconds, sequence: id.sequence }
+    }
 }
 
 impl From<wit::Verdict> for Verdict {

@@ -139,9 +139,7 @@ pub fn run() -> Result<(), String> {
         Ok(callable)
     });
     let told = match &loaded {
-        Ok(callable) => {
-            Ok(Loaded { imports_capabilities: callable.imports_capabilities, missing_walls: missing.0 })
-        }
+        Ok(callable) => Ok(Loaded { world: callable.world, missing_walls: missing.0 }),
         Err(error) => Err(error.clone()),
     };
     let is_gone = connection.lock().send(&FromWorker::Loaded(told)).is_err();
