@@ -31,9 +31,13 @@ pub(super) struct Asked {
 
 impl Asker {
     pub(super) fn new(project: &Project) -> Result<Self, Error> {
+        Self::of(project, Arc::new(project.load()?))
+    }
+
+    /// Puts entries to other rules than those of the project, with its settings and fakes.
+    pub(super) fn of(project: &Project, rules: Arc<dyn Rules>) -> Result<Self, Error> {
         let tenant = &project.tenant;
         let fakes = Fakes::read(&project.tests(), &tenant.statements)?;
-        let rules: Arc<dyn Rules> = Arc::new(project.load()?);
         let statements = tenant.statements.clone();
         Ok(Self { rules, max_deliveries: tenant.max_deliveries, statements, fakes })
     }

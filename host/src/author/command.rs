@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use super::Error;
 use super::project::Project;
 use super::run::judge_file;
-use super::test;
+use super::{capture, coverage, diff, test};
 
 const RUN_EXIT_CODES: &str = "Exit codes:
   0  every entry was judged, whatever came of it
@@ -20,6 +20,24 @@ const RUN_EXIT_CODES: &str = "Exit codes:
 const TEST_EXIT_CODES: &str = "Exit codes:
   0  all goldens are as expected
   1  one is not, or the machine is at fault
+  2  the command line is wrong, or a golden, or there is none
+  3  the component is refused, or the settings are wrong";
+
+const DIFF_EXIT_CODES: &str = "Exit codes:
+  0  it was compared, and no more changes than --fail-on allows
+  1  more changes, or a server or the machine is at fault
+  2  the command line is wrong, or the file with entries
+  3  a component or version is refused, or the settings are wrong";
+
+const CAPTURE_EXIT_CODES: &str = "Exit codes:
+  0  the goldens are written
+  1  a server or the machine is at fault
+  2  the command line is wrong, or a file that it names
+  3  the component is refused, or the settings are wrong";
+
+const COVERAGE_EXIT_CODES: &str = "Exit codes:
+  0  it was looked at
+  1  with --strict, something came that no golden has; or a server or the machine is at fault
   2  the command line is wrong, or a golden, or there is none
   3  the component is refused, or the settings are wrong";
 
@@ -41,6 +59,31 @@ pub enum Command {
         folder: Option<PathBuf>,
         #[command(flatten)]
         options: test::Options,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Judge the same entries by two versions, and show what would change; writes nothing
+    #[command(after_help = DIFF_EXIT_CODES)]
+    Diff {
+        #[command(flatten)]
+        options: diff::Options,
+        /// The tenant whose settings count; needed if there are several
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+    },
+    /// Make goldens of entries that really came, with what comes of them now
+    #[command(after_help = CAPTURE_EXIT_CODES)]
+    Capture {
+        #[command(flatten)]
+        options: capture::Options,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Show what comes of entries that really came and of no golden, and the reverse
+    #[command(after_help = COVERAGE_EXIT_CODES)]
+    Coverage {
+        #[command(flatten)]
+        options: coverage::Options,
         #[command(flatten)]
         which: Which,
     },
@@ -79,6 +122,16 @@ pub async fn run(command: Command, config: Option<&Path>, out: &mut dyn Write) -
         }
         Command::Test { folder, options, which } => {
             test::test(&which.project(config, folder.as_deref().unwrap_or(here))?, &options, out).await?
+        }
+        Command::Diff { options, tenant } => {
+            diff::diff(&Which { guest: None, tenant }.project(config, here)?, &options, out).await?
+        }
+        Command::Capture { options, which } => {
+            capture::capture(&which.project(config, here)?, &options, out).await?;
+            true
+        }
+        Command::Coverage { options, which } => {
+            coverage::coverage(&which.project(config, here)?, &options, out).await?
         }
     };
     out.flush()?;

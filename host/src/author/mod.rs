@@ -1,4 +1,4 @@
-//! Tools for those who write rules: `sluicegate rules run` and its kin. They need no server.
+//! Tools for those who write rules: `sluicegate rules run` and its kin. They need no server, except to read what really came.
 //!
 //! - [`format`]: entries and what came of them, as JSON lines
 //! - `project`: the settings, and the rules that they name
@@ -6,16 +6,26 @@
 //! - `fakes`: answers what they ask of the host
 //! - `run`: `rules run`
 //! - `test`: `rules test`
+//! - `source`: entries that really came
+//! - `finding`: what an outcome says, to count it
+//! - `diff`: `rules diff`
+//! - `capture`: `rules capture`
+//! - `coverage`: `rules coverage`
 //! - `command`: the command line
 //!
 //! Guest code runs in worker processes, under the limits of the service, and what it returns is checked as there.
 
 mod asker;
+mod capture;
 mod command;
+mod coverage;
+mod diff;
 mod fakes;
+mod finding;
 pub mod format;
 mod project;
 mod run;
+mod source;
 mod test;
 
 use std::io;
@@ -26,6 +36,7 @@ pub use command::{Command, run};
 
 use crate::config;
 use crate::rules::{Refusal, deploy};
+use crate::{store, stream};
 
 /// Why a command for authors failed.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +75,19 @@ pub enum Error {
         "the goldens in {folder} have {bytes} bytes; wanted at most {most}: `sluicegate rules run` judges any number of entries"
     )]
     TooManyGoldens { folder: PathBuf, bytes: u64, most: u64 },
+    /// The database knows no version of the rules.
+    #[error(
+        "no version of the rules is in force for tenant {tenant}: the service has never run with this database"
+    )]
+    NoneInForce { tenant: String },
+    #[error("postgres: {0}")]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Stream(#[from] stream::Error),
+    #[error(
+        "the key in {file} has {bytes} bytes; wanted 16 to 4096, such as those of `head -c 32 /dev/urandom`"
+    )]
+    Key { file: PathBuf, bytes: usize },
     /// The program has a defect.
     #[error("asking the rules panicked: {0}")]
     Panicked(#[from] tokio::task::JoinError),
@@ -101,6 +125,9 @@ impl Error {
             | Self::Unreadable { .. }
             | Self::Refused { .. }
             | Self::Sandbox(_) => ExitCode::from(REFUSED),
+            Self::Key { .. } => ExitCode::from(WRONG_INPUT),
+            Self::NoneInForce { .. } => ExitCode::from(REFUSED),
+            Self::Store(_) | Self::Stream(_) => ExitCode::FAILURE,
             Self::Panicked(_) | Self::Json(_) | Self::Output(_) | Self::Unwritable { .. } => {
                 ExitCode::FAILURE
             }

@@ -4,8 +4,13 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 use crate::config::{Config, DEFAULT_FILE, Tenant};
+use crate::rules::deploy::Operator;
 use crate::rules::{self, DEFAULT, deploy};
 use crate::sandbox::{Guest, SandboxEngine};
+use crate::store::Database;
+
+/// Names the version that is in force by the database.
+const IN_FORCE: &str = "in-force";
 
 /// The settings by which rules are tried.
 pub(super) struct Project {
@@ -67,5 +72,34 @@ impl Project {
         let (engine, component) = (self.engine()?, self.component()?);
         rules::load_component_of(&engine, &self.tenant, &component)
             .map_err(|reason| Error::Refused { name: self.component_name(), reason: Box::new(reason) })
+    }
+
+    /// Loads the rules that somebody names: a component file, the first digits of a version of the database, or the version
+    /// that is in force there.
+    pub(super) async fn load_named(&self, engine: &SandboxEngine, name: &str) -> Result<Guest, Error> {
+        let refused = |reason| Error::Refused { name: name.to_owned(), reason: Box::new(reason) };
+        let is_digits = (4..=64).contains(&name.len()) && name.chars().all(|c| c.is_ascii_hexdigit());
+        if name != IN_FORCE && !is_digits || Path::new(name).is_file() {
+            let file = Path::new(name);
+            let bytes = rules::read_component(file, self.tenant.guest_component.bytes())
+                .map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
+            return rules::load_component_of(engine, &self.tenant, &bytes).map_err(refused);
+        }
+        let database = Database::new(&self.config)?;
+        database.prepare().await?;
+        let operator = Operator {
+            database: &database,
+            tenant: &self.tenant,
+            author: String::new(),
+            message: String::new(),
+        };
+        let stored = match name {
+            IN_FORCE => {
+                let wanted = operator.status().await?.wanted.version;
+                wanted.ok_or_else(|| Error::NoneInForce { tenant: self.tenant.name.to_string() })?
+            }
+            digits => operator.version(&digits.to_ascii_lowercase()).await?,
+        };
+        rules::load_version_of(engine, &self.tenant, &database, stored).await.map_err(refused)
     }
 }

@@ -126,6 +126,18 @@ pub(super) fn load_stored(
         .map(|guest| guest.with_version(stored.version))
 }
 
+/// Loads a version of the database, for somebody who compares it with another.
+pub(crate) async fn load_version_of(
+    engine: &SandboxEngine,
+    tenant: &Tenant,
+    database: &Database,
+    stored: StoredVersion,
+) -> Result<Guest, Refusal> {
+    let (engine, tenant, database) = (engine.clone(), tenant.clone(), database.clone());
+    let load = move || load_stored(&engine, &tenant, &database, &stored);
+    tokio::task::spawn_blocking(load).await.map_err(Refusal::Panicked)?
+}
+
 /// Loads a component of the database with the settings of this tenant. Blocks; must be called within the runtime.
 pub(super) fn load_component(
     engine: &SandboxEngine,

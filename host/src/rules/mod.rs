@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use feed::Feed;
 pub(crate) use file::read as read_component;
-pub(crate) use load::load_component_of;
+pub(crate) use load::{load_component_of, load_version_of};
 pub use load::{load_for_replay, try_settings};
 pub use manifest::Manifest;
 pub use watch::Folders;

@@ -188,6 +188,11 @@ impl DeadLetterStore {
         self.select(&brief(FIRST_VIOLATIONS), filter, limit).await
     }
 
+    /// Returns the newest letters with all that is known of them.
+    pub async fn newest_in_full(&self, filter: &Filter, limit: u32) -> Result<Vec<Letter>, Error> {
+        self.select(LETTERS, filter, limit).await
+    }
+
     /// Returns one letter, with all that is known of it.
     pub async fn letter(&self, filter: &Filter) -> Result<Option<Letter>, Error> {
         Ok(self.select(LETTERS, filter, 1).await?.pop())
@@ -392,7 +397,7 @@ impl Letter {
     }
 
     /// Returns the entry as it came. It counts as delivered once, since an operator asks for it.
-    pub(super) fn entry(&self) -> Entry {
+    pub(crate) fn entry(&self) -> Entry {
         let pair = |pair: &[Vec<u8>]| match pair {
             [name, value] => Some((name.clone(), value.clone())),
             _ => None,

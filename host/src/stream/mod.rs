@@ -5,6 +5,7 @@
 //! - `acknowledger`: acknowledges with XACK what is committed
 //! - `publish`: sends with XADD what rules have published
 //! - `look`: finds what was trimmed before it was read, and who has what comes next
+//! - `history`: reads what the stream still holds, and touches no group
 //! - `group_stats`: asks how full the stream is
 //! - `inspect`, `rights`: look at the server and change nothing, for `sluicegate doctor`
 //! - `backlog`: asks what is left to do, for those who watch the service
@@ -15,6 +16,7 @@ mod acknowledger;
 mod attempts;
 mod backlog;
 mod group_stats;
+mod history;
 mod inspect;
 mod look;
 mod publish;
@@ -34,6 +36,7 @@ pub use acknowledger::{Acknowledger, Unacknowledged};
 pub use attempts::Attempts;
 pub use backlog::Backlog;
 pub use group_stats::{GroupMonitor, GroupStats};
+pub use history::History;
 pub use inspect::{ConsumerLook, GroupLook, OldestPending, RedisLook, StreamFigures, StreamLook};
 pub use reader::{Pending, Quiet, Read, Reader};
 pub use rights::{Denied, Why};

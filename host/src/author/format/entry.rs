@@ -7,9 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap as _, SerializeSeq as _, Serializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Line, compact, json};
+use super::{Line, OutcomeView, compact, json};
 use crate::batch::{Entry, EntryId, Field};
 
 /// The milliseconds of an entry without an ID, before the number of its line is added.
@@ -66,6 +67,26 @@ pub fn entry_line(id: EntryId, fields: &[Field]) -> serde_json::Result<String> {
         fields: FieldsView<'a>,
     }
     serde_json::to_string(&Written { id: id.to_string(), fields: FieldsView(fields) })
+}
+
+/// Returns an entry with what came of it as the line of a golden, without the end of the line. What a message says is left
+/// out: it is for people, and changes with its wording.
+pub fn golden_line(id: EntryId, fields: &[Field], came: &OutcomeView) -> serde_json::Result<String> {
+    #[derive(serde::Serialize)]
+    struct Written<'a> {
+        id: String,
+        fields: FieldsView<'a>,
+        expect: Value,
+    }
+    let mut expect = serde_json::to_value(came)?;
+    if let Some(outcome) = expect.as_object_mut() {
+        outcome.remove("message");
+    }
+    let violations = expect.get_mut("reject").and_then(Value::as_array_mut);
+    violations.into_iter().flatten().filter_map(Value::as_object_mut).for_each(|violation| {
+        violation.remove("message");
+    });
+    serde_json::to_string(&Written { id: id.to_string(), fields: FieldsView(fields), expect })
 }
 
 /// Fields in their order, from an object or a list of pairs.

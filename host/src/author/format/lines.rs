@@ -43,6 +43,13 @@ impl Lines<BufReader<File>> {
     }
 }
 
+impl<R: BufRead + 'static> Lines<R> {
+    /// Forgets what is read.
+    pub fn boxed(self) -> Lines<Box<dyn BufRead>> {
+        Lines { input: Box::new(self.input), file: self.file, number: self.number }
+    }
+}
+
 impl<R: BufRead> Lines<R> {
     /// Reads what errors call `file`.
     pub fn new(file: String, input: R) -> Self {

@@ -12,7 +12,7 @@ mod entry;
 mod lines;
 mod outcome;
 
-pub use entry::{EntryLine, entry_line};
+pub use entry::{EntryLine, entry_line, golden_line};
 pub use lines::{Error, Line, Lines};
 pub use outcome::{OutcomeView, RowView, outcome_line, time_of, time_text};
 

@@ -67,10 +67,14 @@ pub(super) fn pending(reply: Value) -> Result<Vec<Pending>, Error> {
 
 /// Reads the reply of `take.lua`: the entries that were taken. Deleted ones have no fields.
 pub(super) fn taken(reply: Value) -> Result<Vec<Entry>, Error> {
-    const COMMAND: &str = "XCLAIM";
+    listed("XCLAIM", reply)
+}
+
+/// Reads a list of entries, such as the reply to XRANGE.
+pub(super) fn listed(command: &'static str, reply: Value) -> Result<Vec<Entry>, Error> {
     match reply {
-        Value::Array(entries) => entries.into_iter().map(|value| entry(COMMAND, value)).collect(),
-        other => Err(unexpected(COMMAND, &other, "a list of entries")),
+        Value::Array(entries) => entries.into_iter().map(|value| entry(command, value)).collect(),
+        other => Err(unexpected(command, &other, "a list of entries")),
     }
 }
 

@@ -1,0 +1,99 @@
+//! `sluicegate rules capture`: makes goldens of entries that really came, with what comes of them now.
+//!
+//! - `mask`: hides values, so that equal ones stay equal
+
+mod mask;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::asker::Asker;
+use super::finding::Finding;
+use super::format::{OutcomeView, golden_line};
+use super::project::Project;
+use super::{Error, source};
+use mask::{Mask, Place};
+
+/// What to capture.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    #[command(flatten)]
+    source: source::Options,
+    /// The file of goldens to make, such as tests/captured.jsonl; without it, standard output
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Hide these fields, or values in the JSON of a field, such as `user_id,data.properties.email`
+    #[arg(long, value_name = "PLACE", value_delimiter = ',')]
+    mask: Vec<Place>,
+    /// Mask with the key in this file, so that equal values are masked alike in every capture
+    #[arg(long, value_name = "FILE", requires = "mask")]
+    mask_key_file: Option<PathBuf>,
+    /// At most so many entries of each kind of outcome
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    each: Option<u64>,
+}
+
+/// The most kinds of outcomes that are counted for `--each`. Entries of further ones are left out.
+const MAX_KINDS: usize = 10_000;
+
+/// Writes goldens, and says how many.
+pub(super) async fn capture(project: &Project, options: &Options, out: &mut dyn Write) -> Result<(), Error> {
+    let mut mask = Mask::new(&options.mask, options.mask_key_file.as_deref())?;
+    let asker = Asker::new(project)?;
+    let mut entries = options.source.open(project).await?;
+    let mut file = match &options.output {
+        Some(path) => {
+            let made = File::create_new(path).map(BufWriter::new);
+            Some(made.map_err(|source| Error::Unwritable { file: path.clone(), source })?)
+        }
+        None => None,
+    };
+    let (mut seen, mut written) = (BTreeMap::<String, u64>::new(), 0_u64);
+    loop {
+        let mut batch = entries.next_batch(project.tenant.batch_size).await?;
+        if batch.is_empty() {
+            break;
+        }
+        batch.iter_mut().filter_map(|entry| entry.fields.as_mut()).for_each(|fields| mask.hide(fields));
+        for judged in asker.ask(batch).await?.judged {
+            let Some(fields) = &judged.entry.fields else { continue };
+            let view = OutcomeView::new(&judged.outcome);
+            if options.each.is_some_and(|most| !is_among(&view, most, &mut seen)) {
+                continue;
+            }
+            let line = golden_line(judged.entry.id, fields, &view)?;
+            match &mut file {
+                Some(file) => writeln!(file, "{line}")?,
+                None => writeln!(out, "{line}")?,
+            }
+            written += 1;
+        }
+    }
+    if let Some(mut file) = file {
+        file.flush()?;
+    }
+    let mut err = io::stderr();
+    writeln!(err, "sluicegate: {written} goldens")?;
+    for place in mask.unseen() {
+        writeln!(err, "sluicegate: no entry has {place}, which was to be masked")?;
+    }
+    if options.source.is_live() && options.mask.is_empty() {
+        writeln!(err, "sluicegate: nothing was masked: the goldens hold what users have sent (--mask)")?;
+    }
+    Ok(())
+}
+
+/// Counts an outcome, and returns whether it is among the first of its kind.
+fn is_among(view: &OutcomeView, most: u64, seen: &mut BTreeMap<String, u64>) -> bool {
+    let kind = format!("{} {}", view.kind(), Finding::text(view));
+    if seen.len() >= MAX_KINDS && !seen.contains_key(&kind) {
+        return false;
+    }
+    let count = seen.entry(kind).or_default();
+    *count += 1;
+    *count <= most
+}
