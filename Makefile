@@ -19,6 +19,7 @@ failpoints: guests ## the service with places at which tests make it fail
 guests: ## the components that ship
 	@tests/setup/tools.sh
 	$(COMPONENTS) -p guest-default -p guest-strict -p guest-enrich
+	$(COMPONENTS) -p guest-schema
 
 # Guests for the tests: one for each way to misbehave, and one that returns the verdicts it is told.
 hostile: guests ## the components of the tests

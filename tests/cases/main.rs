@@ -45,6 +45,7 @@ mod reload;
 mod replay;
 mod rules;
 mod schedules;
+mod schema;
 mod settings;
 mod shared_connections;
 mod shutdown;

@@ -12,22 +12,32 @@ use crate::{Code, Event, Violation, jsonb, quote, violation};
 /// Counts a UUID's characters with hyphens: the `uuid` crate reads shorter and longer forms too.
 const UUID_LEN: usize = 36;
 
-/// Makes an event of the fields, or returns everything that is wrong with them.
-pub(crate) fn check(fields: &Fields<'_>) -> Result<Event, Vec<Violation>> {
+/// Makes an event of the fields, or returns everything that is wrong with them. `further` looks at the event's type
+/// and its properties, if both are sound.
+pub(crate) fn check(
+    fields: &Fields<'_>,
+    further: impl FnOnce(&str, Option<&str>) -> Vec<Violation>,
+) -> Result<Event, Vec<Violation>> {
+    let (event_type, properties) = (label(&fields.event_type), properties(&fields.properties));
+    let more = match (&event_type, &properties) {
+        (Ok(event_type), Ok(properties)) => further(event_type, properties.as_deref()),
+        _ => Vec::new(),
+    };
     match (
         event_id(&fields.event_id),
-        label(&fields.event_type),
+        event_type,
         label(&fields.user_id),
         time(&fields.timestamp),
-        properties(&fields.properties),
+        properties,
     ) {
-        (Ok(event_id), Ok(event_type), Ok(user_id), Ok(time), Ok(properties)) => {
+        (Ok(event_id), Ok(event_type), Ok(user_id), Ok(time), Ok(properties)) if more.is_empty() => {
             Ok(Event { event_id, time, event_type, user_id, properties })
         }
         (event_id, event_type, user_id, time, properties) => {
             Err([event_id.err(), event_type.err(), user_id.err(), time.err(), properties.err()]
                 .into_iter()
                 .flatten()
+                .chain(more)
                 .collect())
         }
     }

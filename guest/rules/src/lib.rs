@@ -71,8 +71,19 @@ pub fn process(batch: &[Entry]) -> Vec<Verdict> {
 /// are the producer's text, byte for byte, without the whitespace around it.
 #[must_use]
 pub fn judge(entry: &Entry) -> Verdict {
-    let judged =
-        fields::read(entry).map_err(|violation| vec![violation]).and_then(|fields| event::check(&fields));
+    judge_further(entry, |_, _| Vec::new())
+}
+
+/// Judges one entry like [`judge`], and has its properties looked at further.
+///
+/// `further` gets the event's type and its properties, a JSON object in text form, as soon as these two are sound. The
+/// violations that it returns are added to those of the other fields, so that the entry is rejected with everything
+/// that is wrong with it.
+#[must_use]
+pub fn judge_further(entry: &Entry, further: impl FnOnce(&str, Option<&str>) -> Vec<Violation>) -> Verdict {
+    let judged = fields::read(entry)
+        .map_err(|violation| vec![violation])
+        .and_then(|fields| event::check(&fields, further));
     match judged {
         Ok(event) => Verdict::Accept(event),
         Err(violations) => Verdict::Reject(violations),

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::Error;
+use super::from_schema;
 use super::project::Project;
 use super::run::judge_file;
 use super::{capture, coverage, diff, test};
@@ -16,6 +17,12 @@ const RUN_EXIT_CODES: &str = "Exit codes:
   1  the machine is at fault
   2  the command line is wrong, or the file with entries
   3  the component is refused, or the settings are wrong";
+
+const FROM_SCHEMA_EXIT_CODES: &str = "Exit codes:
+  0  the component is written
+  1  the machine is at fault
+  2  the command line is wrong, or a file cannot be read
+  3  a schema is refused: standard error names each place";
 
 const TEST_EXIT_CODES: &str = "Exit codes:
   0  all goldens are as expected
@@ -51,6 +58,12 @@ pub enum Command {
         file: Option<PathBuf>,
         #[command(flatten)]
         which: Which,
+    },
+    /// Make a component of JSON Schemas; needs no server and no toolchain
+    #[command(after_help = FROM_SCHEMA_EXIT_CODES)]
+    FromSchema {
+        #[command(flatten)]
+        options: from_schema::Options,
     },
     /// Judge goldens, which are entries with what must come of them; needs no server
     #[command(after_help = TEST_EXIT_CODES)]
@@ -115,6 +128,10 @@ impl Which {
 pub async fn run(command: Command, config: Option<&Path>, out: &mut dyn Write) -> Result<ExitCode, Error> {
     let here = Path::new("");
     let is_as_wanted = match command {
+        Command::FromSchema { options } => {
+            from_schema::make(&options, out, &mut io::stderr())?;
+            true
+        }
         Command::Run { file, which } => {
             let project = which.project(config, here)?;
             judge_file(&project, file.as_deref(), out).await?;

@@ -11,6 +11,7 @@
 //! - `diff`: `rules diff`
 //! - `capture`: `rules capture`
 //! - `coverage`: `rules coverage`
+//! - `from_schema`: `rules from-schema`
 //! - `command`: the command line
 //!
 //! Guest code runs in worker processes, under the limits of the service, and what it returns is checked as there.
@@ -23,6 +24,7 @@ mod diff;
 mod fakes;
 mod finding;
 pub mod format;
+mod from_schema;
 mod project;
 mod run;
 mod source;
@@ -88,6 +90,8 @@ pub enum Error {
         "the key in {file} has {bytes} bytes; wanted 16 to 4096, such as those of `head -c 32 /dev/urandom`"
     )]
     Key { file: PathBuf, bytes: usize },
+    #[error(transparent)]
+    FromSchema(#[from] from_schema::Error),
     /// The program has a defect.
     #[error("asking the rules panicked: {0}")]
     Panicked(#[from] tokio::task::JoinError),
@@ -120,6 +124,7 @@ impl Error {
             | Self::NoneMeant(_)
             | Self::NoGoldens { .. }
             | Self::TooManyGoldens { .. } => ExitCode::from(WRONG_INPUT),
+            Self::FromSchema(error) => error.exit_code(),
             Self::Settings(_)
             | Self::Tenant(_)
             | Self::Unreadable { .. }

@@ -54,6 +54,9 @@ pub use file::Stamp;
 /// The default rules, inside the program so that it needs no other file.
 pub const DEFAULT: &[u8] = include_bytes!(env!("SLUICEGATE_GUEST_DEFAULT"));
 
+/// The generic component that judges by JSON Schema, of which others are made.
+pub(crate) const SCHEMA: &[u8] = include_bytes!(env!("SLUICEGATE_GUEST_SCHEMA"));
+
 /// Why there are no rules to begin with.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

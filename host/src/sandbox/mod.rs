@@ -11,6 +11,7 @@
 //! - [`channel`]: sends and receives the frames between the two sides
 //! - [`worker`]: makes up the worker's side: guest code runs there and nowhere else
 //! - [`world`]: names what a component imports and exports of the contract
+//! - [`preinitialise`]: makes a component of the generic one and what its initialiser leaves behind
 //! - [`limits`]: bounds what a guest may use
 //! - [`print_log`]: logs what guests print
 //! - [`permit`]: waits for a permit on a thread that may block
@@ -27,6 +28,7 @@ mod guest;
 mod limits;
 mod load;
 mod permit;
+pub mod preinitialise;
 mod print_log;
 mod process;
 pub mod worker;

@@ -1,0 +1,61 @@
+//! Judges by JSON Schema: the component of which `sluicegate rules from-schema` makes others.
+//!
+//! This component is generic, and comes with the program. `configure` is called once, when a user's rules are made: it
+//! compiles the schemas, and the program takes the memory that results as the initial memory of a new component. So an
+//! instance has nothing to compile, and judges at once.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `configuration.rs` | what the program hands over, and how it becomes [`Rules`](rules::Rules) |
+//! | `dialect.rs` | looks for what is not supported, and names it with its place |
+//! | `rules.rs` | judges an event by the schema of its type |
+//! | `breach.rs` | tells what breaks a schema: path, code and message |
+
+mod breach;
+mod configuration;
+mod dialect;
+mod rules;
+
+use std::sync::OnceLock;
+
+use guest_rules::{Entry, Guest, Verdict};
+use rules::Rules;
+
+mod bindings {
+    wit_bindgen::generate!({ path: "wit", world: "initialiser" });
+}
+
+static RULES: OnceLock<Rules> = OnceLock::new();
+
+/// Implements what the component exports.
+pub struct Component;
+
+impl Guest for Component {
+    fn process(batch: Vec<Entry>) -> Vec<Verdict> {
+        match RULES.get() {
+            Some(rules) => batch.iter().map(|entry| rules.judge(entry)).collect(),
+            // The host tells a list of another length as a fault of the component.
+            None => Vec::new(),
+        }
+    }
+}
+
+impl bindings::Guest for Component {
+    fn configure(configuration: String) -> Result<Vec<String>, Vec<String>> {
+        let (rules, notes) = configuration::compile(&configuration)?;
+        match RULES.set(rules) {
+            Ok(()) => Ok(notes),
+            Err(_) => Err(vec!["the rules are made already".to_owned()]),
+        }
+    }
+}
+
+guest_rules::export!(Component);
+
+#[cfg(target_family = "wasm")]
+#[expect(unsafe_code, reason = "what wit-bindgen makes of an export")]
+mod initialiser {
+    use super::{Component, bindings};
+
+    bindings::export!(Component with_types_in bindings);
+}
