@@ -9,7 +9,7 @@
 mod image;
 
 use wasmtime::{
-    Caller, Config, Engine, Linker, Memory, Module, OptLevel, RegallocAlgorithm, Store, StoreLimits,
+    Caller, Config, Engine, Linker, Memory, Module, OptLevel, Store, StoreLimits,
     StoreLimitsBuilder,
 };
 
@@ -57,7 +57,7 @@ pub fn preinitialise(component: &[u8], configuration: &str) -> Result<Initialise
     let image = Image::find(component)?;
     let mut config = Config::new();
     // The code runs once: to compile it quickly is worth more than that it is quick.
-    config.cranelift_opt_level(OptLevel::None).cranelift_regalloc_algorithm(RegallocAlgorithm::SinglePass);
+    config.cranelift_opt_level(OptLevel::None);
     config.consume_fuel(true).concurrency_support(false);
     let engine = Engine::new(&config)?;
     let module = Module::new(&engine, image.module())?;
