@@ -4,6 +4,8 @@
 //! The rest takes effect when the batch commits: what it publishes is kept
 //! beside its record and sent before its XACK, and what it counts is added then.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
@@ -353,4 +355,34 @@ pub struct HostContext {
     pub effects: Effects,
     /// How often the process in which the rules run was started again during these calls.
     pub restarts: u64,
+    /// What these calls took.
+    pub measured: Measured,
+}
+
+/// What calls of the rules took, for those who measure rules. All of it is the word of the process in which they run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    pub calls: u64,
+    /// The processor time, from the start of instantiation to the return of the verdicts.
+    pub time: Duration,
+    /// The part of it in which instances started.
+    pub start: Duration,
+    /// The fuel, of which an instruction takes about one; 0 where none is counted.
+    pub fuel: u64,
+    /// The part of it with which instances started.
+    pub start_fuel: u64,
+    /// The bytes of all memories of an instance, the largest one of them.
+    pub memory_bytes: usize,
+}
+
+impl Measured {
+    /// Adds later calls.
+    pub fn add(&mut self, later: Self) {
+        self.calls = self.calls.saturating_add(later.calls);
+        self.time = self.time.saturating_add(later.time);
+        self.start = self.start.saturating_add(later.start);
+        self.fuel = self.fuel.saturating_add(later.fuel);
+        self.start_fuel = self.start_fuel.saturating_add(later.start_fuel);
+        self.memory_bytes = self.memory_bytes.max(later.memory_bytes);
+    }
 }

@@ -296,3 +296,111 @@ fn capabilities_have_fakes() {
     let told = project.rules_reading(&goldens.join("\n"), &["run"]);
     assert_eq!((told.code, lines(&told).len()), (Some(0), 3), "{}", told.err);
 }
+
+#[test]
+fn a_check_tells_what_a_component_is_and_costs() {
+    let project = Project::new(&guests::built("guest_strict.wasm"), "[guest_settings]\nregion = \"north\"\n");
+    let told = project.rules(&["check"]);
+    assert_eq!(told.code, Some(0), "{}", told.err);
+    for part in [
+        "component  rules.wasm\ndigest     ",
+        "world      validator\n",
+        "import     wasi:cli/environment@0.2.6  ok\n",
+        "export     sluicegate:guest/handler@0.1.0\n",
+        "settings   1 given; it starts with them\n",
+        "bytes of native code\nstart      0.",
+    ] {
+        assert!(told.out.contains(part), "{part:?} is not in:\n{}", told.out);
+    }
+    let [told] = lines(&project.rules(&["check", "rules.wasm", "--json"])).try_into().unwrap();
+    assert_eq!((&told["refused"], &told["grants"]), (&Value::Null, &json!("")));
+    assert!(told["code_bytes"].as_u64().unwrap() > told["bytes"].as_u64().unwrap(), "{told}");
+    assert!(
+        told["memory_bytes"].as_u64().unwrap() >= 1 << 16 && told["start_ms"].as_f64().unwrap() > 0.0,
+        "{told}"
+    );
+}
+
+/// The lines that a check shows are those that the service asks for.
+#[test]
+fn a_check_shows_the_lines_that_grant_what_lacks() {
+    let project = Project::new(&guests::built("guest_enrich.wasm"), "");
+    let told = project.rules(&["check"]);
+    assert_eq!(told.code, Some(3), "{}", told.err);
+    for part in [
+        "world      pipeline\n",
+        "import     sluicegate:guest/store@0.1.0  not granted; under [grants]: `statements = [\"NAME\"]`",
+        "[grants]\nstream = true\npublish = { STREAM = 1_000_000 }\nstatements = [\"NAME\"]\nmetrics = true\n\n[statements.NAME]\n",
+        "refused    imports that are not granted: sluicegate:guest/stream@0.1.0",
+    ] {
+        assert!(told.out.contains(part), "{part:?} is not in:\n{}", told.out);
+    }
+    let [told] = lines(&project.rules(&["check", "--json"])).try_into().unwrap();
+    let grants = told["grants"].as_str().unwrap().replace('…', "1");
+    project.write("sluicegate.toml", &format!("guest = \"rules.wasm\"\n{grants}"));
+    let told = project.rules(&["check"]);
+    assert_eq!(told.code, Some(0), "{}{}", told.out, told.err);
+    let refused = project.folder().join("other.wasm");
+    std::fs::write(&refused, guests::importing(&["wasi:http/types@0.2.0"])).unwrap();
+    let told = project.rules(&["check", "other.wasm"]);
+    assert_eq!(told.code, Some(3), "{}", told.err);
+    assert!(
+        told.out.contains("import     wasi:http/types@0.2.0  refused: no guest is given this\n"),
+        "{}",
+        told.out
+    );
+}
+
+/// Fuel is the same in each run, so that CI can hold a bound.
+#[test]
+fn a_bench_holds_a_bound_for_fuel() {
+    let project = Project::new(&guests::scripted(), "");
+    let more = r#"{"fields":{"verdict":"expand","count":0},"expect":{"fault":"bad_verdict"}}"#;
+    let less = r#"{"fields":{"verdict":"discard"},"expect":{"discard":"unwanted"}}"#;
+    project.write(
+        "tests/a.jsonl",
+        &format!("{}\n{more}\n{less}\n", golden("a", "", r#""expect":{"accept":{}}"#)),
+    );
+    let run = |arguments: &[&str]| {
+        let told = project.rules(&[&["bench", "--json"], arguments].concat());
+        let [results] = lines(&told).try_into().unwrap_or_else(|_| panic!("{}", told.err));
+        (told.code, results)
+    };
+    let (code, first) = run(&["--save", "baseline.json"]);
+    assert_eq!(
+        (code, &first["entries"], &first["left_out"], &first["batch"]),
+        (Some(0), &json!(2), &json!(1), &json!(100))
+    );
+    for number in [
+        "fuel_per_entry",
+        "fuel_per_start",
+        "micros_per_entry",
+        "start_micros",
+        "memory_bytes",
+        "fitting_batch",
+    ] {
+        assert!(first[number].as_f64().unwrap() > 0.0, "{number}: {first}");
+    }
+    let (code, second) = run(&["--baseline", "baseline.json", "--max-regress", "0%"]);
+    assert_eq!((code, &second["fuel_per_entry"]), (Some(0), &first["fuel_per_entry"]));
+
+    let halved = first["fuel_per_entry"].as_f64().unwrap() / 2.0;
+    let mut cheaper = first.clone();
+    cheaper["fuel_per_entry"] = json!(halved);
+    project.write("cheaper.json", &cheaper.to_string());
+    let told = project.rules(&["bench", "--baseline", "cheaper.json"]);
+    assert_eq!(told.code, Some(1), "{}", told.err);
+    assert!(told.out.contains("fuel +100.00 % against the baseline, more than 2 %"), "{}", told.out);
+    assert_eq!(
+        project.rules(&["bench", "--baseline", "cheaper.json", "--max-regress", "101%"]).code,
+        Some(0)
+    );
+    let told = project.rules(&["bench", "--baseline", "baseline.json", "--batch", "7"]);
+    assert_eq!(told.code, Some(2), "{}", told.err);
+    assert!(told.err.contains("in batches of another size"), "{}", told.err);
+
+    project.write("events.jsonl", more);
+    let told = project.rules(&["bench", "rules.wasm", "--events", "events.jsonl"]);
+    assert_eq!(told.code, Some(2), "{}", told.err);
+    assert!(told.err.contains("the rules fail for all of the 1 entries"), "{}", told.err);
+}

@@ -9,7 +9,7 @@ use super::Error;
 use super::fakes::Fakes;
 use super::project::Project;
 use crate::batch::{Entry, Judged};
-use crate::capabilities::{Effects, HostContext};
+use crate::capabilities::{Effects, HostContext, Measured};
 use crate::config::Statement;
 use crate::judge::{self, Rules};
 
@@ -27,11 +27,19 @@ pub(super) struct Asked {
     pub(super) judged: Vec<Judged>,
     /// What would have been published and counted.
     pub(super) effects: Effects,
+    pub(super) measured: Measured,
 }
 
 impl Asker {
     pub(super) fn new(project: &Project) -> Result<Self, Error> {
         Self::of(project, Arc::new(project.load()?))
+    }
+
+    /// Also returns how many bytes of native code the rules have.
+    pub(super) fn with_code(project: &Project) -> Result<(Self, u64), Error> {
+        let guest = project.load()?;
+        let code_bytes = guest.code_bytes();
+        Ok((Self::of(project, Arc::new(guest))?, code_bytes))
     }
 
     /// Puts entries to other rules than those of the project, with its settings and fakes.
@@ -53,7 +61,7 @@ impl Asker {
         let (judgement, effects) =
             judge::ask(Arc::clone(&self.rules), self.max_deliveries, entries, context, serve).await?;
         match judgement {
-            Ok(judgement) => Ok(Asked { judged: judgement.entries, effects }),
+            Ok(judgement) => Ok(Asked { judged: judgement.entries, effects, measured: judgement.measured }),
             Err(lost) => Err(Error::NoFake(missing.into_inner().unwrap_or_else(|| lost.to_string()))),
         }
     }

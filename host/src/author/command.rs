@@ -6,11 +6,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::Error;
 use super::from_schema;
 use super::project::Project;
 use super::run::judge_file;
-use super::{capture, coverage, diff, test};
+use super::{Error, REFUSED, bench, capture, check, coverage, diff, test};
 
 const RUN_EXIT_CODES: &str = "Exit codes:
   0  every entry was judged, whatever came of it
@@ -46,6 +45,18 @@ const COVERAGE_EXIT_CODES: &str = "Exit codes:
   0  it was looked at
   1  with --strict, something came that no golden has; or a server or the machine is at fault
   2  the command line is wrong, or a golden, or there is none
+  3  the component is refused, or the settings are wrong";
+
+const CHECK_EXIT_CODES: &str = "Exit codes:
+  0  the service would take it
+  1  the machine is at fault
+  2  the command line is wrong
+  3  the component would be refused, or the settings are wrong";
+
+const BENCH_EXIT_CODES: &str = "Exit codes:
+  0  it was measured, and takes no more fuel than it may
+  1  an entry takes more fuel than it may, or the machine is at fault
+  2  the command line is wrong, or a file that it names
   3  the component is refused, or the settings are wrong";
 
 /// What to do with rules that are being written.
@@ -100,6 +111,27 @@ pub enum Command {
         #[command(flatten)]
         which: Which,
     },
+    /// Show what a component imports, wants to be granted and costs, and whether the service would take it
+    #[command(after_help = CHECK_EXIT_CODES)]
+    Check {
+        /// A component; without it, that of the settings
+        file: Option<PathBuf>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Measure what an entry costs: fuel, which does not vary from run to run, time and memory
+    #[command(after_help = BENCH_EXIT_CODES)]
+    Bench {
+        /// A component, or the folder of a project; without it, the working directory
+        what: Option<PathBuf>,
+        #[command(flatten)]
+        options: bench::Options,
+        #[command(flatten)]
+        which: Which,
+    },
 }
 
 /// By which rules to judge.
@@ -149,6 +181,19 @@ pub async fn run(command: Command, config: Option<&Path>, out: &mut dyn Write) -
         }
         Command::Coverage { options, which } => {
             coverage::coverage(&which.project(config, here)?, &options, out).await?
+        }
+        Command::Check { file, json, which } => {
+            let which = Which { guest: file.or(which.guest), ..which };
+            let is_taken = check::check(&which.project(config, here)?, json, out).await?;
+            out.flush()?;
+            return Ok(if is_taken { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) });
+        }
+        Command::Bench { what, options, which } => {
+            let project = match what {
+                Some(file) if file.is_file() => Which { guest: Some(file), ..which }.project(config, here)?,
+                folder => which.project(config, folder.as_deref().unwrap_or(here))?,
+            };
+            bench::bench(project, &options, out).await?
         }
     };
     out.flush()?;

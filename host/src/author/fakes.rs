@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(answer(&fakes, others).expect("an answer").err(), Some(StatementError::TimedOut(100)));
         assert!(matches!(answer(&fakes, Vec::new()), Ok(Err(StatementError::WrongParameters(_)))));
         let two = "[[statements.look]]\nrows = [[1], [2]]\n";
-        assert_eq!(answer(&two, asked()).expect("an answer").err(), Some(StatementError::TooMuch(1)));
+        assert_eq!(answer(two, asked()).expect("an answer").err(), Some(StatementError::TooMuch(1)));
     }
 
     /// What the error shows can be copied into the file.

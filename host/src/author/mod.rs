@@ -12,12 +12,16 @@
 //! - `capture`: `rules capture`
 //! - `coverage`: `rules coverage`
 //! - `from_schema`: `rules from-schema`
+//! - `check`: `rules check`
+//! - `bench`: `rules bench`
 //! - `command`: the command line
 //!
 //! Guest code runs in worker processes, under the limits of the service, and what it returns is checked as there.
 
 mod asker;
+mod bench;
 mod capture;
+mod check;
 mod command;
 mod coverage;
 mod diff;
@@ -67,6 +71,21 @@ pub enum Error {
     NoFake(String),
     #[error("no golden has {0:?} in its name or that of its file")]
     NoneMeant(String),
+    #[error("the baseline {file} cannot be read: {message}; wanted a file that --save has written")]
+    Baseline { file: PathBuf, message: String },
+    #[error(
+        "the baseline was measured with other entries, or in batches of another size; wanted the same, or a new one by --save"
+    )]
+    OtherInput,
+    #[error(
+        "the rules fail for all of the {entries} entries, so there is nothing to measure; `sluicegate rules run` tells why"
+    )]
+    NothingToMeasure { entries: usize },
+    /// Rules cannot do this, unless the host lets them.
+    #[error(
+        "the same entries took another amount of fuel when they were judged again: a defect of the program"
+    )]
+    OtherFuel,
     #[error("the file {file} cannot be written: {source}")]
     Unwritable { file: PathBuf, source: io::Error },
     #[error(
@@ -122,6 +141,9 @@ impl Error {
             | Self::Fakes { .. }
             | Self::NoFake(_)
             | Self::NoneMeant(_)
+            | Self::Baseline { .. }
+            | Self::OtherInput
+            | Self::NothingToMeasure { .. }
             | Self::NoGoldens { .. }
             | Self::TooManyGoldens { .. } => ExitCode::from(WRONG_INPUT),
             Self::FromSchema(error) => error.exit_code(),
@@ -133,7 +155,7 @@ impl Error {
             Self::Key { .. } => ExitCode::from(WRONG_INPUT),
             Self::NoneInForce { .. } => ExitCode::from(REFUSED),
             Self::Store(_) | Self::Stream(_) => ExitCode::FAILURE,
-            Self::Panicked(_) | Self::Json(_) | Self::Output(_) | Self::Unwritable { .. } => {
+            Self::OtherFuel | Self::Panicked(_) | Self::Json(_) | Self::Output(_) | Self::Unwritable { .. } => {
                 ExitCode::FAILURE
             }
         }

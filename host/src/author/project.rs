@@ -13,6 +13,7 @@ use crate::store::Database;
 const IN_FORCE: &str = "in-force";
 
 /// The settings by which rules are tried.
+#[derive(Clone)]
 pub(super) struct Project {
     pub(super) config: Config,
     /// The tenant whose rules are meant, with the component that is meant.

@@ -15,7 +15,7 @@ use tracing::Span;
 
 use crate::batch::{Breaches, Entry, Judged, Outcome, Reason, Verdict, Version, Violation};
 use crate::batch_budget;
-use crate::capabilities::{Effects, HostContext, Lost, Transaction, TransactionRequests};
+use crate::capabilities::{Effects, HostContext, Lost, Measured, Transaction, TransactionRequests};
 use crate::validate::{OutputLimits, cut, quoted, validate};
 pub use entry::{Batch, BytesEntry, GuestEntry, TextEntry, Value};
 pub use fault::Fault;
@@ -105,6 +105,8 @@ pub struct Judgement {
     pub too_many_at_once: Option<usize>,
     /// How often the process in which the rules run was started again.
     pub restarts: u64,
+    /// What the calls took.
+    pub measured: Measured,
 }
 
 /// Judges a batch on a thread that may block. Meanwhile `serve` answers what the rules ask of the batch's transaction.
@@ -177,7 +179,8 @@ fn judge_as<V: Value + ?Sized>(
         .zip(outcomes)
         .map(|(entry, outcome)| Judged { entry, outcome, version })
         .collect();
-    Ok(Judgement { entries, breaches, too_many_at_once, restarts })
+    let measured = std::mem::take(&mut context.measured);
+    Ok(Judgement { entries, breaches, too_many_at_once, restarts, measured })
 }
 
 /// The questions about one batch, and the answers so far.

@@ -15,7 +15,7 @@ use super::print_log::Printed;
 use super::{Limits, LoadError, World};
 use crate::batch::Verdict;
 use crate::bounded;
-use crate::capabilities::{Effects, StatementResult, Usage, Value};
+use crate::capabilities::{Effects, Measured, StatementResult, Usage, Value};
 use crate::config::Grants;
 use crate::judge::{Batch, Fault};
 
@@ -102,8 +102,7 @@ pub(super) struct Returned {
     pub(super) verdicts: Result<Verdicts, Fault>,
     pub(super) effects: Effects,
     pub(super) printed: Printed,
-    /// Says how much processor time the call took.
-    pub(super) used: Duration,
+    pub(super) measured: Measured,
 }
 
 /// Holds what the guest returned. A guest that is right keeps the order of the batch.

@@ -87,6 +87,11 @@ impl Guest {
         self.world
     }
 
+    /// Returns the bytes of its native code, with the images of its memories.
+    pub(crate) fn code_bytes(&self) -> u64 {
+        self.compiled.code.bytes
+    }
+
     /// Returns a new worker that can be called. Waits for as long as none can be started: no entry is to blame for
     /// that.
     fn start_worker(&self) -> Worker {
@@ -138,7 +143,8 @@ impl Guest {
         if undone.is_err() {
             return Ok(Answer { verdicts: Err(Fault::Lost(Lost)), used: Duration::ZERO });
         }
-        let Returned { verdicts, effects, printed, used } = called?;
+        let Returned { verdicts, effects, printed, measured } = called?;
+        context.measured.add(measured);
         *self.deaths.lock() = 0;
         // A call that failed is repeated with fewer entries, which print the same.
         if has_verdicts || batch.len() == 1 {
@@ -153,7 +159,7 @@ impl Guest {
             Err(fault) => Err(fault.printable()),
         };
         // This time, too, is only the worker's word, so it has a bound.
-        Ok(Answer { verdicts, used: used.min(2 * time) })
+        Ok(Answer { verdicts, used: measured.time.min(2 * time) })
     }
 
     /// Counts a worker's death, and pauses when there were too many.

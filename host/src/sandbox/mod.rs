@@ -6,6 +6,7 @@
 //! - [`code`]: holds native code, and counts the room for it
 //! - [`compile`]: compiles strangers' components in a process of its own
 //! - [`load`]: says why a component is refused
+//! - [`interfaces`]: lists what a component imports and exports, without running it
 //! - [`guest`]: calls a version of the rules, as a rule once a batch
 //! - [`process`]: starts, calls and ends the worker processes, on the service's side
 //! - [`channel`]: sends and receives the frames between the two sides
@@ -25,6 +26,7 @@ mod code;
 pub mod compile;
 mod engine;
 mod guest;
+mod interfaces;
 mod limits;
 mod load;
 mod permit;
@@ -37,6 +39,8 @@ mod world;
 pub use cache::check_cache;
 pub use engine::{Sandbox, SandboxEngine, Source};
 pub use guest::Guest;
+pub use interfaces::{Interfaces, Standing};
 pub use limits::Limits;
 pub use load::LoadError;
+pub use process::children_time;
 pub use world::World;

@@ -392,6 +392,22 @@ fn is_readable(text: &str) -> bool {
     text.len() <= MAX_TEXT_BYTES && matches!(printable(text), Cow::Borrowed(_))
 }
 
+/// Returns the processor time of all children of this process that have ended, in the kernel's ticks.
+pub fn children_time() -> Option<Duration> {
+    stat_time("self", 16)
+}
+
+/// Returns the sum of two times of a process, the first of which is this field of proc(5).
+fn stat_time(process: &str, field: usize) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The second field is the name, in brackets.
+    let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    let ticks = after_name.split(' ').skip(field.saturating_sub(3)).take(2);
+    let ticks = ticks.filter_map(|field| field.parse::<u64>().ok());
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Some(Duration::from_millis(ticks.sum::<u64>().saturating_mul(1_000) / per_second))
+}
+
 /// Holds a child that is killed and waited for when dropped.
 pub(super) struct Killed(pub(super) Child);
 
@@ -399,12 +415,7 @@ impl Killed {
     /// Returns the processor time that it took so far, or `None` where Linux does not say. Then the limit by the clock
     /// holds, and for a compiler also the kernel's, in whole seconds.
     pub(super) fn used(&self) -> Option<Duration> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).ok()?;
-        // The time is in the fields 14 and 15 of proc(5), in ticks. The second field is the name, in brackets.
-        let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        let ticks = after_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
-        let per_second = rustix::param::clock_ticks_per_second().max(1);
-        Some(Duration::from_millis(ticks.sum::<u64>().saturating_mul(1_000) / per_second))
+        stat_time(&self.0.id().to_string(), 14)
     }
 
     /// Waits until the child has ended, and returns no status if it has not by the deadline.

@@ -9,6 +9,8 @@ use wasmtime::component::types::{ComponentFunc, ComponentItem, Type};
 use super::host;
 use super::wasi::GRANTED;
 use crate::sandbox::LoadError;
+use crate::sandbox::channel::Granted;
+use crate::sandbox::interfaces::Standing;
 use crate::text::printable;
 
 /// Describes an interface that the service calls.
@@ -71,6 +73,17 @@ fn refusal(import: &str) -> Option<String> {
         _ => "version 0.2 of WASI",
     };
     Some(format!("{} (wanted {wanted})", shown(import)))
+}
+
+/// What a guest with these grants gets for an import.
+pub(in crate::sandbox) fn standing(import: &str, granted: &Granted) -> Standing {
+    match refusal(import) {
+        Some(why) => Standing::Refused(why),
+        None => match host::ungranted(import, granted) {
+            Some(remedy) => Standing::Ungranted(remedy),
+            None => Standing::Given,
+        },
+    }
 }
 
 /// Looks for the one function that the service calls, or says what is there instead. Returns whether it takes bytes.

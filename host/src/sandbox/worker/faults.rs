@@ -15,7 +15,7 @@ use wasmtime::component::{HasSelf, Linker};
 use super::instance::State;
 use super::{Channel, Connection};
 use crate::batch::{Verdict, Violation};
-use crate::capabilities::{Effects, Lost, Publication};
+use crate::capabilities::{Effects, Lost, Measured, Publication};
 use crate::judge::Fault;
 use crate::sandbox::channel::{FromWorker, Loaded, Returned, Verdicts};
 use crate::sandbox::print_log::Printed;
@@ -90,7 +90,7 @@ fn forged() -> Returned {
         verdicts: Ok(Verdicts(vec![Verdict::Reject(vec![violation])])),
         effects: Effects::default(),
         printed: Printed::default(),
-        used: Duration::ZERO,
+        measured: Measured::default(),
     }
 }
 
@@ -166,7 +166,10 @@ impl faults::Host for Faults {
     }
 
     fn claims_all_time(&mut self) {
-        send(&FromWorker::Returned(Returned { used: Duration::MAX, ..forged() }));
+        send(&FromWorker::Returned(Returned {
+            measured: Measured { time: Duration::MAX, ..Measured::default() },
+            ..forged()
+        }));
         self.exits();
     }
 

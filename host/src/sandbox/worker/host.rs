@@ -50,6 +50,12 @@ pub(super) fn is_interface(import: &str) -> bool {
     [STREAM, STORE, METRICS].iter().any(|interface| interface.name == import)
 }
 
+/// Returns what grants this interface, if it is one of these and is not granted.
+pub(super) fn ungranted(import: &str, granted: &Granted) -> Option<&'static str> {
+    let interface = [STREAM, STORE, METRICS].into_iter().find(|interface| interface.name == import)?;
+    (!(interface.is_granted)(granted)).then_some(interface.remedy)
+}
+
 /// Returns whether the component imports any of them, or an error if it imports one that is not granted.
 pub(super) fn check(engine: &Engine, component: &Component, grants: &Granted) -> Result<bool, LoadError> {
     let component = component.component_type();

@@ -16,7 +16,7 @@ use super::time_limit::{TimeLimit, processor_time};
 use super::wasi::{self, Clock, Deadlines};
 use super::{Connection, check, host};
 use crate::batch::{EntryId, UncheckedEvent, Verdict, Violation};
-use crate::capabilities::{Effects, Lost};
+use crate::capabilities::{Effects, Lost, Measured};
 use crate::judge::{Batch, Fault};
 use crate::sandbox::channel::{Call, Load, Returned, Verdicts};
 use crate::sandbox::load::describe;
@@ -130,10 +130,10 @@ impl Callable {
     /// entries.
     pub(super) fn start_on_trial(&self) -> Result<(), LoadError> {
         let (output, time) = (Output::new(self.limits().log_bytes), self.limits().time);
-        let (started, _) = self.within(time, EntryId::ZERO, &output, HostState::default(), |store| {
+        let started = self.within(time, EntryId::ZERO, &output, HostState::default(), |store| {
             self.instance.instantiate(store).map(drop)
         });
-        started.map_err(|(error, denied)| {
+        started.outcome.map_err(|(error, denied)| {
             LoadError::Start(self.fault(&error, denied, Some(&output.take()), time))
         })
     }
@@ -147,8 +147,13 @@ impl Callable {
             false => HostState::default(),
         };
         let first = call.batch.first_id().unwrap_or(EntryId::ZERO);
-        let (verdicts, host) =
-            self.within(call.time, first, &output, host, |store| self.process(store, &call.batch));
+        let (mut start, mut start_fuel) = (Duration::ZERO, 0);
+        let ran = self.within(call.time, first, &output, host, |store| {
+            self.process(store, &call.batch, |store| {
+                (start, start_fuel) = (processor_time().saturating_sub(begun), self.fuel_of(store));
+            })
+        });
+        let Ran { outcome: verdicts, host, fuel, memory_bytes } = ran;
         let printed = output.take();
         let verdicts = verdicts.map(|verdicts| verdicts.into_iter().map(Verdict::from).collect()).map_err(
             |(error, denied)| {
@@ -159,11 +164,18 @@ impl Callable {
         );
         let effects = if verdicts.is_ok() { host.effects } else { Effects::default() };
         let verdicts = verdicts.map(Verdicts);
-        Returned { verdicts, effects, printed, used: processor_time().saturating_sub(begun) }
+        let time = processor_time().saturating_sub(begun);
+        let measured = Measured { calls: 1, time, start, fuel, start_fuel, memory_bytes };
+        Returned { verdicts, effects, printed, measured }
     }
 
-    /// Calls `process` in a new instance.
-    fn process(&self, store: &mut Store<State>, batch: &Batch<'_>) -> wasmtime::Result<Vec<wit::Verdict>> {
+    /// Calls `process` in a new instance, and tells when that has started.
+    fn process(
+        &self,
+        store: &mut Store<State>,
+        batch: &Batch<'_>,
+        started: impl FnOnce(&Store<State>),
+    ) -> wasmtime::Result<Vec<wit::Verdict>> {
         match (&self.handler, batch) {
             (Handler::Text(handler), Batch::Text(batch)) => {
                 let entries: Vec<wit::Entry<'_>> = batch
@@ -171,6 +183,7 @@ impl Callable {
                     .map(|entry| wit::Entry { id: entry.id.into(), fields: &entry.fields })
                     .collect();
                 let instance = self.instance.instantiate(&mut *store)?;
+                started(store);
                 handler.load(&mut *store, &instance)?.call_process(store, &entries)
             }
             (Handler::Bytes(handler), Batch::Bytes(batch)) => {
@@ -179,14 +192,22 @@ impl Callable {
                     .map(|entry| wit::BytesEntry { id: entry.id.into(), fields: &entry.fields })
                     .collect();
                 let instance = self.instance.instantiate(&mut *store)?;
+                started(store);
                 handler.load(&mut *store, &instance)?.call_process(store, &entries)
             }
             _ => Err(wasmtime::Error::msg("the entries have another form than the guest takes")),
         }
     }
 
-    /// Runs guest code in a store of its own, with everything that an instance may use, and no more. An error comes
-    /// with what the instance was denied last, if anything.
+    /// Returns the fuel that was taken so far, or 0 if none is counted.
+    fn fuel_of(&self, store: &Store<State>) -> u64 {
+        match self.limits().fuel {
+            0 => 0,
+            limit => store.get_fuel().map_or(0, |left| limit.saturating_sub(left)),
+        }
+    }
+
+    /// Runs guest code in a store of its own, with everything that an instance may use, and no more.
     fn within<T>(
         &self,
         time: Duration,
@@ -194,7 +215,7 @@ impl Callable {
         output: &Output,
         host: HostState,
         run: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
-    ) -> (Result<T, (wasmtime::Error, Option<Denied>)>, HostState) {
+    ) -> Ran<T> {
         let limits = self.limits();
         let mut table = ResourceTable::new();
         // A pollable takes two entries: itself, and what it polls.
@@ -229,8 +250,14 @@ impl Callable {
         self.time.begin(time);
         let ran = fuel.and_then(|()| run(&mut store));
         self.time.end();
-        let state = store.into_data();
-        (ran.map_err(|error| (error, state.meter.denied)), state.host)
+        let fuel = self.fuel_of(&store);
+        let State { meter, host, .. } = store.into_data();
+        Ran {
+            outcome: ran.map_err(|error| (error, meter.denied)),
+            host,
+            fuel,
+            memory_bytes: meter.memory_bytes(),
+        }
     }
 
     /// Returns why a call gave no verdicts, with where the guest was and what it `printed` last, unless nobody is told that:
@@ -276,6 +303,15 @@ impl Callable {
         let printed = if printed.is_empty() { printed } else { format!("; it printed: {printed}") };
         Fault::Trapped(format!("{cause}{place}{printed}"))
     }
+}
+
+/// What came of running guest code.
+struct Ran<T> {
+    /// An error comes with what the instance was denied last, if anything.
+    outcome: Result<T, (wasmtime::Error, Option<Denied>)>,
+    host: HostState,
+    fuel: u64,
+    memory_bytes: usize,
 }
 
 /// Returns the functions in which guest code was, the innermost first, or an empty text if they are not known.

@@ -31,6 +31,11 @@ impl Meter {
     pub(super) fn new(limits: Limits) -> Self {
         Self { limits, memory_bytes: 0, table_elements: 0, last_growth: 0, denied: None }
     }
+
+    /// Returns the bytes of all memories in sum: they never become fewer.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
 }
 
 impl ResourceLimiter for Meter {

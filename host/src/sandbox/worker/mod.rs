@@ -10,7 +10,7 @@
 //! - [`wasi`], [`host`]: provide what the guest sees and may ask for
 //! - [`output`]: keeps what it prints
 
-mod check;
+pub(super) mod check;
 #[cfg(feature = "failpoints")]
 mod faults;
 mod host;
