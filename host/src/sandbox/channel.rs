@@ -102,7 +102,8 @@ pub(super) struct Returned {
     pub(super) verdicts: Result<Verdicts, Fault>,
     pub(super) effects: Effects,
     pub(super) printed: Printed,
-    pub(super) measured: Measured,
+    /// Is boxed, so that questions are small.
+    pub(super) measured: Box<Measured>,
 }
 
 /// Holds what the guest returned. A guest that is right keeps the order of the batch.

@@ -144,7 +144,7 @@ impl Guest {
             return Ok(Answer { verdicts: Err(Fault::Lost(Lost)), used: Duration::ZERO });
         }
         let Returned { verdicts, effects, printed, measured } = called?;
-        context.measured.add(measured);
+        context.measured.add(*measured);
         *self.deaths.lock() = 0;
         // A call that failed is repeated with fewer entries, which print the same.
         if has_verdicts || batch.len() == 1 {

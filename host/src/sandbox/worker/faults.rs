@@ -90,7 +90,7 @@ fn forged() -> Returned {
         verdicts: Ok(Verdicts(vec![Verdict::Reject(vec![violation])])),
         effects: Effects::default(),
         printed: Printed::default(),
-        measured: Measured::default(),
+        measured: Box::default(),
     }
 }
 
@@ -167,7 +167,7 @@ impl faults::Host for Faults {
 
     fn claims_all_time(&mut self) {
         send(&FromWorker::Returned(Returned {
-            measured: Measured { time: Duration::MAX, ..Measured::default() },
+            measured: Box::new(Measured { time: Duration::MAX, ..Measured::default() }),
             ..forged()
         }));
         self.exits();

@@ -165,7 +165,7 @@ impl Callable {
         let effects = if verdicts.is_ok() { host.effects } else { Effects::default() };
         let verdicts = verdicts.map(Verdicts);
         let time = processor_time().saturating_sub(begun);
-        let measured = Measured { calls: 1, time, start, fuel, start_fuel, memory_bytes };
+        let measured = Box::new(Measured { calls: 1, time, start, fuel, start_fuel, memory_bytes });
         Returned { verdicts, effects, printed, measured }
     }
 
