@@ -13,6 +13,7 @@ mod admin_access;
 mod advisories;
 mod audit;
 mod author;
+mod author_new;
 mod author_reality;
 mod batches;
 mod blame;

@@ -50,7 +50,7 @@ pub use events::{Event, Fields, fields};
 pub use letters::{hold_letter, refused_purchases};
 pub use load::Load;
 pub use producer::{Producer, Sent};
-pub use project::Project;
+pub use project::{Project, rules_in};
 pub use prometheus::Prometheus;
 pub use provoker::Provoker;
 pub use proxy::{Fault, Proxy};

@@ -10,6 +10,11 @@ use tempfile::TempDir;
 use crate::service::Launch;
 use crate::tool::Told;
 
+/// Runs `sluicegate rules` in a folder, with nothing of the test's own environment.
+pub fn rules_in(folder: &Path, arguments: &[&str]) -> Told {
+    crate::tool::rules(Launch::new(folder), arguments)
+}
+
 /// Holds the folder of a project: settings, a component, and what a test puts there.
 pub struct Project(TempDir);
 

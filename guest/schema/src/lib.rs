@@ -21,7 +21,9 @@ use std::sync::OnceLock;
 use guest_rules::{Entry, Guest, Verdict};
 use rules::Rules;
 
-mod bindings {
+/// Holds what wit-bindgen makes of `wit/`.
+#[doc(hidden)]
+pub mod bindings {
     wit_bindgen::generate!({ path: "wit", world: "initialiser" });
 }
 

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use super::from_schema;
 use super::project::Project;
 use super::run::judge_file;
-use super::{Error, REFUSED, bench, capture, check, coverage, diff, test};
+use super::{Error, REFUSED, bench, capture, check, coverage, diff, new, test};
 
 const RUN_EXIT_CODES: &str = "Exit codes:
   0  every entry was judged, whatever came of it
@@ -59,9 +59,23 @@ const BENCH_EXIT_CODES: &str = "Exit codes:
   2  the command line is wrong, or a file that it names
   3  the component is refused, or the settings are wrong";
 
+const NEW_EXIT_CODES: &str = "Exit codes:
+  0  the project is there
+  1  the machine is at fault
+  2  the command line is wrong, or the folder is not empty";
+
 /// What to do with rules that are being written.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make a project of rules: sources, tests, goldens, and all that it needs of Sluicegate
+    #[command(after_help = NEW_EXIT_CODES)]
+    New {
+        /// The name of the project, and of the folder to make
+        name: new::Name,
+        /// What to write the rules in
+        #[arg(long, value_name = "LANGUAGE")]
+        lang: new::Language,
+    },
     /// Judge entries of a file, and print what would come of each; needs no server
     #[command(after_help = RUN_EXIT_CODES)]
     Run {
@@ -162,6 +176,10 @@ pub async fn run(command: Command, config: Option<&Path>, out: &mut dyn Write) -
     let is_as_wanted = match command {
         Command::FromSchema { options } => {
             from_schema::make(&options, out, &mut io::stderr())?;
+            true
+        }
+        Command::New { name, lang } => {
+            new::new(&name, lang, out)?;
             true
         }
         Command::Run { file, which } => {

@@ -1,5 +1,6 @@
 //! Tools for those who write rules: `sluicegate rules run` and its kin. They need no server, except to read what really came.
 //!
+//! - `new`: `rules new`
 //! - [`format`]: entries and what came of them, as JSON lines
 //! - `project`: the settings, and the rules that they name
 //! - `asker`: asks the rules as the service does
@@ -29,6 +30,7 @@ mod fakes;
 mod finding;
 pub mod format;
 mod from_schema;
+mod new;
 mod project;
 mod run;
 mod source;
@@ -51,6 +53,10 @@ pub enum Error {
     Settings(Box<config::Error>),
     #[error(transparent)]
     Tenant(Box<deploy::Error>),
+    #[error(
+        "the folder {folder} is not empty; wanted the name of one that is missing: nothing is overwritten"
+    )]
+    NotEmpty { folder: PathBuf },
     /// A folder holds no settings.
     #[error(
         "there is no {file}; wanted the folder of a rules project, or the file with its settings by --config"
@@ -137,6 +143,7 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::NoProject { .. }
+            | Self::NotEmpty { .. }
             | Self::Input(_)
             | Self::Fakes { .. }
             | Self::NoFake(_)
@@ -155,9 +162,11 @@ impl Error {
             Self::Key { .. } => ExitCode::from(WRONG_INPUT),
             Self::NoneInForce { .. } => ExitCode::from(REFUSED),
             Self::Store(_) | Self::Stream(_) => ExitCode::FAILURE,
-            Self::OtherFuel | Self::Panicked(_) | Self::Json(_) | Self::Output(_) | Self::Unwritable { .. } => {
-                ExitCode::FAILURE
-            }
+            Self::OtherFuel
+            | Self::Panicked(_)
+            | Self::Json(_)
+            | Self::Output(_)
+            | Self::Unwritable { .. } => ExitCode::FAILURE,
         }
     }
 }

@@ -9,8 +9,7 @@
 mod image;
 
 use wasmtime::{
-    Caller, Config, Engine, Linker, Memory, Module, OptLevel, Store, StoreLimits,
-    StoreLimitsBuilder,
+    Caller, Config, Engine, Linker, Memory, Module, OptLevel, Store, StoreLimits, StoreLimitsBuilder,
 };
 
 use super::load::describe;

@@ -1,0 +1,50 @@
+//! Tests `rules new`: the projects that it makes are built and tested by the tools of their language.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use sluicegate_tests::{guests, rules_in as rules};
+use tempfile::TempDir;
+
+/// Runs a tool of others in the folder of a project, and expects it to succeed.
+fn run(folder: &Path, command: &mut Command) -> Output {
+    let output = command.current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+#[test]
+fn a_project_in_rust_is_built_and_its_tests_pass() {
+    let parent = TempDir::with_prefix("sluicegate-test-").unwrap();
+    let made = rules(parent.path(), &["new", "my-rules", "--lang", "rust"]);
+    assert_eq!(made.code, Some(0), "{}", made.err);
+    let project = parent.path().join("my-rules");
+    // The versions of this repository are those that are known to work, and that are here already.
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock"), project.join("Cargo.lock"))
+        .unwrap();
+    let target: PathBuf = guests::program("new-projects");
+    let cargo = |arguments: &[&str]| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(arguments).env("CARGO_TARGET_DIR", &target).env_remove("RUSTFLAGS");
+        run(&project, &mut cargo)
+    };
+    cargo(&["build", "--release", "--target", "wasm32-wasip2"]);
+    std::fs::copy(target.join("wasm32-wasip2/release/my_rules.wasm"), project.join("rules.wasm")).unwrap();
+    cargo(&["test", "--workspace"]);
+    let tested = rules(&project, &["test"]);
+    assert_eq!(tested.code, Some(0), "{}{}", tested.out, tested.err);
+    assert!(tested.out.contains('4'), "all four goldens\n{}", tested.out);
+}
+
+#[test]
+fn nothing_is_overwritten() {
+    let parent = TempDir::with_prefix("sluicegate-test-").unwrap();
+    let new = |name: &str| rules(parent.path(), &["new", name, "--lang", "rust"]);
+    std::fs::create_dir(parent.path().join("taken")).unwrap();
+    assert_eq!(new("taken").code, Some(0), "an empty folder will do");
+    let again = new("taken");
+    assert_eq!(again.code, Some(2));
+    assert!(again.err.contains("the folder taken is not empty"), "{}", again.err);
+    assert_eq!(new("../up").code, Some(2));
+    assert_eq!(rules(parent.path(), &["new", "other", "--lang", "cobol"]).code, Some(2));
+}
