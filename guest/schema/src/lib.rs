@@ -6,7 +6,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `configuration.rs` | what the program hands over, and how it becomes [`Rules`](rules::Rules) |
+//! | `configuration.rs` | what the program hands over, and how it becomes `Rules` |
 //! | `dialect.rs` | looks for what is not supported, and names it with its place |
 //! | `rules.rs` | judges an event by the schema of its type |
 //! | `breach.rs` | tells what breaks a schema: path, code and message |

@@ -1,7 +1,7 @@
 //! `sluicegate rules from-schema`: makes a component of JSON Schemas, without a toolchain.
 //!
 //! The component that judges by schemas is inside the program. This hands the schemas to its initialiser, and writes what
-//! comes of it: see [`preinitialise`](crate::sandbox::preinitialise).
+//! comes of it: see [`preinitialise`](mod@crate::sandbox::preinitialise).
 
 use std::fs::File;
 use std::io::{self, Read as _, Write};
