@@ -103,9 +103,13 @@ mod tests {
     fn nothing_is_left_to_fill_in() {
         for language in Language::value_variants() {
             for file in language.files() {
-                let left = fill(file.text, "my-rules");
-                // Workflows of GitHub have `${{ … }}`.
-                assert!(!left.replace("${{", "").contains("{{"), "{}: {left}", file.path);
+                let filled = fill(file.text, "my-rules");
+                // Texts for `format!` have braces too, but no word between them.
+                let left = filled
+                    .split("{{")
+                    .skip(1)
+                    .find(|rest| rest.trim_start_matches(|c: char| c.is_ascii_lowercase()).starts_with("}}"));
+                assert_eq!(left, None, "{}", file.path);
             }
         }
     }
