@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jsonschema::{Draft, PatternOptions, Registry, ValidationError, Validator};
+use jsonschema::{PatternOptions, Registry, ValidationError, Validator};
 use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
@@ -116,18 +116,16 @@ fn parse(document: Document) -> Result<(Schema, Vec<String>), Vec<String>> {
 }
 
 fn build(schema: &Schema, registry: &Registry<'_>) -> Result<Validator, String> {
-    let mut options = jsonschema::options()
+    let options = jsonschema::options()
         .with_draft(schema.dialect.draft())
         .with_base_uri(schema.uri.as_str())
         .with_registry(registry)
         .offline()
         .should_validate_formats(true)
         .should_ignore_unknown_formats(false)
-        .with_pattern_options(PatternOptions::regex());
-    if schema.dialect.draft() == Draft::Draft7 {
-        // Not of this draft, but used with it everywhere.
-        options = options.with_format("uuid", |text| text.len() == UUID_LEN && Uuid::try_parse(text).is_ok());
-    }
+        .with_pattern_options(PatternOptions::regex())
+        // It is none of draft 7, but used with it everywhere, perhaps in a document that this one refers to.
+        .with_format("uuid", |text| text.len() == UUID_LEN && Uuid::try_parse(text).is_ok());
     let validator = options.build(&schema.value);
     validator.map_err(|error| format!("{}: {}", schema.name, refusal(&error)))
 }
