@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 use sluicegate::batch::Digest;
-use sluicegate_tests::{Scene, Service, Tenants, guests, until};
+use sluicegate_tests::{Fault, Proxy, Scene, Service, Tenants, guests, until};
 
 /// Starts a service with a file of its own for the rules, which begins as the default rules.
 fn started(scene: &Scene) -> (Service, PathBuf) {
@@ -36,6 +36,26 @@ fn until_counted(service: &Service, wanted: usize, parts: &[&str]) {
         found if found == wanted => Ok(()),
         found => Err(format!("{found} lines")),
     });
+}
+
+/// What was loaded is not in the file any more when the database is there to be told of it.
+#[test]
+fn a_file_that_is_replaced_while_a_start_waits_is_loaded_again() {
+    let scene = Scene::new();
+    let proxy = Proxy::start(&scene.database.url());
+    proxy.set(Fault::Cut);
+    let file = scene.folder().join("guest.wasm");
+    fs::write(&file, guests::DEFAULT).unwrap();
+    let launch = scene.service().set("POSTGRES_URL", proxy.url(&scene.database.url()));
+    let service = launch.set("GUEST", file.display()).start();
+    service.until_logged(&["waiting for postgres at"]);
+    put(&file, guests::STRICT);
+    proxy.set(Fault::None);
+    let strict = Digest::new(guests::STRICT).to_string();
+    service.until_logged(&["guest loaded", &strict]);
+    service.until_logged(&["running"]);
+    let log = service.stop().log;
+    assert_eq!(count(&log, &["ERROR"]), 0, "{log}");
 }
 
 const REFUSED: &str = "new guest refused; the old one goes on";

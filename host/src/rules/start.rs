@@ -28,6 +28,9 @@ const MAX_STEPS_BACK: usize = 5;
 /// How many deployments are looked through for them.
 const LOOKED_THROUGH: u32 = 100;
 
+/// How often a start loads a file again that was replaced before it could be recorded.
+const MAX_RELOADS: u32 = 100;
+
 /// How long a start waits until the database knows what is in force.
 const TELLING: Duration = Duration::from_secs(2);
 
@@ -97,20 +100,26 @@ impl RulesLoader {
 }
 
 impl Startup<'_> {
-    /// Loads the file, and records what it holds.
+    /// Loads the file, and records what it holds. A file that is replaced meanwhile is loaded again.
     async fn with_file(&self, file: &Path, refused: &mut Option<Refused<Stamp>>) -> Result<Started, Error> {
-        let before = refused.take();
-        let (sources, tenant, path) = (self.sources.clone(), self.tenant.clone(), file.to_owned());
-        let load = move || load_file(&sources.engine, &tenant, &sources.folders, &path, before.as_ref());
-        let loaded = self.blocking(load).await?;
-        self.prepare().await?;
-        let error = match loaded {
-            Ok(loaded) => {
-                let component = loaded.guest.version().component;
-                let read = || read_file(file, self.tenant.guest_component.bytes(), component);
-                return self.record(loaded, Action::File, read).await;
+        let mut before = refused.take();
+        let mut replaced = 0;
+        let error = loop {
+            let (sources, tenant, path) = (self.sources.clone(), self.tenant.clone(), file.to_owned());
+            let known = before.take();
+            let load = move || load_file(&sources.engine, &tenant, &sources.folders, &path, known.as_ref());
+            let loaded = self.blocking(load).await?;
+            self.prepare().await?;
+            let loaded = match loaded {
+                Ok(loaded) => loaded,
+                Err(error) => break error,
+            };
+            let component = loaded.guest.version().component;
+            let read = || read_file(file, self.tenant.guest_component.bytes(), component);
+            match self.record(loaded, Action::File, read).await {
+                Err(Error::Stored { .. }) if replaced < MAX_RELOADS => replaced += 1,
+                recorded => return recorded,
             }
-            Err(error) => error,
         };
         if let Error::Refused { version, .. } = &error {
             *refused = Some(Refused::clone(version));
