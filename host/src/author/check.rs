@@ -137,11 +137,10 @@ fn warnings(
 
 impl Report {
     fn tell(&self, out: &mut dyn Write) -> Result<(), Error> {
-        let world = if self.interfaces.imports_capabilities() { "pipeline" } else { "validator" };
         writeln!(out, "component  {}", printable(&self.component))?;
         writeln!(out, "digest     {}", self.digest.to_hex())?;
         writeln!(out, "size       {} bytes", self.bytes)?;
-        writeln!(out, "world      {world}")?;
+        writeln!(out, "world      {}", self.interfaces.world())?;
         for (name, standing) in &self.imports {
             let standing = match standing {
                 Standing::Given => "ok".to_owned(),
@@ -222,7 +221,7 @@ impl Report {
             "component": self.component,
             "digest": self.digest.to_hex(),
             "bytes": self.bytes,
-            "world": if self.interfaces.imports_capabilities() { "pipeline" } else { "validator" },
+            "world": self.interfaces.world(),
             "imports": self.imports.iter().map(import).collect::<Vec<_>>(),
             "exports": self.interfaces.exports,
             "grants": self.lines_to_grant(),

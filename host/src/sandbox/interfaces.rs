@@ -66,11 +66,18 @@ impl Interfaces {
         self.imports.iter().map(|import| (import.as_str(), check::standing(import, &granted))).collect()
     }
 
-    /// Returns whether it imports a capability of the world `pipeline`.
-    pub fn imports_capabilities(&self) -> bool {
-        self.standings(&Grants::default())
-            .iter()
-            .any(|(_, standing)| matches!(standing, Standing::Ungranted(_)))
+    /// Returns the name of the world that its names are those of.
+    pub fn world(&self) -> &'static str {
+        let standings = self.standings(&Grants::default());
+        let imports_capabilities =
+            standings.iter().any(|(_, standing)| matches!(standing, Standing::Ungranted(_)));
+        let takes_bytes = self.exports.iter().any(|name| name.starts_with("sluicegate:guest/bytes-handler@"));
+        match (takes_bytes, imports_capabilities) {
+            (false, false) => "validator",
+            (false, true) => "pipeline",
+            (true, false) => "bytes-validator",
+            (true, true) => "bytes-pipeline",
+        }
     }
 }
 
@@ -95,7 +102,8 @@ mod tests {
             (export "out" (instance $http)))"#;
         let found = Interfaces::read(&wat::parse_str(text).expect("a component"));
         assert_eq!(found.exports, ["out"]);
-        assert!(found.has_function_names && found.imports_capabilities());
+        assert!(found.has_function_names);
+        assert_eq!(found.world(), "pipeline");
         let standings = found.standings(&Grants::default());
         assert_eq!(standings.first(), Some(&("wasi:config/store@0.2.0-rc.1", Standing::Given)));
         let [_, (store, Standing::Ungranted(remedy)), (http, Standing::Refused(why))] = standings.as_slice()
