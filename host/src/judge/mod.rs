@@ -26,8 +26,9 @@ pub use fault::Fault;
 const LIMITS_PER_BATCH: u32 = 16;
 /// The least share of the time limit that an entry gets: a hundredth.
 const MIN_SHARE: u32 = 100;
-/// The entries that are asked about at once after the rules have failed for one of more. Fewer make more calls, more take
-/// longer in vain: with one panic in 100 entries, batches of 500 are judged in the least time by pieces of 30 to 90.
+/// The entries that are asked about at once after the rules have failed for one of more. Fewer make more calls, and of more,
+/// most are sent in vain: a call was measured to take 170 µs, and an entry that is sent 3.5. By that, this is near the best
+/// for batches of 100 to 1,000 entries with one to ten panics.
 const PIECE: usize = 64;
 /// The time limits that a batch takes at most, besides [`MIN_SHARE`] of one for each entry: then it ends, whatever is left.
 const MAX_LIMITS_PER_BATCH: u32 = 3 * LIMITS_PER_BATCH;
@@ -229,8 +230,8 @@ impl<'a> BatchRun<'a> {
         }
     }
 
-    /// Asks for a batch and, after a fault, for each half of it, until the entry
-    /// at fault is alone: the others are judged as if it were not there.
+    /// Asks for a batch and, after a fault, for parts of it, until the entry at
+    /// fault is alone: the others are judged as if it were not there.
     fn ask<V: Value + ?Sized>(&mut self, batch: &[GuestEntry<'_, V>]) -> Result<(), Lost> {
         let [_, _, ..] = batch else { return batch.iter().try_for_each(|only| self.ask_alone(only)) };
         if self.is_out_of_patience() {
