@@ -119,6 +119,14 @@ fn captured_goldens_pass_at_once_and_hide_what_is_masked() {
     let again = project.rules(&[&capture[..], &["-o", "tests/captured.jsonl"]].concat());
     assert_eq!(again.code, Some(1), "nothing is overwritten");
 
+    project.write("short.key", "short");
+    let keyed = project.rules(&[&capture[..], &["--mask-key-file", "short.key"]].concat());
+    assert_eq!(keyed.code, Some(2));
+    assert!(keyed.err.contains("the key in short.key: found 5 bytes; wanted 16 to 4096"), "{}", keyed.err);
+    project.write("long.key", &"k".repeat(32));
+    let keyed = || project.rules(&[&capture[..], &["--mask-key-file", "long.key"]].concat()).out;
+    assert_eq!(keyed(), keyed(), "with one key, equal values are masked alike in every capture");
+
     let few =
         project.rules(&["capture", "--events", "events.jsonl", "--each", "2", "--guest", "strict.wasm"]);
     assert_eq!(few.out.lines().count(), 2 + 2 + 2 + 1 + 1, "two of each kind of outcome\n{}", few.out);

@@ -32,18 +32,18 @@ pub(super) struct Asked {
 
 impl Asker {
     pub(super) fn new(project: &Project) -> Result<Self, Error> {
-        Self::of(project, Arc::new(project.load()?))
+        Self::with_rules(project, Arc::new(project.load()?))
     }
 
     /// Also returns how many bytes of native code the rules have.
     pub(super) fn with_code(project: &Project) -> Result<(Self, u64), Error> {
         let guest = project.load()?;
         let code_bytes = guest.code_bytes();
-        Ok((Self::of(project, Arc::new(guest))?, code_bytes))
+        Ok((Self::with_rules(project, Arc::new(guest))?, code_bytes))
     }
 
     /// Puts entries to other rules than those of the project, with its settings and fakes.
-    pub(super) fn of(project: &Project, rules: Arc<dyn Rules>) -> Result<Self, Error> {
+    pub(super) fn with_rules(project: &Project, rules: Arc<dyn Rules>) -> Result<Self, Error> {
         let tenant = &project.tenant;
         let fakes = Fakes::read(&project.tests(), &tenant.statements)?;
         let statements = tenant.statements.clone();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::asker::Asker;
-use super::format::{EntryLine, Lines, entry_line};
+use super::format::{Lines, entry_line};
 use super::project::Project;
 use super::test::goldens;
 use crate::batch::{Digester, Entry, Outcome, Reason};
@@ -119,11 +119,10 @@ fn entries(project: &Project, file: Option<&Path>) -> Result<Vec<Entry>, Error> 
         return Ok(goldens.map(|golden| golden.entry).take(MAX_ENTRIES).collect());
     };
     let (mut lines, mut entries) = (Lines::open(file)?, Vec::new());
-    while let Some(line) = lines.next_line()?
-        && entries.len() < MAX_ENTRIES
+    while entries.len() < MAX_ENTRIES
+        && let Some(entry) = lines.next_entry()?
     {
-        let read = EntryLine::read(&line).map_err(|message| lines.error(line.number, message))?;
-        entries.push(read.entry);
+        entries.push(entry);
     }
     Ok(entries)
 }

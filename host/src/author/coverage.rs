@@ -7,16 +7,16 @@ use clap::Args;
 use serde::Serialize;
 
 use super::asker::Asker;
-use super::finding::Finding;
 use super::format::OutcomeView;
+use super::outcome_class::OutcomeClass;
 use super::project::Project;
 use super::test::goldens;
 use super::{Error, source};
 use crate::batch::Entry;
 use crate::text::printable;
 
-/// The most findings that are told apart. Rules that put data into codes would have one for each entry.
-const MAX_FINDINGS: usize = 10_000;
+/// The most classes that are told apart. Rules that put data into codes would have one for each entry.
+const MAX_CLASSES: usize = 10_000;
 
 /// What to look at.
 #[derive(Args, Clone, Debug)]
@@ -31,15 +31,15 @@ pub struct Options {
     strict: bool,
 }
 
-/// How many entries have a finding, and the first of them.
+/// How many entries have a class, and the first of them.
 #[derive(Default)]
-struct Found(BTreeMap<Finding, (u64, String)>);
+struct Found(BTreeMap<OutcomeClass, (u64, String)>);
 
 impl Found {
     fn add(&mut self, view: &OutcomeView, entry: &Entry) {
-        for finding in Finding::all(view) {
-            if self.0.len() < MAX_FINDINGS || self.0.contains_key(&finding) {
-                self.0.entry(finding).or_insert_with(|| (0, entry.id.to_string())).0 += 1;
+        for class in OutcomeClass::all(view) {
+            if self.0.len() < MAX_CLASSES || self.0.contains_key(&class) {
+                self.0.entry(class).or_insert_with(|| (0, entry.id.to_string())).0 += 1;
             }
         }
     }
@@ -48,14 +48,14 @@ impl Found {
         let mut lines: Vec<Line> = self
             .0
             .iter()
-            .filter(|(finding, _)| !others.0.contains_key(finding))
-            .map(|(finding, (entries, first))| Line {
-                finding: finding.clone(),
+            .filter(|(class, _)| !others.0.contains_key(class))
+            .map(|(class, (entries, first))| Line {
+                class: class.clone(),
                 entries: *entries,
                 first: first.clone(),
             })
             .collect();
-        lines.sort_by(|a, b| b.entries.cmp(&a.entries).then_with(|| a.finding.cmp(&b.finding)));
+        lines.sort_by(|a, b| b.entries.cmp(&a.entries).then_with(|| a.class.cmp(&b.class)));
         lines
     }
 }
@@ -63,7 +63,7 @@ impl Found {
 #[derive(Serialize)]
 struct Line {
     #[serde(flatten)]
-    finding: Finding,
+    class: OutcomeClass,
     entries: u64,
     /// The ID of the first of them.
     first: String,
@@ -124,8 +124,8 @@ impl Report {
             if !lines.is_empty() {
                 writeln!(out, "\n{title}:")?;
             }
-            for Line { finding, entries, first } in lines {
-                writeln!(out, "  {entries:>8}  {}  (first {first})", printable(&finding.to_string()))?;
+            for Line { class, entries, first } in lines {
+                writeln!(out, "  {entries:>8}  {}  (first {first})", printable(&class.to_string()))?;
             }
         }
         Ok(())

@@ -8,7 +8,7 @@
 //! - `run`: `rules run`
 //! - `test`: `rules test`
 //! - `source`: entries that really came
-//! - `finding`: what an outcome says, to count it
+//! - `outcome_class`: what many outcomes have in common, to count them
 //! - `diff`: `rules diff`
 //! - `capture`: `rules capture`
 //! - `coverage`: `rules coverage`
@@ -27,10 +27,10 @@ mod command;
 mod coverage;
 mod diff;
 mod fakes;
-mod finding;
 pub mod format;
 mod from_schema;
 mod new;
+mod outcome_class;
 mod project;
 mod run;
 mod source;
@@ -112,9 +112,9 @@ pub enum Error {
     #[error(transparent)]
     Stream(#[from] stream::Error),
     #[error(
-        "the key in {file} has {bytes} bytes; wanted 16 to 4096, such as those of `head -c 32 /dev/urandom`"
+        "the key in {file}: {found}; wanted 16 to 4096 bytes, such as those of `head -c 32 /dev/urandom`"
     )]
-    Key { file: PathBuf, bytes: usize },
+    Key { file: PathBuf, found: String },
     #[error(transparent)]
     FromSchema(#[from] from_schema::Error),
     /// The program has a defect.
@@ -150,6 +150,7 @@ impl Error {
             | Self::NoneMeant(_)
             | Self::Baseline { .. }
             | Self::OtherInput
+            | Self::Key { .. }
             | Self::NothingToMeasure { .. }
             | Self::NoGoldens { .. }
             | Self::TooManyGoldens { .. } => ExitCode::from(WRONG_INPUT),
@@ -158,11 +159,11 @@ impl Error {
             | Self::Tenant(_)
             | Self::Unreadable { .. }
             | Self::Refused { .. }
+            | Self::NoneInForce { .. }
             | Self::Sandbox(_) => ExitCode::from(REFUSED),
-            Self::Key { .. } => ExitCode::from(WRONG_INPUT),
-            Self::NoneInForce { .. } => ExitCode::from(REFUSED),
-            Self::Store(_) | Self::Stream(_) => ExitCode::FAILURE,
             Self::OtherFuel
+            | Self::Store(_)
+            | Self::Stream(_)
             | Self::Panicked(_)
             | Self::Json(_)
             | Self::Output(_)

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Error;
 use super::asker::Asker;
-use super::format::{EntryLine, Lines, OutcomeView, outcome_line};
+use super::format::{Lines, OutcomeView, outcome_line};
 use super::project::Project;
 use crate::batch::Entry;
 
@@ -51,14 +51,10 @@ async fn judge_all(
 fn next_batch(lines: &mut Lines<impl BufRead>, most: usize) -> (Vec<Entry>, Option<super::format::Error>) {
     let mut batch = Vec::new();
     while batch.len() < most {
-        let line = match lines.next_line() {
-            Ok(Some(line)) => line,
+        match lines.next_entry() {
+            Ok(Some(entry)) => batch.push(entry),
             Ok(None) => break,
             Err(error) => return (batch, Some(error)),
-        };
-        match EntryLine::read(&line) {
-            Ok(read) => batch.push(read.entry),
-            Err(message) => return (batch, Some(lines.error(line.number, message))),
         }
     }
     (batch, None)

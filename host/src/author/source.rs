@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args};
 
 use super::Error;
-use super::format::{EntryLine, Lines};
+use super::format::Lines;
 use super::project::Project;
 use crate::batch::{Entry, EntryId};
 use crate::dead_letters::{Age, Moment};
@@ -145,9 +145,8 @@ impl Entries {
 fn read_part(lines: &mut Lines<Box<dyn BufRead>>) -> Result<Vec<Entry>, Error> {
     let mut part = Vec::new();
     while part.len() < usize::try_from(PAGE).unwrap_or(usize::MAX) {
-        let Some(line) = lines.next_line()? else { break };
-        let read = EntryLine::read(&line).map_err(|message| lines.error(line.number, message))?;
-        part.push(read.entry);
+        let Some(entry) = lines.next_entry()? else { break };
+        part.push(entry);
     }
     Ok(part)
 }

@@ -1,7 +1,8 @@
 //! Hides values by a keyed hash (HMAC-SHA-256): equal values stay equal, and keep their form as far as rules look at it.
 
 use std::fmt::{self, Write as _};
-use std::fs;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -60,14 +61,7 @@ impl Mask {
     pub(super) fn new(places: &[Place], key_file: Option<&Path>) -> Result<Self, Error> {
         let key = match key_file {
             None => [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat(),
-            Some(file) => {
-                let key =
-                    fs::read(file).map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
-                match KEY_BYTES.contains(&key.len()) {
-                    true => key,
-                    false => return Err(Error::Key { file: file.to_owned(), bytes: key.len() }),
-                }
-            }
+            Some(file) => read_key(file).map_err(|found| Error::Key { file: file.to_owned(), found })?,
         };
         Ok(Self { places: places.iter().map(|place| (place.clone(), false)).collect(), key })
     }
@@ -93,6 +87,18 @@ impl Mask {
     /// Returns the places that no entry has had so far.
     pub(super) fn unseen(&self) -> impl Iterator<Item = &Place> {
         self.places.iter().filter(|(_, is_seen)| !is_seen).map(|(place, _)| place)
+    }
+}
+
+fn read_key(file: &Path) -> Result<Vec<u8>, String> {
+    let most = u64::try_from(*KEY_BYTES.end()).unwrap_or(u64::MAX);
+    let mut key = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(most + 1).read_to_end(&mut key));
+    match read {
+        Ok(bytes) if KEY_BYTES.contains(&bytes) => Ok(key),
+        Ok(bytes) if bytes > *KEY_BYTES.end() => Err("found more".to_owned()),
+        Ok(bytes) => Err(format!("found {bytes} bytes")),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::asker::Asker;
-use super::finding::Finding;
 use super::format::{OutcomeView, golden_line};
+use super::outcome_class::OutcomeClass;
 use super::project::Project;
 use super::{Error, source};
 use mask::{Mask, Place};
@@ -89,7 +89,7 @@ pub(super) async fn capture(project: &Project, options: &Options, out: &mut dyn 
 
 /// Counts an outcome, and returns whether it is among the first of its kind.
 fn is_among(view: &OutcomeView, most: u64, seen: &mut BTreeMap<String, u64>) -> bool {
-    let kind = format!("{} {}", view.kind(), Finding::text(view));
+    let kind = format!("{} {}", view.kind(), OutcomeClass::text(view));
     if seen.len() >= MAX_KINDS && !seen.contains_key(&kind) {
         return false;
     }

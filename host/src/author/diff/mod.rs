@@ -50,7 +50,8 @@ pub struct Options {
 /// Compares two versions, and returns whether the changes are within the limits.
 pub(super) async fn diff(project: &Project, options: &Options, out: &mut dyn Write) -> Result<bool, Error> {
     let engine = project.engine()?;
-    let load = async |name: &str| Asker::of(project, Arc::new(project.load_named(&engine, name).await?));
+    let load =
+        async |name: &str| Asker::with_rules(project, Arc::new(project.load_named(&engine, name).await?));
     let (old, new) = (load(&options.old).await?, load(&options.new).await?);
     let mut report = Report::new(
         (&options.old, old.rules.version()),

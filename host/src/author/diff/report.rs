@@ -8,8 +8,8 @@ use serde::ser::Serializer;
 
 use super::changes::Change;
 use super::limit::Limit;
-use crate::author::finding::{Finding, without_numbers};
 use crate::author::format::OutcomeView;
+use crate::author::outcome_class::{OutcomeClass, without_numbers};
 use crate::batch::{EntryId, Version};
 use crate::text::printable;
 
@@ -202,7 +202,7 @@ fn what_changes(old: &OutcomeView, new: &OutcomeView, changed: &[Change]) -> Str
         paths.dedup();
         return paths.join(", ");
     }
-    let (before, after) = (Finding::text(old), Finding::text(new));
+    let (before, after) = (OutcomeClass::text(old), OutcomeClass::text(new));
     let is_stored = |view: &OutcomeView| matches!(view, OutcomeView::Accept(_) | OutcomeView::Expand(_));
     match (is_stored(old), is_stored(new)) {
         (true, false) => after,

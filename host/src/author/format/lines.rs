@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::Path;
 
-use super::MAX_LINE_BYTES;
+use super::{EntryLine, MAX_LINE_BYTES};
+use crate::batch::Entry;
 
 /// Why a file of JSON lines cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +65,15 @@ impl<R: BufRead> Lines<R> {
             if !shown.is_empty() && !shown.starts_with("//") {
                 return Ok(Some(Line { number: self.number, text }));
             }
+        }
+    }
+
+    /// Returns the entry of the next line that holds one.
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
+        let Some(line) = self.next_line()? else { return Ok(None) };
+        match EntryLine::read(&line) {
+            Ok(read) => Ok(Some(read.entry)),
+            Err(message) => Err(self.error(line.number, message)),
         }
     }
 

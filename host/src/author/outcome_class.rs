@@ -10,12 +10,12 @@ const MAX_CHARS: usize = 200;
 
 /// A kind of outcome, and what it says: `reject` and `properties.items[].price: missing`, for example.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-pub(super) struct Finding {
+pub(super) struct OutcomeClass {
     pub(super) kind: &'static str,
     pub(super) what: String,
 }
 
-impl Finding {
+impl OutcomeClass {
     /// Returns what an outcome says: each violation of a rejection, each type of its rows, or its one reason.
     pub(super) fn all(view: &OutcomeView) -> Vec<Self> {
         let whats: Vec<String> = match view {
@@ -26,23 +26,23 @@ impl Finding {
             OutcomeView::Fault { reason, .. } => vec![reason.clone()],
         };
         let kind = view.kind();
-        let mut findings: Vec<Self> = whats
+        let mut classes: Vec<Self> = whats
             .into_iter()
             .map(|what| Self { kind, what: what.chars().take(MAX_CHARS).collect() })
             .collect();
-        findings.sort();
-        findings.dedup();
-        findings
+        classes.sort();
+        classes.dedup();
+        classes
     }
 
     /// Returns what an outcome says, in one text.
     pub(super) fn text(view: &OutcomeView) -> String {
-        let whats: Vec<String> = Self::all(view).into_iter().map(|finding| finding.what).collect();
+        let whats: Vec<String> = Self::all(view).into_iter().map(|class| class.what).collect();
         whats.join(", ").chars().take(MAX_CHARS).collect()
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for OutcomeClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind, self.what)
     }
@@ -86,7 +86,7 @@ mod tests {
             violation("", "not_json"),
             violation("a1[x2]", "bad"),
         ]);
-        assert_eq!(Finding::text(&view), "a1[x2]: bad, items[].price: missing, not_json");
-        assert_eq!(Finding::all(&view).len(), 3);
+        assert_eq!(OutcomeClass::text(&view), "a1[x2]: bad, items[].price: missing, not_json");
+        assert_eq!(OutcomeClass::all(&view).len(), 3);
     }
 }
