@@ -352,6 +352,17 @@ fn a_check_shows_the_lines_that_grant_what_lacks() {
 }
 
 /// Fuel is the same in each run, so that CI can hold a bound.
+/// The time that a batch takes differs from run to run, and so would the parts into which it is split.
+#[test]
+fn a_batch_beyond_the_time_limit_takes_the_same_fuel_in_each_run() {
+    let project = Project::new(&guests::scripted(), "guest_time_limit = \"10ms\"\n");
+    let events: String = (0..5_000).map(|_| accepted() + "\n").collect();
+    project.write("events.jsonl", &events);
+    let told = project.rules(&["bench", "rules.wasm", "--events", "events.jsonl", "--batch", "5000"]);
+    assert_eq!(told.code, Some(0), "{}", told.err);
+    assert!(told.out.contains("come near the time limit"), "{}", told.out);
+}
+
 #[test]
 fn a_bench_holds_a_bound_for_fuel() {
     let project = Project::new(&guests::scripted(), "");

@@ -14,6 +14,7 @@ use super::project::Project;
 use super::test::goldens;
 use crate::batch::{Digester, Entry, Outcome, Reason};
 use crate::capabilities::Measured;
+use crate::config::Time;
 use crate::text::printable;
 
 /// The most entries that are read of a file.
@@ -25,6 +26,8 @@ const MIN_BATCHES: usize = 11;
 const MAX_TIME: Duration = Duration::from_secs(20);
 /// More fuel than any call takes.
 const FUEL: u64 = 1 << 50;
+/// The time limit of calls whose fuel is counted, the longest that the settings allow.
+const COUNTING_TIME: Time = Time::secs(60);
 /// The most bytes of a file with the results of an earlier run.
 const MAX_BASELINE_BYTES: u64 = 1 << 20;
 
@@ -131,6 +134,8 @@ async fn measure(project: &Project, entries: Vec<Entry>) -> Result<Results, Erro
     let timed = Asker::new(project)?;
     let mut counting = project.clone();
     counting.tenant.guest_fuel = FUEL;
+    // A batch that is split at a time limit takes the fuel of its parts, and no two runs split alike.
+    counting.tenant.guest_time_limit = COUNTING_TIME;
     let counted = Asker::new(&counting)?;
     let (all, batch) = (entries.len(), project.tenant.batch_size);
     // A fault takes calls of its own, and ends what is measured early.
