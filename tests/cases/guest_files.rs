@@ -47,7 +47,7 @@ fn a_file_that_is_replaced_while_a_start_waits_is_loaded_again() {
     let file = scene.folder().join("guest.wasm");
     fs::write(&file, guests::DEFAULT).unwrap();
     let launch = scene.service().set("POSTGRES_URL", proxy.url(&scene.database.url()));
-    let service = launch.set("GUEST", file.display()).start();
+    let service = launch.set("GUEST", file.display()).start_unready();
     service.until_logged(&["waiting for postgres at"]);
     put(&file, guests::STRICT);
     proxy.set(Fault::None);
