@@ -31,9 +31,9 @@ impl Project {
     ) -> Result<Self, Error> {
         let own = folder.join(DEFAULT_FILE);
         let config = match file {
-            Some(file) => Config::load_project(file)?,
-            None if own.is_file() => Config::load_project(&own)?,
+            Some(file) => Config::load(Some(file))?,
             None if folder == Path::new("") => Config::load(None)?,
+            None if own.is_file() => Config::load(Some(&own))?,
             None => return Err(Error::NoProject { file: own }),
         };
         let mut tenant = deploy::tenant(&config, tenant)?.clone();

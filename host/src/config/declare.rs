@@ -20,6 +20,8 @@ pub struct Setting {
     pub meaning: String,
     /// Whether a value such as `42` is text all the same.
     pub(super) is_text: bool,
+    /// Whether it names a file or a folder, which in the file is relative to the file's own folder.
+    pub(super) is_path: bool,
     /// Whether it is a setting of the whole service, which no tenant has for itself.
     pub is_of_service: bool,
 }
@@ -40,6 +42,7 @@ impl Setting {
             default: default.written(),
             meaning: format!("{meaning}{}", limits.unwrap_or_default()),
             is_text: T::IS_TEXT,
+            is_path: T::IS_PATH,
             is_of_service,
         }
     }
@@ -49,6 +52,8 @@ impl Setting {
 pub(super) trait Value: Sized {
     /// Whether the value is text in a file, so that a variable is never read as a number.
     const IS_TEXT: bool;
+    /// Whether the value is a path.
+    const IS_PATH: bool = false;
 
     /// Returns the value as a user would write it, if there is anything to write.
     fn written(&self) -> Option<String>;
@@ -142,9 +147,10 @@ impl Value for String {
 }
 
 macro_rules! unchecked {
-    ($($type:ty: |$value:ident| $written:expr),*) => {$(
+    ($($type:ty$([$path:ident])?: |$value:ident| $written:expr),*) => {$(
         impl Value for $type {
             const IS_TEXT: bool = true;
+            $(const $path: bool = true;)?
 
             fn written(&self) -> Option<String> {
                 let $value = self;
@@ -154,8 +160,8 @@ macro_rules! unchecked {
     )*};
 }
 unchecked!(
-    PathBuf: |path| Some(path.display().to_string()),
-    Option<PathBuf>: |path| path.as_ref().map(|path| path.display().to_string()),
+    PathBuf[IS_PATH]: |path| Some(path.display().to_string()),
+    Option<PathBuf>[IS_PATH]: |path| path.as_ref().map(|path| path.display().to_string()),
     Secret: |_secret| None,
     TableName: |table| Some(table.to_string()),
     Listen: |listen| Some(listen.to_string()),

@@ -239,21 +239,6 @@ impl Config {
         Ok(Self { misspelt: environment.misspelt.clone(), ..Self::read(&layers(file, &environment)?)? })
     }
 
-    /// Takes the settings of a project of rules: a component that its file names is beside the file.
-    pub fn load_project(file: &Path) -> Result<Self, Error> {
-        let environment = Environment::read(Path::new(environment::FILE))?;
-        let mut config = Self::read(&layers(Some(file), &environment)?)?;
-        let named_outside = environment.set.get("GUEST").map(PathBuf::from);
-        let folder = file.parent().unwrap_or(Path::new(""));
-        for tenant in &mut config.tenants {
-            tenant.guest = match tenant.guest.take() {
-                Some(guest) if named_outside.as_ref() != Some(&guest) => Some(folder.join(guest)),
-                guest => guest,
-            };
-        }
-        Ok(Self { misspelt: environment.misspelt, ..config })
-    }
-
     fn read(layers: &Figment) -> Result<Self, Error> {
         for name in layers.extract::<Dict>().map_err(Problem::from)?.into_keys() {
             if !TABLES.contains(&name.as_str()) {
