@@ -5,7 +5,7 @@
 //! is too much for one transaction, [`store`] commits its outcome, [`stream`] acknowledges it.
 //! [`pipeline`] joins these steps, [`tenant`] starts and drains a pipeline, [`service`] runs all
 //! tenants, [`rules`] decides which version of the rules is in force, [`metrics`] tells what
-//! happened, `tap` shows a sample of it, `traces` sends a collector the way of each batch, and `admin` tells it to who
+//! happened, `tap` shows a sample of it, `otlp` sends it to a collector with a trace of each batch, and `admin` tells it to who
 //! asks: [`client`] does, for [`top`]. [`author`] has the tools of those who write rules. [`batch`] is the data they share, [`config`] every setting. ARCHITECTURE.md has the
 //! invariants.
 
@@ -25,6 +25,7 @@ mod failpoint;
 pub mod judge;
 mod log_limit;
 pub mod metrics;
+mod otlp;
 pub mod outbox;
 pub mod pipeline;
 pub mod reload;
@@ -38,5 +39,4 @@ mod tap;
 pub mod tenant;
 mod text;
 pub mod top;
-mod traces;
 pub mod validate;

@@ -36,8 +36,8 @@ impl Reload {
         Arc::clone(&self.asked)
     }
 
-    /// Waits for the next change, and returns the settings. A file with a mistake changes nothing, and is told.
-    pub async fn next(&mut self) -> Config {
+    /// Waits for the next change, and returns the settings. Of a file with a mistake it tells in the log, and returns `None`.
+    pub async fn next(&mut self) -> Option<Config> {
         loop {
             let is_asked = tokio::select! {
                 () = self.asked.notified() => true,
@@ -57,11 +57,14 @@ impl Reload {
             }
             if is_gone {
                 tracing::error!("the settings' file is gone; nothing is changed");
-                continue;
+                return None;
             }
             match Config::load(self.file.as_deref()) {
-                Ok(config) => return config,
-                Err(error) => tracing::error!(%error, "the settings cannot be used; nothing is changed"),
+                Ok(config) => return Some(config),
+                Err(error) => {
+                    tracing::error!(%error, "the settings cannot be used; nothing is changed");
+                    return None;
+                }
             }
         }
     }

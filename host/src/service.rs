@@ -10,9 +10,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use crate::admin::{Admin, Tenants};
+use crate::admin::{Admin, Figures, Tenants};
 use crate::config::{Config, TableName, Tenant, TenantName};
 use crate::dead_letters::JobRunner;
+use crate::metrics::ServiceCounters;
+use crate::otlp::{MetricsPush, Traces};
 use crate::pipeline::RulesInForce;
 use crate::reload::Reload;
 use crate::rules::{Feed, Folders, Sources};
@@ -21,7 +23,6 @@ use crate::store::Database;
 use crate::stream::Redis;
 use crate::tap::Places;
 use crate::tenant::{AfterFailure, Error, ProcessWide, RulesSource, Run};
-use crate::traces::Traces;
 
 /// Runs the service until `shutdown` is called. With `reload`, it follows the settings.
 pub async fn run(config: Config, reload: Option<Reload>, shutdown: CancellationToken) -> Result<(), Error> {
@@ -30,13 +31,12 @@ pub async fn run(config: Config, reload: Option<Reload>, shutdown: CancellationT
     let engine = SandboxEngine::new(&config).map_err(Error::Sandbox)?;
     let sources = Sources { engine, database: database.clone(), folders: Arc::<Folders>::default() };
     let rules = RulesSource::Versions(sources, Feed::new(database.clone()));
-    let (traces, tap_places) = (Traces::from_environment(&config.consumer_name), Places::default());
-    let shared = ProcessWide { config, redis, database, rules, tap_places, traces: traces.clone() };
-    let outcome = run_all(shared, reload, shutdown).await;
-    if let Some(traces) = traces {
-        traces.shutdown().await;
-    }
-    outcome
+    let counters = Arc::<ServiceCounters>::default();
+    let traces = Traces::from_environment(&config.consumer_name, &counters);
+    let push = MetricsPush::from_environment(&config.consumer_name, &counters);
+    let shared =
+        ProcessWide { config, redis, database, rules, tap_places: Places::default(), counters, traces };
+    run_all(shared, push, reload, shutdown).await
 }
 
 /// Runs the service with these rules for every tenant until `shutdown` is called.
@@ -44,12 +44,14 @@ pub async fn run_with(config: Config, rules: RulesInForce, shutdown: Cancellatio
     let redis = Redis::new(&config)?;
     let database = Database::new(&config).map_err(Error::StoreUrl)?;
     let rules = RulesSource::Given(rules);
-    let shared = ProcessWide { config, redis, database, rules, tap_places: Places::default(), traces: None };
-    run_all(shared, None, shutdown).await
+    let (tap_places, counters) = (Places::default(), Arc::default());
+    let shared = ProcessWide { config, redis, database, rules, tap_places, counters, traces: None };
+    run_all(shared, None, None, shutdown).await
 }
 
 async fn run_all(
     shared: ProcessWide,
+    push: Option<MetricsPush>,
     reload: Option<Reload>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
@@ -72,10 +74,11 @@ async fn run_all(
         let runner = JobRunner::new(shared.config.clone(), sources, move || observed.configs());
         AbortOnDropHandle::new(tokio::spawn(runner.run(shutdown)))
     });
-    let serve = |admin: Admin| {
-        tokio::spawn(admin.serve(observed.clone(), shared.database.clone(), sources, shutdown.clone()))
-    };
+    let figures = Figures::new(observed.clone(), &shared.database, Arc::clone(&shared.counters));
+    let pushing = push.map(|push| push.start(figures.clone(), shutdown.clone()));
+    let serve = |admin: Admin| tokio::spawn(admin.serve(figures, sources, shutdown.clone()));
     let _admin = admin.map(|admin| AbortOnDropHandle::new(serve(admin)));
+    let traces = shared.traces.clone();
     let runs = Runs {
         observed,
         settings: shared.config.clone(),
@@ -92,6 +95,17 @@ async fn run_all(
     if let Some(jobs) = jobs {
         jobs.await?;
     }
+    let last_metrics = async {
+        if let Some(pushing) = pushing {
+            pushing.finish().await;
+        }
+    };
+    let last_traces = async {
+        if let Some(traces) = traces {
+            traces.shutdown().await;
+        }
+    };
+    tokio::join!(last_metrics, last_traces);
     outcome
 }
 
@@ -174,9 +188,10 @@ impl Runs {
                 let name = name.clone();
                 let (database, shutdown) = (self.shared.database.clone(), self.shutdown.clone());
                 async move {
-                    let _registration = registration;
                     let outcome = run.serve(after_failure).await;
-                    if !shutdown.is_cancelled() {
+                    if shutdown.is_cancelled() {
+                        registration.stay();
+                    } else {
                         // The tenant is gone, or is started again and then says so. What the database does not hear it
                         // sees by the silence.
                         let _ = tokio::time::timeout(LEAVING, database.leave_replicas(Some(&name))).await;
@@ -199,13 +214,16 @@ impl Runs {
     }
 
     /// Starts tenants that are new in the settings, stops those that are gone, and starts again those that are others.
-    fn follow(&mut self, config: Config) {
+    fn follow(&mut self, config: Option<Config>) {
+        let Some(config) = config else { return self.shared.counters.reloaded(true) };
         if config.has_named_tenants != self.settings.has_named_tenants {
             tracing::error!(
                 "[tenants] came or went in the settings: that takes a restart; nothing is changed"
             );
+            self.shared.counters.reloaded(true);
             return;
         }
+        self.shared.counters.reloaded(false);
         let fixed = self.shared.config.differences(&config);
         if !fixed.is_empty() {
             tracing::warn!(
@@ -245,7 +263,7 @@ impl Runs {
 struct Settings(Option<Reload>);
 
 impl Settings {
-    async fn next(&mut self) -> Config {
+    async fn next(&mut self) -> Option<Config> {
         match &mut self.0 {
             Some(reload) => reload.next().await,
             None => std::future::pending().await,

@@ -12,7 +12,8 @@ use crate::admin::{self, Observed};
 use crate::batch::EntryId;
 use crate::config::{Config, Tenant, TenantName, Time};
 use crate::log_limit::Reminder;
-use crate::metrics::{Counters, Dependency, Reporter};
+use crate::metrics::{Counters, Dependency, Reporter, ServiceCounters};
+use crate::otlp::Traces;
 use crate::outbox;
 use crate::pipeline::{self, Pipeline, RulesInForce};
 use crate::retry::{Backoff, Retry};
@@ -21,7 +22,6 @@ use crate::store;
 use crate::store::{Database, DeadLetterStore, Filter, Store};
 use crate::stream::{self, Redis, Stream};
 use crate::tap::{Places, Tap};
-use crate::traces::Traces;
 
 /// How long the exit waits until the consumer has left its group.
 const LEAVING: Duration = Duration::from_secs(1);
@@ -81,6 +81,7 @@ pub(crate) struct ProcessWide {
     pub(crate) database: Database,
     pub(crate) rules: RulesSource,
     pub(crate) tap_places: Places,
+    pub(crate) counters: Arc<ServiceCounters>,
     /// What traces batches, where an endpoint is set.
     pub(crate) traces: Option<Traces>,
 }

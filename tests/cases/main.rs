@@ -37,6 +37,7 @@ mod losses;
 mod lost_replies;
 mod metrics;
 mod network_faults;
+mod otlp_metrics;
 mod outages;
 mod portable;
 mod prometheus;

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use sluicegate_tests::{Service, Tenants, until, until_running, until_within};
+use sluicegate_tests::{Admin, Service, Tenants, until, until_running, until_within};
 
 /// Writes the settings of these tenants at once, as `mv` does.
 fn write(tenants: &Tenants, names: &[&str], more: &str) {
@@ -20,6 +20,13 @@ fn write(tenants: &Tenants, names: &[&str], more: &str) {
 
 fn until_logged(service: &Service, parts: &[&str]) {
     service.until_logged(parts);
+}
+
+fn until_metric(admin: &Admin, sample: &str, value: f64) {
+    until(sample, || match admin.metric(sample) {
+        Some(found) if found == value => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
 }
 
 #[test]
@@ -61,17 +68,25 @@ fn tenants_come_go_and_change() {
 fn a_file_with_a_mistake_changes_nothing() {
     let tenants = Tenants::new(&[("one", "")]);
     let service = tenants.start(&["one"]);
+    let admin = service.admin();
+    let refused = r#"settings_reloads_total{outcome="refused"}"#;
+    assert_eq!((admin.metric(refused), admin.metric("settings_refused")), (Some(0.0), Some(0.0)));
     write(&tenants, &["one"], "batch_sise = 7");
     until_logged(&service, &["the settings cannot be used; nothing is changed", "batch_sise"]);
+    until_metric(&admin, refused, 1.0);
+    assert_eq!(admin.metric("settings_refused"), Some(1.0));
     let path = tenants.scene.folder().join("sluicegate.toml");
     fs::remove_file(&path).unwrap();
     until_logged(&service, &["the settings' file is gone; nothing is changed"]);
+    until_metric(&admin, refused, 2.0);
     tenants.add("one", 10);
     tenants.until_rows("events_one", 10);
     // What takes a restart says so.
     let stream = &tenants.stream("one").name;
     fs::write(&path, format!("guest_idle = \"30s\"\n[tenants.one]\nstream_name = \"{stream}\"\n")).unwrap();
     until_logged(&service, &["they take effect with the next start", "GUEST_IDLE"]);
+    until_metric(&admin, r#"settings_reloads_total{outcome="in_force"}"#, 1.0);
+    assert_eq!(admin.metric("settings_refused"), Some(0.0));
     fs::write(&path, format!("stream_name = \"{stream}\"\n")).unwrap();
     until_logged(&service, &["that takes a restart; nothing is changed"]);
     service.stop();

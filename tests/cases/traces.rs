@@ -1,91 +1,23 @@
 //! Tests that each batch is a trace that a collector gets, and that no collector can hold up the service.
 
-use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
-use prost::Message as _;
-use sluicegate_tests::{Event, Fields, Launch, Scene, until};
+use sluicegate_tests::{Collector, Event, Fields, Launch, Scene, attributes, until};
 
-/// Takes what the service sends, as a collector does.
-struct Collector {
-    url: String,
-    taken: Arc<Mutex<Vec<Taken>>>,
+fn spans(collector: &Collector) -> Vec<Span> {
+    let resources = collector.traces().into_iter().flat_map(|(_, request)| request.resource_spans);
+    resources.flat_map(|resource| resource.scope_spans).flat_map(|scope| scope.spans).collect()
 }
 
-/// A request.
-#[derive(Clone)]
-struct Taken {
-    head: String,
-    request: ExportTraceServiceRequest,
-}
-
-impl Collector {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let taken = Arc::<Mutex<Vec<Taken>>>::default();
-        let to = Arc::clone(&taken);
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                to.lock().unwrap().push(take(stream.unwrap()));
-            }
-        });
-        Self { url, taken }
-    }
-
-    fn taken(&self) -> Vec<Taken> {
-        self.taken.lock().unwrap().clone()
-    }
-
-    fn spans(&self) -> Vec<Span> {
-        let resources = self.taken().into_iter().flat_map(|taken| taken.request.resource_spans);
-        resources.flat_map(|resource| resource.scope_spans).flat_map(|scope| scope.spans).collect()
-    }
-
-    /// Waits for the span of a batch.
-    fn until_batch(&self) -> Span {
-        until("the span of a batch", || {
-            let spans = self.spans();
-            let batch = spans.iter().find(|span| span.name.starts_with("process "));
-            batch.cloned().ok_or_else(|| format!("{} spans", spans.len()))
-        })
-    }
-}
-
-fn take(mut stream: TcpStream) -> Taken {
-    let mut bytes = Vec::new();
-    let (head, length) = loop {
-        let mut more = [0; 4_096];
-        let read = stream.read(&mut more).unwrap();
-        assert!(read > 0, "the head of a request");
-        bytes.extend_from_slice(&more[..read]);
-        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            let head = String::from_utf8(bytes.drain(..end + 4).collect()).unwrap().to_lowercase();
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-            break (head.clone(), length.parse::<usize>().unwrap());
-        }
-    };
-    let mut rest = vec![0; length - bytes.len()];
-    stream.read_exact(&mut rest).unwrap();
-    bytes.extend(rest);
-    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
-    Taken { head, request: ExportTraceServiceRequest::decode(bytes.as_slice()).unwrap() }
-}
-
-fn attributes(pairs: &[KeyValue]) -> BTreeMap<&str, String> {
-    let text = |value: &Option<AnyValue>| match value.as_ref().and_then(|value| value.value.as_ref()) {
-        Some(Value::StringValue(text)) => text.clone(),
-        Some(Value::IntValue(number)) => number.to_string(),
-        other => panic!("{other:?}"),
-    };
-    pairs.iter().map(|pair| (pair.key.as_str(), text(&pair.value))).collect()
+/// Waits for the span of a batch.
+fn until_batch(collector: &Collector) -> Span {
+    until("the span of a batch", || {
+        let spans = spans(collector);
+        let batch = spans.iter().find(|span| span.name.starts_with("process "));
+        batch.cloned().ok_or_else(|| format!("{} spans", spans.len()))
+    })
 }
 
 fn traced(scene: &Scene, url: &str) -> Launch {
@@ -115,7 +47,7 @@ fn each_batch_is_a_trace() {
         .set("OTEL_SERVICE_NAME", "events")
         .set("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test");
     let service = launch.start();
-    let batch = collector.until_batch();
+    let batch = until_batch(&collector);
     assert_eq!(batch.name, format!("process {}", scene.stream.name));
     assert_eq!(batch.parent_span_id, Vec::<u8>::new());
     let found = attributes(&batch.attributes);
@@ -134,7 +66,7 @@ fn each_batch_is_a_trace() {
     let links: Vec<String> = batch.links.iter().map(|link| hex(&link.trace_id)).collect();
     assert_eq!(links, ["4bf92f3577b34da6a3ce929d0e0e4736"], "the valid one");
 
-    let spans = collector.spans();
+    let spans = spans(&collector);
     let mut stages: Vec<&Span> = spans.iter().filter(|span| span.parent_span_id == batch.span_id).collect();
     stages.sort_by_key(|span| span.start_time_unix_nano);
     let names: Vec<&str> = stages.iter().map(|span| span.name.as_str()).collect();
@@ -148,13 +80,9 @@ fn each_batch_is_a_trace() {
     assert_eq!(attributes(&rules.attributes)["sluicegate.rules.version"].len(), 12);
     assert!(stages.iter().all(|span| span.trace_id == batch.trace_id));
 
-    let first = &collector.taken()[0];
-    assert!(
-        first.head.starts_with("post /v1/traces http/1.1") && first.head.contains("api-key: hunter2"),
-        "{}",
-        first.head
-    );
-    let resource = first.request.resource_spans[0].resource.as_ref().unwrap();
+    let (head, first) = &collector.traces()[0];
+    assert!(head.starts_with("post /v1/traces http/1.1") && head.contains("api-key: hunter2"), "{head}");
+    let resource = first.resource_spans[0].resource.as_ref().unwrap();
     let resource = attributes(&resource.attributes);
     assert_eq!(resource["service.name"], "events");
     assert_eq!(resource["service.instance.id"], "consumer-1");
@@ -172,7 +100,7 @@ fn the_last_traces_are_sent_at_the_exit() {
     scene.stream.add(&Event::new().data());
     scene.stream.until_drained();
     service.stop();
-    let batch = collector.until_batch();
+    let batch = until_batch(&collector);
     assert_eq!(attributes(&batch.attributes)["sluicegate.outcome.stored"], "1");
 }
 

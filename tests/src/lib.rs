@@ -22,6 +22,7 @@
 
 mod admin;
 mod bad_entries;
+mod collector;
 mod database;
 mod events;
 pub mod guests;
@@ -45,6 +46,7 @@ mod wait;
 
 pub use admin::{Admin, Answer, Told as ToldEvent, Watch, check_metrics, token_line};
 pub use bad_entries::{files_of, hostile, letters_of, message, reasons};
+pub use collector::{Collector, attributes};
 pub use database::{Database, Letter};
 pub use events::{Event, Fields, fields};
 pub use letters::{hold_letter, refused_purchases};

@@ -52,7 +52,7 @@ struct Trouble {
     )
 )]
 pub(super) async fn readyz(State(api): State<Api>) -> (StatusCode, Json<Readiness>) {
-    let tenants = api.tenants.all();
+    let tenants = api.figures.tenants();
     let found = look_for_all(&tenants).await;
     let trouble = |(tenant, found): (&Arc<Observed>, Found)| {
         let reason = trouble(&tenant.counters.now(), &tenant.config, found)?;

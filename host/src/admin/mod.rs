@@ -9,6 +9,7 @@
 //! - `audit`: who has asked for a change, and what came of it
 //! - `registry`: the tenants, and what each has before it
 //! - `open_letters`: how many dead letters each has
+//! - `figures`: the metrics of all tenants
 //! - `health`, `scrape`: `/livez`, `/readyz` and `/metrics`
 //! - `tenants`, `rules`, `scale`, `dead_letters`, `jobs`, `tap`: parts of `/v1`
 
@@ -18,6 +19,7 @@ mod audit;
 mod dead_letters;
 mod document;
 mod extract;
+mod figures;
 mod health;
 mod jobs;
 mod open_letters;
@@ -47,11 +49,10 @@ use utoipa_axum::routes;
 
 use crate::config::{Config, Listen, TenantName};
 use crate::rules::Sources;
-use crate::store::{Database, DeadLetterStore};
 use access::{Access, Guard};
 use audit::Refusals;
+pub(crate) use figures::Figures;
 pub(crate) use open_letters::MAX_OPEN_LETTERS;
-use open_letters::OpenLetters;
 use problem::Problem;
 pub(crate) use registry::{Observed, Tenants};
 pub(crate) use tenants::{TenantList, TenantView};
@@ -110,20 +111,13 @@ impl Admin {
     }
 
     /// Answers until the shutdown, which no open connection delays.
-    pub(crate) async fn serve(
-        self,
-        tenants: Tenants,
-        database: Database,
-        sources: Option<Sources>,
-        shutdown: CancellationToken,
-    ) {
+    pub(crate) async fn serve(self, figures: Figures, sources: Option<Sources>, shutdown: CancellationToken) {
         let Self { listener, guard } = self;
         if let Ok(address) = listener.local_addr() {
             tracing::info!(admin = %address, tokens = guard.has_tokens(), "serving metrics and the admin API");
         }
         let api = Api {
-            open_letters: Arc::new(OpenLetters::new(tenants.clone(), DeadLetterStore::new(&database))),
-            tenants,
+            figures,
             guard: Arc::new(guard),
             sources,
             deploys: Arc::new(Semaphore::new(1)),
@@ -138,9 +132,8 @@ impl Admin {
 /// What all handlers share.
 #[derive(Clone)]
 pub(crate) struct Api {
-    tenants: Tenants,
+    figures: Figures,
     guard: Arc<Guard>,
-    open_letters: Arc<OpenLetters>,
     /// What versions of the rules come from, unless the rules were given.
     sources: Option<Sources>,
     /// Lets one component at a time be in memory.
@@ -153,7 +146,7 @@ pub(crate) struct Api {
 impl Api {
     /// Returns the tenants that the caller may see, in the order of their names.
     pub(crate) fn visible(&self, access: &Access) -> Vec<Arc<Observed>> {
-        let mut tenants = self.tenants.all();
+        let mut tenants = self.figures.tenants();
         tenants.retain(|tenant| access.sees(&tenant.config.name));
         tenants
     }
@@ -166,7 +159,8 @@ impl Api {
     /// Returns a tenant. One that the caller may not see is as if it were not there.
     pub(crate) fn tenant(&self, access: &Access, name: &str) -> Result<Arc<Observed>, Problem> {
         let name = TenantName::new(name).filter(|name| access.sees(name));
-        name.and_then(|name| self.tenants.get(&name)).ok_or_else(|| Problem::not_found("no such tenant"))
+        name.and_then(|name| self.figures.tenants.get(&name))
+            .ok_or_else(|| Problem::not_found("no such tenant"))
     }
 }
 

@@ -27,6 +27,14 @@ pub(crate) struct Tenants(Arc<RwLock<BTreeMap<TenantName, Arc<Observed>>>>);
 pub(crate) struct Registration {
     tenants: Tenants,
     observed: Arc<Observed>,
+    stays: bool,
+}
+
+impl Registration {
+    /// Leaves the tenant in the list, so that the last metrics have it.
+    pub(crate) fn stay(mut self) {
+        self.stays = true;
+    }
 }
 
 impl Tenants {
@@ -34,7 +42,7 @@ impl Tenants {
     pub(crate) fn add(&self, observed: Observed) -> Registration {
         let observed = Arc::new(observed);
         self.0.write().insert(observed.config.name.clone(), Arc::clone(&observed));
-        Registration { tenants: self.clone(), observed }
+        Registration { tenants: self.clone(), observed, stays: false }
     }
 
     /// Returns all tenants, in the order of their names.
@@ -54,6 +62,9 @@ impl Tenants {
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
         let mut tenants = self.tenants.0.write();
         let name = &self.observed.config.name;
         if tenants.get(name).is_some_and(|found| Arc::ptr_eq(found, &self.observed)) {

@@ -5,9 +5,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 
 use super::answers::OfStoredLook;
-use super::registry::look_for_all;
 use super::{Access, Api, Problem};
-use crate::metrics::{Exposition, Format, Outside, TenantMetrics, age_of};
+use crate::metrics::Format;
 
 /// All metrics, in the text format of Prometheus or as OpenMetrics.
 #[utoipa::path(
@@ -20,19 +19,9 @@ pub(super) async fn metrics(
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, Problem> {
     let tenants = api.visible(&access);
-    let (found, open_letters) = tokio::join!(look_for_all(&tenants), api.open_letters.count());
-    let metrics = tenants.iter().zip(found).map(|(tenant, found)| {
-        let name = tenant.config.name.as_str();
-        let outside = Outside {
-            backlog: found.backlog,
-            oldest_age: found.backlog.map(|backlog| age_of(backlog.oldest)),
-            open_dead_letters: open_letters.get(name).copied(),
-        };
-        TenantMetrics::new(name, &tenant.counters, outside)
-    });
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let format = Format::accepted_by(accept);
-    let page = Exposition(metrics.collect()).write(format).map_err(|_| {
+    let page = api.figures.look(&tenants).await.write(format).map_err(|_| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics were not written: this is a defect")
     })?;
     Ok(([(header::CONTENT_TYPE, format.content_type())], page))

@@ -122,7 +122,7 @@ impl TenantView {
 )]
 async fn list(State(api): State<Api>, access: Access) -> Json<TenantList> {
     let tenants = api.visible(&access);
-    let (found, open_letters) = tokio::join!(look_for_all(&tenants), api.open_letters.count());
+    let (found, open_letters) = tokio::join!(look_for_all(&tenants), api.figures.open_letters.count());
     let view = |(tenant, found): (&Arc<Observed>, Found)| TenantView::new(tenant, found, &open_letters);
     let tenants = tenants.iter().zip(found).map(view).collect();
     Json(TenantList { tenants })
@@ -140,6 +140,6 @@ async fn show(
     Path(name): Path<String>,
 ) -> Result<Json<TenantView>, Problem> {
     let tenant = api.tenant(&access, &name)?;
-    let (found, open_letters) = tokio::join!(tenant.look(), api.open_letters.count());
+    let (found, open_letters) = tokio::join!(tenant.look(), api.figures.open_letters.count());
     Ok(Json(TenantView::new(&tenant, found, &open_letters)))
 }

@@ -4,17 +4,21 @@
 //! - `histogram`, `recent`: how long things took, and what happened lately
 //! - `discards`, `series`: what rules say of their discards, and the metrics of their own
 //! - `csv`: the metrics file
-//! - `exposition`: describes each metric, for Prometheus
+//! - `service`: what the process does that is no tenant's
+//! - `families`: describes each metric
+//! - `exposition`: writes them for Prometheus
 
 mod csv;
 mod discards;
 mod exposition;
+mod families;
 mod histogram;
 mod recent;
 mod series;
+mod service;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use chrono::Utc;
 use enum_map::{Enum, EnumMap};
@@ -22,9 +26,11 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 pub use self::csv::{CsvFile, MetricsRow};
-pub(crate) use self::exposition::{Exposition, Format, Outside, TenantMetrics, age_of};
+pub(crate) use self::exposition::Format;
+pub(crate) use self::families::{AllMetrics, Family, Kind, Outside, Sample, TenantMetrics, Value, age_of};
+pub(crate) use self::service::{ServiceCounters, ServiceTotals, Signal};
 use crate::batch::{Breaches, EntryId, Judged, Tally, Version};
-use crate::capabilities::{Sample, Series};
+use crate::capabilities::{self, Series};
 use crate::config::{Config, TenantName};
 use crate::stream::{GroupMonitor, GroupStats};
 use discards::Discards;
@@ -35,6 +41,7 @@ use series::AllSeries;
 /// What the pipeline has done since the start, and what it is waiting for.
 #[derive(Debug, Default)]
 pub struct Counters {
+    since: Since,
     totals: Mutex<Totals>,
     series: Mutex<AllSeries>,
     discards: Mutex<Discards>,
@@ -43,6 +50,16 @@ pub struct Counters {
     rules_refused: Mutex<Option<String>>,
     /// The lag that the last report found.
     lag: Mutex<Option<u64>>,
+}
+
+/// When something began to count, from 0.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Since(pub(crate) SystemTime);
+
+impl Default for Since {
+    fn default() -> Self {
+        Self(SystemTime::now())
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -291,7 +308,7 @@ impl Counters {
     }
 
     /// Adds the samples that the guest has taken for a committed batch.
-    pub fn sampled(&self, samples: Vec<(Series, Sample)>, dropped: u64) {
+    pub fn sampled(&self, samples: Vec<(Series, capabilities::Sample)>, dropped: u64) {
         if !samples.is_empty() || dropped > 0 {
             self.series.lock().add(samples, dropped);
         }

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::{Entry, EntryId, Judged};
 use crate::batch_budget;
 use crate::judge::Rules;
+use crate::otlp::BatchTrace;
 use crate::store::Committed;
 use crate::stream::Quiet;
-use crate::traces::BatchTrace;
 
 /// How long a batch that should be alone waits for those in flight, unless it must be alone. One of
 /// them may wait for somebody's lock, for hours.

@@ -12,10 +12,10 @@ use super::in_flight::{CommittedBatch, InFlight, ReadBatch, Slot, Slots};
 use crate::batch::{Entry, EntryId};
 use crate::log_limit::Reminder;
 use crate::metrics::{Counters, Dependency};
+use crate::otlp::TenantTraces;
 use crate::retry::Retry;
 use crate::store::CommitLog;
 use crate::stream::{Pending, Read, Reader};
-use crate::traces::TenantTraces;
 
 pub(super) struct ReadStage {
     pub(super) reader: Reader,

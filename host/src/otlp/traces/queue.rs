@@ -14,8 +14,9 @@ use opentelemetry_sdk::trace::{
 };
 use parking_lot::Mutex;
 
-use super::collector::LastAnswer;
 use crate::log_limit::Reminder;
+use crate::metrics::ServiceCounters;
+use crate::otlp::collector::LastAnswer;
 
 /// The most spans that wait or are being sent.
 const MAX_SPANS: usize = 4_096;
@@ -31,13 +32,25 @@ pub(super) struct Queue {
 struct Counts {
     /// The spans that wait or are being sent.
     held: AtomicUsize,
-    /// The spans that there was no room for, and those that the collector did not take.
+    /// The spans that there was no room for, and those that the collector did not take, and nobody was told of yet.
     lost: AtomicU64,
+    counters: Arc<ServiceCounters>,
+}
+
+impl Counts {
+    fn lost(&self, spans: u64) {
+        self.lost.fetch_add(spans, Ordering::Relaxed);
+        self.counters.lost_spans(spans);
+    }
 }
 
 impl Queue {
-    pub(super) fn new(exporter: OtlpExporter, last_answer: LastAnswer) -> Self {
-        let counts = Arc::<Counts>::default();
+    pub(super) fn new(
+        exporter: OtlpExporter,
+        last_answer: LastAnswer,
+        counters: Arc<ServiceCounters>,
+    ) -> Self {
+        let counts = Arc::new(Counts { counters, ..Counts::default() });
         let exporter =
             Counted { exporter, counts: Arc::clone(&counts), last_answer, reminder: Mutex::default() };
         let config = BatchConfigBuilder::default().with_max_queue_size(MAX_SPANS).build();
@@ -53,7 +66,7 @@ impl SpanProcessor for Queue {
             self.sender.on_end(span);
         } else {
             self.counts.held.fetch_sub(1, Ordering::Relaxed);
-            self.counts.lost.fetch_add(1, Ordering::Relaxed);
+            self.counts.lost(1);
         }
     }
 
@@ -91,7 +104,7 @@ impl Counted {
         if lost > 0 {
             tracing::warn!(
                 spans = lost,
-                collector = self.last_answer.get(),
+                collector = self.last_answer.get().text,
                 "spans are lost; nothing else is, and nothing waits for them"
             );
         }
@@ -103,8 +116,10 @@ impl SpanExporter for Counted {
         let count = spans.len();
         let outcome = self.exporter.export(spans).await;
         self.counts.held.fetch_sub(count, Ordering::Relaxed);
-        if outcome.is_err() {
-            self.counts.lost.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let last = self.last_answer.get();
+        match outcome.is_ok() && last.is_taken {
+            true => self.counts.lost(last.rejected),
+            false => self.counts.lost(u64::try_from(count).unwrap_or(u64::MAX)),
         }
         if self.counts.lost.load(Ordering::Relaxed) > 0 && self.reminder.lock().is_due() {
             self.tell_lost();
@@ -135,13 +150,15 @@ mod tests {
     use opentelemetry_sdk::trace::SdkTracerProvider;
 
     use super::*;
-    use crate::traces::collector::Collector;
+    use crate::metrics::Signal;
+    use crate::otlp::collector::Collector;
 
     #[tokio::test]
     async fn what_there_is_no_room_for_is_dropped_and_counted() {
         // The kernel takes the connection, and nobody answers.
         let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let collector = Collector::new(Duration::from_secs(60));
+        let counters = Arc::<ServiceCounters>::default();
+        let collector = Collector::new(Signal::Traces, Duration::from_secs(60), Arc::clone(&counters));
         let last_answer = collector.last_answer();
         let exporter = OtlpExporter::builder()
             .with_http()
@@ -149,13 +166,13 @@ mod tests {
             .with_endpoint(format!("http://{}", silent.local_addr().expect("its address")))
             .build()
             .expect("an exporter");
-        let queue = Queue::new(exporter, last_answer);
+        let queue = Queue::new(exporter, last_answer, Arc::clone(&counters));
         let counts = Arc::clone(&queue.counts);
         let provider = SdkTracerProvider::builder().with_span_processor(queue).build();
         let tracer = provider.tracer("test");
         (0..MAX_SPANS + 7).for_each(|_| tracer.start("span").end());
         assert_eq!(counts.held.load(Ordering::Relaxed), MAX_SPANS);
-        assert_eq!(counts.lost.load(Ordering::Relaxed), 7);
+        assert_eq!((counts.lost.load(Ordering::Relaxed), counters.now().lost_spans), (7, 7));
         provider.shutdown_with_timeout(Duration::ZERO).expect_err("it is not sent");
     }
 }
