@@ -12,18 +12,23 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::Error;
-use templates::{RUST, TemplateFile};
+use templates::{JAVASCRIPT, PYTHON, RUST, TemplateFile};
 
 /// What rules can be written in.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Language {
     Rust,
+    /// JavaScript or TypeScript.
+    Js,
+    Python,
 }
 
 impl Language {
     fn files(self) -> &'static [TemplateFile] {
         match self {
             Self::Rust => RUST,
+            Self::Js => JAVASCRIPT,
+            Self::Python => PYTHON,
         }
     }
 }
