@@ -3,6 +3,9 @@
 
 DEMO := target/release/sluicegate-demo
 COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
+# For what is only tested, and not measured: the crate of the service takes six minutes of a processor to optimise. What it
+# depends on is the same, and is compiled once.
+UNOPTIMISED := cargo --config profile.release.package.sluicegate.opt-level=0
 
 help:
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -14,7 +17,7 @@ build: guests ## the components and the service
 
 # The service with failpoints, for the tests: only the crate itself is compiled again.
 failpoints: guests ## the service with places at which tests make it fail
-	cargo build --release --locked --workspace --features sluicegate/failpoints --bin sluicegate-failpoints
+	$(UNOPTIMISED) build --release --locked --workspace --features sluicegate/failpoints --bin sluicegate-failpoints
 
 guests: ## the components that ship
 	@tests/setup/tools.sh
@@ -35,10 +38,13 @@ test: build hostile failpoints servers redis-7.0 prometheus wasmtime deny ## eve
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
-	$(DEMO) servers -- cargo test --release --locked --workspace -- --test-threads 4
+	$(UNOPTIMISED) test --release --locked --workspace --lib
+	cargo test --release --locked --workspace --doc
+	$(DEMO) servers -- cargo test --release --locked --workspace --bins --test '*' -- --test-threads 4
 
 test-one: build hostile failpoints servers redis-7.0 prometheus wasmtime ## the tests whose names contain T
-	$(DEMO) servers -- cargo test --release --locked --workspace --lib --test service -- --test-threads 4 $(T)
+	$(UNOPTIMISED) test --release --locked --workspace --lib -- $(T)
+	$(DEMO) servers -- cargo test --release --locked --workspace --test service -- --test-threads 4 $(T)
 
 # What deny.toml says of licences, sources and crates that are not wanted.
 deny: ## the licences and sources of all dependencies
