@@ -1,5 +1,5 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 prometheus schemathesis wasmtime
+.PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 prometheus schemathesis wasmtime wac
 
 DEMO := target/release/sluicegate-demo
 COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
@@ -19,10 +19,11 @@ build: guests ## the components and the service
 failpoints: guests ## the service with places at which tests make it fail
 	$(UNOPTIMISED) build --release --locked --workspace --features sluicegate/failpoints --bin sluicegate-failpoints
 
-guests: ## the components that ship
+guests: ## the components that ship, and what makes commands of them
 	@tests/setup/tools.sh
 	$(COMPONENTS) -p guest-default -p guest-strict -p guest-enrich
 	$(COMPONENTS) -p guest-schema
+	$(COMPONENTS) -p guest-harness -p guest-stubs
 
 # Guests for the tests: one for each way to misbehave, and one that returns the verdicts it is told.
 hostile: guests ## the components of the tests
@@ -34,7 +35,7 @@ demo: build servers ## the whole service on private servers, for DEMO_SECONDS
 
 # Everything, against real servers: those of REDIS_URL and POSTGRES_URL if set, else private ones.
 # One profile for all of it, so that the heavy dependencies are built once. Most of a test is waiting: hence the threads.
-test: build hostile failpoints servers redis-7.0 prometheus wasmtime deny ## everything that continuous integration runs
+test: build hostile failpoints servers redis-7.0 prometheus wasmtime wac deny ## everything that continuous integration runs
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
@@ -42,7 +43,7 @@ test: build hostile failpoints servers redis-7.0 prometheus wasmtime deny ## eve
 	cargo test --release --locked --workspace --doc
 	$(DEMO) servers -- cargo test --release --locked --workspace --bins --test '*' -- --test-threads 4
 
-test-one: build hostile failpoints servers redis-7.0 prometheus wasmtime ## the tests whose names contain T
+test-one: build hostile failpoints servers redis-7.0 prometheus wasmtime wac ## the tests whose names contain T
 	$(UNOPTIMISED) test --release --locked --workspace --lib -- $(T)
 	$(DEMO) servers -- cargo test --release --locked --workspace --test service -- --test-threads 4 $(T)
 
@@ -84,3 +85,6 @@ prometheus: ## Prometheus, and its check of metrics, fetched once
 
 wasmtime: ## the wasmtime command line, built once
 	@tests/setup/tools.sh wasmtime
+
+wac: ## the program that puts components together, built once
+	@tests/setup/tools.sh wac

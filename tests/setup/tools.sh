@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that guests can be built (the target wasm32-wasip2). With the argument `wasmtime` it
-# also provides the wasmtime command line, at <cache>/wasmtime-48.0.8/bin/wasmtime. With `deny` and
-# names of checks, it has cargo-deny make them.
+# also provides the wasmtime command line, at <cache>/wasmtime-48.0.8/bin/wasmtime; with `wac` the program that
+# composes components, at <cache>/wac-0.12.0/bin/wac. With `deny` and names of checks, it has cargo-deny make them.
 set -euo pipefail
 
 # shellcheck source=cache.sh
@@ -9,6 +9,7 @@ source "${BASH_SOURCE[0]%/*}/cache.sh"
 
 target=wasm32-wasip2
 wasmtime=48.0.8
+wac=0.12.0
 deny=0.20.2
 
 ensure_target() {
@@ -31,7 +32,7 @@ ensure_program() {
     lock_cache "$program"
     [[ ! -x $folder/bin/$program ]] || return 0
 
-    echo "Building $crate $version into $folder, once: 3 to 6 minutes"
+    echo "Building $crate $version into $folder, once: 1 to 6 minutes"
     work=$cache/$program.partial # of an interrupted run, if it is there: the lock is ours
     rm -rf "$work"
     # shellcheck disable=SC2064 # the folder of now is meant
@@ -51,12 +52,18 @@ ensure_wasmtime() {
         --no-default-features --features run,component-model,cranelift,wat,wasi-config
 }
 
+# It works for a moment only, so it is not worth the time to optimise it.
+ensure_wac() {
+    CARGO_PROFILE_DEV_DEBUG=false ensure_program wac wac-cli $wac --debug --no-default-features
+}
+
 case ${1:-} in
 "") ensure_target ;;
+wac) ensure_wac ;;
 wasmtime) ensure_target && ensure_wasmtime ;;
 deny)
     ensure_program cargo-deny cargo-deny $deny
     exec "$cache/cargo-deny-$deny/bin/cargo-deny" --locked check "${@:2}"
     ;;
-*) fail "expected no argument, \`wasmtime\` or \`deny\`, found \`$1\`" ;;
+*) fail "expected no argument, \`wasmtime\`, \`wac\` or \`deny\`, found \`$1\`" ;;
 esac
