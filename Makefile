@@ -27,7 +27,7 @@ guests: ## the components that ship, and what makes commands of them
 
 # Guests for the tests: one for each way to misbehave, and one that returns the verdicts it is told.
 hostile: guests ## the components of the tests
-	$(COMPONENTS) -p guest-hostile -p guest-scripted -p guest-bytes --lib --examples
+	$(COMPONENTS) -p guest-hostile -p guest-scripted -p guest-bytes -p guest-released --lib --examples
 
 # The whole service on private servers, for DEMO_SECONDS (20).
 demo: build servers ## the whole service on private servers, for DEMO_SECONDS

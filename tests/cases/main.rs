@@ -21,6 +21,7 @@ mod bytes_handler;
 mod capabilities;
 mod claim;
 mod commit_log;
+mod contract;
 mod dead_letters;
 mod delivery;
 mod demo;
