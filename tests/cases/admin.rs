@@ -326,7 +326,7 @@ fn the_document_describes_every_page() {
     for path in paths.iter().filter(|path| !path.contains('{')) {
         assert_eq!(admin.get(path).status, 200, "{path}");
     }
-    assert_eq!(admin.get("/v1/tenants/nobody").problem(404), "no such tenant");
+    assert_eq!(admin.get("/v1/tenants/nobody").problem(404), "no such tenant; wanted one of: default");
     assert!(admin.get("/v1/tenants/%ff").problem(400).contains("UTF-8"));
     assert_eq!(admin.get("/nowhere").problem(404), "no such page");
     assert_eq!(admin.ask("DELETE", "/v1/tenants").problem(405), "method not allowed");

@@ -44,7 +44,6 @@ fn letters_are_listed_and_shown() {
         (vec!["--code", "missing"], 3),
         (vec!["--code", "missing", "--reason", "undecodable"], 0),
         (vec!["--tenant", "default"], 5),
-        (vec!["--tenant", "another"], 0),
         (vec!["--older", "1h"], 0),
         (vec!["--newer", "1h"], 5),
     ] {
@@ -57,6 +56,15 @@ fn letters_are_listed_and_shown() {
     let shown = run(&scene, &["show", &id.to_string()]);
     assert!(shown.contains("rejected") && shown.contains("never"), "{shown}");
     assert!(shown.contains("data = no \\u{1b}[31mJSON"), "the terminal is left alone\n{shown}");
+    for command in [vec!["list"], vec!["summary", "--json"], vec!["replay", "--dry-run"], vec!["purge"]] {
+        let unknown = tell(&scene, &[command.clone(), vec!["--tenant", "another"]].concat());
+        assert!(unknown.code == Some(1) && unknown.out.is_empty(), "{command:?}: {unknown:?}");
+        let wanted = "there is no tenant \"another\" in the settings; wanted one of: default";
+        assert!(unknown.err.contains(wanted), "{command:?}: {unknown:?}");
+    }
+    // One that is gone from the settings has left letters.
+    scene.database.execute(&format!("UPDATE dead_letters SET tenant = 'gone' WHERE id = {id}"));
+    assert_eq!(run(&scene, &["list", "--tenant", "gone"]).lines().count(), 2);
     let unknown = tell(&scene, &["show", "999999"]);
     assert!(unknown.code == Some(1) && unknown.err.contains("there is no dead letter 999999"), "{unknown:?}");
 }
@@ -137,7 +145,7 @@ fn a_dry_run_writes_nothing() {
     let out = run(&scene, &["replay", "--dry-run"]);
     assert_eq!(counted(&out, "would be stored"), 1_200, "{out}");
     assert_eq!(counted(&out, "would be dead letters still"), 2, "{out}");
-    assert_eq!(run(&scene, &["purge", "--dry-run"]), "1202 dead letters would be deleted\n");
+    assert_eq!(run(&scene, &["purge", "--dry-run"]), "1,202 dead letters would be deleted\n");
     let after =
         scene.database.value::<String>("SELECT md5(string_agg(l::text, '' ORDER BY id)) FROM dead_letters l");
     assert_eq!(before, after);
@@ -412,7 +420,7 @@ fn letters_are_purged_by_what_they_are() {
     let refusal = tell(&scene, &["purge"]);
     assert!(refusal.code == Some(1) && refusal.err.contains("--all"), "{refusal:?}");
     assert_eq!(run(&scene, &["purge", "--older", "1h"]), "0 dead letters are deleted\n");
-    assert_eq!(run(&scene, &["purge", "--code", "missing"]), "1100 dead letters are deleted\n");
+    assert_eq!(run(&scene, &["purge", "--code", "missing"]), "1,100 dead letters are deleted\n");
     assert_eq!(scene.database.letters().len(), 2);
     assert_eq!(run(&scene, &["purge", "--all"]), "2 dead letters are deleted\n");
     assert_eq!(scene.database.letters(), []);

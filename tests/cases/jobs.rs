@@ -100,7 +100,7 @@ fn a_letter_is_seen_as_the_role_may() {
         for path in
             [format!("/v1/tenants/globex/dead-letters/{other}"), "/v1/tenants/globex/dead-letters".to_owned()]
         {
-            assert_eq!(holder.get(&path).problem(404), "no such tenant");
+            assert_eq!(holder.get(&path).problem(404), "no such tenant; wanted one of: acme");
         }
         assert_eq!(letters(&holder.get(&format!("{path}?id={other}")).json()).len(), 0);
     }

@@ -107,7 +107,7 @@ fn each_sees_what_its_token_allows() {
     let admin = service.admin();
     let (viewer, operator) = (admin.as_holder("look"), admin.as_holder("act"));
     admin.get("/v1/tenants/acme/tap").problem(401);
-    assert_eq!(viewer.get("/v1/tenants/globex/tap").problem(404), "no such tenant");
+    assert_eq!(viewer.get("/v1/tenants/globex/tap").problem(404), "no such tenant; wanted one of: acme");
     assert!(viewer.get("/v1/tenants/acme/tap?payload=true").problem(403).contains("wanted operator"));
     let mut may_look = viewer.watch("/v1/tenants/acme/tap");
     let mut may_act = operator.watch("/v1/tenants/acme/tap?payload=true");

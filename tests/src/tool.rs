@@ -39,7 +39,8 @@ fn run(launch: Launch, command: &str, arguments: &[&str]) -> Told {
 /// Sums the counts of the lines `{count}  {rest}` of the summary that begin so.
 pub fn counted(out: &str, rest: &str) -> u64 {
     let lines = out.lines().filter_map(|line| line.trim().split_once("  "));
-    lines.filter(|(_, found)| found.starts_with(rest)).map(|(count, _)| count.parse::<u64>().unwrap()).sum()
+    let counts = lines.filter(|(_, found)| found.starts_with(rest)).map(|(count, _)| count.replace(',', ""));
+    counts.map(|count| count.parse::<u64>().unwrap()).sum()
 }
 
 /// Returns the second line of a replay's progress. The first says which rules it judges by.

@@ -62,6 +62,8 @@ use tokens::Tokens;
 const MAX_BODY_BYTES: usize = 256 << 10;
 /// The changes that are made at the same time.
 const MAX_CHANGES: usize = 64;
+/// So many names of tenants are told whoever has asked for another.
+const MAX_NAMES_TOLD: usize = 20;
 /// The searches among dead letters at the same time.
 const MAX_SEARCHES: usize = 2;
 
@@ -159,8 +161,17 @@ impl Api {
     /// Returns a tenant. One that the caller may not see is as if it were not there.
     pub(crate) fn tenant(&self, access: &Access, name: &str) -> Result<Arc<Observed>, Problem> {
         let name = TenantName::new(name).filter(|name| access.sees(name));
-        name.and_then(|name| self.figures.tenants.get(&name))
-            .ok_or_else(|| Problem::not_found("no such tenant"))
+        name.and_then(|name| self.figures.tenants.get(&name)).ok_or_else(|| self.no_such_tenant(access))
+    }
+
+    fn no_such_tenant(&self, access: &Access) -> Problem {
+        let tenants = self.visible(access);
+        let names: Vec<&str> = tenants.iter().map(|tenant| tenant.config.name.as_str()).collect();
+        Problem::not_found(&match names.len() {
+            0 => "no such tenant".to_owned(),
+            1..=MAX_NAMES_TOLD => format!("no such tenant; wanted one of: {}", names.join(", ")),
+            _ => "no such tenant; wanted one of those that /v1/tenants lists".to_owned(),
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use crate::audit::{Commanded, user};
 use crate::config::Config;
 use crate::sandbox::SandboxEngine;
 use crate::store::{Database, DeadLetterStore, Filter};
+use crate::text::grouped;
 
 /// What to do with dead letters.
 #[derive(Debug, Subcommand)]
@@ -82,6 +83,19 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Returns the tenant whose letters are meant, if it is named.
+    fn tenant(&self) -> Option<&str> {
+        match self {
+            Self::List { which, .. }
+            | Self::Summary { which, .. }
+            | Self::Replay { which, .. }
+            | Self::Purge { which, .. } => which.tenant.as_deref(),
+            Self::Show { .. } => None,
+        }
+    }
+}
+
 /// Which letters, and whose.
 #[derive(Args, Clone, Debug)]
 pub struct Chosen {
@@ -112,6 +126,9 @@ pub async fn run(
     let database = Database::new(config)?;
     database.prepare().await?;
     let dead_letters = DeadLetterStore::new(&database);
+    if let Some(tenant) = command.tenant() {
+        check_tenant(tenant, config, &dead_letters).await?;
+    }
     match command {
         Command::List { which, settled, limit, json } => {
             let filter = which.filter(!settled);
@@ -120,7 +137,10 @@ pub async fn run(
                 true => {
                     letters.iter().try_for_each(|letter| writeln!(out, "{}", listing::as_json(letter)))?
                 }
-                false => listing::table(&letters, dead_letters.count(&filter).await?, out)?,
+                false => {
+                    let in_total = dead_letters.count(&filter).await?;
+                    listing::table(&letters, in_total, config.has_named_tenants, out)?;
+                }
             }
         }
         Command::Summary { which, settled, limit, json } => {
@@ -168,10 +188,22 @@ pub async fn run(
                 let told = purged.as_ref().map(|purged| format!("{purged} deleted"));
                 audit(&database, "purge", &which, told, &mut meter).await?;
             }
-            writeln!(out, "{} dead letters {} deleted", purged?, if dry_run { "would be" } else { "are" })?;
+            let (purged, verb) = (grouped(purged?), if dry_run { "would be" } else { "are" });
+            writeln!(out, "{purged} dead letters {verb} deleted")?;
         }
     }
     Ok(out.flush()?)
+}
+
+/// Refuses the name of a tenant that there is not: it is misspelt. One that is gone from the settings may have left letters.
+async fn check_tenant(name: &str, config: &Config, dead_letters: &DeadLetterStore) -> Result<(), Error> {
+    let of_tenant = Filter { tenant: Some(name.to_owned()), ..Filter::default() };
+    match config.tenants.iter().any(|tenant| tenant.name.as_str() == name)
+        || !dead_letters.newest(&of_tenant, 1).await?.is_empty()
+    {
+        true => Ok(()),
+        false => Err(Error::unknown_tenant(name, config)),
+    }
 }
 
 /// Records who has changed what. If that fails, the change is made all the same, and it is said.

@@ -8,14 +8,33 @@ use serde::Serialize;
 use super::view::{CauseView, Disclosure, LetterView};
 use crate::rules::view::second;
 use crate::store::{Cause, Letter};
-use crate::text::{printable, printable_json};
+use crate::text::{grouped, printable, printable_json};
 
-/// The newest, a line each.
-pub(super) fn table(letters: &[Letter], in_total: u64, out: &mut dyn Write) -> io::Result<()> {
+/// The newest, a line each, with their tenant where there are several.
+pub(super) fn table(
+    letters: &[Letter],
+    in_total: u64,
+    has_tenants: bool,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     if letters.is_empty() {
         return writeln!(out, "no dead letters");
     }
-    writeln!(out, "{:>8}  {:<20}  {:<19}  {:<21}  VIOLATION", "ID", "RECORDED", "REASON", "ENTRY")?;
+    let tenants = std::iter::once("TENANT").chain(letters.iter().map(|letter| letter.tenant.as_str()));
+    let width = tenants.map(|name| name.chars().count()).max().unwrap_or(0);
+    let of_tenant = |name: &str| match has_tenants {
+        true => format!("{:<width$}  ", printable(name)),
+        false => String::new(),
+    };
+    writeln!(
+        out,
+        "{:>8}  {:<20}  {}{:<19}  {:<21}  VIOLATION",
+        "ID",
+        "RECORDED",
+        of_tenant("TENANT"),
+        "REASON",
+        "ENTRY"
+    )?;
     for letter in letters {
         let violation = letter.violations.first().map(|first| match first.path.is_empty() {
             true => first.code.clone(),
@@ -32,9 +51,10 @@ pub(super) fn table(letters: &[Letter], in_total: u64, out: &mut dyn Write) -> i
             .unwrap_or_default();
         writeln!(
             out,
-            "{:>8}  {:<20}  {:<19}  {:<21}  {}{more}{replayed}",
+            "{:>8}  {:<20}  {}{:<19}  {:<21}  {}{more}{replayed}",
             letter.id,
             second(letter.recorded_at),
+            of_tenant(&letter.tenant),
             printable(&letter.reason),
             printable(&letter.entry_id),
             printable(&violation.unwrap_or_default()),
@@ -42,7 +62,7 @@ pub(super) fn table(letters: &[Letter], in_total: u64, out: &mut dyn Write) -> i
     }
     let shown = u64::try_from(letters.len()).unwrap_or(u64::MAX);
     if in_total > shown {
-        writeln!(out, "the newest {shown} of {in_total}; --limit shows more")?;
+        writeln!(out, "the newest {} of {}; --limit shows more", grouped(shown), grouped(in_total))?;
     }
     Ok(())
 }
@@ -65,7 +85,7 @@ pub(super) fn causes(causes: &[Cause], out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
             "{:>8}  {:<20}  {:<20}  {:<12}  {:<16}  {:<19}  {:<12}  {}",
-            cause.letters,
+            grouped(u64::try_from(cause.letters).unwrap_or(0)),
             second(cause.first),
             second(cause.last),
             printable(&cause.tenant),
@@ -129,6 +149,7 @@ pub(super) fn summary(outcomes: &BTreeMap<String, u64>, verb: &str, out: &mut dy
         return writeln!(out, "no dead letters to replay");
     }
     for (outcome, count) in outcomes {
+        let count = grouped(*count);
         match outcome.as_str() {
             "stored" | "duplicate" | "discarded" => writeln!(out, "{count:>8}  {verb} {outcome}")?,
             open => writeln!(

@@ -24,6 +24,7 @@ pub use asked::{Age, Digits, Moment, PurgeRequest, ReplayRequest, Text, Which, W
 pub use command::{Command, run};
 pub use jobs::JobRunner;
 
+use crate::config::Config;
 use crate::{outbox, rules, store, stream};
 
 /// Why the work was not done.
@@ -93,4 +94,11 @@ pub enum Error {
     /// A purge of everything, by mistake perhaps.
     #[error("purge without a condition deletes every dead letter; add --all if that is meant")]
     Everything,
+}
+
+impl Error {
+    fn unknown_tenant(found: &str, config: &Config) -> Self {
+        let known: Vec<&str> = config.tenants.iter().map(|tenant| tenant.name.as_str()).collect();
+        Self::UnknownTenant { found: found.to_owned(), known: known.join(", ") }
+    }
 }

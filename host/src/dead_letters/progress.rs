@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use crate::text::grouped;
+
 /// Between two lines of progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
@@ -52,7 +54,7 @@ impl Progress for ProgressMeter<'_> {
             return Ok(());
         }
         self.told = Instant::now();
-        writeln!(self.to, "{} of {}", self.done, self.in_total)
+        writeln!(self.to, "{} of {}", grouped(self.done), grouped(self.in_total))
     }
 
     fn wait_for(&mut self, what: &str) -> io::Result<()> {

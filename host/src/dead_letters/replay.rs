@@ -60,8 +60,7 @@ pub(super) async fn replay(
     let tenants = &means.config.tenants;
     let is_meant = |name: &str| tenant.is_none_or(|wanted| wanted == name);
     if let Some(found) = tenant.filter(|_| !tenants.iter().any(|tenant| is_meant(tenant.name.as_str()))) {
-        let known: Vec<&str> = tenants.iter().map(|tenant| tenant.name.as_str()).collect();
-        return Err(Error::UnknownTenant { found: found.to_owned(), known: known.join(", ") });
+        return Err(Error::unknown_tenant(found, means.config));
     }
     // All are looked at before the first letter is touched: what is refused for one is to be refused as a whole.
     let mut replays = Vec::new();

@@ -193,7 +193,8 @@ pub async fn run(command: Command, config: &Config, out: &mut dyn Write) -> Resu
         Command::List { which, limit } => {
             let operator = looking(&which)?;
             let wanted = operator.status().await?.wanted;
-            listing::versions(&operator.versions(limit.limit).await?, &wanted, which.json, out)?;
+            let versions = operator.versions(limit.limit).await?;
+            listing::versions(&versions, &wanted, limit.limit, which.json, out)?;
             ExitCode::SUCCESS
         }
         Command::Show { version, which } => {
@@ -201,7 +202,8 @@ pub async fn run(command: Command, config: &Config, out: &mut dyn Write) -> Resu
             ExitCode::SUCCESS
         }
         Command::History { which, limit } => {
-            listing::history(&looking(&which)?.history(limit.limit).await?, which.json, out)?;
+            let history = looking(&which)?.history(limit.limit).await?;
+            listing::history(&history, limit.limit, which.json, out)?;
             ExitCode::SUCCESS
         }
     };

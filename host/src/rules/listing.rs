@@ -8,7 +8,7 @@ use super::deploy::{Deployed, Status};
 use super::view::{DeploymentView, StatusView, VersionView, manifest, second};
 use crate::batch::Digest;
 use crate::store::{Deployment, Replica, StoredVersion, Wanted};
-use crate::text::{printable, printable_json};
+use crate::text::{grouped, printable, printable_json};
 
 pub(super) fn status(status: &Status, as_json: bool, out: &mut dyn Write) -> io::Result<()> {
     deployed(None, status, as_json, out)
@@ -75,6 +75,7 @@ fn row(status: &Status, replica: &Replica) -> Vec<String> {
 pub(super) fn versions(
     versions: &[StoredVersion],
     wanted: &Wanted,
+    limit: u32,
     as_json: bool,
     out: &mut dyn Write,
 ) -> io::Result<()> {
@@ -90,14 +91,29 @@ pub(super) fn versions(
             stored.version.number.unwrap_or_default().to_string(),
             second(stored.made_at),
             stored.version.component.to_string(),
-            stored.bytes.to_string(),
+            grouped(stored.bytes),
             stored.author.clone(),
             stored.source.clone(),
             stored.message.clone(),
         ]
     };
     let names = ["VERSION", "NUMBER", "MADE", "COMPONENT", "BYTES", "BY", "FROM", "MESSAGE"];
-    table(&names, versions.iter().map(row), out)
+    if versions.is_empty() {
+        return writeln!(out, "no versions: neither was one deployed, nor has a service run");
+    }
+    table(&names, versions.iter().map(row), out)?;
+    if versions.iter().any(is_wanted) {
+        writeln!(out, "* is wanted; `sluicegate rules status` shows what each replica has in force")?;
+    }
+    tell_more(versions.len(), limit, out)
+}
+
+/// Says that there may be more than was shown.
+fn tell_more(shown: usize, limit: u32, out: &mut dyn Write) -> io::Result<()> {
+    match u32::try_from(shown).is_ok_and(|shown| shown < limit) {
+        true => Ok(()),
+        false => writeln!(out, "the newest {limit}; --limit shows more"),
+    }
 }
 
 pub(super) fn version(stored: &StoredVersion, as_json: bool, out: &mut dyn Write) -> io::Result<()> {
@@ -106,7 +122,7 @@ pub(super) fn version(stored: &StoredVersion, as_json: bool, out: &mut dyn Write
     }
     writeln!(out, "version    {}", stored.version.digest.to_hex())?;
     writeln!(out, "number     {}", stored.version.number.unwrap_or_default())?;
-    writeln!(out, "component  {} ({} bytes)", stored.version.component.to_hex(), stored.bytes)?;
+    writeln!(out, "component  {} ({} bytes)", stored.version.component.to_hex(), grouped(stored.bytes))?;
     writeln!(out, "made       {} by {}", second(stored.made_at), printable(&stored.author))?;
     writeln!(out, "from       {}", printable(&stored.source))?;
     writeln!(out, "message    {}", printable(&stored.message))?;
@@ -114,7 +130,12 @@ pub(super) fn version(stored: &StoredVersion, as_json: bool, out: &mut dyn Write
     manifest.lines().try_for_each(|line| writeln!(out, "{}", printable(line)))
 }
 
-pub(super) fn history(history: &[Deployment], as_json: bool, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn history(
+    history: &[Deployment],
+    limit: u32,
+    as_json: bool,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     if as_json {
         return history.iter().try_for_each(|row| line(&DeploymentView::new(row), out));
     }
@@ -130,7 +151,11 @@ pub(super) fn history(history: &[Deployment], as_json: bool, out: &mut dyn Write
         ]
     };
     let names = ["DEPLOYMENT", "AT", "ACTION", "VERSION", "COMPONENT", "BY", "MESSAGE"];
-    table(&names, history.iter().map(row), out)
+    if history.is_empty() {
+        return writeln!(out, "nothing has happened: neither was a version deployed, nor has a service run");
+    }
+    table(&names, history.iter().map(row), out)?;
+    tell_more(history.len(), limit, out)
 }
 
 fn version_or_none(version: Option<Digest>) -> String {
