@@ -36,6 +36,23 @@ fn a_project_in_rust_is_built_and_its_tests_pass() {
     assert!(tested.out.contains("4 of 4 as expected"), "{}", tested.out);
 }
 
+/// The project needs no tool but this program, and `make`.
+#[test]
+fn a_project_of_schemas_is_made_and_its_goldens_pass() {
+    let parent = TempDir::with_prefix("sluicegate-test-").unwrap();
+    let made = rules(parent.path(), &["new", "my-schemas", "--lang", "schema"]);
+    assert_eq!(made.code, Some(0), "{}", made.err);
+    let project = parent.path().join("my-schemas");
+    let path = std::env::join_paths([
+        guests::program("sluicegate").parent().unwrap(),
+        Path::new("/usr/bin"),
+        Path::new("/bin"),
+    ]);
+    let tested = run(&project, Command::new("make").arg("test").env("PATH", path.unwrap()));
+    let told = String::from_utf8_lossy(&tested.stdout).into_owned();
+    assert!(told.contains("5 of 5 as expected"), "{told}");
+}
+
 #[test]
 fn nothing_is_overwritten() {
     let parent = TempDir::with_prefix("sluicegate-test-").unwrap();

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use super::Error;
-use templates::{JAVASCRIPT, PYTHON, RUST, TemplateFile};
+use templates::{JAVASCRIPT, PYTHON, RUST, SCHEMA, TemplateFile};
 
 /// What rules can be written in.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -21,6 +21,8 @@ pub enum Language {
     /// JavaScript or TypeScript.
     Js,
     Python,
+    /// JSON Schemas, and no code.
+    Schema,
 }
 
 impl Language {
@@ -29,6 +31,7 @@ impl Language {
             Self::Rust => RUST,
             Self::Js => JAVASCRIPT,
             Self::Python => PYTHON,
+            Self::Schema => SCHEMA,
         }
     }
 }

@@ -110,3 +110,14 @@ pub(super) const PYTHON: &[TemplateFile] = &[
     file!("wit/deps/sluicegate/store.wit", "../../../../wit/store.wit"),
     file!("wit/deps/sluicegate/metrics.wit", "../../../../wit/metrics.wit"),
 ];
+
+pub(super) const SCHEMA: &[TemplateFile] = &[
+    file!("Makefile", "templates/schema/Makefile"),
+    file!("README.md", "templates/schema/README.md"),
+    file!("sluicegate.toml", "templates/schema/sluicegate.toml"),
+    file!(".gitignore", "templates/schema/gitignore"),
+    file!(".github/workflows/rules.yml", "templates/schema/.github/workflows/rules.yml"),
+    file!("schemas/purchase.json", "templates/schema/schemas/purchase.json"),
+    file!("schemas/others.json", "templates/schema/schemas/others.json"),
+    file!("tests/rules.jsonl", "templates/schema/tests/rules.jsonl"),
+];
