@@ -1,11 +1,13 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 prometheus schemathesis wasmtime wac
+.PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 prometheus schemathesis kits wasmtime wac
 
 DEMO := target/release/sluicegate-demo
 COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
 # For what is only tested, and not measured: the crate of the service takes six minutes of a processor to optimise. What it
 # depends on is the same, and is compiled once.
 UNOPTIMISED := cargo --config profile.release.package.sluicegate.opt-level=0
+# What tests start besides what is built here, each fetched or built once.
+TOOLS := servers redis-7.0 prometheus kits wasmtime wac
 
 help:
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -35,7 +37,7 @@ demo: build servers ## the whole service on private servers, for DEMO_SECONDS
 
 # Everything, against real servers: those of REDIS_URL and POSTGRES_URL if set, else private ones.
 # One profile for all of it, so that the heavy dependencies are built once. Most of a test is waiting: hence the threads.
-test: build hostile failpoints servers redis-7.0 prometheus wasmtime wac deny ## everything that continuous integration runs
+test: build hostile failpoints $(TOOLS) deny ## everything that continuous integration runs
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
@@ -43,7 +45,7 @@ test: build hostile failpoints servers redis-7.0 prometheus wasmtime wac deny ##
 	cargo test --release --locked --workspace --doc
 	$(DEMO) servers -- cargo test --release --locked --workspace --bins --test '*' -- --test-threads 4
 
-test-one: build hostile failpoints servers redis-7.0 prometheus wasmtime wac ## the tests whose names contain T
+test-one: build hostile failpoints $(TOOLS) ## the tests whose names contain T
 	$(UNOPTIMISED) test --release --locked --workspace --lib -- $(T)
 	$(DEMO) servers -- cargo test --release --locked --workspace --test service -- --test-threads 4 $(T)
 
@@ -82,6 +84,9 @@ schemathesis: build servers ## asks the admin API all that its document allows, 
 
 prometheus: ## Prometheus, and its check of metrics, fetched once
 	@tests/setup/servers.sh prometheus
+
+kits: ## the tools of rules in JavaScript and Python, fetched once
+	@tests/setup/kits.sh
 
 wasmtime: ## the wasmtime command line, built once
 	@tests/setup/tools.sh wasmtime

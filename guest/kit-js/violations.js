@@ -24,7 +24,7 @@ export function quote(found) {
     const chars = Array.from(found);
     const kept = chars.slice(0, QUOTED_CHARS).join("");
     const safe = kept.replace(
-        /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu,
+        /[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
         (char) => `\\u{${char.codePointAt(0).toString(16)}}`,
     );
     const left = chars.length - QUOTED_CHARS;

@@ -14,6 +14,7 @@ mod advisories;
 mod audit;
 mod author;
 mod author_new;
+mod author_new_kits;
 mod author_reality;
 mod batches;
 mod blame;

@@ -47,6 +47,14 @@ def tell(value: object) -> str:
     return f"the {names.get(type(value), type(value).__name__)} {quote(json.dumps(value, ensure_ascii=False, default=str))}"
 
 
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return _is_integer(value) or isinstance(value, float)
+
+
 class Violations:
     """Collects violations. It is true if there is one."""
 
@@ -125,8 +133,8 @@ class Fields:
         below: float | None = None,
     ) -> int | float | None:
         """A number: of the bounds that are named, `above` and `below` are not in the range."""
-        is_number = lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)  # noqa: E731
-        return self._within(name, self._typed(name, optional, "a number", is_number), min, max, above, below)
+        value = self._typed(name, optional, "a number", _is_number)
+        return self._within(name, value, min, max, above, below)
 
     def integer(
         self,
@@ -139,8 +147,8 @@ class Fields:
         below: int | None = None,
     ) -> int | None:
         """A number without a fraction or an exponent."""
-        is_integer = lambda value: isinstance(value, int) and not isinstance(value, bool)  # noqa: E731
-        return self._within(name, self._typed(name, optional, "an integer", is_integer), min, max, above, below)
+        value = self._typed(name, optional, "an integer", _is_integer)
+        return self._within(name, value, min, max, above, below)
 
     def boolean(self, name: str, *, optional: bool = False) -> bool | None:
         return self._typed(name, optional, "a boolean", lambda value: isinstance(value, bool))

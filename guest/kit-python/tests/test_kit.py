@@ -48,7 +48,10 @@ class Events(unittest.TestCase):
         deep: Any = 1
         for _ in range(128):
             deep = {"a": deep}
-        twice = lambda *fields: Entry(Entry.of({}).id, list(fields))  # noqa: E731
+
+        def twice(*fields: tuple[str, str]) -> Entry:
+            return Entry(Entry.of({}).id, list(fields))
+
         cases = [
             (Entry.of({}), [" missing"]),
             (Entry.of({"data": "[1]"}), ["data wrong_type"]),
