@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Grants;
+use crate::stack_samples::{MAX_STACKS, StackSamples};
 
 /// Statements that one batch may run; those of calls that were undone do not count, but take their time.
 pub const MAX_STATEMENTS: u64 = 10_000;
@@ -360,7 +361,7 @@ pub struct HostContext {
 }
 
 /// What calls of the rules took, for those who measure rules. All of it is the word of the process in which they run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measured {
     pub calls: u64,
     /// The processor time, from the start of instantiation to the return of the verdicts.
@@ -373,9 +374,17 @@ pub struct Measured {
     pub start_fuel: u64,
     /// The bytes of all memories of an instance, the largest one of them.
     pub memory_bytes: usize,
+    /// Where the time went, for each call whose guest takes samples.
+    #[serde(deserialize_with = "crate::bounded::list")]
+    pub samples: Vec<StackSamples>,
 }
 
 impl Measured {
+    /// Returns whether a worker that does what it should can have measured this in one call.
+    pub fn is_within(&self, takes_samples: bool) -> bool {
+        self.samples.len() <= usize::from(takes_samples) && self.samples.iter().all(StackSamples::is_within)
+    }
+
     /// Adds later calls.
     pub fn add(&mut self, later: Self) {
         self.calls = self.calls.saturating_add(later.calls);
@@ -384,5 +393,8 @@ impl Measured {
         self.fuel = self.fuel.saturating_add(later.fuel);
         self.start_fuel = self.start_fuel.saturating_add(later.start_fuel);
         self.memory_bytes = self.memory_bytes.max(later.memory_bytes);
+        if self.samples.iter().map(|call| call.stacks.len()).sum::<usize>() < MAX_STACKS {
+            self.samples.extend(later.samples);
+        }
     }
 }

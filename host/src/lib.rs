@@ -33,6 +33,7 @@ mod retry;
 pub mod rules;
 pub mod sandbox;
 pub mod service;
+pub mod stack_samples;
 pub mod store;
 pub mod stream;
 mod tap;

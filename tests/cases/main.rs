@@ -15,6 +15,7 @@ mod audit;
 mod author;
 mod author_new;
 mod author_new_kits;
+mod author_profile;
 mod author_reality;
 mod batches;
 mod blame;

@@ -72,6 +72,7 @@ fn nonsense_on_the_channel() {
 fn what_a_worker_says_of_itself_is_not_believed() {
     costs_one_entry("claims-a-lost-transaction", "crashed", &["found a transaction that is lost"]);
     costs_one_entry("publishes-ungranted", "crashed", &["found what is beyond the limits"]);
+    costs_one_entry("sends-samples", "crashed", &["found what is beyond the limits"]);
     let scene = Scene::new();
     scene.stream.add_all(&[Event::new().data(), provoking(&Event::new(), None), Event::new().data()]);
     let service = with_faulty(&scene, "claims-all-time").start();

@@ -3,27 +3,22 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::asker::Asker;
-use super::format::{Lines, entry_line};
+use super::format::entry_line;
 use super::project::Project;
-use super::test::goldens;
-use crate::batch::{Digester, Entry, Outcome, Reason};
+use super::workload::{self, Workload};
+use crate::batch::{Digester, Entry};
 use crate::capabilities::Measured;
 use crate::config::Time;
 use crate::text::printable;
 
-/// The most entries that are read of a file.
-const MAX_ENTRIES: usize = 10_000;
-/// The time is measured for so much processor time, and a number of batches at least.
+/// The time is measured for so much processor time.
 const TIME: Duration = Duration::from_secs(1);
-const MIN_BATCHES: usize = 11;
-/// By the clock it takes no longer than this: a machine may be busy.
-const MAX_TIME: Duration = Duration::from_secs(20);
 /// More fuel than any call takes.
 const FUEL: u64 = 1 << 50;
 /// The time limit of calls whose fuel is counted, the longest that the settings allow.
@@ -34,12 +29,8 @@ const MAX_BASELINE_BYTES: u64 = 1 << 20;
 /// How rules are measured.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Entries as JSON lines, instead of the goldens
-    #[arg(long, value_name = "FILE")]
-    events: Option<PathBuf>,
-    /// The entries of a batch [default: BATCH_SIZE]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    batch: Option<u32>,
+    #[command(flatten)]
+    input: workload::Options,
     /// Compare with the results that an earlier run has saved
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
@@ -78,20 +69,12 @@ struct Results {
 }
 
 /// Measures rules, and returns whether they take no more fuel than they may.
-pub(super) async fn bench(
-    mut project: Project,
-    options: &Options,
-    out: &mut dyn Write,
-) -> Result<bool, Error> {
+pub(super) async fn bench(project: &Project, options: &Options, out: &mut dyn Write) -> Result<bool, Error> {
     let baseline = options.baseline.as_deref().map(read_baseline).transpose()?;
-    if let Some(batch) = options.batch.and_then(|batch| usize::try_from(batch).ok()) {
-        project.tenant.batch_size = batch;
-    }
-    let entries = entries(&project, options.events.as_deref())?;
-    let results = measure(&project, entries).await?;
+    let results = measure(project, Workload::read(project, &options.input)?).await?;
     match options.json {
         true => writeln!(out, "{}", serde_json::to_string(&results)?)?,
-        false => results.tell(&project, out)?,
+        false => results.tell(project, out)?,
     }
     if let Some(file) = &options.save {
         let text = serde_json::to_string(&results)? + "\n";
@@ -115,47 +98,21 @@ pub(super) async fn bench(
     Ok(is_within)
 }
 
-/// Returns the entries of this file, or else of the goldens.
-fn entries(project: &Project, file: Option<&Path>) -> Result<Vec<Entry>, Error> {
-    let Some(file) = file else {
-        let goldens = goldens::read_all(&project.tests())?.into_iter().flat_map(|file| file.goldens);
-        return Ok(goldens.map(|golden| golden.entry).take(MAX_ENTRIES).collect());
-    };
-    let (mut lines, mut entries) = (Lines::open(file)?, Vec::new());
-    while entries.len() < MAX_ENTRIES
-        && let Some(entry) = lines.next_entry()?
-    {
-        entries.push(entry);
-    }
-    Ok(entries)
-}
-
-async fn measure(project: &Project, entries: Vec<Entry>) -> Result<Results, Error> {
+async fn measure(project: &Project, mut workload: Workload) -> Result<Results, Error> {
     let timed = Asker::new(project)?;
     let mut counting = project.clone();
     counting.tenant.guest_fuel = FUEL;
     // A batch that is split at a time limit takes the fuel of its parts, and no two runs split alike.
     counting.tenant.guest_time_limit = COUNTING_TIME;
     let counted = Asker::new(&counting)?;
-    let (all, batch) = (entries.len(), project.tenant.batch_size);
-    // A fault takes calls of its own, and ends what is measured early.
-    let mut kept = Vec::new();
-    for entry in entries {
-        let asked = timed.ask(vec![entry.clone()]).await?;
-        let is_fault = |outcome: &Outcome| matches!(outcome, Outcome::DeadLetter(reason, _) if *reason != Reason::Rejected);
-        if !asked.judged.iter().any(|judged| is_fault(&judged.outcome)) {
-            kept.push(entry);
-        }
-    }
-    if kept.is_empty() {
-        return Err(Error::NothingToMeasure { entries: all });
-    }
-    let (fuel, full) = (fuel_of(&counted, &kept, batch).await?, filled(&kept, batch));
-    if fuel != fuel_of(&counted, &kept, batch).await? {
+    workload.leave_out_faults(&timed).await?;
+    let fuel = fuel_of(&counted, &workload).await?;
+    if fuel != fuel_of(&counted, &workload).await? {
         return Err(Error::OtherFuel);
     }
-    let (time, memory_bytes) = time_of(&timed, &full).await?;
-    let entries_in_all = u64::try_from(kept.len()).unwrap_or(u64::MAX).max(1);
+    let (time, memory_bytes) = time_of(&timed, &workload).await?;
+    let Workload { entries, left_out, batch } = workload;
+    let entries_in_all = u64::try_from(entries.len()).unwrap_or(u64::MAX).max(1);
     let start = time.start.as_secs_f64() * 1e6;
     let per_entry = time.time.as_secs_f64() * 1e6 / as_f64(batch);
     let beyond_start = time.time.saturating_sub(time.start).as_secs_f64() / as_f64(batch);
@@ -164,9 +121,9 @@ async fn measure(project: &Project, entries: Vec<Entry>) -> Result<Results, Erro
     let fitting_batch = (limit / beyond_start.max(1e-9)).clamp(0.0, 1e12) as u64;
     Ok(Results {
         component: project.component_name(),
-        input: digest(&kept)?,
-        entries: kept.len(),
-        left_out: all - kept.len(),
+        input: digest(&entries)?,
+        entries: entries.len(),
+        left_out,
         batch,
         fuel_per_entry: fuel.fuel as f64 / entries_in_all as f64,
         fuel_per_start: fuel.start_fuel / fuel.calls.max(1),
@@ -179,31 +136,22 @@ async fn measure(project: &Project, entries: Vec<Entry>) -> Result<Results, Erro
 }
 
 /// Judges the entries once, in batches, and returns what it took.
-async fn fuel_of(asker: &Asker, entries: &[Entry], batch: usize) -> Result<Measured, Error> {
+async fn fuel_of(asker: &Asker, workload: &Workload) -> Result<Measured, Error> {
     let mut sum = Measured::default();
-    for batch in entries.chunks(batch) {
+    for batch in workload.entries.chunks(workload.batch) {
         sum.add(asker.ask(batch.to_vec()).await?.measured);
     }
     // Only the fuel is to be the same in each run.
     Ok(Measured { time: Duration::ZERO, start: Duration::ZERO, ..sum })
 }
 
-/// Returns a full batch of the entries, repeated.
-fn filled(entries: &[Entry], batch: usize) -> Vec<Entry> {
-    entries.iter().cycle().take(batch).cloned().collect()
-}
-
 /// Returns the median call of a batch by its time, and the most memory of all.
-async fn time_of(asker: &Asker, batch: &[Entry]) -> Result<(Measured, usize), Error> {
-    let (begun, mut calls, mut sum) = (Instant::now(), Vec::new(), Measured::default());
-    while (sum.time < TIME || calls.len() < MIN_BATCHES) && begun.elapsed() < MAX_TIME {
-        let measured = asker.ask(batch.to_vec()).await?.measured;
-        calls.push(measured);
-        sum.add(measured);
-    }
+async fn time_of(asker: &Asker, workload: &Workload) -> Result<(Measured, usize), Error> {
+    let mut calls = Vec::new();
+    workload.repeat(asker, TIME, |measured| calls.push(measured)).await?;
+    let memory_bytes = calls.iter().map(|measured| measured.memory_bytes).max().unwrap_or(0);
     calls.sort_by_key(|measured| measured.time);
-    let median = calls.get(calls.len() / 2).copied().unwrap_or_default();
-    Ok((median, sum.memory_bytes))
+    Ok((calls.get(calls.len() / 2).cloned().unwrap_or_default(), memory_bytes))
 }
 
 fn digest(entries: &[Entry]) -> Result<String, Error> {
@@ -220,13 +168,9 @@ fn as_f64(number: usize) -> f64 {
 
 impl Results {
     fn tell(&self, project: &Project, out: &mut dyn Write) -> Result<(), Error> {
-        let Self { entries, left_out, batch, fitting_batch, .. } = self;
-        let left_out = match left_out {
-            0 => String::new(),
-            some => format!(", {some} left out because the rules fail for them"),
-        };
+        let Self { batch, fitting_batch, .. } = self;
         writeln!(out, "component  {}", printable(&self.component))?;
-        writeln!(out, "input      {entries} entries{left_out}, in batches of {batch}")?;
+        writeln!(out, "input      {}", workload::describe(self.entries, self.left_out, *batch))?;
         writeln!(
             out,
             "fuel       {:.1} an entry, {} for the start of an instance",

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use super::from_schema;
 use super::project::Project;
 use super::run::judge_file;
-use super::{Error, REFUSED, bench, capture, check, coverage, diff, new, test};
+use super::{Error, REFUSED, bench, capture, check, coverage, diff, new, profile, test};
 
 const RUN_EXIT_CODES: &str = "Exit codes:
   0  every entry was judged, whatever came of it
@@ -56,6 +56,12 @@ const CHECK_EXIT_CODES: &str = "Exit codes:
 const BENCH_EXIT_CODES: &str = "Exit codes:
   0  it was measured, and takes no more fuel than it may
   1  an entry takes more fuel than it may, or the machine is at fault
+  2  the command line is wrong, or a file that it names
+  3  the component is refused, or the settings are wrong";
+
+const PROFILE_EXIT_CODES: &str = "Exit codes:
+  0  the profile is written
+  1  the machine is at fault
   2  the command line is wrong, or a file that it names
   3  the component is refused, or the settings are wrong";
 
@@ -146,6 +152,16 @@ pub enum Command {
         #[command(flatten)]
         which: Which,
     },
+    /// Find out where the time goes, function by function, and write a profile for profiler.firefox.com
+    #[command(after_help = PROFILE_EXIT_CODES)]
+    Profile {
+        /// A component, or the folder of a project; without it, the working directory
+        what: Option<PathBuf>,
+        #[command(flatten)]
+        options: profile::Options,
+        #[command(flatten)]
+        which: Which,
+    },
 }
 
 /// By which rules to judge.
@@ -167,6 +183,14 @@ impl Which {
             writeln!(io::stderr(), "sluicegate: {name}")?;
         }
         Ok(project)
+    }
+
+    /// Does the same for a component of the project in the working directory, or for the project in a folder.
+    fn project_of(self, what: Option<PathBuf>, config: Option<&Path>) -> Result<Project, Error> {
+        match what {
+            Some(file) if file.is_file() => Self { guest: Some(file), ..self }.project(config, Path::new("")),
+            folder => self.project(config, folder.as_deref().unwrap_or(Path::new(""))),
+        }
     }
 }
 
@@ -207,11 +231,11 @@ pub async fn run(command: Command, config: Option<&Path>, out: &mut dyn Write) -
             return Ok(if is_taken { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) });
         }
         Command::Bench { what, options, which } => {
-            let project = match what {
-                Some(file) if file.is_file() => Which { guest: Some(file), ..which }.project(config, here)?,
-                folder => which.project(config, folder.as_deref().unwrap_or(here))?,
-            };
-            bench::bench(project, &options, out).await?
+            bench::bench(&which.project_of(what, config)?, &options, out).await?
+        }
+        Command::Profile { what, options, which } => {
+            profile::profile(&which.project_of(what, config)?, &options, out).await?;
+            true
         }
     };
     out.flush()?;

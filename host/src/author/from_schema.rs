@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use super::{REFUSED, WRONG_INPUT};
+use super::{REFUSED, WRONG_INPUT, files};
 use crate::rules::SCHEMA;
 use crate::sandbox::preinitialise::{self, Initialised, preinitialise};
 use crate::text::printable;
@@ -81,22 +81,9 @@ pub(super) fn make(
     }
     let file = &options.output;
     let unwritable = |source| Error::Unwritable { file: file.clone(), source };
-    write(file, &component).map_err(unwritable)?;
+    files::write(file, &component).map_err(unwritable)?;
     writeln!(out, "{}: {} bytes", file.display(), component.len())?;
     Ok(())
-}
-
-/// Replaces the file as a whole, so that a service that watches it never sees a part.
-fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut partial = tempfile::Builder::new().permissions(permissions()).tempfile_in(folder)?;
-    partial.write_all(bytes)?;
-    partial.persist(file).map_err(|error| error.error)?;
-    Ok(())
-}
-
-fn permissions() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o644)
 }
 
 /// Reads the files, and tells the initialiser about them in its words.

@@ -14,7 +14,10 @@
 //! - `coverage`: `rules coverage`
 //! - `from_schema`: `rules from-schema`
 //! - `check`: `rules check`
+//! - `workload`: the entries by which rules are measured
 //! - `bench`: `rules bench`
+//! - `profile`: `rules profile`
+//! - `files`: files that are written for others
 //! - `command`: the command line
 //!
 //! Guest code runs in worker processes, under the limits of the service, and what it returns is checked as there.
@@ -27,14 +30,17 @@ mod command;
 mod coverage;
 mod diff;
 mod fakes;
+mod files;
 pub mod format;
 mod from_schema;
 mod new;
 mod outcome_class;
+mod profile;
 mod project;
 mod run;
 mod source;
 mod test;
+mod workload;
 
 use std::io;
 use std::path::PathBuf;

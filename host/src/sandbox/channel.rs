@@ -54,6 +54,8 @@ pub(super) struct Load {
     pub(super) granted: Granted,
     /// Says whether an instance is started on trial.
     pub(super) is_trial: bool,
+    /// Says whether calls tell where their time went.
+    pub(super) takes_samples: bool,
 }
 
 /// Holds what a worker must know of the grants.

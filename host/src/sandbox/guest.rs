@@ -57,7 +57,8 @@ impl Guest {
         shared: SandboxEngine,
     ) -> Result<Self, LoadError> {
         let granted = Granted::from(&*grants);
-        let mut load = Load { limits, settings: settings.clone(), granted, is_trial: true };
+        let mut load =
+            Load { limits, settings: settings.clone(), granted, is_trial: true, takes_samples: false };
         let permit = shared.call_permit();
         let (worker, loaded) = shared.workers().start(&tenant, &compiled.code, &load)?;
         drop(permit);
@@ -81,6 +82,14 @@ impl Guest {
     /// Gives the guest the name of the version that it is part of.
     pub fn with_version(self, version: Version) -> Self {
         Self { version, ..self }
+    }
+
+    /// Makes calls tell where their time goes, each about once a millisecond.
+    pub(crate) fn with_samples(mut self) -> Self {
+        self.load.takes_samples = true;
+        // The next call starts another worker.
+        *self.worker.lock() = None;
+        self
     }
 
     pub fn world(&self) -> World {
@@ -120,7 +129,8 @@ impl Guest {
         let called = worker.call(call, transaction).and_then(|returned| {
             // What was checked in the worker is checked again here: the worker may have been taken over.
             let is_within = earlier.admit(&returned.effects, &self.grants)
-                && returned.printed.is_within(self.load.limits.log_bytes);
+                && returned.printed.is_within(self.load.limits.log_bytes)
+                && returned.measured.is_within(self.load.takes_samples);
             match is_within {
                 true => Ok(returned),
                 false => Err(channel::nonsense("what is beyond the limits", "what is within them")),
@@ -144,6 +154,8 @@ impl Guest {
             return Ok(Answer { verdicts: Err(Fault::Lost(Lost)), used: Duration::ZERO });
         }
         let Returned { verdicts, effects, printed, measured } = called?;
+        // This time, too, is only the worker's word, so it has a bound.
+        let used = measured.time.min(2 * time);
         context.measured.add(*measured);
         *self.deaths.lock() = 0;
         // A call that failed is repeated with fewer entries, which print the same.
@@ -158,8 +170,7 @@ impl Guest {
             Ok(verdicts) => Err(Fault::WrongCount { found: verdicts.0.len(), wanted: batch.len() }),
             Err(fault) => Err(fault.printable()),
         };
-        // This time, too, is only the worker's word, so it has a bound.
-        Ok(Answer { verdicts, used: measured.time.min(2 * time) })
+        Ok(Answer { verdicts, used })
     }
 
     /// Counts a worker's death, and pauses when there were too many.

@@ -20,6 +20,7 @@ use crate::judge::Fault;
 use crate::sandbox::channel::{FromWorker, Loaded, Returned, Verdicts};
 use crate::sandbox::print_log::Printed;
 use crate::sandbox::{LoadError, World};
+use crate::stack_samples::StackSamples;
 
 use bindings::sluicegate::test::faults;
 
@@ -42,6 +43,7 @@ mod bindings {
                 claims-all-time: func();
                 claims-a-lost-transaction: func();
                 publishes-ungranted: func();
+                sends-samples: func();
                 computes-uncalled: func();
                 reads-a-file: func();
                 writes-a-file: func();
@@ -182,6 +184,12 @@ impl faults::Host for Faults {
         let publications = vec![Publication { stream: "ungranted".to_owned(), fields: Vec::new() }];
         let effects = Effects { publications, ..Effects::default() };
         send(&FromWorker::Returned(Returned { effects, ..forged() }));
+        self.falls_silent();
+    }
+
+    fn sends_samples(&mut self) {
+        let measured = Measured { samples: vec![StackSamples::default()], ..Measured::default() };
+        send(&FromWorker::Returned(Returned { measured: Box::new(measured), ..forged() }));
         self.falls_silent();
     }
 

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use wasmtime::component::{Component, InstancePre, Linker, ResourceTable, ResourceTableError};
-use wasmtime::{CallHook, Engine, Store, Trap, WasmBacktrace};
+use wasmtime::{CallHook, Engine, FrameInfo, Store, Trap, WasmBacktrace};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::host::HostState;
 use super::meter::{Denied, Meter};
 use super::output::{Output, last_words};
+use super::sampler::{self, Sampler};
 use super::time_limit::{TimeLimit, processor_time};
 use super::wasi::{self, Clock, Deadlines};
 use super::{Connection, check, host};
@@ -22,6 +23,7 @@ use crate::sandbox::channel::{Call, Load, Returned, Verdicts};
 use crate::sandbox::load::describe;
 use crate::sandbox::print_log::Printed;
 use crate::sandbox::{Limits, LoadError, World};
+use crate::stack_samples::StackSamples;
 use crate::text::printable;
 
 use bindings::exports::sluicegate::guest::{bytes_handler, handler};
@@ -76,6 +78,7 @@ pub(super) struct State {
     pub(super) clock: Clock,
     deadlines: Deadlines,
     pub(super) host: HostState,
+    pub(super) sampler: Sampler,
     #[cfg(feature = "failpoints")]
     pub(super) faults: super::faults::Faults,
 }
@@ -116,7 +119,8 @@ impl Callable {
             true => bytes_handler::GuestIndices::new(&instance).map(Handler::Bytes),
         };
         let handler = handler.map_err(|error| LoadError::World(describe(&error)))?;
-        let time = TimeLimit::new(engine.clone()).map_err(|error| LoadError::Worker(error.to_string()))?;
+        let time = TimeLimit::new(engine.clone(), load.takes_samples)
+            .map_err(|error| LoadError::Worker(error.to_string()))?;
         let settings = Arc::new(load.settings.clone());
         let world = World::new(takes_bytes, imports_capabilities);
         Ok(Self { instance, handler, load, settings, time, world })
@@ -153,7 +157,7 @@ impl Callable {
                 (start, start_fuel) = (processor_time().saturating_sub(begun), self.fuel_of(store));
             })
         });
-        let Ran { outcome: verdicts, host, fuel, memory_bytes } = ran;
+        let Ran { outcome: verdicts, host, samples, fuel, memory_bytes } = ran;
         let printed = output.take();
         let verdicts = verdicts.map(|verdicts| verdicts.into_iter().map(Verdict::from).collect()).map_err(
             |(error, denied)| {
@@ -165,7 +169,8 @@ impl Callable {
         let effects = if verdicts.is_ok() { host.effects } else { Effects::default() };
         let verdicts = verdicts.map(Verdicts);
         let time = processor_time().saturating_sub(begun);
-        let measured = Box::new(Measured { calls: 1, time, start, fuel, start_fuel, memory_bytes });
+        let samples = samples.into_iter().collect();
+        let measured = Box::new(Measured { calls: 1, time, start, fuel, start_fuel, memory_bytes, samples });
         Returned { verdicts, effects, printed, measured }
     }
 
@@ -229,6 +234,7 @@ impl Callable {
             clock,
             deadlines: Deadlines::new(),
             host,
+            sampler: Sampler::default(),
             #[cfg(feature = "failpoints")]
             faults: super::faults::Faults,
         };
@@ -246,15 +252,19 @@ impl Callable {
             CallHook::CallingHost | CallHook::ReturningFromHost if is_over() => Err(Trap::Interrupt.into()),
             _ => Ok(()),
         });
+        if self.load.takes_samples {
+            sampler::sample(&mut store, self.time.is_over());
+        }
         let fuel = if limits.fuel > 0 { store.set_fuel(limits.fuel) } else { Ok(()) };
         self.time.begin(time);
         let ran = fuel.and_then(|()| run(&mut store));
         self.time.end();
         let fuel = self.fuel_of(&store);
-        let State { meter, host, .. } = store.into_data();
+        let State { meter, host, sampler, .. } = store.into_data();
         Ran {
             outcome: ran.map_err(|error| (error, meter.denied)),
             host,
+            samples: self.load.takes_samples.then_some(sampler.samples),
             fuel,
             memory_bytes: meter.memory_bytes(),
         }
@@ -310,6 +320,8 @@ struct Ran<T> {
     /// An error comes with what the instance was denied last, if anything.
     outcome: Result<T, (wasmtime::Error, Option<Denied>)>,
     host: HostState,
+    /// Where it was, if anybody wants to know.
+    samples: Option<StackSamples>,
     fuel: u64,
     memory_bytes: usize,
 }
@@ -317,18 +329,22 @@ struct Ran<T> {
 /// Returns the functions in which guest code was, the innermost first, or an empty text if they are not known.
 fn place(error: &wasmtime::Error) -> String {
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
-    let names = backtrace.frames().iter().map(|frame| match frame.func_name() {
+    let names: Vec<String> = backtrace.frames().iter().map(function_name).collect();
+    // The functions through which Rust panics are the same each time, so they are left out.
+    let first = names.iter().position(|name| !RUNTIME.iter().any(|part| name.starts_with(part))).unwrap_or(0);
+    let names: Vec<&str> = names.iter().skip(first).take(MAX_FRAMES).map(String::as_str).collect();
+    if names.is_empty() { String::new() } else { format!(", in {}", names.join(" < ")) }
+}
+
+/// Returns the name of a function as its author knows it, or its number if the component has no names.
+pub(super) fn function_name(frame: &FrameInfo) -> String {
+    match frame.func_name() {
         Some(name) => {
             let name = format!("{:#}", rustc_demangle::demangle(name));
             printable(&name.chars().take(MAX_NAME_CHARS).collect::<String>()).into_owned()
         }
         None => format!("function {}", frame.func_index()),
-    });
-    let names: Vec<String> = names.collect();
-    // The functions through which Rust panics are the same each time, so they are left out.
-    let first = names.iter().position(|name| !RUNTIME.iter().any(|part| name.starts_with(part))).unwrap_or(0);
-    let names: Vec<&str> = names.iter().skip(first).take(MAX_FRAMES).map(String::as_str).collect();
-    if names.is_empty() { String::new() } else { format!(", in {}", names.join(" < ")) }
+    }
 }
 
 impl From<EntryId> for wit::EntryId {

@@ -7,6 +7,7 @@
 //! - [`check`]: checks what a component imports and exports
 //! - [`instance`]: makes each call in a fresh instance
 //! - [`time_limit`], [`meter`]: bound what the call may use
+//! - [`sampler`]: notes where its time goes, if anybody wants to know
 //! - [`wasi`], [`host`]: provide what the guest sees and may ask for
 //! - [`output`]: keeps what it prints
 
@@ -17,11 +18,13 @@ mod host;
 mod instance;
 mod meter;
 mod output;
+mod sampler;
 mod time_limit;
 pub(super) mod walls;
 mod wasi;
 
 use std::io::{self, Read, Stdin, Write};
+use std::num::NonZeroUsize;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
@@ -35,6 +38,7 @@ use super::compile::does_not_fit;
 use super::limits::{MAX_MEMORIES, MAX_TABLES};
 use super::{Limits, LoadError};
 use crate::capabilities::Lost;
+use crate::stack_samples::MAX_FRAMES;
 use instance::Callable;
 
 pub const COMMAND: &str = "worker";
@@ -161,6 +165,9 @@ pub fn run() -> Result<(), String> {
 fn callable(load: Load) -> Result<Callable, LoadError> {
     let mut config = code_config(&load.limits);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&load.limits)));
+    if load.takes_samples {
+        config.wasm_backtrace_max_frames(NonZeroUsize::new(MAX_FRAMES));
+    }
     let engine = Engine::new(&config)
         .map_err(|error| LoadError::Worker(super::load::describe(&with_address_space(error))))?;
     let component: Component = code::load(&engine, &io::stdout()).map_err(|error| does_not_fit(&error))?;

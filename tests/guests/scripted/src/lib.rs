@@ -6,9 +6,12 @@
 //! | `expand` | `count` events, their IDs counted up from `event_id`, `step` microseconds apart |
 //! | `reject` | `count` violations with the fields `path`, `code`, `message` |
 //! | `discard` | the field `reason` |
+//! | `busy` | a discard, after as many `rounds` of a loop |
 //!
 //! Missing fields have values that are in order. An entry without the field `verdict` is judged by
 //! the default rules.
+
+use std::hint::black_box;
 
 use guest_rules::{Entry, Event, Guest, Verdict, Violation};
 
@@ -30,8 +33,15 @@ fn judge(entry: &Entry) -> Verdict {
         }
         Some("reject") => Verdict::Reject(vec![violation(entry); number(entry, "count", 1)]),
         Some("discard") => Verdict::Discard(text(entry, "reason", "unwanted")),
+        Some("busy") => Verdict::Discard(compute(number(entry, "rounds", 1_000)).to_string()),
         _ => guest_rules::judge(entry),
     }
+}
+
+/// Takes time.
+#[inline(never)]
+fn compute(rounds: u32) -> u32 {
+    (0..rounds).fold(1, |sum, round| black_box(sum.wrapping_mul(31) ^ round))
 }
 
 fn field<'a>(entry: &'a Entry, name: &str) -> Option<&'a str> {
