@@ -45,6 +45,7 @@ enum Command {
         markdown: bool,
     },
     /// Look at, replay and purge the entries that were not stored
+    #[command(after_help = DEAD_LETTERS_HELP)]
     DeadLetters {
         /// Settings file; without it, sluicegate.toml is read if it is there
         #[arg(long, value_name = "FILE", global = true)]
@@ -100,6 +101,11 @@ const DOCTOR_HELP: &str = "Exit codes:
   0  no errors; warnings and notes do not count
   1  errors, or with --strict warnings
   2  it could not look, or could not tell what it found";
+
+const DEAD_LETTERS_HELP: &str = "Exit codes:
+  0  it is done; that may be nothing, where no letter is meant
+  1  it is not done, or not all of it, and standard error says why
+  2  the command line is wrong";
 
 const TOP_HELP: &str = "Exit codes:
   0  somebody quit; of `--once`: every service has answered

@@ -328,7 +328,11 @@ fn the_document_describes_every_page() {
     }
     assert_eq!(admin.get("/v1/tenants/nobody").problem(404), "no such tenant; wanted one of: default");
     assert!(admin.get("/v1/tenants/%ff").problem(400).contains("UTF-8"));
-    assert_eq!(admin.get("/nowhere").problem(404), "no such page");
+    assert_eq!(admin.get("/nowhere").problem(404), "no such page; /v1/openapi.json lists them");
+    // What curl sends with -d, unless it is told otherwise.
+    let form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 2\r\n\r\n{}";
+    let pause = format!("POST /v1/tenants/default/rules/pause HTTP/1.1\r\nHost: localhost\r\n{form}");
+    assert!(admin.send(&pause).problem(415).contains("wanted the header Content-Type: application/json"));
     assert_eq!(admin.ask("DELETE", "/v1/tenants").problem(405), "method not allowed");
     service.stop();
 }

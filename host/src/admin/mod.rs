@@ -220,7 +220,7 @@ fn router(api: Api) -> Router {
         .route("/v1/openapi.json", openapi)
         .route_layer(middleware::from_fn_with_state(api.clone(), access::authenticate))
         .merge(open)
-        .fallback(async || Problem::not_found("no such page").into_response())
+        .fallback(async || Problem::not_found("no such page; /v1/openapi.json lists them").into_response())
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(api.clone(), access::refuse_other_sites))
         .layer(middleware::map_response(problem::in_one_form))
