@@ -5,9 +5,9 @@
 import { component } from "../kit/component.js";
 import { judge } from "./rules.js";
 
-// import config from "wasi:config/store@0.2.0-rc.1";
-// import store from "sluicegate:guest/store@0.1.0";
-// import stream from "sluicegate:guest/stream@0.1.0";
-// import metrics from "sluicegate:guest/metrics@0.1.0";
+// import * as config from "wasi:config/store@0.2.0-rc.1";
+// import * as store from "sluicegate:guest/store@0.1.0";
+// import * as stream from "sluicegate:guest/stream@0.1.0";
+// import * as metrics from "sluicegate:guest/metrics@0.1.0";
 
 export const handler = component(judge, {});
