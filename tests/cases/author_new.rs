@@ -30,7 +30,7 @@ fn a_project_in_rust_is_built_and_its_tests_pass() {
     };
     cargo(&["build", "--release", "--target", "wasm32-wasip2"]);
     std::fs::copy(target.join("wasm32-wasip2/release/my_rules.wasm"), project.join("rules.wasm")).unwrap();
-    cargo(&["test", "--workspace"]);
+    cargo(&["test"]);
     let tested = rules(&project, &["test"]);
     assert_eq!(tested.code, Some(0), "{}{}", tested.out, tested.err);
     assert!(tested.out.contains("4 of 4 as expected"), "{}", tested.out);

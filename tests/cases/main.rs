@@ -36,6 +36,7 @@ mod handmade;
 mod hostile;
 mod hot_swap;
 mod jobs;
+mod kit;
 mod losses;
 mod lost_replies;
 mod metrics;

@@ -2,17 +2,14 @@
 
 use std::fmt::Write as _;
 
-use guest_rules::{Violation, quote};
 use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
 use jsonschema::paths::LocationSegment;
 use jsonschema::{JsonType, ValidationError};
 use serde_json::Value;
+use sluicegate_kit::{Violation, member_path as member, quote};
 
 /// Names the field of an entry that schemas are about.
 pub(crate) const PROPERTIES: &str = "properties";
-
-/// Bounds the characters of a member's name in a path: it is the producer's.
-const MAX_NAME_CHARS: usize = 64;
 
 /// Returns the violations that an error stands for: one, or one for each member that should not be there.
 pub(crate) fn violations(error: &ValidationError<'_>) -> Vec<Violation> {
@@ -151,15 +148,4 @@ fn path(error: &ValidationError<'_>) -> String {
         }
     }
     path
-}
-
-/// Returns the path of a member. A name that is no plain word is quoted as in JSON: `properties["first name"]`.
-fn member(path: &str, name: &str) -> String {
-    let name: String = name.chars().take(MAX_NAME_CHARS).collect();
-    let is_plain =
-        !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '$'));
-    match is_plain {
-        true => format!("{path}.{name}"),
-        false => format!("{path}[{}]", Value::String(name)),
-    }
 }

@@ -5,16 +5,13 @@ use std::collections::BTreeMap;
 use jsonschema::{PatternOptions, Registry, ValidationError, Validator};
 use serde::Deserialize;
 use serde_json::Value;
-use uuid::Uuid;
+use sluicegate_kit::ids;
 
 use crate::dialect::{self, Dialect};
-use crate::rules::Rules;
+use crate::rules::SchemaRules;
 
 /// Bounds what is told of what is wrong with the schemas, and of what has no effect.
 const MAX_TOLD: usize = 100;
-
-/// Counts a UUID's characters with hyphens: the `uuid` crate reads shorter and longer forms too.
-const UUID_LEN: usize = 36;
 
 /// Holds the files that were given, and which types of events they are for.
 #[derive(Deserialize)]
@@ -46,7 +43,7 @@ struct Schema {
 }
 
 /// Makes the rules, and returns them with what is worth a note.
-pub(crate) fn compile(configuration: &str) -> Result<(Rules, Vec<String>), Vec<String>> {
+pub(crate) fn compile(configuration: &str) -> Result<(SchemaRules, Vec<String>), Vec<String>> {
     let configuration: Configuration =
         serde_json::from_str(configuration).map_err(|error| vec![format!("the configuration: {error}")])?;
     let (mut schemas, mut notes, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
@@ -86,7 +83,7 @@ pub(crate) fn compile(configuration: &str) -> Result<(Rules, Vec<String>), Vec<S
         .filter_map(|(event_type, index)| validator(index).map(|validator| (event_type, validator)))
         .collect();
     refuse(wrong)?;
-    Ok((Rules { types, others }, notes))
+    Ok((SchemaRules { types, others }, notes))
 }
 
 fn refuse(mut wrong: Vec<String>) -> Result<(), Vec<String>> {
@@ -125,7 +122,7 @@ fn build(schema: &Schema, registry: &Registry<'_>) -> Result<Validator, String> 
         .should_ignore_unknown_formats(false)
         .with_pattern_options(PatternOptions::regex())
         // It is none of draft 7, but used with it everywhere, perhaps in a document that this one refers to.
-        .with_format("uuid", |text| text.len() == UUID_LEN && Uuid::try_parse(text).is_ok());
+        .with_format("uuid", |text| ids::read(text).is_some());
     let validator = options.build(&schema.value);
     validator.map_err(|error| format!("{}: {}", schema.name, refusal(&error)))
 }

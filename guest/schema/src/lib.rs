@@ -18,8 +18,8 @@ mod rules;
 
 use std::sync::OnceLock;
 
-use guest_rules::{Entry, Guest, Verdict};
-use rules::Rules;
+use rules::SchemaRules;
+use sluicegate_kit::{Entry, Judged, Rules, violation};
 
 /// Holds what wit-bindgen makes of `wit/`.
 #[doc(hidden)]
@@ -27,17 +27,22 @@ pub mod bindings {
     wit_bindgen::generate!({ path: "wit", world: "initialiser" });
 }
 
-static RULES: OnceLock<Rules> = OnceLock::new();
+static RULES: OnceLock<SchemaRules> = OnceLock::new();
 
 /// Implements what the component exports.
+#[derive(Default)]
 pub struct Component;
 
-impl Guest for Component {
-    fn process(batch: Vec<Entry>) -> Vec<Verdict> {
+impl Rules for Component {
+    fn judge(&self, entry: &Entry) -> Judged {
         match RULES.get() {
-            Some(rules) => batch.iter().map(|entry| rules.judge(entry)).collect(),
-            // The host tells a list of another length as a fault of the component.
-            None => Vec::new(),
+            Some(rules) => rules.judge(entry),
+            None => Err(violation(
+                "",
+                "no_schemas",
+                "found no schemas, expected a component made by `from-schema`",
+            )
+            .into()),
         }
     }
 }
@@ -52,7 +57,7 @@ impl bindings::Guest for Component {
     }
 }
 
-guest_rules::export!(Component);
+sluicegate_kit::export!(Component);
 
 #[cfg(target_family = "wasm")]
 #[expect(unsafe_code, reason = "what wit-bindgen makes of an export")]

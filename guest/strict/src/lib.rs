@@ -1,59 +1,30 @@
-//! Adds two rules to the default ones: the strict guest.
-//!
-//! It is the example to copy for rules of one's own. The default rules judge first, and this guest
-//! looks only at the sound events that they accept.
+//! Rules of one's own: the default ones and two more.
 //!
 //! - A `purchase` must have a `properties.amount`, a number greater than 0.
 //! - A `heartbeat` is discarded.
 
-use guest_rules::{Code, Entry, Event, Guest, Verdict, Violation, quote, violation};
-use serde_json::{Map, Value};
+use sluicegate_kit::{Document, Entry, Judged, Rules, Verdict, export, read_event};
 
-/// Implements what the component exports.
-pub struct Component;
+#[derive(Default)]
+pub struct MyRules;
 
-impl Guest for Component {
-    fn process(batch: Vec<Entry>) -> Vec<Verdict> {
-        batch.iter().map(judge).collect()
+impl Rules for MyRules {
+    fn judge(&self, entry: &Entry) -> Judged {
+        // The five fields, by the default rules. What is wrong with them rejects the entry.
+        let event = read_event(entry)?;
+        match event.event_type.as_str() {
+            "heartbeat" => return Ok(Verdict::discard("heartbeat")),
+            "purchase" => {
+                let properties = Document::properties(event.properties.as_deref());
+                properties.at("amount").number_where("a number greater than 0", |amount| amount > 0.0)?;
+            }
+            _ => {}
+        }
+        Ok(Verdict::Accept(event))
     }
 }
 
-guest_rules::export!(Component);
-
-fn judge(entry: &Entry) -> Verdict {
-    match guest_rules::judge(entry) {
-        Verdict::Accept(event) => judge_event(event),
-        other => other,
-    }
-}
-
-fn judge_event(event: Event) -> Verdict {
-    match event.event_type.as_str() {
-        "heartbeat" => Verdict::Discard("heartbeat".to_owned()),
-        "purchase" => match check_amount(event.properties.as_deref()) {
-            Ok(()) => Verdict::Accept(event),
-            Err(violation) => Verdict::Reject(vec![violation]),
-        },
-        _ => Verdict::Accept(event),
-    }
-}
-
-fn check_amount(properties: Option<&str>) -> Result<(), Violation> {
-    let refuse = |code, found: &str| {
-        let message = format!("found {found}, expected a number greater than 0 for a purchase");
-        Err(violation("properties.amount", code, message))
-    };
-
-    // The default rules have accepted the text, so it is a JSON object.
-    let properties: Map<String, Value> =
-        properties.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    match properties.get("amount") {
-        None => refuse(Code::Missing, "nothing"),
-        Some(Value::Number(amount)) if amount.as_f64().is_some_and(|amount| amount > 0.0) => Ok(()),
-        Some(Value::Number(amount)) => refuse(Code::OutOfRange, &quote(&amount.to_string())),
-        Some(other) => refuse(Code::WrongType, &quote(&other.to_string())),
-    }
-}
+export!(MyRules);
 
 #[cfg(test)]
 mod tests;

@@ -47,26 +47,29 @@ impl Rules for Native {
             return Answer { verdicts: Err(fault), used: Duration::ZERO };
         };
         // The rules take what a guest takes: strings of their own.
-        let entries: Vec<guest_rules::Entry> = batch
+        let entries: Vec<sluicegate_kit::Entry> = batch
             .iter()
-            .map(|TextEntry { id, fields, .. }| guest_rules::Entry {
-                id: guest_rules::EntryId { milliseconds: id.milliseconds, sequence: id.sequence },
+            .map(|TextEntry { id, fields, .. }| sluicegate_kit::Entry {
+                id: sluicegate_kit::EntryId { milliseconds: id.milliseconds, sequence: id.sequence },
                 fields: fields
                     .iter()
                     .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                     .collect(),
             })
             .collect();
-        let verdicts = Ok(guest_rules::process(&entries).into_iter().map(verdict).collect());
+        let verdicts = Ok(sluicegate_kit::Rules::judge_batch(&sluicegate_kit::DefaultRules, &entries)
+            .into_iter()
+            .map(verdict)
+            .collect());
         Answer { verdicts, used: begun.elapsed() }
     }
 }
 
-fn verdict(verdict: guest_rules::Verdict) -> Verdict {
+fn verdict(verdict: sluicegate_kit::Verdict) -> Verdict {
     match verdict {
-        guest_rules::Verdict::Accept(event) => Verdict::Accept(claim(event)),
-        guest_rules::Verdict::Expand(events) => Verdict::Expand(events.into_iter().map(claim).collect()),
-        guest_rules::Verdict::Reject(violations) => Verdict::Reject(
+        sluicegate_kit::Verdict::Accept(event) => Verdict::Accept(claim(event)),
+        sluicegate_kit::Verdict::Expand(events) => Verdict::Expand(events.into_iter().map(claim).collect()),
+        sluicegate_kit::Verdict::Reject(violations) => Verdict::Reject(
             violations
                 .into_iter()
                 .map(|violation| Violation {
@@ -76,11 +79,11 @@ fn verdict(verdict: guest_rules::Verdict) -> Verdict {
                 })
                 .collect(),
         ),
-        guest_rules::Verdict::Discard(reason) => Verdict::Discard(reason),
+        sluicegate_kit::Verdict::Discard(reason) => Verdict::Discard(reason),
     }
 }
 
-fn claim(event: guest_rules::Event) -> UncheckedEvent {
+fn claim(event: sluicegate_kit::Event) -> UncheckedEvent {
     UncheckedEvent {
         event_id: event.event_id,
         time: event.time,

@@ -121,4 +121,26 @@ mod tests {
             }
         }
     }
+
+    /// The kit of a project is built of other versions by nobody but its author.
+    #[test]
+    fn the_kit_of_a_project_has_the_dependencies_of_this_repository() {
+        let workspace: toml::Table = include_str!("../../../../Cargo.toml").parse().expect("TOML");
+        let kit: toml::Table = include_str!("../../../../guest/kit/Cargo.toml").parse().expect("TOML");
+        let made: toml::Table = include_str!("templates/rust/kit/Cargo.toml.in").parse().expect("TOML");
+        let names = |table: &toml::Table| -> Vec<String> {
+            table["dependencies"].as_table().expect("dependencies").keys().cloned().collect()
+        };
+        assert_eq!(names(&made), names(&kit));
+        // Without what the service needs besides.
+        let without = |mut dependency: toml::Value| {
+            let features = dependency.get_mut("features").and_then(toml::Value::as_array_mut);
+            features.into_iter().for_each(|features| features.retain(|name| name.as_str() != Some("v4")));
+            dependency
+        };
+        for (name, dependency) in made["dependencies"].as_table().expect("dependencies") {
+            let here = without(workspace["workspace"]["dependencies"][name].clone());
+            assert_eq!(dependency, &here, "{name}");
+        }
+    }
 }

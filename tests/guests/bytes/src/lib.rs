@@ -3,32 +3,22 @@
 
 use std::fmt::Write as _;
 
-use bindings::exports::sluicegate::guest::bytes_handler::Guest;
-use bindings::sluicegate::guest::types::{BytesEntry, Event, Verdict};
+use sluicegate_kit::{BytesEntry, Event, Judged, Rules, Verdict, export_bytes};
 
-mod bindings {
-    wit_bindgen::generate!({ path: "../../../wit", world: "bytes-validator" });
-}
+#[derive(Default)]
+pub struct Bytes;
 
-pub struct Component;
-
-impl Guest for Component {
-    fn process(batch: Vec<BytesEntry>) -> Vec<Verdict> {
-        batch.iter().map(judge).collect()
+impl Rules<BytesEntry> for Bytes {
+    fn judge(&self, entry: &BytesEntry) -> Judged {
+        Ok(judge(entry))
     }
 }
 
-#[cfg(target_family = "wasm")]
-#[allow(unsafe_code, reason = "generated")]
-mod exported {
-    use super::{Component, bindings};
-
-    bindings::export!(Component with_types_in bindings);
-}
+export_bytes!(Bytes);
 
 fn judge(entry: &BytesEntry) -> Verdict {
     #[expect(clippy::panic, reason = "this is what the entry provokes")]
-    if entry.fields.iter().any(|(name, _)| name == "provoke") {
+    if entry.field("provoke").is_some() {
         panic!("provoked");
     }
     let given: Vec<(&str, String)> =

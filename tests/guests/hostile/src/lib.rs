@@ -3,7 +3,9 @@
 
 use std::fmt::Debug;
 
-pub use guest_rules::{Entry, Event, Guest, Verdict, Violation, export, judge};
+pub use sluicegate_kit::bindings::text::{self as bindings, Guest};
+use sluicegate_kit::read_event;
+pub use sluicegate_kit::{Entry, Event, Verdict, Violation};
 
 /// Holds what the standard library does not show of WASI.
 pub mod wasi {
@@ -35,7 +37,7 @@ pub mod capabilities {
                 }
             ",
             generate_all,
-            with: { "sluicegate:guest/types@0.1.0": guest_rules::bindings::sluicegate::guest::types },
+            with: { "sluicegate:guest/types@0.1.0": sluicegate_kit::bindings::text::sluicegate::guest::types },
         });
     }
 
@@ -43,6 +45,15 @@ pub mod capabilities {
     pub fn granted_stream() -> String {
         super::wasi::config::get("stream").ok().flatten().unwrap_or_default()
     }
+}
+
+/// Makes a type the export of the component, whatever it does: the kit would see to it that there is a verdict for each entry.
+#[macro_export]
+macro_rules! export {
+    ($guest:ident) => {
+        #[cfg(target_family = "wasm")]
+        $crate::bindings::export!($guest with_types_in $crate::bindings);
+    };
 }
 
 /// Makes a component of a function from an entry with the field `provoke` to its verdict, if any.
@@ -62,6 +73,11 @@ macro_rules! provoked {
 
         $crate::export!(Component);
     };
+}
+
+/// Judges an entry by the default rules.
+pub fn judge(entry: &Entry) -> Verdict {
+    read_event(entry).map_or_else(Verdict::from, Verdict::Accept)
 }
 
 /// Returns whether the entry makes a guest misbehave.

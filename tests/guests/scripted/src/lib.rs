@@ -13,30 +13,28 @@
 
 use std::hint::black_box;
 
-use guest_rules::{Entry, Event, Guest, Verdict, Violation};
+use sluicegate_kit::{Entry, Event, Judged, Rules, Verdict, Violation, export, read_event};
 
-pub struct Component;
+#[derive(Default)]
+pub struct Scripted;
 
-impl Guest for Component {
-    fn process(batch: Vec<Entry>) -> Vec<Verdict> {
-        batch.iter().map(judge).collect()
+impl Rules for Scripted {
+    fn judge(&self, entry: &Entry) -> Judged {
+        Ok(match entry.field("verdict") {
+            Some("accept") => Verdict::Accept(event(entry)),
+            Some("expand") => {
+                Verdict::Expand((0..number(entry, "count", 3)).map(|i| nth_event(entry, i)).collect())
+            }
+            // Not by `Violations`, which would take care of what the host must.
+            Some("reject") => Verdict::Reject(vec![violation(entry); number(entry, "count", 1)]),
+            Some("discard") => Verdict::Discard(text(entry, "reason", "unwanted")),
+            Some("busy") => Verdict::Discard(compute(number(entry, "rounds", 1_000)).to_string()),
+            _ => Verdict::Accept(read_event(entry)?),
+        })
     }
 }
 
-guest_rules::export!(Component);
-
-fn judge(entry: &Entry) -> Verdict {
-    match field(entry, "verdict") {
-        Some("accept") => Verdict::Accept(event(entry)),
-        Some("expand") => {
-            Verdict::Expand((0..number(entry, "count", 3)).map(|i| nth_event(entry, i)).collect())
-        }
-        Some("reject") => Verdict::Reject(vec![violation(entry); number(entry, "count", 1)]),
-        Some("discard") => Verdict::Discard(text(entry, "reason", "unwanted")),
-        Some("busy") => Verdict::Discard(compute(number(entry, "rounds", 1_000)).to_string()),
-        _ => guest_rules::judge(entry),
-    }
-}
+export!(Scripted);
 
 /// Takes time.
 #[inline(never)]
@@ -44,16 +42,12 @@ fn compute(rounds: u32) -> u32 {
     (0..rounds).fold(1, |sum, round| black_box(sum.wrapping_mul(31) ^ round))
 }
 
-fn field<'a>(entry: &'a Entry, name: &str) -> Option<&'a str> {
-    entry.fields.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
-}
-
 fn text(entry: &Entry, name: &str, default: &str) -> String {
-    field(entry, name).unwrap_or(default).to_owned()
+    entry.field(name).unwrap_or(default).to_owned()
 }
 
 fn number<T: std::str::FromStr>(entry: &Entry, name: &str, default: T) -> T {
-    field(entry, name).and_then(|text| text.parse().ok()).unwrap_or(default)
+    entry.field(name).and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 fn event(entry: &Entry) -> Event {
@@ -62,7 +56,7 @@ fn event(entry: &Entry) -> Event {
         time: number(entry, "time", 1_768_774_674_827_000),
         event_type: text(entry, "event_type", "test"),
         user_id: text(entry, "user_id", "nobody"),
-        properties: field(entry, "properties").map(str::to_owned),
+        properties: entry.field("properties").map(str::to_owned),
     }
 }
 

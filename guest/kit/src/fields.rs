@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::{Code, Entry, Violation, quote, violation};
 
 /// Names the one field of the JSON form.
-const DATA: &str = "data";
+pub(crate) const DATA: &str = "data";
 
 /// Bounds the names of found fields that a message repeats.
 const QUOTED_NAMES: usize = 8;
@@ -90,14 +90,14 @@ pub(crate) fn wrong_type(path: &str, json: &str, expected: &str) -> Violation {
     violation(path, Code::WrongType, message)
 }
 
-fn json_syntax(path: &str, error: &serde_json::Error) -> Violation {
+pub(crate) fn json_syntax(path: &str, error: &serde_json::Error) -> Violation {
     // The text of serde_json names the line and the column, and nothing of the input.
     let message = format!("found no JSON object: {error}");
     violation(path, Code::JsonSyntax, message)
 }
 
 /// Makes the violation of an entry that has neither form.
-fn no_event(entry: &Entry) -> Violation {
+pub(crate) fn no_event(entry: &Entry) -> Violation {
     let mut names: Vec<String> =
         entry.fields.iter().take(QUOTED_NAMES).map(|(name, _)| quote(name)).collect();
     let left = entry.fields.len() - names.len();

@@ -1,6 +1,6 @@
 //! Tests each thing that can be wrong by one row. `arbitrary` tests what holds for any input.
 
-use super::*;
+use sluicegate_kit::{Code, DefaultRules, Entry, Event, Rules as _, Verdict, Violation, quote};
 
 mod arbitrary;
 
@@ -10,8 +10,11 @@ const TIME: &str = "2026-01-18T22:17:34.827Z";
 const MICROS: i64 = 1_768_774_654_827_000;
 
 fn entry(fields: &[(&str, &str)]) -> Entry {
-    let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Entry { id: EntryId { milliseconds: 1, sequence: 0 }, fields }
+    Entry::of(fields)
+}
+
+fn judge(entry: &Entry) -> Verdict {
+    DefaultRules.judge(entry).unwrap_or_else(Verdict::from)
 }
 
 fn data(json: &str) -> Entry {
@@ -81,8 +84,8 @@ fn both_forms_give_the_same_event() {
 }
 
 #[test]
-fn process_answers_in_order() {
-    let verdicts = process(&[data("{}"), flat_with("user_id", "u2"), data("[]")]);
+fn a_batch_is_answered_in_order() {
+    let verdicts = DefaultRules.judge_batch(&[data("{}"), flat_with("user_id", "u2"), data("[]")]);
     assert!(
         matches!(
             verdicts.as_slice(),

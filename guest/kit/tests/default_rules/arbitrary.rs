@@ -5,6 +5,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::Value;
 
+use sluicegate_kit::EntryId;
+
 use super::*;
 
 /// Makes the text of one JSON value that `jsonb` can hold, with whitespace here and there.
