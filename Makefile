@@ -1,5 +1,5 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 prometheus schemathesis kits wasmtime wac
+.PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 prometheus schemathesis kits wasmtime wac book
 
 DEMO := target/release/sluicegate-demo
 COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
@@ -37,7 +37,7 @@ demo: build servers ## the whole service on private servers, for DEMO_SECONDS
 
 # Everything, against real servers: those of REDIS_URL and POSTGRES_URL if set, else private ones.
 # One profile for all of it, so that the heavy dependencies are built once. Most of a test is waiting: hence the threads.
-test: build hostile failpoints $(TOOLS) deny ## everything that continuous integration runs
+test: build hostile failpoints $(TOOLS) deny book ## everything that continuous integration runs
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
@@ -93,3 +93,7 @@ wasmtime: ## the wasmtime command line, built once
 
 wac: ## the program that puts components together, built once
 	@tests/setup/tools.sh wac
+
+# The tests see that its links lead somewhere, and that its commands do what it says.
+book: ## the documentation as a small book, target/book/index.html
+	@tests/setup/tools.sh mdbook build

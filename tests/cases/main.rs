@@ -19,6 +19,7 @@ mod author_profile;
 mod author_reality;
 mod batches;
 mod blame;
+mod book;
 mod bytes_handler;
 mod capabilities;
 mod claim;

@@ -10,8 +10,8 @@ set -euo pipefail
 # shellcheck source=cache.sh
 source "${BASH_SOURCE[0]%/*}/cache.sh"
 
-# The tags count up with the layout written below. demo/src/servers/programs.rs names them too.
-servers=servers-trixie-1
+# The tags count up with the layout written below. demo/src/servers/programs.rs and tests/src/book/reader.rs name them too.
+servers=servers-trixie-2
 redis_7_0=redis-7.0-bookworm-1
 prometheus=prometheus-trixie-1
 
@@ -100,12 +100,14 @@ wrap_postgres() {
     wrap "$root/$postgresql/postgres" $postgresql/postgres.real /../../../../..
     wrap "$root/bin/postgres" $postgresql/postgres.real /..
     wrap "$root/bin/initdb" $postgresql/initdb /..
+    wrap "$root/bin/psql" $postgresql/psql /..
     "$root/$postgresql/postgres" --version >/dev/null || fail "the unpacked postgres does not start here"
 }
 
 wrap_redis() {
     local root=$1
     wrap "$root/bin/redis-server" usr/bin/redis-server /..
+    wrap "$root/bin/redis-cli" usr/bin/redis-cli /..
     "$root/bin/redis-server" --version >/dev/null || fail "the unpacked redis-server does not start here"
 }
 

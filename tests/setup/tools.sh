@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes sure that guests can be built (the target wasm32-wasip2). With the argument `wasmtime` it
 # also provides the wasmtime command line, at <cache>/wasmtime-48.0.8/bin/wasmtime; with `wac` the program that
-# composes components, at <cache>/wac-0.12.0/bin/wac. With `deny` and names of checks, it has cargo-deny make them.
+# composes components, at <cache>/wac-0.12.0/bin/wac. With `deny` and names of checks, it has cargo-deny make them. With
+# `mdbook` and arguments, it runs mdBook.
 set -euo pipefail
 
 # shellcheck source=cache.sh
@@ -11,6 +12,7 @@ target=wasm32-wasip2
 wasmtime=48.0.8
 wac=0.12.0
 deny=0.20.2
+mdbook=0.5.4
 
 ensure_target() {
     local sysroot
@@ -65,5 +67,9 @@ deny)
     ensure_program cargo-deny cargo-deny $deny
     exec "$cache/cargo-deny-$deny/bin/cargo-deny" --locked check "${@:2}"
     ;;
-*) fail "expected no argument, \`wasmtime\`, \`wac\` or \`deny\`, found \`$1\`" ;;
+mdbook)
+    ensure_program mdbook mdbook $mdbook --no-default-features --features search
+    exec "$cache/mdbook-$mdbook/bin/mdbook" "${@:2}"
+    ;;
+*) fail "expected no argument, \`wasmtime\`, \`wac\`, \`deny\` or \`mdbook\`, found \`$1\`" ;;
 esac

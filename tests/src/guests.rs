@@ -22,9 +22,14 @@ pub fn program(name: &str) -> PathBuf {
     target_folder().join("release").join(name)
 }
 
+/// Returns the folder of the components that cargo built.
+pub fn folder() -> PathBuf {
+    target_folder().join("wasm32-wasip2/guest")
+}
+
 /// Returns a component file that cargo built.
 pub fn built(file: &str) -> PathBuf {
-    let path = target_folder().join("wasm32-wasip2/guest").join(file);
+    let path = folder().join(file);
     assert!(path.is_file(), "{} is missing; run: {BUILD}", path.display());
     path
 }

@@ -22,6 +22,7 @@
 
 mod admin;
 mod bad_entries;
+pub mod book;
 mod collector;
 mod database;
 mod events;

@@ -43,7 +43,7 @@ pub struct Ended {
 }
 
 /// Finds the program where cargo puts the release build, or where SLUICEGATE_BIN says.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let program = std::env::var_os("SLUICEGATE_BIN")
         .map_or_else(|| crate::guests::program("sluicegate"), PathBuf::from);
     assert!(program.is_file(), "{} is missing; run: make build", program.display());

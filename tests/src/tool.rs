@@ -49,18 +49,21 @@ pub fn second_line(replay: &mut Child) -> String {
     lines.map_while(Result::ok).nth(1).unwrap_or_default()
 }
 
-/// Finds a program in the cache by the same rule as `tests/setup/cache.sh`. The target of make
-/// provides it.
-pub fn cached(program: &str, target: &str) -> PathBuf {
+/// Finds the cache by the same rule as `tests/setup/cache.sh`.
+pub(crate) fn cache() -> PathBuf {
     let set = |variable| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = set("SLUICEGATE_CACHE").unwrap_or_else(|| match rustix::process::geteuid().is_root() {
+    set("SLUICEGATE_CACHE").unwrap_or_else(|| match rustix::process::geteuid().is_root() {
         true => PathBuf::from("/var/cache/sluicegate"),
         false => set("XDG_CACHE_HOME")
             .or_else(|| set("HOME").map(|home| home.join(".cache")))
             .unwrap_or_default()
             .join("sluicegate"),
-    });
-    let program = cache.join(program);
+    })
+}
+
+/// Finds a program in the cache. The target of make provides it.
+pub fn cached(program: &str, target: &str) -> PathBuf {
+    let program = cache().join(program);
     assert!(program.is_file(), "{} is missing; run: make {target}", program.display());
     program
 }

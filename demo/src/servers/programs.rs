@@ -8,7 +8,7 @@ use rustix::process::geteuid;
 use super::Error;
 
 /// Names the folder that `tests/setup/servers.sh` unpacks into, inside the cache folder.
-const UNPACKED: &str = "servers-trixie-1";
+const UNPACKED: &str = "servers-trixie-2";
 /// Names the folder that the script unpacks into with the argument `redis-7.0`.
 const REDIS_7_0: &str = "redis-7.0-bookworm-1";
 

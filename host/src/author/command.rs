@@ -134,7 +134,7 @@ pub enum Command {
     /// Show what a component imports, wants to be granted and costs, and whether the service would take it
     #[command(after_help = CHECK_EXIT_CODES)]
     Check {
-        /// A component; without it, that of the settings
+        /// A component; without it, that of the settings, else rules.wasm
         file: Option<PathBuf>,
         /// For programs
         #[arg(long)]
@@ -167,7 +167,7 @@ pub enum Command {
 /// By which rules to judge.
 #[derive(Args, Clone, Debug)]
 pub struct Which {
-    /// A component, instead of the one that the settings name
+    /// A component; without it, the one that the settings name, else rules.wasm beside them, else the default rules
     #[arg(long, value_name = "FILE")]
     guest: Option<PathBuf>,
     /// The tenant whose settings count; needed if there are several

@@ -12,6 +12,10 @@ use crate::store::Database;
 /// Names the version that is in force by the database.
 const IN_FORCE: &str = "in-force";
 
+/// Names the component of a project. Its settings name none: they would be those of a service whose rules come from a file, to
+/// which nothing can be deployed.
+const COMPONENT: &str = "rules.wasm";
+
 /// The settings by which rules are tried.
 #[derive(Clone)]
 pub(super) struct Project {
@@ -37,8 +41,9 @@ impl Project {
             None => return Err(Error::NoProject { file: own }),
         };
         let mut tenant = deploy::tenant(&config, tenant)?.clone();
-        tenant.guest = guest.or(tenant.guest);
         let folder = file.and_then(Path::parent).unwrap_or(folder).to_owned();
+        let built = || Some(folder.join(COMPONENT)).filter(|file| file.is_file());
+        tenant.guest = guest.or(tenant.guest).or_else(built);
         Ok(Self { config, tenant, folder })
     }
 

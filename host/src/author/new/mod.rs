@@ -107,6 +107,18 @@ mod tests {
         }
     }
 
+    /// Else `rules deploy` would be refused in the project's own folder.
+    #[test]
+    fn no_project_takes_its_rules_from_a_file() {
+        for language in Language::value_variants() {
+            let settings =
+                language.files().iter().find(|file| file.path == "sluicegate.toml").expect("settings");
+            let guest =
+                settings.text.lines().find(|line| line.starts_with("guest ") || line.starts_with("guest="));
+            assert_eq!(guest, None, "{language:?}: rules.wasm is tried without it");
+        }
+    }
+
     #[test]
     fn nothing_is_left_to_fill_in() {
         for language in Language::value_variants() {
