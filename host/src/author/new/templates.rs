@@ -123,7 +123,7 @@ pub(super) const PYTHON: &[TemplateFile] = &[
 pub(super) const SCHEMA: &[TemplateFile] = &[
     file!("Makefile", "templates/schema/Makefile"),
     file!("README.md", "templates/schema/README.md"),
-    file!("sluicegate.toml", "templates/schema/sluicegate.toml"),
+    file!("sluicegate.toml", "templates/rust/sluicegate.toml"),
     file!(".gitignore", "templates/schema/gitignore"),
     file!(".github/workflows/rules.yml", "templates/schema/.github/workflows/rules.yml"),
     file!("schemas/purchase.json", "templates/schema/schemas/purchase.json"),
