@@ -118,7 +118,7 @@ macro_rules! export {
         });
     };
     ($rules:ty, $new:expr $(,)?) => {
-        $crate::__component!(text, $crate::Entry, $rules, $crate::settings::__make($new), { start });
+        $crate::__component!(text, $crate::Entry, $rules, $crate::settings::__make($new), { __start });
     };
 }
 
@@ -153,7 +153,7 @@ macro_rules! export_bytes {
         );
     };
     ($rules:ty, $new:expr $(,)?) => {
-        $crate::__component!(bytes, $crate::BytesEntry, $rules, $crate::settings::__make($new), { start });
+        $crate::__component!(bytes, $crate::BytesEntry, $rules, $crate::settings::__make($new), { __start });
     };
 }
 
@@ -162,29 +162,30 @@ macro_rules! export_bytes {
 macro_rules! __component {
     ($form:ident, $entry:ty, $rules:ty, $make:expr, { $($start:ident)? }) => {
         const _: () = {
+            // The names of what is here must not hide those of the author's.
             ::std::thread_local! {
                 // Once an instance.
-                static RULES: $rules = $make;
+                static __RULES: $rules = $make;
             }
 
             // For other targets too, so that the compiler sees there what is used and what does not fit.
             #[allow(dead_code, reason = "only a component calls it")]
-            fn judge(batch: &[$entry]) -> ::std::vec::Vec<$crate::Verdict> {
-                RULES.with(|rules| <$rules as $crate::Rules<$entry>>::judge_batch(rules, batch))
+            fn __judge(batch: &[$entry]) -> ::std::vec::Vec<$crate::Verdict> {
+                __RULES.with(|rules| <$rules as $crate::Rules<$entry>>::judge_batch(rules, batch))
             }
 
             #[cfg(target_family = "wasm")]
-            struct Component;
+            struct __Component;
 
             #[cfg(target_family = "wasm")]
-            impl $crate::bindings::$form::Guest for Component {
+            impl $crate::bindings::$form::Guest for __Component {
                 fn process(batch: ::std::vec::Vec<$entry>) -> ::std::vec::Vec<$crate::Verdict> {
-                    judge(&batch)
+                    __judge(&batch)
                 }
             }
 
             #[cfg(target_family = "wasm")]
-            $crate::bindings::$form::export!(Component with_types_in $crate::bindings::$form);
+            $crate::bindings::$form::export!(__Component with_types_in $crate::bindings::$form);
 
             $(
                 // The start of an instance: a core module's function of this name is called when a component is instantiated.
@@ -192,7 +193,7 @@ macro_rules! __component {
                 #[unsafe(export_name = "_initialize")]
                 extern "C" fn $start() {
                     $crate::settings::__run_constructors();
-                    RULES.with(|_| ());
+                    __RULES.with(|_| ());
                 }
             )?
         };

@@ -1,5 +1,13 @@
 //! Tests each thing that can be wrong by one row. `arbitrary` tests what holds for any input.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
+
 use sluicegate_kit::{Code, DefaultRules, Entry, Event, Rules as _, Verdict, Violation, quote};
 
 mod arbitrary;
