@@ -122,7 +122,7 @@ fn types_of_the_contract_are_checked() {
     let checked = Command::new("node_modules/.bin/tsc").current_dir(project.folder()).output().unwrap();
     let told = String::from_utf8_lossy(&checked.stdout);
     assert!(
-        told.contains("src/rules.js(23,") && told.contains("'number' is not assignable to type 'string'"),
+        told.contains("src/rules.js(22,") && told.contains("'number' is not assignable to type 'string'"),
         "{told}"
     );
 }
