@@ -3,6 +3,9 @@ Turns a judge of one entry into what a component exports. Tests do not import th
 component is built.
 """
 
+# The component holds what is imported while it is built. `datetime.strptime` and `uuid.uuid5` import these when they are called.
+import _strptime  # noqa: F401
+import hashlib  # noqa: F401
 import os
 import sys
 import traceback
