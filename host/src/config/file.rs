@@ -83,7 +83,8 @@ mod tests {
         assert_eq!(of("stream_name"), Some("a".into()));
         assert_eq!(of("metrics_csv"), Some(folder.path().join("b")));
         assert_eq!(of("guest"), Some("/c".into()));
-        let tenant = settings[TENANTS].as_dict().and_then(|tenants| tenants["d"].as_dict()).expect("a tenant");
+        let tenant =
+            settings[TENANTS].as_dict().and_then(|tenants| tenants["d"].as_dict()).expect("a tenant");
         assert_eq!(tenant["guest"].as_str().map(PathBuf::from), Some(folder.path().join("e/f")));
         assert_eq!(tenant["stream_name"].as_str(), Some("g"));
     }
