@@ -112,7 +112,7 @@ pub(super) fn versions(
 fn tell_more(shown: usize, limit: u32, out: &mut dyn Write) -> io::Result<()> {
     match u32::try_from(shown).is_ok_and(|shown| shown < limit) {
         true => Ok(()),
-        false => writeln!(out, "the newest {limit}; --limit shows more"),
+        false => writeln!(out, "the newest {limit}; if there are more, --limit shows them"),
     }
 }
 
