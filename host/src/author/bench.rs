@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::asker::Asker;
+use super::check::{LONG_START, START_EARLIER};
 use super::format::entry_line;
 use super::project::Project;
 use super::workload::{self, Workload};
@@ -182,6 +183,13 @@ impl Results {
             self.micros_per_entry, self.start_micros, self.entries_per_second
         )?;
         writeln!(out, "memory     {} bytes at most", self.memory_bytes)?;
+        if self.start_micros > LONG_START.as_secs_f64() * 1e6 {
+            let share = 100.0 * self.start_micros / (self.micros_per_entry * as_f64(*batch)).max(1e-9);
+            writeln!(
+                out,
+                "note       each batch pays for the start of an instance, {share:.0} % of its time: {START_EARLIER}"
+            )?;
+        }
         let limit = project.tenant.guest_time_limit;
         writeln!(out, "fits       batches of up to {fitting_batch} entries in {limit} (GUEST_TIME_LIMIT)")?;
         if *fitting_batch < u64::try_from(2 * batch).unwrap_or(u64::MAX) {

@@ -15,7 +15,10 @@ use crate::text::printable;
 /// The calls whose instances are measured.
 const STARTS: u32 = 11;
 /// A start that takes longer is worth a word: each batch pays for it.
-const LONG_START: Duration = Duration::from_millis(1);
+pub(super) const LONG_START: Duration = Duration::from_millis(1);
+/// What to do about it.
+pub(super) const START_EARLIER: &str = "do the work of the start when the component is built (for Rust, wasmtime wizer; componentize-js and \
+                                        componentize-py do it for what stands at the top level of a module)";
 /// Compiling that takes longer is worth a word: each start and each swap pays for it.
 const LONG_COMPILE: Duration = Duration::from_secs(1);
 
@@ -101,9 +104,8 @@ fn warnings(
     if let Some(start) = start.filter(|start| *start > LONG_START) {
         let batch = project.tenant.batch_size;
         warnings.push(format!(
-            "each batch pays {} ms for the start of an instance, with BATCH_SIZE {batch} that is {:.1} µs an entry: do the work \
-             of the start when the component is built (for Rust, wasmtime wizer; componentize-js and componentize-py do it \
-             for what stands at the top level of a module)",
+            "each batch pays {} ms for the start of an instance, with BATCH_SIZE {batch} that is {:.1} µs an entry: \
+             {START_EARLIER}",
             millis(start),
             start.as_secs_f64() * 1e6 / f64::from(u32::try_from(batch).unwrap_or(u32::MAX)),
         ));
