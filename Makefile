@@ -1,5 +1,5 @@
 # Everything from a fresh clone: each target does its own set-up.
-.PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 prometheus schemathesis kits wasmtime wac book
+.PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 prometheus schemas schemathesis kits wasmtime wac book
 
 DEMO := target/release/sluicegate-demo
 COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
@@ -7,7 +7,7 @@ COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
 # depends on is the same, and is compiled once.
 UNOPTIMISED := cargo --config profile.release.package.sluicegate.opt-level=0
 # What tests start besides what is built here, each fetched or built once.
-TOOLS := servers redis-7.0 prometheus kits wasmtime wac
+TOOLS := servers redis-7.0 prometheus kits schemas wasmtime wac
 
 help:
 	@sed -n 's/^\([a-z0-9.-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -87,6 +87,9 @@ prometheus: ## Prometheus, and its check of metrics, fetched once
 
 kits: ## the tools of rules in JavaScript and Python, fetched once
 	@tests/setup/kits.sh
+
+schemas: ## the JSON-Schema-Test-Suite, fetched once
+	@tests/setup/schemas.sh
 
 wasmtime: ## the wasmtime command line, built once
 	@tests/setup/tools.sh wasmtime

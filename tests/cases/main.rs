@@ -53,6 +53,8 @@ mod replay;
 mod rules;
 mod schedules;
 mod schema;
+mod schema_mapping;
+mod schema_suite;
 mod settings;
 mod shared_connections;
 mod shutdown;

@@ -11,6 +11,13 @@ const PURCHASE: &str = r##"{"$schema":"https://json-schema.org/draft/2020-12/sch
 "items":{"type":"array","minItems":1,"items":{"$ref":"parts/item.json"}}}}"##;
 const ITEM: &str = r#"{"$schema":"http://json-schema.org/draft-07/schema#","type":"object","required":["sku"],
 "properties":{"sku":{"type":"string","format":"uuid"},"price":{"type":"number","minimum":0}}}"#;
+const MAPPING: &str = r#"
+[fields]
+user_id = ["userId", "user_id"]
+[[step]]
+if = 'properties.items.exists(item, item.sku.matches("^test"))'
+discard = "test"
+"#;
 const COMMAND: [&str; 6] =
     ["from-schema", "purchase=purchase.json", "--with", "parts/item.json", "-o", "rules.wasm"];
 
@@ -77,7 +84,8 @@ fn all_violations_are_told_with_path_and_code() {
 fn the_same_files_give_the_same_bytes_wherever_they_are() {
     let made = || {
         let project = project();
-        let told = project.rules(&COMMAND);
+        project.write("mapping.toml", MAPPING);
+        let told = project.rules(&[&COMMAND[..], &["--mapping", "mapping.toml"]].concat());
         assert_eq!(told.code, Some(0), "{}", told.err);
         fs::read(project.folder().join("rules.wasm")).unwrap()
     };
@@ -91,7 +99,7 @@ fn what_is_not_supported_is_refused_by_name_and_place() {
         (r#"{"properties":{"a":{"pattern":"(?=a)b"}}}"#, "#/properties/a/pattern", "(?=a)b"),
         (r#"{"items":{"format":"postcode"}}"#, "#/items/format", "postcode"),
         (r#"{"$ref":"https://example.com/x.json"}"#, "", "https://example.com/x.json"),
-        (r#"{"$schema":"http://json-schema.org/draft-04/schema#"}"#, "#/$schema", "draft-04"),
+        (r#"{"$schema":"http://json-schema.org/draft-06/schema#"}"#, "#/$schema", "draft-06"),
         (r#"{"type":"strin"}"#, "#/type", ""),
         ("{", "", "no JSON"),
     ] {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use sluicegate_kit::ids;
 
 use crate::dialect::{self, Dialect};
+use crate::mapping;
 use crate::rules::SchemaRules;
 
 /// Bounds what is told of what is wrong with the schemas, and of what has no effect.
@@ -22,6 +23,15 @@ struct Configuration {
     types: BTreeMap<String, usize>,
     /// Gives the index of the document for all other types. Without one, they are refused.
     others: Option<usize>,
+    mapping: Option<MappingFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MappingFile {
+    /// Names the file for people.
+    name: String,
+    content: Value,
 }
 
 #[derive(Deserialize)]
@@ -56,6 +66,10 @@ pub(crate) fn compile(configuration: &str) -> Result<(SchemaRules, Vec<String>),
             Err(errors) => wrong.extend(errors),
         }
     }
+    let mapping = configuration.mapping.and_then(|MappingFile { name, content }| {
+        let told = |errors: Vec<String>| errors.into_iter().map(|error| format!("{name}: {error}")).collect();
+        mapping::compile(content).map_err(|errors| wrong.extend::<Vec<String>>(told(errors))).ok()
+    });
     notes.truncate(MAX_TOLD);
     refuse(std::mem::take(&mut wrong))?;
 
@@ -83,7 +97,7 @@ pub(crate) fn compile(configuration: &str) -> Result<(SchemaRules, Vec<String>),
         .filter_map(|(event_type, index)| validator(index).map(|validator| (event_type, validator)))
         .collect();
     refuse(wrong)?;
-    Ok((SchemaRules { types, others }, notes))
+    Ok((SchemaRules { types, others, mapping }, notes))
 }
 
 fn refuse(mut wrong: Vec<String>) -> Result<(), Vec<String>> {
@@ -95,9 +109,10 @@ fn refuse(mut wrong: Vec<String>) -> Result<(), Vec<String>> {
 fn parse(document: Document) -> Result<(Schema, Vec<String>), Vec<String>> {
     let Document { name, uri, text } = document;
     let told = |what: String| format!("{name}: {what}");
-    let value: Value =
+    let mut value: Value =
         serde_json::from_str(&text).map_err(|error| vec![told(format!("found no JSON: {error}"))])?;
     let dialect = Dialect::of(&value).map_err(|error| vec![told(error)])?;
+    dialect::plain(&mut value);
     let breaches: Vec<String> = match jsonschema::meta::validator_for(&value) {
         Ok(meta) => meta
             .iter_errors(&value)

@@ -8,6 +8,8 @@ use crate::configuration::place;
 /// Names a supported version of JSON Schema.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
+    /// Is that of Snowplow's self-describing schemas.
+    Draft4,
     Draft7,
     Draft202012,
 }
@@ -25,19 +27,21 @@ pub(crate) struct Findings {
 enum Holds {
     /// No schema.
     Data,
-    /// A schema, or in draft 7 also an array of them.
+    /// A schema, or in older drafts also an array of them.
     Schema,
     Schemas,
     /// An object of schemas, by names that are not keywords.
     Named,
 }
 
-/// Lists the keywords of both dialects. Those of the other one have no effect, and are told.
-const KEYWORDS: [(&str, Holds, &[Dialect]); 62] = {
-    use Dialect::{Draft7, Draft202012};
+/// Lists the keywords of all dialects. Those of another one have no effect, and are told.
+const KEYWORDS: [(&str, Holds, &[Dialect]); 64] = {
+    use Dialect::{Draft4, Draft7, Draft202012};
     use Holds::{Data, Named, Schema, Schemas};
+    const ALL: &[Dialect] = &[Draft4, Draft7, Draft202012];
     const BOTH: &[Dialect] = &[Draft7, Draft202012];
-    const OLD: &[Dialect] = &[Draft7];
+    const OLDER: &[Dialect] = &[Draft4, Draft7];
+    const OLDEST: &[Dialect] = &[Draft4];
     const NEW: &[Dialect] = &[Draft202012];
     [
         ("$anchor", Data, NEW),
@@ -46,64 +50,80 @@ const KEYWORDS: [(&str, Holds, &[Dialect]); 62] = {
         ("$dynamicAnchor", Data, NEW),
         ("$dynamicRef", Data, NEW),
         ("$id", Data, BOTH),
-        ("$ref", Data, BOTH),
-        ("$schema", Data, BOTH),
+        ("$ref", Data, ALL),
+        ("$schema", Data, ALL),
         ("$vocabulary", Data, NEW),
-        ("additionalItems", Schema, OLD),
-        ("additionalProperties", Schema, BOTH),
-        ("allOf", Schemas, BOTH),
-        ("anyOf", Schemas, BOTH),
+        ("additionalItems", Schema, OLDER),
+        ("additionalProperties", Schema, ALL),
+        ("allOf", Schemas, ALL),
+        ("anyOf", Schemas, ALL),
         ("const", Data, BOTH),
         ("contains", Schema, BOTH),
         ("contentEncoding", Data, BOTH),
         ("contentMediaType", Data, BOTH),
         ("contentSchema", Schema, NEW),
-        ("default", Data, BOTH),
-        ("definitions", Named, BOTH),
-        ("dependencies", Named, BOTH),
+        ("default", Data, ALL),
+        ("definitions", Named, ALL),
+        ("dependencies", Named, ALL),
         ("dependentRequired", Data, NEW),
         ("dependentSchemas", Named, NEW),
         ("deprecated", Data, NEW),
-        ("description", Data, BOTH),
+        ("description", Data, ALL),
         ("else", Schema, BOTH),
-        ("enum", Data, BOTH),
+        ("enum", Data, ALL),
         ("examples", Data, BOTH),
-        ("exclusiveMaximum", Data, BOTH),
-        ("exclusiveMinimum", Data, BOTH),
-        ("format", Data, BOTH),
+        ("exclusiveMaximum", Data, ALL),
+        ("exclusiveMinimum", Data, ALL),
+        ("format", Data, ALL),
+        ("id", Data, OLDEST),
         ("if", Schema, BOTH),
-        ("items", Schema, BOTH),
+        ("items", Schema, ALL),
         ("maxContains", Data, NEW),
-        ("maxItems", Data, BOTH),
-        ("maxLength", Data, BOTH),
-        ("maxProperties", Data, BOTH),
-        ("maximum", Data, BOTH),
+        ("maxItems", Data, ALL),
+        ("maxLength", Data, ALL),
+        ("maxProperties", Data, ALL),
+        ("maximum", Data, ALL),
         ("minContains", Data, NEW),
-        ("minItems", Data, BOTH),
-        ("minLength", Data, BOTH),
-        ("minProperties", Data, BOTH),
-        ("minimum", Data, BOTH),
-        ("multipleOf", Data, BOTH),
-        ("not", Schema, BOTH),
-        ("oneOf", Schemas, BOTH),
-        ("pattern", Data, BOTH),
-        ("patternProperties", Named, BOTH),
+        ("minItems", Data, ALL),
+        ("minLength", Data, ALL),
+        ("minProperties", Data, ALL),
+        ("minimum", Data, ALL),
+        ("multipleOf", Data, ALL),
+        ("not", Schema, ALL),
+        ("oneOf", Schemas, ALL),
+        ("pattern", Data, ALL),
+        ("patternProperties", Named, ALL),
         ("prefixItems", Schemas, NEW),
-        ("properties", Named, BOTH),
+        ("properties", Named, ALL),
         ("propertyNames", Schema, BOTH),
         ("readOnly", Data, BOTH),
-        ("required", Data, BOTH),
+        ("required", Data, ALL),
+        ("self", Data, OLDEST),
         ("then", Schema, BOTH),
-        ("title", Data, BOTH),
-        ("type", Data, BOTH),
+        ("title", Data, ALL),
+        ("type", Data, ALL),
         ("unevaluatedItems", Schema, NEW),
         ("unevaluatedProperties", Schema, NEW),
-        ("uniqueItems", Data, BOTH),
+        ("uniqueItems", Data, ALL),
         ("writeOnly", Data, BOTH),
         ("$recursiveAnchor", Data, &[]),
         ("$recursiveRef", Data, &[]),
     ]
 };
+
+const DRAFT_4: &str = "http://json-schema.org/draft-04/schema";
+/// Is draft 4 with a member `self`, which says what the schema is called.
+const SELF_DESCRIBING: &str =
+    "http://iglucentral.com/schemas/com.snowplowanalytics.self-desc/schema/jsonschema/1-0-0";
+
+/// Puts the draft's own URI where Snowplow's stands: the library knows no other.
+pub(crate) fn plain(schema: &mut Value) {
+    if let Some(Value::String(uri)) = schema.get_mut("$schema")
+        && uri.trim_end_matches('#') == SELF_DESCRIBING
+    {
+        *uri = format!("{DRAFT_4}#");
+    }
+}
 
 impl Dialect {
     /// Reads `$schema`. Without it, a schema is of 2020-12.
@@ -121,9 +141,10 @@ impl Dialect {
                 Ok(Self::Draft7)
             }
             "https://json-schema.org/draft/2020-12/schema" => Ok(Self::Draft202012),
+            DRAFT_4 | SELF_DESCRIBING => Ok(Self::Draft4),
             other => Err(format!(
-                "at {}: found `{other}`, expected `http://json-schema.org/draft-07/schema#` or \
-                 `https://json-schema.org/draft/2020-12/schema`",
+                "at {}: found `{other}`, expected `http://json-schema.org/draft-07/schema#`, \
+                 `https://json-schema.org/draft/2020-12/schema` or Snowplow's `{SELF_DESCRIBING}#`",
                 place("/$schema")
             )),
         }
@@ -131,6 +152,7 @@ impl Dialect {
 
     pub(crate) fn draft(self) -> Draft {
         match self {
+            Self::Draft4 => Draft::Draft4,
             Self::Draft7 => Draft::Draft7,
             Self::Draft202012 => Draft::Draft202012,
         }
@@ -147,10 +169,11 @@ pub(crate) fn look(schema: &Value, dialect: Dialect) -> Findings {
 /// Looks at one schema and at those within. How deep they are is bounded: the parser refuses more than 128 levels.
 fn look_at(schema: &Value, dialect: Dialect, at: &str, findings: &mut Findings) {
     let Value::Object(keywords) = schema else { return };
-    if dialect == Dialect::Draft7 && keywords.contains_key("$ref") {
+    if dialect != Dialect::Draft202012 && keywords.contains_key("$ref") {
         let ignored = keywords.keys().filter(|name| !is_beside_ref(name));
-        let told = ignored
-            .map(|name| format!("at {}: draft 7 ignores it beside a `$ref`", place(&format!("{at}/{name}"))));
+        let told = ignored.map(|name| {
+            format!("at {}: this draft ignores it beside a `$ref`", place(&format!("{at}/{name}")))
+        });
         findings.without_effect.extend(told);
     }
     for (name, value) in keywords {
@@ -215,7 +238,7 @@ fn check(
         }
         _ => return,
     };
-    if dialect == Dialect::Draft7 && keywords.contains_key("$ref") {
+    if dialect != Dialect::Draft202012 && keywords.contains_key("$ref") {
         return; // ignored, and told so
     }
     findings.unsupported.push(format!("at {}: {refusal}", place(at)));

@@ -8,12 +8,14 @@
 //! |---|---|
 //! | `configuration.rs` | what the program hands over, and how it becomes `Rules` |
 //! | `dialect.rs` | looks for what is not supported, and names it with its place |
+//! | `mapping/` | makes events of entries of other forms |
 //! | `rules.rs` | judges an event by the schema of its type |
 //! | `breach.rs` | tells what breaks a schema: path, code and message |
 
 mod breach;
 mod configuration;
 mod dialect;
+mod mapping;
 mod rules;
 
 use std::sync::OnceLock;

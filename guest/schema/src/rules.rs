@@ -9,6 +9,7 @@ use sluicegate_kit::{
 };
 
 use crate::breach::{self, PROPERTIES};
+use crate::mapping::Mapping;
 
 /// Says that there is no schema for a type of event.
 const UNKNOWN_EVENT_TYPE: &str = "unknown_event_type";
@@ -18,13 +19,18 @@ pub(crate) struct SchemaRules {
     pub(crate) types: BTreeMap<String, Validator>,
     /// Is for all types that are not among these. Without it, they are refused.
     pub(crate) others: Option<Validator>,
+    /// Makes events of entries. Without it, entries have the fields of events.
+    pub(crate) mapping: Option<Mapping>,
 }
 
 impl Rules for SchemaRules {
     /// Judges an entry by the default rules, and its properties by the schema.
     fn judge(&self, entry: &Entry) -> Judged {
-        read_event_with(entry, |event_type, properties| self.further(event_type, properties))
-            .map(Verdict::Accept)
+        let further = |event_type: &str, properties: Option<&str>| self.further(event_type, properties);
+        match &self.mapping {
+            Some(mapping) => mapping.judge(entry, further),
+            None => read_event_with(entry, further).map(Verdict::Accept),
+        }
     }
 }
 

@@ -31,6 +31,9 @@ pub struct Options {
     /// A schema that others refer to, by its own $id, its path beside theirs, or this URI
     #[arg(long = "with", value_name = "[URI=]FILE")]
     with: Vec<String>,
+    /// How entries of other forms become events: fields and steps, in TOML
+    #[arg(long, value_name = "FILE")]
+    mapping: Option<PathBuf>,
     /// The component to write
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
@@ -39,10 +42,14 @@ pub struct Options {
 /// Why there is no component.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the schema {file} cannot be read: {source}")]
+    #[error("the file {file} cannot be read: {source}")]
     Unreadable { file: PathBuf, source: io::Error },
-    #[error("the schema {0} is larger than {max} bytes", max = MAX_FILE_BYTES)]
+    #[error("the file {0} is larger than {max} bytes", max = MAX_FILE_BYTES)]
     TooLarge(PathBuf),
+    #[error("the mapping {file} is no TOML: {source}")]
+    NoToml { file: PathBuf, source: toml::de::Error },
+    #[error("the mapping {0} holds what JSON cannot say: wanted text, numbers, booleans, lists and tables")]
+    NoJson(PathBuf),
     #[error("found {0} files, wanted at most {max}", max = MAX_FILES)]
     TooMany(usize),
     #[error("found two schemas for {0}, wanted one")]
@@ -122,7 +129,18 @@ fn configuration(options: &Options) -> Result<Value, Error> {
             }
         }
     }
-    Ok(json!({ "documents": documents, "types": types, "others": others }))
+    let mapping = options.mapping.as_deref().map(mapping).transpose()?;
+    Ok(json!({ "documents": documents, "types": types, "others": others, "mapping": mapping }))
+}
+
+/// Reads a mapping. What it says is looked at by the initialiser.
+fn mapping(file: &Path) -> Result<Value, Error> {
+    let no_toml = |source| Error::NoToml { file: file.to_owned(), source };
+    let content: toml::Table = toml::from_str(&read(file)?).map_err(no_toml)?;
+    let content = serde_json::to_value(content).map_err(|_| Error::NoJson(file.to_owned()))?;
+    // The component must not depend on where the file is.
+    let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy();
+    Ok(json!({ "name": name, "content": content }))
 }
 
 /// Splits what is before the first `=` from the file.

@@ -1,0 +1,30 @@
+//! Replaces values by HMAC-SHA-256, with a key that the component does not hold.
+
+use std::sync::OnceLock;
+
+use sluicegate_kit::bindings::config::wasi::config::store as settings;
+use sluicegate_kit::{Violation, hashes, violation};
+
+/// Names the setting of the guest that holds the key.
+const SETTING: &str = "hash_key";
+/// Bounds a key from below, in bytes.
+const MIN_KEY: usize = 16;
+/// Says that there is no key, or a weak one.
+const NO_HASH_KEY: &str = "no_hash_key";
+
+/// Holds the key of this instance, once it was asked for. It is no part of what the component begins with.
+static KEY: OnceLock<Option<String>> = OnceLock::new();
+
+/// Returns the hash of a text as hexadecimal digits.
+pub(crate) fn hashed(text: &str, path: impl FnOnce() -> String) -> Result<String, Violation> {
+    let key = KEY.get_or_init(|| settings::get(SETTING).ok().flatten().filter(|key| key.len() >= MIN_KEY));
+    match key {
+        Some(key) => Ok(hashes::hmac_sha256(key, text)),
+        None => {
+            let message = format!(
+                "found no setting `{SETTING}` of {MIN_KEY} bytes or more; expected one in `[guest_settings]`, so that this can be hashed"
+            );
+            Err(violation(path(), NO_HASH_KEY, message))
+        }
+    }
+}
