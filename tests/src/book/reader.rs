@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +13,7 @@ use sluicegate_demo::servers::{Options, Redis};
 
 use super::page::{Fence, Page, repository};
 use super::shown::is_as_shown;
-use crate::tool::{cache, cached};
+use crate::tool::cache;
 use crate::wait::until;
 use crate::{Scene, guests, service};
 
@@ -151,7 +151,7 @@ impl Reader {
         let path = std::env::var("PATH").unwrap_or_default();
         shell.env("PATH", format!("{}:{path}", self.state.join("bin").display()));
         shell.env("LANG", "C.UTF-8").env("COMPONENTS", guests::folder());
-        shell.env("REDIS_URL", self.redis.url()).env("POSTGRES_URL", self.scene.database.url());
+        shell.env("REDIS_URL", self.redis.url()).env("POSTGRES_URL", for_psql(&self.scene.database.url()));
         shell.env("ADMIN_LISTEN", format!("{}:8700", self.address));
         shell
     }
@@ -166,6 +166,13 @@ impl Drop for Reader {
     }
 }
 
+/// Leaves out of a URL what only sqlx knows.
+fn for_psql(url: &str) -> String {
+    let (server, query) = url.split_once('?').unwrap_or((url, ""));
+    let pairs = query.split('&').filter(|pair| !pair.starts_with("statement-cache-capacity="));
+    format!("{server}?{}", pairs.collect::<Vec<_>>().join("&"))
+}
+
 /// Puts onto the path what a reader has: the program, cargo, and clients of the servers.
 fn provide(bin: &Path) {
     let script = |name: &str, lines: &str| {
@@ -175,7 +182,6 @@ fn provide(bin: &Path) {
     };
     // It ends with the shell that started it, however that ends.
     script("sluicegate", &format!("exec setpriv --pdeathsig KILL {} \"$@\"", service::program().display()));
-    symlink(cached("wasmtime-48.0.8/bin/wasmtime", "wasmtime"), bin.join("wasmtime")).unwrap();
     for client in ["redis-cli", "psql"] {
         // Else the machine has its own, as it has its own servers.
         let unpacked = cache().join(SERVERS).join("bin").join(client);
