@@ -9,6 +9,8 @@ COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
 # For what is only tested, and not measured: the crate of the service takes six minutes of a processor to optimise. What it
 # depends on is the same, and is compiled once.
 UNOPTIMISED := cargo --config profile.release.package.sluicegate.opt-level=0
+# The tests within the libraries. The harness has modules of the service, with their tests, which need what is not in it.
+UNIT_TESTS := $(UNOPTIMISED) test --release --locked --workspace --exclude guest-harness --lib
 # What tests start besides what is built here, each fetched or built once.
 TOOLS := servers redis-7.0 prometheus kits schemas wasmtime wac
 
@@ -44,12 +46,12 @@ test: build hostile failpoints $(TOOLS) deny book ## everything that continuous 
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
-	$(UNOPTIMISED) test --release --locked --workspace --lib
+	$(UNIT_TESTS)
 	cargo test --release --locked --workspace --doc
 	$(DEMO) servers -- cargo test --release --locked --workspace --bins --test '*' -- --test-threads 4
 
 test-one: build hostile failpoints $(TOOLS) ## the tests whose names contain T
-	$(UNOPTIMISED) test --release --locked --workspace --lib -- $(T)
+	$(UNIT_TESTS) -- $(T)
 	$(DEMO) servers -- cargo test --release --locked --workspace --test service -- --test-threads 4 $(T)
 
 # What deny.toml says of licences, sources and crates that are not wanted.
