@@ -92,7 +92,7 @@ fn arguments(project: &Project, groups: &[Group], draft: &str, uri: &str) -> Vec
     for folder in ["", "baseUriChange", "baseUriChangeFolder", "baseUriChangeFolderInSubschema", "nested"] {
         for folder in [folder.to_owned(), format!("{draft}/{folder}")] {
             let path = remotes.join(&folder);
-            for file in path.is_dir().then(|| json_files(&path)).unwrap_or_default() {
+            for file in if path.is_dir() { json_files(&path) } else { Vec::new() } {
                 let name = file.strip_prefix(&remotes).unwrap().to_str().unwrap().to_owned();
                 // What is for all drafts is in the newest.
                 let schema = if name.starts_with(draft) { of_draft(read(&file), uri) } else { read(&file) };
