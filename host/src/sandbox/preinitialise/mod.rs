@@ -19,9 +19,9 @@ use wasmi::{
 
 use image::Image;
 
-/// Bounds what the initialiser computes, in WebAssembly instructions: about half a minute of it. A small schema takes 40
+/// Bounds what the initialiser computes, in WebAssembly instructions: about two minutes of it. A small schema takes 40
 /// million.
-const MAX_FUEL: u64 = 10_000_000_000;
+const MAX_FUEL: u64 = 50_000_000_000;
 /// Bound how deep its calls may be nested, and what the interpreter keeps for that. The initialiser's own stack, of 512
 /// KiB, is full before.
 const MAX_CALLS: usize = 100_000;
@@ -38,7 +38,7 @@ pub enum Error {
     /// What the initialiser says of its argument, each with its place.
     #[error("{}", .0.join("\n"))]
     Refused(Vec<String>),
-    #[error("the initialiser ended early: {0}; it may take {max} MiB and some seconds of processor time", max = MAX_MEMORY_BYTES >> 20)]
+    #[error("the initialiser ended early: {0}; it may take {max} MiB and two minutes of processor time", max = MAX_MEMORY_BYTES >> 20)]
     Ended(String),
     /// The program has a defect.
     #[error("the generic component inside the program is not as expected: {0}")]
