@@ -146,10 +146,20 @@ impl Reader {
         shell.args(END_WITH_PARENT).args(["bash", "-c", SCRIPT, "bash"]);
         shell.arg(&self.state).args([&number.to_string(), ground]);
         shell.current_dir(self.scene.folder()).stdin(Stdio::null());
-        let kept = ["HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "USER", "TMPDIR"];
+        // Nothing is to be installed on the way, and the compiler is to be the one of this test.
+        let kept = [
+            "HOME",
+            "CARGO_HOME",
+            "RUSTUP_HOME",
+            "RUSTUP_TOOLCHAIN",
+            "RUSTUP_AUTO_INSTALL",
+            "USER",
+            "TMPDIR",
+        ];
+        let tools = Path::new(env!("CARGO")).parent().unwrap();
         shell.env_clear().envs(kept.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         let path = std::env::var("PATH").unwrap_or_default();
-        shell.env("PATH", format!("{}:{path}", self.state.join("bin").display()));
+        shell.env("PATH", format!("{}:{}:{path}", self.state.join("bin").display(), tools.display()));
         shell.env("LANG", "C.UTF-8").env("COMPONENTS", guests::folder());
         shell.env("REDIS_URL", self.redis.url()).env("POSTGRES_URL", for_psql(&self.scene.database.url()));
         shell.env("ADMIN_LISTEN", format!("{}:8700", self.address));
