@@ -49,7 +49,7 @@ test: build hostile failpoints $(TOOLS) deny book ## everything that continuous 
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
 	$(UNIT_TESTS)
 	cargo test --release --locked --workspace --doc
-	$(DEMO) servers -- cargo test --release --locked --workspace --bins --test '*' -- --test-threads 4
+	$(DEMO) servers -- cargo test --release --locked --workspace --test '*' -- --test-threads 4
 
 test-one: build hostile failpoints $(TOOLS) ## the tests whose names contain T
 	$(UNIT_TESTS) -- $(T)
