@@ -1,9 +1,6 @@
 # Everything from a fresh clone: each target does its own set-up.
 .PHONY: help settings build guests hostile failpoints demo test test-one deny advisories soak bench servers redis-7.0 prometheus schemas schemathesis kits wasmtime wac book
 
-# To link a component takes one processor: what else there is to build goes on beside it.
-MAKEFLAGS += --jobs=3
-
 DEMO := target/release/sluicegate-demo
 COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
 # For what is only tested, and not measured: the crate of the service takes six minutes of a processor to optimise. What it
