@@ -6,16 +6,6 @@ use crate::batch::{Entry, EntryId, Outcome, Reason, UncheckedEvent, Verdict, Vio
 use crate::bindings::sluicegate::guest::types as wit;
 use crate::validate::{OutputLimits, cut, quoted, validate};
 
-/// The limits of a service with no settings, as far as verdicts can overstep them: docs/settings.md tells them.
-const LIMITS: OutputLimits = OutputLimits {
-    output_bytes: 64 << 20,
-    rows: 100_000,
-    string_bytes: 16 << 20,
-    json_depth: 127,
-    max_age_days: 18_262,
-    max_ahead_days: 366,
-};
-
 /// One of the two interfaces that guests export.
 pub trait Guest {
     type Entry;
@@ -50,7 +40,10 @@ fn ask<G: Guest>(batch: &[G::Entry]) -> Vec<Outcome> {
     let (found, wanted) = (verdicts.len(), batch.len());
     if found == wanted {
         let now = Utc::now();
-        return verdicts.into_iter().map(|verdict| validate(verdict.into(), &LIMITS, now)).collect();
+        return verdicts
+            .into_iter()
+            .map(|verdict| validate(verdict.into(), &OutputLimits::DEFAULT, now))
+            .collect();
     }
     if wanted > 1 {
         return batch.iter().flat_map(|only| ask::<G>(std::slice::from_ref(only))).collect();

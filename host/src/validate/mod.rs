@@ -32,7 +32,7 @@ const MIN_TIME_MICROS: i64 = -210_863_520_000_000_000;
 const MAX_TIME_MICROS: i64 = 8_210_266_790_400_000_000;
 
 /// What verdicts may hold, as the operator has set it. The limits above are part of the contract.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct OutputLimits {
     /// `GUEST_OUTPUT`: the bytes of one call, and of a batch beyond what its entries brought.
     pub output_bytes: usize,
@@ -49,6 +49,16 @@ pub struct OutputLimits {
 }
 
 impl OutputLimits {
+    /// The limits of a service without settings, for those who have no settings to read.
+    pub const DEFAULT: Self = Self {
+        output_bytes: 64 << 20,
+        rows: 100_000,
+        string_bytes: 16 << 20,
+        json_depth: 127,
+        max_age_days: 18_262,
+        max_ahead_days: 366,
+    };
+
     /// Without this window a guest could make millions of chunks, each a few files.
     fn is_in_window(&self, time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
         let age = now - time;

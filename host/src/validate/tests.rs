@@ -91,6 +91,11 @@ fn bounds() -> OutputLimits {
 }
 
 #[test]
+fn the_default_limits_are_those_of_the_settings() {
+    assert_eq!(OutputLimits::DEFAULT, Limits::default().bounds);
+}
+
+#[test]
 fn nothing_is_kept_of_what_is_cut() {
     for text in
         ["x".repeat(10 << 20), "\0".repeat(10 << 20), "é".repeat(5 << 20), String::with_capacity(10 << 20)]
