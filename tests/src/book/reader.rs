@@ -199,9 +199,10 @@ fn provide(bin: &Path) {
             script(client, &format!("exec {} \"$@\"", unpacked.display()));
         }
     }
-    // All projects share what they are made of, in the versions of this repository, which are here already.
+    // All projects share what they are made of, in the versions of this repository, which are here already. Other tests run
+    // beside this one, and some of them have limits of time.
     let lines = format!(
-        "[ -e Cargo.lock ] || cp {lock} .\n[ -e target ] || ln -s {target} target\nunset RUSTFLAGS\nexport CARGO_PROFILE_RELEASE_LTO=off\nexec {cargo} \"$@\"",
+        "[ -e Cargo.lock ] || cp {lock} .\n[ -e target ] || ln -s {target} target\nunset RUSTFLAGS\nexport CARGO_PROFILE_RELEASE_LTO=off\nexec nice -n 10 {cargo} \"$@\"",
         lock = repository().join("Cargo.lock").display(),
         target = guests::program("new-projects").display(),
         cargo = env!("CARGO"),
