@@ -6,8 +6,8 @@ COMPONENTS := cargo build --profile guest --locked --target wasm32-wasip2
 # For what is only tested, and not measured: the crate of the service takes six minutes of a processor to optimise. What it
 # depends on is the same, and is compiled once.
 UNOPTIMISED := cargo --config profile.release.package.sluicegate.opt-level=0
-# The tests within the libraries. The harness has modules of the service, with their tests, which need what is not in it.
-UNIT_TESTS := $(UNOPTIMISED) test --release --locked --workspace --exclude guest-harness --lib
+# The tests within the libraries.
+UNIT_TESTS := $(UNOPTIMISED) test --release --locked --workspace --lib
 # What tests start besides what is built here, each fetched or built once.
 TOOLS := servers redis-7.0 prometheus kits schemas wasmtime wac
 
@@ -41,7 +41,7 @@ demo: build servers ## the whole service on private servers, for DEMO_SECONDS
 # One profile for all of it, so that the heavy dependencies are built once. Most of a test is waiting: hence the threads.
 test: build hostile failpoints $(TOOLS) deny book ## everything that continuous integration runs
 	cargo fmt --all --check
-	cargo clippy --release --locked --workspace --exclude guest-harness --all-targets -- -D warnings
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	cargo clippy --release --locked --workspace --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
 	$(UNIT_TESTS)

@@ -13,9 +13,9 @@ use super::Error;
 use super::error::within;
 use super::ledger::{Audit, Ledger, Letter, Report};
 use super::place::{STEP_TIMEOUT, Workdir, connect};
-use sluicegate::batch::Event;
 use sluicegate::config::{Config, Secret, Tenant};
 use sluicegate::stream::{GroupMonitor, GroupStats, Redis};
+use sluicegate_verdicts::Event;
 
 /// Bounds how long taking stock may take.
 const AUDIT_TIMEOUT: Duration = Duration::from_secs(120);

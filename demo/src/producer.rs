@@ -12,7 +12,7 @@ use super::Error;
 use super::generator::{Generator, Sample};
 use super::ledger::Ledger;
 use super::place::connect_redis;
-use sluicegate::batch::EntryId;
+use sluicegate_verdicts::EntryId;
 
 /// Sets the interval at which entries are sent.
 const TICK: Duration = Duration::from_millis(10);

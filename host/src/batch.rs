@@ -1,211 +1,15 @@
-//! Defines what flows through the pipeline: entries, verdicts and outcomes. It is data without I/O.
+//! Defines what the pipeline knows of the entries it has judged: by which version, and how they ended.
 
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use enum_map::{Enum, EnumMap};
 use sha2::{Digest as _, Sha256};
+use sluicegate_verdicts::{Entry, Event, Outcome, Reason};
 use strum::{EnumString, IntoStaticStr};
 use uuid::Uuid;
 
 use crate::text::{first_digits, hex};
-
-/// The ID that Redis gave a stream entry: `<milliseconds>-<sequence>`.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
-pub struct EntryId {
-    /// Milliseconds since the Unix epoch.
-    pub milliseconds: u64,
-    /// Distinguishes the entries of one millisecond.
-    pub sequence: u64,
-}
-
-impl EntryId {
-    /// Smaller than the ID of any entry that Redis can hold.
-    pub const ZERO: Self = Self { milliseconds: 0, sequence: 0 };
-
-    /// Reads the text form, or returns `None`.
-    pub fn parse(text: &[u8]) -> Option<Self> {
-        let (milliseconds, sequence) = std::str::from_utf8(text).ok()?.split_once('-')?;
-        Some(Self { milliseconds: milliseconds.parse().ok()?, sequence: sequence.parse().ok()? })
-    }
-}
-
-impl fmt::Display for EntryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.milliseconds, self.sequence)
-    }
-}
-
-/// The name and the value of a field: any bytes that Redis can hold.
-pub type Field = (Vec<u8>, Vec<u8>);
-
-/// One stream entry, as Redis delivered it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The entry's ID, unique in the stream.
-    pub id: EntryId,
-    /// The fields, in the order of the producer. `None` when the entry was deleted from the stream
-    /// while it was pending: its content is lost.
-    pub fields: Option<Vec<Field>>,
-    /// How often the entry was delivered, this time included, without the times that ended while
-    /// the rules were not being asked about it: see `stream/attempts.rs`.
-    pub deliveries: u64,
-}
-
-/// What a guest returns: what it wants to become of an entry, not yet checked.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub enum Verdict {
-    /// Stores one row.
-    Accept(UncheckedEvent),
-    /// Stores several rows, all or none.
-    Expand(#[serde(deserialize_with = "crate::bounded::list")] Vec<UncheckedEvent>),
-    /// Keeps the entry as a dead letter.
-    Reject(#[serde(deserialize_with = "crate::bounded::list")] Vec<Violation>),
-    /// Drops the entry on purpose.
-    Discard(String),
-}
-
-/// A row as a guest hands it over: hostile input until `validate` has seen it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct UncheckedEvent {
-    /// A UUID in text form.
-    pub event_id: String,
-    /// Microseconds since the Unix epoch.
-    pub time: i64,
-    pub event_type: String,
-    pub user_id: String,
-    /// A JSON object in text form.
-    pub properties: Option<String>,
-}
-
-/// A row that PostgreSQL can hold. Only `validate` makes one of an unchecked event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// The key of the row, together with `time`.
-    pub event_id: Uuid,
-    /// When the event happened, to the microsecond.
-    pub time: DateTime<Utc>,
-    /// Text without NUL.
-    pub event_type: String,
-    /// Text without NUL.
-    pub user_id: String,
-    /// A JSON object that `jsonb` can hold.
-    pub properties: Option<String>,
-}
-
-impl Event {
-    /// Returns the row's key. Concurrent batches lock rows in this order, and cannot deadlock.
-    pub fn key(&self) -> (Uuid, DateTime<Utc>) {
-        (self.event_id, self.time)
-    }
-
-    /// Returns the bytes that it takes.
-    pub fn bytes(&self) -> usize {
-        let properties = self.properties.as_ref().map_or(0, String::len);
-        size_of::<Self>() + self.event_type.len() + self.user_id.len() + properties
-    }
-}
-
-/// One reason why an entry is refused.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Violation {
-    /// The place in the entry, empty for the whole of it.
-    pub path: String,
-    /// A short, stable name for programs.
-    pub code: String,
-    /// A message for people.
-    pub message: String,
-}
-
-/// Why an entry became a dead letter. The table `dead_letters`, logs and metrics have the name of
-/// the variant in `snake_case`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Enum, IntoStaticStr)]
-#[strum(serialize_all = "snake_case")]
-pub enum Reason {
-    /// The guest rejected the entry.
-    Rejected,
-    /// A field is not UTF-8, which the guest cannot be given.
-    Undecodable,
-    /// The entry was deleted from the stream while it was pending: its content is lost.
-    Deleted,
-    /// The entry was delivered too often without an end: whoever reads it may die of it.
-    DeliveredTooOften,
-    /// The guest's verdict does not keep the contract.
-    BadVerdict,
-    Trapped,
-    /// The process in which the guest ran ended.
-    Crashed,
-    /// The guest overstepped its time limit.
-    TimedOut,
-    /// The guest overstepped its memory limit.
-    OutOfMemory,
-    /// The guest executed more instructions than it may.
-    OutOfFuel,
-    /// The guest overstepped its stack's limit.
-    OutOfStack,
-    /// The guest held more resources than it may.
-    OutOfHandles,
-    /// The guest's tables became larger than they may.
-    TooManyElements,
-    /// The guest handed over more than it may.
-    TooMuchOutput,
-    /// PostgreSQL refused the row.
-    Refused,
-}
-
-impl Reason {
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-
-    /// Returns every reason that there is.
-    pub fn all() -> impl Iterator<Item = Self> {
-        EnumMap::<Self, ()>::default().into_iter().map(|(reason, ())| reason)
-    }
-
-    /// Returns whether the rules broke the contract or a limit.
-    fn is_breach(self) -> bool {
-        match self {
-            Self::Trapped
-            | Self::Crashed
-            | Self::TimedOut
-            | Self::OutOfMemory
-            | Self::OutOfFuel
-            | Self::OutOfStack
-            | Self::OutOfHandles
-            | Self::TooManyElements
-            | Self::TooMuchOutput
-            | Self::BadVerdict => true,
-            Self::Rejected | Self::Undecodable | Self::Deleted | Self::DeliveredTooOften | Self::Refused => {
-                false
-            }
-        }
-    }
-}
-
-/// The one way in which an entry ends (invariant 2).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The entry's rows are stored, or are there already.
-    Store(Vec1<Event>),
-    /// The entry is kept with the reasons.
-    DeadLetter(Reason, Vec<Violation>),
-    /// The entry is dropped, for the reason that the guest gave.
-    Discard(String),
-}
-
-impl Outcome {
-    /// Returns how the entry ends, unless that depends on the rows that are there already.
-    pub fn ended(&self) -> Option<Ended> {
-        match self {
-            Self::Store(_) => None,
-            Self::DeadLetter(reason, _) => Some((*reason).into()),
-            Self::Discard(_) => Some(Ended::Discarded),
-        }
-    }
-}
 
 /// How an entry ended, as it is counted and told.
 #[derive(
@@ -226,29 +30,22 @@ pub enum Ended {
     DeadLettered,
 }
 
+impl Ended {
+    /// Returns how an entry ends, unless that depends on the rows that are there already.
+    pub fn of(outcome: &Outcome) -> Option<Self> {
+        match outcome {
+            Outcome::Store(_) => None,
+            Outcome::DeadLetter(reason, _) => Some((*reason).into()),
+            Outcome::Discard(_) => Some(Self::Discarded),
+        }
+    }
+}
+
 impl From<Reason> for Ended {
     fn from(reason: Reason) -> Self {
         match reason {
             Reason::Rejected => Self::Rejected,
             _ => Self::DeadLettered,
-        }
-    }
-}
-
-/// One item, mostly, and never none. It saves an allocation for each entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Vec1<T> {
-    /// Exactly one.
-    One(T),
-    /// One or more.
-    Many(Vec<T>),
-}
-
-impl<T> Vec1<T> {
-    pub fn as_slice(&self) -> &[T] {
-        match self {
-            Self::One(item) => std::slice::from_ref(item),
-            Self::Many(items) => items,
         }
     }
 }
@@ -467,30 +264,6 @@ impl fmt::Display for Breaches {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn entry_ids_read_what_they_write() {
-        let id = EntryId { milliseconds: 1_768_689_000_123, sequence: 7 };
-        assert_eq!(EntryId::parse(id.to_string().as_bytes()), Some(id));
-        for bad in ["", "1", "1-", "-1", "a-b", "1-2-3", "18446744073709551616-0"] {
-            assert_eq!(EntryId::parse(bad.as_bytes()), None, "{bad:?}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_entry_id_is_read_back_in_order(a: (u64, u64), b: (u64, u64)) {
-            let [a, b] = [a, b].map(|(milliseconds, sequence)| EntryId { milliseconds, sequence });
-            assert_eq!(EntryId::parse(a.to_string().as_bytes()), Some(a));
-            assert_eq!(a < b, (a.milliseconds, a.sequence) < (b.milliseconds, b.sequence));
-            assert!(a >= EntryId::ZERO);
-        }
-
-        #[test]
-        fn no_bytes_make_an_entry_id_panic(bytes: Vec<u8>) {
-            let _ = EntryId::parse(&bytes);
-        }
-    }
 
     #[test]
     fn breaches_are_counted_by_their_kind() {

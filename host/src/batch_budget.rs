@@ -5,9 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::batch::{Event, Judged, Outcome, Violation};
+use crate::batch::Judged;
 use crate::capabilities::Publication;
-use crate::validate::{MAX_EXPANSION_WEEKS, week};
+use sluicegate_verdicts::validate::{MAX_EXPANSION_WEEKS, week};
+use sluicegate_verdicts::{Event, Outcome, Violation};
 
 /// The bytes that an outcome may take beyond twice its entry without counting as excess.
 const FREE_BYTES: usize = 1 << 10;
@@ -162,7 +163,8 @@ pub fn is_too_much_at_once(batch: &[Judged]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Digest, Entry, EntryId, Reason, Vec1, Version};
+    use crate::batch::{Digest, Version};
+    use sluicegate_verdicts::{Entry, EntryId, Reason, Vec1};
 
     fn judged(sequence: u64, outcome: Outcome) -> Judged {
         let id = EntryId { milliseconds: 0, sequence };

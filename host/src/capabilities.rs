@@ -195,7 +195,7 @@ impl Transaction {
 pub struct Publication {
     pub stream: String,
     /// Names and values.
-    #[serde(deserialize_with = "crate::bounded::list")]
+    #[serde(deserialize_with = "sluicegate_verdicts::bounded::list")]
     pub fields: Vec<(String, String)>,
 }
 
@@ -212,7 +212,7 @@ impl Publication {
 pub struct Series {
     pub name: String,
     /// Sorted.
-    #[serde(deserialize_with = "crate::bounded::list")]
+    #[serde(deserialize_with = "sluicegate_verdicts::bounded::list")]
     pub labels: Vec<(String, String)>,
 }
 
@@ -227,10 +227,10 @@ pub enum Sample {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Effects {
     /// To be sent, in this order.
-    #[serde(deserialize_with = "crate::bounded::list")]
+    #[serde(deserialize_with = "sluicegate_verdicts::bounded::list")]
     pub publications: Vec<Publication>,
     /// To be counted.
-    #[serde(deserialize_with = "crate::bounded::list")]
+    #[serde(deserialize_with = "sluicegate_verdicts::bounded::list")]
     pub samples: Vec<(Series, Sample)>,
     /// Samples that were not taken: too many, or with names or values that are none.
     pub dropped_samples: u64,
@@ -375,7 +375,7 @@ pub struct Measured {
     /// The bytes of all memories of an instance, the largest one of them.
     pub memory_bytes: usize,
     /// Where the time went, for each call whose guest takes samples.
-    #[serde(deserialize_with = "crate::bounded::list")]
+    #[serde(deserialize_with = "sluicegate_verdicts::bounded::list")]
     pub samples: Vec<StackSamples>,
 }
 

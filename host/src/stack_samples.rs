@@ -16,16 +16,16 @@ const MAX_NAME_BYTES: usize = 2_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StackSamples {
     /// The names of functions. Several may have the same one.
-    #[serde(deserialize_with = "crate::bounded::list")]
+    #[serde(deserialize_with = "sluicegate_verdicts::bounded::list")]
     pub functions: Vec<String>,
     /// In the order in which they were taken.
-    #[serde(deserialize_with = "crate::bounded::list")]
+    #[serde(deserialize_with = "sluicegate_verdicts::bounded::list")]
     pub stacks: Vec<Stack>,
 }
 
 /// Holds the functions in which guest code was at a time, the innermost first, as places in the list of names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stack(#[serde(deserialize_with = "crate::bounded::list")] pub Vec<u32>);
+pub struct Stack(#[serde(deserialize_with = "sluicegate_verdicts::bounded::list")] pub Vec<u32>);
 
 impl StackSamples {
     /// Returns whether there is room for one more sample, whatever its functions are.

@@ -9,7 +9,6 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use crate::admin::{self, Observed};
-use crate::batch::EntryId;
 use crate::config::{Config, Tenant, TenantName, Time};
 use crate::log_limit::Reminder;
 use crate::metrics::{Counters, Dependency, Reporter, ServiceCounters};
@@ -22,6 +21,7 @@ use crate::store;
 use crate::store::{Database, DeadLetterStore, Filter, Store};
 use crate::stream::{self, Redis, Stream};
 use crate::tap::{Places, Tap};
+use sluicegate_verdicts::EntryId;
 
 /// How long the exit waits until the consumer has left its group.
 const LEAVING: Duration = Duration::from_secs(1);

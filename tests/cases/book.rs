@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use sluicegate::batch::Reason;
 use sluicegate_tests::book::{Page, Reader, repository};
+use sluicegate_verdicts::Reason;
 
 /// Names a test for each page with commands.
 macro_rules! pages {

@@ -133,7 +133,7 @@ impl Database {
     pub fn audit(&self, audit: &mut Audit<'_>, stream: &str, versions: &[Digest]) {
         let rows =
             self.rows("SELECT event_id, time, event_type, user_id, properties::text FROM events", |row| {
-                sluicegate::batch::Event {
+                sluicegate_verdicts::Event {
                     event_id: row.get(0),
                     time: row.get(1),
                     event_type: row.get(2),

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use chrono::{SubsecRound as _, Utc};
 use redis::{Connection, RedisResult};
-use sluicegate::batch::{Digest, EntryId};
+use sluicegate::batch::Digest;
 use sluicegate_demo::generator::{Generator, Sample};
 use sluicegate_demo::ledger::{Ledger, Report};
+use sluicegate_verdicts::EntryId;
 
 use crate::guests;
 use crate::scene::Scene;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use uuid::Builder;
 
 use super::{Refusal, Strict};
-use sluicegate::batch::Event;
+use sluicegate_verdicts::Event;
 
 const PAGES: [&str; 8] = [
     "/",

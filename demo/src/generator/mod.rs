@@ -10,7 +10,7 @@ use fastrand::Rng;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use sluicegate::batch::{Event, Reason};
+use sluicegate_verdicts::{Event, Reason};
 
 mod content;
 
@@ -219,11 +219,11 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use sluicegate::batch::{Entry, EntryId, Outcome, Vec1};
     use sluicegate::config::{Config, Tenant, Time};
     use sluicegate::judge::judge;
     use sluicegate::rules;
     use sluicegate::sandbox::SandboxEngine;
+    use sluicegate_verdicts::{Entry, EntryId, Outcome, Vec1};
 
     fn samples(seed: u64, count: i64) -> Vec<Sample> {
         let mut generator = Generator::new(seed);

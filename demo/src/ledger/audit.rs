@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::report::{Discrepancy, Report};
 use super::{Ledger, Origin, Sent, count};
 use crate::generator::{Expected, Fields, Refusal, Strict};
-use sluicegate::batch::{Digest, EntryId, Event, Reason};
+use sluicegate::batch::Digest;
+use sluicegate_verdicts::{EntryId, Event, Reason};
 
 /// Holds a row of `dead_letters`.
 #[derive(Clone, Debug, PartialEq, Eq)]

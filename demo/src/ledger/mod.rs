@@ -13,7 +13,8 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::generator::{Expected, Fields, Refusal, Sample, Strict};
-use sluicegate::batch::{Digest, EntryId, Event};
+use sluicegate::batch::Digest;
+use sluicegate_verdicts::{EntryId, Event};
 
 mod audit;
 mod report;

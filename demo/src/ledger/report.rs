@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use crate::generator::Strict;
-use sluicegate::batch::{EntryId, Tally};
+use sluicegate::batch::Tally;
 use sluicegate::stream::GroupStats;
+use sluicegate_verdicts::EntryId;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Discrepancy {

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::generator::Generator;
-use sluicegate::batch::{Reason, Tally};
+use sluicegate::batch::Tally;
 use sluicegate::stream::GroupStats;
+use sluicegate_verdicts::Reason;
 
 const SENT: u64 = 3_000;
 /// The strict rules are in force from this entry on.

@@ -2,9 +2,9 @@
 
 use chrono::Utc;
 
-use crate::batch::{Entry, EntryId, Outcome, Reason, UncheckedEvent, Verdict, Violation};
 use crate::bindings::sluicegate::guest::types as wit;
-use crate::validate::{OutputLimits, cut, quoted, validate};
+use sluicegate_verdicts::validate::{OutputLimits, cut, quoted, validate};
+use sluicegate_verdicts::{Entry, EntryId, Outcome, Reason, UncheckedEvent, Verdict, Violation};
 
 /// One of the two interfaces that guests export.
 pub trait Guest {

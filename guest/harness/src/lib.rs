@@ -5,23 +5,14 @@
 //! `sluicegate rules run`. Its limits and walls are not here: those are given to `wasmtime`. A guest that traps ends the
 //! command.
 
-#[allow(unreachable_pub, reason = "the two modules of the service have it in public signatures")]
-mod batch;
 mod judge;
-
-#[path = "../../../host/src/author/format/mod.rs"]
-#[allow(dead_code, unreachable_pub, unused_imports, reason = "it is the service's, which uses all of it")]
-mod format;
-#[path = "../../../host/src/validate/mod.rs"]
-#[allow(dead_code, unreachable_pub, reason = "it is the service's, which uses all of it")]
-mod validate;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use batch::Entry;
-use format::{Lines, OutcomeView, outcome_line};
 pub use judge::{Guest, Unreadable};
+use sluicegate_verdicts::Entry;
+use sluicegate_verdicts::format::{self, Lines, OutcomeView, outcome_line};
 
 /// Holds what wit-bindgen makes of `wit/`. A component imports of it what it calls.
 pub mod bindings {

@@ -4,14 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use sluicegate::batch::{Digest, Entry, EntryId, Judged, UncheckedEvent, Verdict, Version, Violation};
+use sluicegate::batch::{Digest, Judged, Version};
 use sluicegate::capabilities::{HostContext, Lost};
 use sluicegate::config::Config;
 use sluicegate::judge::{Answer, Batch, Fault, Rules, TextEntry, judge};
 use sluicegate::sandbox::Limits;
 use sluicegate::service;
 use sluicegate::store::{self, BatchRecord, Database};
-use sluicegate::validate::OutputLimits;
+use sluicegate_verdicts::validate::OutputLimits;
+use sluicegate_verdicts::{Entry, EntryId, UncheckedEvent, Verdict, Violation};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 use tokio::sync::Mutex;
 
-use crate::batch::EntryId;
 use crate::config::{Tenant, TenantName};
 use crate::metrics::Counters;
 use crate::stream::{Backlog, GroupMonitor};
 use crate::tap::Tap;
+use sluicegate_verdicts::EntryId;
 
 /// What was found in Redis is the answer for so long, whoever asks.
 const FRESH: Duration = Duration::from_secs(1);

@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 use super::Error;
 use super::fakes::Fakes;
 use super::project::Project;
-use crate::batch::{Entry, Judged};
+use crate::batch::Judged;
 use crate::capabilities::{Effects, HostContext, Measured};
 use crate::config::Statement;
 use crate::judge::{self, Rules};
+use sluicegate_verdicts::Entry;
 
 /// Rules that were loaded, and how entries are put to them.
 pub(super) struct Asker {

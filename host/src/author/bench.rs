@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::asker::Asker;
 use super::check::{LONG_START, START_EARLIER};
-use super::format::entry_line;
 use super::project::Project;
 use super::workload::{self, Workload};
-use crate::batch::{Digester, Entry};
+use crate::batch::Digester;
 use crate::capabilities::Measured;
 use crate::config::Time;
 use crate::text::printable;
+use sluicegate_verdicts::Entry;
+use sluicegate_verdicts::format::entry_line;
 
 /// The time is measured for so much processor time.
 const TIME: Duration = Duration::from_secs(1);

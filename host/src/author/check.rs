@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use super::Error;
 use super::asker::Asker;
 use super::project::Project;
-use crate::batch::{Digest, Entry, EntryId};
+use crate::batch::Digest;
 use crate::sandbox::{Interfaces, Standing, children_time};
 use crate::text::printable;
+use sluicegate_verdicts::{Entry, EntryId};
 
 /// The calls whose instances are measured.
 const STARTS: u32 = 11;

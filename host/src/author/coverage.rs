@@ -7,13 +7,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::asker::Asker;
-use super::format::OutcomeView;
 use super::outcome_class::OutcomeClass;
 use super::project::Project;
 use super::test::goldens;
 use super::{Error, source};
-use crate::batch::Entry;
 use crate::text::printable;
+use sluicegate_verdicts::Entry;
+use sluicegate_verdicts::format::OutcomeView;
 
 /// The most classes that are told apart. Rules that put data into codes would have one for each entry.
 const MAX_CLASSES: usize = 10_000;

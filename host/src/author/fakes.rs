@@ -12,13 +12,13 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::Error;
-use super::format::{compact, time_of};
-use crate::batch::EntryId;
 use crate::capabilities::{
     Lost, StatementError, StatementMeter, StatementResult, TransactionRequest, TransactionRequests, Value,
 };
 use crate::config::{Parameter, Statement};
 use crate::store::check_parameters;
+use sluicegate_verdicts::EntryId;
+use sluicegate_verdicts::format::{compact, time_of};
 
 /// The file in the folder of the goldens.
 pub(super) const FILE: &str = "fakes.toml";

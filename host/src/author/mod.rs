@@ -31,7 +31,6 @@ mod coverage;
 mod diff;
 mod fakes;
 mod files;
-pub mod format;
 mod from_schema;
 mod new;
 mod outcome_class;
@@ -75,7 +74,7 @@ pub enum Error {
     #[error("wasmtime: {0}")]
     Sandbox(wasmtime::Error),
     #[error(transparent)]
-    Input(#[from] format::Error),
+    Input(#[from] sluicegate_verdicts::format::Error),
     #[error("{file}: {message}")]
     Fakes { file: PathBuf, message: String },
     /// The rules ask what nobody has an answer for.

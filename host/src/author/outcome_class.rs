@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::format::OutcomeView;
-use crate::batch::Violation;
+use sluicegate_verdicts::Violation;
+use sluicegate_verdicts::format::OutcomeView;
 
 /// The most characters of what a guest says.
 const MAX_CHARS: usize = 200;

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::Error;
 use super::asker::Asker;
-use super::format::{Lines, OutcomeView, outcome_line};
 use super::project::Project;
-use crate::batch::Entry;
+use sluicegate_verdicts::Entry;
+use sluicegate_verdicts::format::{Lines, OutcomeView, outcome_line};
 
 /// Judges the entries of this file, or of standard input, in batches of `BATCH_SIZE`.
 pub(super) async fn judge_file(
@@ -48,7 +48,10 @@ async fn judge_all(
 }
 
 /// Returns the next entries, and why there are no more of them if a line is at fault.
-fn next_batch(lines: &mut Lines<impl BufRead>, most: usize) -> (Vec<Entry>, Option<super::format::Error>) {
+fn next_batch(
+    lines: &mut Lines<impl BufRead>,
+    most: usize,
+) -> (Vec<Entry>, Option<sluicegate_verdicts::format::Error>) {
     let mut batch = Vec::new();
     while batch.len() < most {
         match lines.next_entry() {

@@ -8,12 +8,12 @@ use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args};
 
 use super::Error;
-use super::format::Lines;
 use super::project::Project;
-use crate::batch::{Entry, EntryId};
 use crate::dead_letters::{Age, Moment};
 use crate::store::{Database, DeadLetterStore, Filter};
 use crate::stream::{History, Redis};
+use sluicegate_verdicts::format::Lines;
+use sluicegate_verdicts::{Entry, EntryId};
 
 /// Letters are read in pages of so many.
 const PAGE: u32 = 500;

@@ -7,11 +7,11 @@ use clap::Args;
 
 use super::Error;
 use super::asker::Asker;
-use super::format::Lines;
 use super::project::Project;
 use super::test::goldens;
-use crate::batch::{Entry, Outcome, Reason};
 use crate::capabilities::Measured;
+use sluicegate_verdicts::format::Lines;
+use sluicegate_verdicts::{Entry, Outcome, Reason};
 
 /// The most entries that are read of a file.
 const MAX_ENTRIES: usize = 10_000;

@@ -8,9 +8,9 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::batch::Violation;
 use crate::rules::view::second;
 use crate::store::{Cause, Job, Letter};
+use sluicegate_verdicts::Violation;
 
 /// What is told of the data of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::finding::{Finding, Subject};
-use crate::batch::EntryId;
 use crate::config::{Config, Tenant};
 use crate::stream::{ConsumerLook, Denied, GroupLook, RedisLook, StreamFigures, StreamLook, Why};
+use sluicegate_verdicts::EntryId;
 
 /// A consumer with nothing pending that has asked for nothing for so long is gone.
 const LEFT_OVER: Duration = Duration::from_secs(3_600);

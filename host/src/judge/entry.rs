@@ -6,7 +6,7 @@ use std::str::Utf8Error;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::batch::EntryId;
+use sluicegate_verdicts::EntryId;
 
 /// An entry as the rules get it. All of its text and bytes are borrowed.
 #[derive(Debug, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub struct GuestEntry<'a, V: Value + ?Sized> {
     /// The field names and values, in the order of the producer.
     #[serde(borrow, serialize_with = "write_fields")]
     pub fields: Vec<(&'a str, &'a V)>,
-    /// How often the entry was delivered, as in [`Entry::deliveries`](crate::batch::Entry::deliveries).
+    /// How often the entry was delivered, as in [`Entry::deliveries`](sluicegate_verdicts::Entry::deliveries).
     pub deliveries: u64,
 }
 

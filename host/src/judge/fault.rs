@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::Reason;
 use crate::capabilities::Lost;
 use crate::text::printable;
+use sluicegate_verdicts::Reason;
 
 /// The characters of a fault's text that are told.
 const MAX_FAULT_CHARS: usize = 4_000;

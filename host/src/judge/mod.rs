@@ -13,12 +13,13 @@ use tokio::sync::SemaphorePermit;
 use tokio::task::JoinError;
 use tracing::Span;
 
-use crate::batch::{Breaches, Entry, Judged, Outcome, Reason, Verdict, Version, Violation};
+use crate::batch::{Breaches, Judged, Version};
 use crate::batch_budget;
 use crate::capabilities::{Effects, HostContext, Lost, Measured, Transaction, TransactionRequests};
-use crate::validate::{OutputLimits, cut, quoted, validate};
 pub use entry::{Batch, BytesEntry, GuestEntry, TextEntry, Value};
 pub use fault::Fault;
+use sluicegate_verdicts::validate::{OutputLimits, cut, quoted, validate};
+use sluicegate_verdicts::{Entry, Outcome, Reason, Verdict, Violation};
 
 /// Once a batch has taken so many time limits, its rest is judged entry by
 /// entry, and shares as many again. Enough to find one poison entry by halves

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::*;
-use crate::batch::{Digest, EntryId, UncheckedEvent, Vec1};
+use crate::batch::Digest;
 use crate::sandbox::Limits;
 use parking_lot::Mutex;
+use sluicegate_verdicts::{EntryId, UncheckedEvent, Vec1};
 
 /// Without a transaction, so there is none to lose.
 fn judged(rules: &dyn Rules, max_deliveries: u64, entries: Vec<Entry>) -> Judgement {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::batch::{Judged, Outcome};
+use crate::batch::Judged;
 use crate::text::printable;
+use sluicegate_verdicts::Outcome;
 
 /// The largest number of a tenant's reasons that have their own count. The others share one.
 const MAX_REASONS: usize = 20;
@@ -69,7 +70,8 @@ impl fmt::Display for Discards {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Digest, Entry, EntryId, Version};
+    use crate::batch::{Digest, Version};
+    use sluicegate_verdicts::{Entry, EntryId};
 
     fn discarded(reason: &str) -> Judged {
         let entry = Entry { id: EntryId::ZERO, fields: None, deliveries: 1 };

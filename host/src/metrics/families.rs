@@ -9,8 +9,9 @@ use super::histogram::Histogram;
 use super::series::{Labels, Value as SeriesValue};
 use super::service::{Requests, Signal};
 use super::{Counters, Dependency, ServiceCounters, ServiceTotals, Since, Timings, Totals};
-use crate::batch::{EntryId, Version};
+use crate::batch::Version;
 use crate::stream::Backlog;
+use sluicegate_verdicts::EntryId;
 
 /// What the names of all metrics begin with.
 pub(super) const PREFIX: &str = "sluicegate";

@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 use std::time::Duration;
 
-use crate::batch::EntryId;
+use sluicegate_verdicts::EntryId;
 
 /// The upper bounds of the buckets in milliseconds, which are inclusive. A last bucket has none.
 const BOUNDS_MS: [u64; 18] = [

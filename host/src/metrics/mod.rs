@@ -29,7 +29,7 @@ pub use self::csv::{CsvFile, MetricsRow};
 pub(crate) use self::exposition::Format;
 pub(crate) use self::families::{AllMetrics, Family, Kind, Outside, Sample, TenantMetrics, Value, age_of};
 pub(crate) use self::service::{ServiceCounters, ServiceTotals, Signal};
-use crate::batch::{Breaches, EntryId, Judged, Tally, Version};
+use crate::batch::{Breaches, Judged, Tally, Version};
 use crate::capabilities::{self, Series};
 use crate::config::{Config, TenantName};
 use crate::stream::{GroupMonitor, GroupStats};
@@ -37,6 +37,7 @@ use discards::Discards;
 use histogram::Histogram;
 use recent::Recent;
 use series::AllSeries;
+use sluicegate_verdicts::EntryId;
 
 /// What the pipeline has done since the start, and what it is waiting for.
 #[derive(Debug, Default)]

@@ -38,7 +38,8 @@ mod tests {
     use chrono::{DateTime, TimeDelta};
 
     use super::*;
-    use crate::batch::{Digest, Entry, EntryId, Event, Outcome, Vec1, Version};
+    use crate::batch::{Digest, Version};
+    use sluicegate_verdicts::{Entry, EntryId, Event, Outcome, Vec1};
 
     fn of_weeks(weeks: std::ops::Range<i64>) -> Vec<Judged> {
         let judged = |week| Judged {

@@ -9,12 +9,13 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Entry, EntryId, Judged};
+use crate::batch::Judged;
 use crate::batch_budget;
 use crate::judge::Rules;
 use crate::otlp::BatchTrace;
 use crate::store::Committed;
 use crate::stream::Quiet;
+use sluicegate_verdicts::{Entry, EntryId};
 
 /// How long a batch that should be alone waits for those in flight, unless it must be alone. One of
 /// them may wait for somebody's lock, for hours.

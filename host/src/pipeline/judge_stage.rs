@@ -9,13 +9,14 @@ use super::in_flight::{InFlight, JudgedBatch, ReadBatch, Work};
 use super::rejections::RejectionLog;
 use super::slow_rules::SlowRulesLog;
 use super::{Error, RulesInForce};
-use crate::batch::{Breaches, Entry, Judged};
+use crate::batch::{Breaches, Judged};
 use crate::batch_budget;
 use crate::capabilities::{Effects, HostContext, Lost, Publication, TransactionRequests};
 use crate::failpoint::failpoint;
 use crate::judge::{self, Judgement, Rules};
 use crate::metrics::{Counters, Stage};
 use crate::stream::Attempts;
+use sluicegate_verdicts::Entry;
 
 /// Judges batch by batch, each by the version that is in force when it begins (invariant 6).
 pub(super) async fn judge_all(

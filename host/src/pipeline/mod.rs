@@ -28,7 +28,6 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use crate::batch::EntryId;
 use crate::config::Tenant;
 use crate::judge::Rules;
 use crate::log_limit::Reminder;
@@ -43,6 +42,7 @@ use judge_stage::{BatchJudge, judge_all};
 use read_stage::ReadStage;
 use rejections::RejectionLog;
 use slow_rules::SlowRulesLog;
+use sluicegate_verdicts::EntryId;
 use write_stage::WriteStage;
 
 /// The batches beyond those that commit: one being read, one being judged, one waiting to be

@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::in_flight::{CommittedBatch, InFlight, ReadBatch, Slot, Slots};
-use crate::batch::{Entry, EntryId};
 use crate::log_limit::Reminder;
 use crate::metrics::{Counters, Dependency};
 use crate::otlp::TenantTraces;
 use crate::retry::Retry;
 use crate::store::CommitLog;
 use crate::stream::{Pending, Read, Reader};
+use sluicegate_verdicts::{Entry, EntryId};
 
 pub(super) struct ReadStage {
     pub(super) reader: Reader,

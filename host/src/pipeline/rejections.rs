@@ -2,9 +2,10 @@
 
 use parking_lot::Mutex;
 
-use crate::batch::{Judged, Outcome, Violation};
+use crate::batch::Judged;
 use crate::log_limit::LogLimit;
-use crate::validate::cut;
+use sluicegate_verdicts::validate::cut;
+use sluicegate_verdicts::{Outcome, Violation};
 
 /// Logs entries that were not stored, with a limit.
 #[derive(Default)]

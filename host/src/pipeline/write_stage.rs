@@ -16,14 +16,15 @@ use super::in_flight::{CommittedBatch, InFlight, JudgedBatch, Work};
 use super::judge_stage::{BatchJudge, is_heavy};
 use super::rejections::RejectionLog;
 use super::slow_rules::SlowRulesLog;
-use crate::batch::{Judged, Outcome, Reason, Vec1, Violation};
+use crate::batch::Judged;
 use crate::capabilities::{HostContext, Usage};
 use crate::judge::Judgement;
 use crate::metrics::{Counters, Dependency, Stage};
 use crate::retry::Retry;
 use crate::store::{self, BatchRecord, Begun, Committed, Number, Remedy, Writer};
 use crate::tap::Tap;
-use crate::validate::cut;
+use sluicegate_verdicts::validate::cut;
+use sluicegate_verdicts::{Outcome, Reason, Vec1, Violation};
 
 #[derive(Clone)]
 pub(super) struct WriteStage {

@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use super::print_log::Printed;
 use super::{Limits, LoadError, World};
-use crate::batch::Verdict;
-use crate::bounded;
 use crate::capabilities::{Effects, Measured, StatementResult, Usage, Value};
 use crate::config::Grants;
 use crate::judge::{Batch, Fault};
+use sluicegate_verdicts::Verdict;
+use sluicegate_verdicts::bounded;
 
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 8;
@@ -41,8 +41,8 @@ pub(super) enum ToWorker<'a> {
 #[derive(Serialize, Deserialize)]
 pub(super) enum FromWorker {
     Loaded(Result<Loaded, LoadError>),
-    Query(String, #[serde(deserialize_with = "crate::bounded::list")] Vec<Value>),
-    Execute(String, #[serde(deserialize_with = "crate::bounded::list")] Vec<Value>),
+    Query(String, #[serde(deserialize_with = "sluicegate_verdicts::bounded::list")] Vec<Value>),
+    Execute(String, #[serde(deserialize_with = "sluicegate_verdicts::bounded::list")] Vec<Value>),
     Returned(Returned),
 }
 
@@ -110,7 +110,9 @@ pub(super) struct Returned {
 
 /// Holds what the guest returned. A guest that is right keeps the order of the batch.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Verdicts(#[serde(deserialize_with = "crate::bounded::list")] pub(super) Vec<Verdict>);
+pub(super) struct Verdicts(
+    #[serde(deserialize_with = "sluicegate_verdicts::bounded::list")] pub(super) Vec<Verdict>,
+);
 
 /// Says why no message was sent or received.
 #[derive(Debug, thiserror::Error)]

@@ -17,7 +17,7 @@ use crate::capabilities::{HostContext, Lost};
 use crate::config::{Grants, TenantName};
 use crate::judge::{Answer, Batch, Fault, Rules};
 use crate::retry::Retry;
-use crate::validate::OutputLimits;
+use sluicegate_verdicts::validate::OutputLimits;
 
 /// So many workers of a guest may die one after the other before there are pauses: to find one entry in a batch by
 /// halves takes no more.

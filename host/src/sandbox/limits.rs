@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Tenant;
-use crate::validate::OutputLimits;
+use sluicegate_verdicts::validate::OutputLimits;
 
 /// Holds all limits of a guest, each with the setting that it comes from.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -70,5 +70,15 @@ impl From<&Tenant> for Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self::from(&Tenant::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_limits_of_verdicts_are_those_of_the_settings() {
+        assert_eq!(Limits::default().bounds, OutputLimits::DEFAULT);
     }
 }

@@ -7,7 +7,7 @@ use sqlx::postgres::PgRow;
 use super::dead_letter_store::time;
 use super::pool::on_connection;
 use super::{Database, Error};
-use crate::validate::cut;
+use sluicegate_verdicts::validate::cut;
 
 /// The rows that are kept, the newest.
 const KEPT_ROWS: i64 = 100_000;

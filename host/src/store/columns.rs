@@ -4,7 +4,7 @@ use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 
-use crate::batch::Event;
+use sluicegate_verdicts::Event;
 
 pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
 

@@ -24,8 +24,9 @@ use uuid::Uuid;
 
 use super::pool::Purpose;
 use super::{Committed, Error, Store, within_timeout};
-use crate::batch::{Entry, EntryId, Judged, Tally};
+use crate::batch::{Judged, Tally};
 use crate::capabilities::Publication;
+use sluicegate_verdicts::{Entry, EntryId};
 
 /// What the transactions of one batch are recorded under: one number, unless the batch is split.
 pub struct BatchRecord {

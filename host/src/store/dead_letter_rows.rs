@@ -4,7 +4,8 @@ use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 
 use super::{Error, Store};
-use crate::batch::{Entry, Judged, Outcome, Reason, Version, Violation};
+use crate::batch::{Judged, Version};
+use sluicegate_verdicts::{Entry, Outcome, Reason, Violation};
 
 /// An array of arrays cannot be unnested by one level, so each letter's fields are a slice of one
 /// long array.

@@ -10,9 +10,9 @@ use sqlx::{AssertSqlSafe, Connection as _, Postgres, QueryBuilder, Row as _};
 use super::pool::{Purpose, on_connection};
 use super::timestamp::{NoTimestamp, Timestamp};
 use super::{Database, Error, Job, JobLease, within_timeout};
-use crate::batch::{Entry, EntryId, Field, Violation};
 use crate::failpoint::failpoint;
 use crate::text::first_digits;
+use sluicegate_verdicts::{Entry, EntryId, Field, Violation};
 
 /// Selects the letters that match everything that is given.
 #[derive(Clone, Debug, Default)]

@@ -16,7 +16,7 @@ use super::dead_letter_store::{Scope, time};
 use super::pool::on_connection;
 use super::{Database, Error};
 use crate::config::TenantName;
-use crate::validate::cut;
+use sluicegate_verdicts::validate::cut;
 
 /// How long a lease lasts. It is renewed well before that.
 const LEASE: &str = "INTERVAL '15 seconds'";

@@ -74,13 +74,14 @@ pub(crate) use session::check_parameters;
 pub use session::{Session, Statements};
 pub use writer::{Begun, Writer};
 
-use crate::batch::{Ended, EntryId, Tally};
+use crate::batch::{Ended, Tally};
 use crate::capabilities::Publication;
 use crate::config::{Config, TableName, Tenant, TenantName, UrlSource};
 use commit_log::Numbers;
 use migrator::Migrator;
 use pool::Pool;
 use rows::Inserts;
+use sluicegate_verdicts::EntryId;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

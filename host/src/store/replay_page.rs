@@ -14,10 +14,11 @@ use super::pool::Purpose;
 use super::rows::{Keys, Rows, take_new};
 use super::session::{self, Session};
 use super::{Error, JobLease, Remedy, Store, replay_outbox, within_timeout};
-use crate::batch::{Entry, Judged, Outcome, Reason, Version};
+use crate::batch::{Judged, Version};
 use crate::capabilities::{HostContext, Lost, Publication};
 use crate::failpoint::failpoint;
 use crate::judge::{self, Rules, max_pause};
+use sluicegate_verdicts::{Entry, Outcome, Reason};
 
 /// A page of a replay: what is done in one transaction.
 #[derive(Clone, Copy)]

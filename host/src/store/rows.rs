@@ -12,9 +12,10 @@ use super::columns::{self, Statement};
 use super::commit_log::Recorded;
 use super::timestamp::Timestamp;
 use super::{Error, Store};
-use crate::batch::{Ended, Event, Judged, Outcome, Tally, Vec1};
+use crate::batch::{Ended, Judged, Tally};
 use crate::batch_budget;
 use crate::config::TableName;
+use sluicegate_verdicts::{Event, Outcome, Vec1};
 
 /// The column that names the version of the rules that made a row, if the table has it.
 pub(super) const VERSION: &str = "rules_version";

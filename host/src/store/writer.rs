@@ -12,10 +12,11 @@ use super::pool::Purpose;
 use super::rows::{Keys, NewRows, Rows, ends_of};
 use super::session::{self, Session};
 use super::{BatchRecord, Committed, Error, Number, Remedy, Store, WRITING, within_timeout};
-use crate::batch::{Entry, EntryId, Judged, Tally};
+use crate::batch::{Judged, Tally};
 use crate::batch_budget;
 use crate::capabilities::Publication;
 use crate::failpoint::failpoint;
+use sluicegate_verdicts::{Entry, EntryId};
 
 /// Writes one batch after the other, over connections that all tenants share.
 pub struct Writer {

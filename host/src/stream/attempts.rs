@@ -5,7 +5,7 @@
 //! raised only while the rules are asked about an entry that was delivered before.
 
 use super::{Error, Stream, script};
-use crate::batch::{Entry, EntryId};
+use sluicegate_verdicts::{Entry, EntryId};
 
 #[derive(Clone)]
 pub struct Attempts {

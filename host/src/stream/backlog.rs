@@ -4,7 +4,7 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 
 use super::{Error, GroupMonitor, Stream, script};
-use crate::batch::EntryId;
+use sluicegate_verdicts::EntryId;
 
 /// What a group has before it, whichever replica will do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

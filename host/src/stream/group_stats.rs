@@ -7,7 +7,7 @@ use super::look::Look;
 use super::reply::Attributes;
 use super::server::SharedConnection;
 use super::{Error, REPLY_TIMEOUT, Stream};
-use crate::batch::EntryId;
+use sluicegate_verdicts::EntryId;
 
 /// The figures of the stream and of the group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

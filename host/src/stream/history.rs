@@ -3,7 +3,7 @@
 use redis::{Cmd, Value};
 
 use super::{Error, Stream, reply};
-use crate::batch::{Entry, EntryId};
+use sluicegate_verdicts::{Entry, EntryId};
 
 /// The entries of one reply. Each of them may be large.
 const PAGE: usize = 500;

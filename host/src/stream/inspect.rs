@@ -11,9 +11,9 @@ use redis::{Cmd, RedisError, Value};
 use super::reply::Attributes;
 use super::rights::{self, Denied};
 use super::{Error, REPLY_TIMEOUT, Redis};
-use crate::batch::EntryId;
 use crate::clock::{ClockGap, now_us};
 use crate::config::{Tenant, TenantName};
+use sluicegate_verdicts::EntryId;
 
 /// What Redis told. What it would not tell is missing.
 #[derive(Debug, Default)]

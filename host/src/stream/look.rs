@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use redis::{Cmd, Value};
 
 use super::{Error, Stream, script};
-use crate::batch::EntryId;
+use sluicegate_verdicts::EntryId;
 
 /// The result of a look at the group. The look counts lost entries as read: see `look.lua`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

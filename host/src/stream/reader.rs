@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::look::Look;
 use super::reply;
 use super::{Error, REPLY_TIMEOUT, Stream, script};
-use crate::batch::{Entry, EntryId};
 use crate::config::Tenant;
 use crate::failpoint::failpoint;
+use sluicegate_verdicts::{Entry, EntryId};
 
 pub use super::reply::Pending;
 

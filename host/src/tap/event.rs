@@ -6,8 +6,9 @@ use bytes::Bytes;
 use chrono::SecondsFormat;
 use serde::Serialize;
 
-use crate::batch::{Ended, Event, Field, Judged, Outcome, Violation};
+use crate::batch::{Ended, Judged};
 use crate::text::printable_json;
+use sluicegate_verdicts::{Event, Field, Outcome, Violation};
 
 /// The largest event.
 pub(super) const MAX_BYTES: usize = 8 << 10;

@@ -2,7 +2,8 @@
 
 use enum_map::EnumMap;
 
-use crate::batch::{Ended, Judged, Outcome, Tally};
+use crate::batch::{Ended, Judged, Tally};
+use sluicegate_verdicts::Outcome;
 
 /// The entries that somebody is given in a second who does not say how many.
 pub(crate) const DEFAULT_RATE: u32 = 20;
@@ -55,8 +56,9 @@ impl Selection {
             true => counted().sum(),
             false if tally.rejected + tally.dead_lettered == 0 => 0,
             false => {
-                let wanted =
-                    |judged: &&Judged| judged.outcome.ended().is_some_and(|ended| self.wants(judged, ended));
+                let wanted = |judged: &&Judged| {
+                    Ended::of(&judged.outcome).is_some_and(|ended| self.wants(judged, ended))
+                };
                 u64::try_from(batch.iter().filter(wanted).count()).unwrap_or(u64::MAX)
             }
         }

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::batch::{Digest, Entry, EntryId, Event, Outcome, Reason, Vec1, Version, Violation};
+use crate::batch::{Digest, Version};
+use sluicegate_verdicts::{Entry, EntryId, Event, Outcome, Reason, Vec1, Violation};
 
 const ALL_STORED: Option<Ended> = Some(Ended::Stored);
 
@@ -35,7 +36,7 @@ fn rejected(number: u64, code: &str) -> Judged {
 
 /// Shows a batch whose rows are all new.
 fn show(tap: &Tap, batch: &[Judged]) {
-    let ends: Vec<_> = batch.iter().map(|judged| judged.outcome.ended().or(ALL_STORED)).collect();
+    let ends: Vec<_> = batch.iter().map(|judged| Ended::of(&judged.outcome).or(ALL_STORED)).collect();
     let mut tally = Tally::default();
     ends.iter().flatten().for_each(|ended| tally.count(*ended));
     tap.show(batch, tally, &ends);

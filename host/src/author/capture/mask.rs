@@ -13,8 +13,8 @@ use sha2::Sha256;
 use uuid::Uuid;
 
 use crate::author::Error;
-use crate::batch::Field;
 use crate::text::hex;
+use sluicegate_verdicts::Field;
 
 /// The bytes of a hash that are shown of a text.
 const SHOWN_BYTES: usize = 8;

@@ -12,11 +12,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::asker::Asker;
-use super::format::{OutcomeView, golden_line};
 use super::outcome_class::OutcomeClass;
 use super::project::Project;
 use super::{Error, source};
 use mask::{Mask, Place};
+use sluicegate_verdicts::format::{OutcomeView, golden_line};
 
 /// What to capture.
 #[derive(Args, Clone, Debug)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::value::RawValue;
 
-use crate::author::format::{OutcomeView, RowView, time_text};
+use sluicegate_verdicts::format::{OutcomeView, RowView, time_text};
 
 /// The most places of an entry that are told.
 const MAX_PLACES: usize = 50;

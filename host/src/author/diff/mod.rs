@@ -16,13 +16,13 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::asker::Asker;
-use super::format::OutcomeView;
 use super::project::Project;
 use super::{Error, source};
 use crate::batch::Judged;
 use changes::changes;
 use limit::Limit;
 use report::Report;
+use sluicegate_verdicts::format::OutcomeView;
 
 /// What to compare.
 #[derive(Args, Clone, Debug)]

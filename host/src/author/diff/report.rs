@@ -8,10 +8,11 @@ use serde::ser::Serializer;
 
 use super::changes::Change;
 use super::limit::Limit;
-use crate::author::format::OutcomeView;
 use crate::author::outcome_class::{OutcomeClass, without_numbers};
-use crate::batch::{EntryId, Version};
+use crate::batch::Version;
 use crate::text::printable;
+use sluicegate_verdicts::EntryId;
+use sluicegate_verdicts::format::OutcomeView;
 
 /// The most groups of changes. Entries of further ones are counted together.
 const MAX_GROUPS: usize = 1_000;

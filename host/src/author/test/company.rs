@@ -8,8 +8,9 @@ use super::expect::{self, Difference, How};
 use super::goldens::GoldenFile;
 use crate::author::Error;
 use crate::author::asker::{Asked, Asker};
-use crate::author::format::OutcomeView;
-use crate::batch::{Entry, Judged};
+use crate::batch::Judged;
+use sluicegate_verdicts::Entry;
+use sluicegate_verdicts::format::OutcomeView;
 
 /// What came of a golden.
 #[derive(Clone, Debug)]

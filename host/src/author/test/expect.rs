@@ -3,8 +3,8 @@
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::author::format::{time_of, time_text};
-use crate::batch::Reason;
+use sluicegate_verdicts::Reason;
+use sluicegate_verdicts::format::{time_of, time_text};
 
 /// The kinds of outcomes, as a golden names them.
 const KINDS: [&str; 5] = ["accept", "expand", "reject", "discard", "fault"];

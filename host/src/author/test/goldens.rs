@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use super::expect;
 use crate::author::Error;
-use crate::author::format::{EntryLine, Line, Lines};
-use crate::batch::Entry;
+use sluicegate_verdicts::Entry;
+use sluicegate_verdicts::format::{EntryLine, Line, Lines};
 
 /// The most bytes of all goldens of a project. They are kept in memory, and judged five times.
 const MAX_BYTES: u64 = 256 << 20;

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use super::company::{Answer, InCompany};
 use super::expect::{Difference, kind};
 use super::goldens::{Golden, GoldenFile};
-use crate::author::format::time_of;
 use crate::batch::Version;
 use crate::text::{cut_to_columns, printable};
+use sluicegate_verdicts::format::time_of;
 
 /// The columns of a value, of which people see the beginning.
 const MAX_COLUMNS: usize = 300;
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn a_time_in_another_unit_is_told() {
         let unit = |micros: i64| {
-            let time = crate::author::format::time_text(micros).expect("a time");
+            let time = sluicegate_verdicts::format::time_text(micros).expect("a time");
             other_unit(&json!({ "expand": [{ "time": "2026-01-18T22:17:54Z" }, { "time": time }] }))
         };
         assert!(

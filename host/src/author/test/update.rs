@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::goldens::GoldenFile;
 use super::report::{Problem, Report};
 use crate::author::Error;
-use crate::author::format::{EntryLine, Line};
+use sluicegate_verdicts::format::{EntryLine, Line};
 
 /// Updates a file, and takes from the reports what is as expected now. Returns how many goldens were changed.
 pub(super) fn update(file: &GoldenFile, reports: &mut [Report]) -> Result<usize, Error> {

@@ -9,9 +9,10 @@ use opentelemetry_sdk::trace::SdkTracer;
 use parking_lot::Mutex;
 
 use super::links;
-use crate::batch::{Entry, Tally, Version};
+use crate::batch::{Tally, Version};
 use crate::config::Tenant;
 use crate::metrics::Stage;
+use sluicegate_verdicts::Entry;
 
 /// Makes the traces of a tenant's batches.
 #[derive(Clone)]

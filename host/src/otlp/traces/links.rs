@@ -2,7 +2,7 @@
 
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
-use crate::batch::Entry;
+use sluicegate_verdicts::Entry;
 
 /// The most links that a batch has.
 pub(super) const MAX_LINKS: u32 = 32;
@@ -48,7 +48,7 @@ fn parse(value: &[u8]) -> Option<SpanContext> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::EntryId;
+    use sluicegate_verdicts::EntryId;
 
     const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 

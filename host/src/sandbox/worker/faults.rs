@@ -14,13 +14,13 @@ use wasmtime::component::{HasSelf, Linker};
 
 use super::instance::State;
 use super::{Channel, Connection};
-use crate::batch::{Verdict, Violation};
 use crate::capabilities::{Effects, Lost, Measured, Publication};
 use crate::judge::Fault;
 use crate::sandbox::channel::{FromWorker, Loaded, Returned, Verdicts};
 use crate::sandbox::print_log::Printed;
 use crate::sandbox::{LoadError, World};
 use crate::stack_samples::StackSamples;
+use sluicegate_verdicts::{Verdict, Violation};
 
 use bindings::sluicegate::test::faults;
 

@@ -14,12 +14,12 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use super::Connection;
 use super::instance::State;
 use super::instance::bindings::sluicegate::guest::{metrics, store, stream, types};
-use crate::batch::EntryId;
 use crate::capabilities::{
     Effects, Lost, Publication, PublishError, Sample, Series, StatementError, StatementResult, Usage, Value,
 };
 use crate::sandbox::LoadError;
 use crate::sandbox::channel::{Call, FromWorker, Granted, ToWorker};
+use sluicegate_verdicts::EntryId;
 
 /// Describes an interface of the world `pipeline`.
 struct Interface {

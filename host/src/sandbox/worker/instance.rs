@@ -16,7 +16,6 @@ use super::sampler::{self, Sampler};
 use super::time_limit::{TimeLimit, processor_time};
 use super::wasi::{self, Clock, Deadlines};
 use super::{Connection, check, host};
-use crate::batch::{EntryId, UncheckedEvent, Verdict, Violation};
 use crate::capabilities::{Effects, Lost, Measured};
 use crate::judge::{Batch, Fault};
 use crate::sandbox::channel::{Call, Load, Returned, Verdicts};
@@ -25,6 +24,7 @@ use crate::sandbox::print_log::Printed;
 use crate::sandbox::{Limits, LoadError, World};
 use crate::stack_samples::StackSamples;
 use crate::text::printable;
+use sluicegate_verdicts::{EntryId, UncheckedEvent, Verdict, Violation};
 
 use bindings::exports::sluicegate::guest::{bytes_handler, handler};
 use bindings::sluicegate::guest::types as wit;

@@ -38,7 +38,7 @@ use wasmtime_wasi_io::bindings::wasi::io::poll as asynchronous;
 
 use super::instance::State;
 use super::output::Output;
-use crate::batch::EntryId;
+use sluicegate_verdicts::EntryId;
 
 use config::wasi::config::store;
 

@@ -6,7 +6,7 @@
 use redis::Value;
 
 use super::Error;
-use crate::batch::{Entry, EntryId, Field};
+use sluicegate_verdicts::{Entry, EntryId, Field};
 
 /// One line of XPENDING: an entry that was delivered and not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]

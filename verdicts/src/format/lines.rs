@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::Path;
 
 use super::{EntryLine, MAX_LINE_BYTES};
-use crate::batch::Entry;
+use crate::Entry;
 
 /// Why a file of JSON lines cannot be read.
 #[derive(Debug, thiserror::Error)]

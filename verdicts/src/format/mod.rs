@@ -31,7 +31,7 @@ fn json<'a, T: serde::Deserialize<'a>>(text: &'a str) -> Result<T, String> {
 }
 
 /// Removes the white space between the parts of a JSON text. All else, such as the digits of a number, stays as it is.
-pub(super) fn compact(json: &str) -> String {
+pub fn compact(json: &str) -> String {
     let (mut is_text, mut is_escaped) = (false, false);
     let is_kept = |c: &char| {
         let is_kept = is_text || !matches!(c, ' ' | '\t' | '\r' | '\n');

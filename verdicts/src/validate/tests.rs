@@ -4,7 +4,6 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::sandbox::Limits;
 
 /// Makes text of all kinds. The kinds that matter come more often.
 fn any_text() -> impl Strategy<Value = String> {
@@ -87,12 +86,7 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
 
 /// Returns limits within which anything is that PostgreSQL can hold.
 fn bounds() -> OutputLimits {
-    OutputLimits { max_age_days: 100_000_000, max_ahead_days: 100_000_000, ..Limits::default().bounds }
-}
-
-#[test]
-fn the_default_limits_are_those_of_the_settings() {
-    assert_eq!(OutputLimits::DEFAULT, Limits::default().bounds);
+    OutputLimits { max_age_days: 100_000_000, max_ahead_days: 100_000_000, ..OutputLimits::DEFAULT }
 }
 
 #[test]
@@ -203,7 +197,7 @@ fn the_limits_are_exact() {
 fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
     const DAY_MICROS: i64 = 86_400_000_000;
     let now = Utc::now();
-    let bounds = OutputLimits { max_age_days: 10, max_ahead_days: 2, ..Limits::default().bounds };
+    let bounds = OutputLimits { max_age_days: 10, max_ahead_days: 2, ..OutputLimits::DEFAULT };
     let event = |micros: i64| UncheckedEvent {
         event_id: Uuid::nil().to_string(),
         time: now.timestamp_micros() + micros,
@@ -226,7 +220,7 @@ fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
     }
     let message = |micros: i64| match validate(
         Verdict::Accept(UncheckedEvent { time: micros, ..event(0) }),
-        &Limits::default().bounds,
+        &OutputLimits::DEFAULT,
         now,
     ) {
         Outcome::DeadLetter(_, violations) => violations.into_iter().map(|found| found.message).collect(),
@@ -238,7 +232,7 @@ fn events_lie_in_a_window_and_those_of_an_entry_in_few_weeks() {
     assert!(message(micros * 1_000).contains("looks like nanoseconds"));
     assert!(!message(micros * 3).contains("looks like"));
     let weeks = |count: i64| Verdict::Expand((0..count).map(|i| event(-i * 7 * DAY_MICROS)).collect());
-    let bounds = Limits::default().bounds;
+    let bounds = OutputLimits::DEFAULT;
     assert_eq!(code(weeks(64), &bounds), "");
     assert_eq!(code(weeks(65), &bounds), "expansion_weeks");
 }

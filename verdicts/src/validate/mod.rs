@@ -12,7 +12,7 @@ use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use uuid::Uuid;
 
-use crate::batch::{Event, Outcome, Reason, UncheckedEvent, Vec1, Verdict, Violation};
+use crate::{Event, Outcome, Reason, UncheckedEvent, Vec1, Verdict, Violation};
 
 /// The largest number of rows that one entry may expand to.
 pub const MAX_EXPANSION: usize = 1_000;

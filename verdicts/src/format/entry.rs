@@ -11,7 +11,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{Line, OutcomeView, compact, json};
-use crate::batch::{Entry, EntryId, Field};
+use crate::{Entry, EntryId, Field};
 
 /// The milliseconds of an entry without an ID, before the number of its line is added.
 const FIRST_MILLISECONDS: u64 = 1_700_000_000_000;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{compact, json};
-use crate::batch::{EntryId, Event, Outcome, Reason, Vec1, Violation};
+use crate::{EntryId, Event, Outcome, Reason, Vec1, Violation};
 
 /// What came of an entry, as it is told.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ thread_local! {
 }
 
 /// Reads a message whose lists may take so many bytes of memory, beside the text in them.
-pub(crate) fn within<T>(bytes: usize, read: impl FnOnce() -> T) -> T {
+pub fn within<T>(bytes: usize, read: impl FnOnce() -> T) -> T {
     LEFT.set(bytes);
     let read = read();
     LEFT.set(usize::MAX);
@@ -20,7 +20,7 @@ pub(crate) fn within<T>(bytes: usize, read: impl FnOnce() -> T) -> T {
 }
 
 /// For `#[serde(deserialize_with)]` at each list of such a message.
-pub(crate) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(list: D) -> Result<Vec<T>, D::Error> {
+pub fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(list: D) -> Result<Vec<T>, D::Error> {
     struct List<T>(PhantomData<T>);
 
     impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
