@@ -281,7 +281,7 @@ async fn watch_rules(
     })?);
     let (in_force, is_paused) = (loader.in_force(), loader.is_paused());
     let watching = tokio::spawn(Arc::clone(&loader).watch(refused.clone()).in_current_span());
-    let following = tokio::spawn(loader.follow(feed.subscribe()).in_current_span());
+    let following = tokio::spawn(loader.apply_deployments(feed.subscribe()).in_current_span());
     let _tasks = vec![AbortOnDropHandle::new(watching), AbortOnDropHandle::new(following)];
     Ok(Watched { in_force, is_paused, _tasks })
 }

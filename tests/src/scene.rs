@@ -1,5 +1,6 @@
 //! Provides what a test has of its own.
 
+use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::Path;
 
@@ -62,6 +63,13 @@ impl Scene {
             .set("POSTGRES_URL", self.database.url())
             .set("STREAM_NAME", &self.stream.name)
             .set("CONSUMER_GROUP", &self.stream.group)
+    }
+
+    /// Returns a file of the component, for `GUEST`. There is one such file in a scene.
+    pub fn guest(&self, component: &[u8]) -> String {
+        let file = self.folder().join("guest.wasm");
+        fs::write(&file, component).expect("a file");
+        file.display().to_string()
     }
 
     /// Starts the service without further settings.

@@ -12,12 +12,12 @@
 
 mod ack_stage;
 mod chunks;
-mod failure;
 mod in_flight;
 mod judge_stage;
 mod read_stage;
 mod rejections;
 mod slow_rules;
+mod write_failure;
 mod write_stage;
 
 use std::sync::Arc;

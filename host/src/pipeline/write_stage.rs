@@ -11,11 +11,11 @@ use tracing::Instrument as _;
 
 use super::Error;
 use super::chunks::KnownWeeks;
-use super::failure::{Failure, Shape, Step};
 use super::in_flight::{CommittedBatch, InFlight, JudgedBatch, Work};
 use super::judge_stage::{BatchJudge, is_heavy};
 use super::rejections::RejectionLog;
 use super::slow_rules::SlowRulesLog;
+use super::write_failure::{Failure, Shape, Step};
 use crate::batch::Judged;
 use crate::capabilities::{HostContext, Usage};
 use crate::judge::Judgement;
@@ -116,7 +116,7 @@ impl WriteStage {
                 && !left.iter().any(|later| later.part.has_key_of(&next.part));
             let mut step = failure.next();
             if step == Step::Look {
-                let others = writer.look_at_others().await;
+                let others = writer.look_at_other_rows().await;
                 tracing::debug!(%error, ?others, "looked whether other rows can be written");
                 failure.others = Some(others);
                 step = failure.next();

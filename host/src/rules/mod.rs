@@ -4,9 +4,9 @@
 //! - `load`: from components to guests
 //! - `start`: the version that a start begins with
 //! - `file`: what can be known of a file without reading it
-//! - `watch`: notices that the component's file changed, and swaps
-//! - `feed`: hears of deployments, once for all tenants
-//! - `follow`: does what the last deployment wants
+//! - `file_watch`: notices that the component's file changed, and swaps
+//! - `deployment_feed`: hears of deployments, once for all tenants
+//! - `apply`: does what the last deployment wants
 //! - `deploy`: what an operator wants of versions
 //! - `view`: these as JSON
 //! - `command`, `listing`: `sluicegate rules`
@@ -15,17 +15,17 @@
 //! recorded as a deployment. Elsewhere the last deployment rules, and before the first one the
 //! rules inside the program.
 
+mod apply;
 pub mod command;
 pub mod deploy;
-mod feed;
+mod deployment_feed;
 mod file;
-mod follow;
+mod file_watch;
 mod listing;
 mod load;
 mod manifest;
 mod start;
 pub mod view;
-mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,12 +34,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, watch as channel};
 use tokio_util::sync::CancellationToken;
 
-pub use feed::Feed;
+pub use deployment_feed::Feed;
 pub(crate) use file::read as read_component;
+pub use file_watch::Folders;
 pub(crate) use load::{load_component_of, load_version_of};
 pub use load::{load_for_replay, try_settings};
 pub use manifest::Manifest;
-pub use watch::Folders;
 
 use crate::batch::{Digest, Version};
 use crate::config::Tenant;

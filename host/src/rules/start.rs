@@ -89,7 +89,7 @@ impl RulesLoader {
             shutdown,
             sources: sources.clone(),
         };
-        // It is told at once, so that a replay knows. `follow` tells it again, so a failure is not waited for.
+        // It is told at once, so that a replay knows. `apply` tells it again, so a failure is not waited for.
         let told = loader.try_report(|report| {
             (report.deployment, report.is_paused, report.refused) =
                 (wanted.deployment, wanted.is_paused, reason);

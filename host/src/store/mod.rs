@@ -3,7 +3,7 @@
 //! - `pool`: the connections that the writers of all tenants share
 //! - `migrator`, `table`, `columns`: version, extension, migrations; a tenant's table
 //! - `writer`, `rows`, `dead_letter_rows`, `commit_log`: what a transaction consists of
-//! - `others`: whether other rows than a refused one can be written
+//! - `other_rows`: whether other rows than a refused one can be written
 //! - `session`: a transaction that a guest may use
 //! - `dead_letter_store`, `replay_page`: dead letters as an operator handles them
 //! - `timestamp`: reads times, of which PostgreSQL has more than chrono
@@ -31,7 +31,7 @@ mod inspect;
 mod jobs;
 mod listener;
 mod migrator;
-mod others;
+mod other_rows;
 mod pool;
 mod replay_outbox;
 mod replay_page;
@@ -66,7 +66,7 @@ pub use inspect::{
 };
 pub use jobs::{Job, JobFilter, JobLease, JobProgress, JobState, NewJob, Resumed};
 pub use listener::Listener;
-pub use others::Others;
+pub use other_rows::OtherRows;
 pub use replay_outbox::Due;
 pub use replay_page::{Replay, ReplayPage};
 pub use replicas::{Replica, ReplicaReport, SILENT_AFTER_S};

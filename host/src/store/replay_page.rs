@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::dead_letter_store::{DeadLetterStore, Letter, Scope};
-use super::others::{Others, look_at_others};
+use super::other_rows::{OtherRows, look_at_other_rows};
 use super::pool::Purpose;
 use super::rows::{Keys, Rows, take_new};
 use super::session::{self, Session};
@@ -196,9 +196,9 @@ async fn insert(
             Remedy::Split | Remedy::RetryUnlessRow | Remedy::StopUnlessRow if judged.len() > 1 => Ok(None),
             Remedy::RetryUnlessRow | Remedy::StopUnlessRow => {
                 sqlx::raw_sql("ROLLBACK TO SAVEPOINT guest").execute(&mut *connection).await?;
-                match look_at_others(store, connection).await? {
-                    Others::Written => Ok(None),
-                    Others::Refused | Others::Unknown | Others::Away => Err(error),
+                match look_at_other_rows(store, connection).await? {
+                    OtherRows::Written => Ok(None),
+                    OtherRows::Refused | OtherRows::Unknown | OtherRows::Away => Err(error),
                 }
             }
             _ => Err(error),

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::commit_log::{Known, Recorded, ends};
 use super::dead_letter_rows::Letters;
-use super::others::{Others, look_at_others};
+use super::other_rows::{OtherRows, look_at_other_rows};
 use super::pool::Purpose;
 use super::rows::{Keys, NewRows, Rows, ends_of};
 use super::session::{self, Session};
@@ -89,19 +89,19 @@ impl Writer {
     }
 
     /// Tries whether other rows can be written to the tenant's table, and leaves nothing behind.
-    pub async fn look_at_others(&self) -> Others {
+    pub async fn look_at_other_rows(&self) -> OtherRows {
         let looked = async {
             let mut pooled = self.store.acquire(Purpose::Plain).await?;
             let looked = async {
                 let mut transaction = pooled.connection.begin().await?;
-                let others = look_at_others(&self.store, &mut transaction).await?;
+                let others = look_at_other_rows(&self.store, &mut transaction).await?;
                 transaction.rollback().await?;
-                Ok::<Others, Error>(others)
+                Ok::<OtherRows, Error>(others)
             };
             let looked = looked.await;
             self.store.database.finish(pooled, looked)
         };
-        looked.await.unwrap_or_else(|error| Others::from_write(Err(error)))
+        looked.await.unwrap_or_else(|error| OtherRows::from_write(Err(error)))
     }
 
     /// Gives a number to the transactions of one part of a batch. At most one of them is committed.

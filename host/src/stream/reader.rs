@@ -1,5 +1,6 @@
 //! Reads new entries with XREADGROUP, and takes over pending ones with XCLAIM: `Reader::look_for_pending` finds them,
-//! the read stage fences their owners, and `Reader::take` claims them by `take.lua`.
+//! the read stage fences their owners, and `Reader::take` claims them by `take.lua`. XAUTOCLAIM does not fit: it takes entries
+//! before anybody knows whom to fence.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -6,7 +6,7 @@ use super::{Error, Remedy, Store, columns, within_timeout};
 
 /// Whether a tenant's table takes rows other than one that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Others {
+pub enum OtherRows {
     Written,
     /// The server refuses other rows too.
     Refused,
@@ -16,7 +16,7 @@ pub enum Others {
     Away,
 }
 
-impl Others {
+impl OtherRows {
     pub(super) fn from_write(written: Result<u64, Error>) -> Self {
         match written {
             Ok(0) => Self::Unknown,
@@ -31,7 +31,10 @@ impl Others {
 }
 
 /// Writes a copy of the newest row under another ID, within the open transaction, and undoes it.
-pub(super) async fn look_at_others(store: &Store, connection: &mut PgConnection) -> Result<Others, Error> {
+pub(super) async fn look_at_other_rows(
+    store: &Store,
+    connection: &mut PgConnection,
+) -> Result<OtherRows, Error> {
     let looked = async {
         sqlx::raw_sql("SAVEPOINT others").execute(&mut *connection).await?;
         // A plain table may have no index by time, and then any row will do.
@@ -54,9 +57,9 @@ pub(super) async fn look_at_others(store: &Store, connection: &mut PgConnection)
             sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *connection).await?;
             Ok::<u64, Error>(copied.rows_affected())
         };
-        let others = Others::from_write(written.await);
+        let others = OtherRows::from_write(written.await);
         sqlx::raw_sql("ROLLBACK TO SAVEPOINT others").execute(connection).await?;
-        Ok::<Others, Error>(others)
+        Ok::<OtherRows, Error>(others)
     };
     within_timeout("looking whether other rows can be written", looked).await
 }

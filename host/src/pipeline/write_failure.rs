@@ -6,7 +6,7 @@
 //! entry is alone, and it is given up when it has been tried for long enough. If they cannot, it is
 //! the server, and no entry is to blame.
 
-use crate::store::{Others, Remedy};
+use crate::store::{OtherRows, Remedy};
 
 /// How often the server may lack what a single entry needs before it is refused: about ten seconds.
 const MAX_SHORTAGES: u32 = 10;
@@ -28,7 +28,7 @@ pub(super) struct Failure {
     /// Whether others of the batch could be tried first.
     pub(super) is_ahead: bool,
     /// Whether other rows can be written, or `None` before somebody has looked.
-    pub(super) others: Option<Others>,
+    pub(super) others: Option<OtherRows>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,12 +88,12 @@ impl Failure {
             // There is no other row that would tell.
             (_, Shape::Letter) => else_,
             (None, _) => Step::Look,
-            (Some(Others::Refused), _) => else_,
-            (Some(Others::Away), _) => Step::Again,
-            (Some(Others::Written | Others::Unknown), Shape::Several) => Step::Halve,
-            (Some(Others::Unknown), _) if self.is_ahead => Step::Later,
-            (Some(Others::Unknown), _) => else_,
-            (Some(Others::Written), _)
+            (Some(OtherRows::Refused), _) => else_,
+            (Some(OtherRows::Away), _) => Step::Again,
+            (Some(OtherRows::Written | OtherRows::Unknown), Shape::Several) => Step::Halve,
+            (Some(OtherRows::Unknown), _) if self.is_ahead => Step::Later,
+            (Some(OtherRows::Unknown), _) => else_,
+            (Some(OtherRows::Written), _)
                 if may_pass && !(self.is_out_of_patience && self.failures >= MIN_TRIES) =>
             {
                 if self.is_ahead {
@@ -103,8 +103,8 @@ impl Failure {
                 }
             }
             // It is tried once more, on another connection.
-            (Some(Others::Written), _) if self.failures < 2 => Step::Again,
-            (Some(Others::Written), _) => Step::Refuse,
+            (Some(OtherRows::Written), _) if self.failures < 2 => Step::Again,
+            (Some(OtherRows::Written), _) => Step::Refuse,
         }
     }
 }
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     /// The remedy, the shape, the failures, whether patience is at its end, and the others.
-    type Case = (Remedy, Shape, u32, bool, Option<Others>);
+    type Case = (Remedy, Shape, u32, bool, Option<OtherRows>);
 
     fn failure((remedy, part, failures, is_out_of_patience, others): Case) -> Failure {
         Failure { remedy, is_too_slow: false, failures, is_out_of_patience, part, is_ahead: false, others }
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn each_failure_has_its_step() {
-        use Others::{Away, Refused, Unknown, Written};
+        use OtherRows::{Away, Refused, Unknown, Written};
         use Remedy::{BlameRow, Retry, RetryUnlessRow, Split, Stop, StopUnlessRow};
         use Shape::{Letter, Row, Rows, Several};
         for (case, wanted) in [
@@ -188,9 +188,9 @@ mod tests {
         let step = |remedy, others| {
             Failure { is_ahead: true, ..failure((remedy, Shape::Row, 2, false, Some(others))) }.next()
         };
-        assert_eq!(step(Remedy::RetryUnlessRow, Others::Written), Step::Later);
-        assert_eq!(step(Remedy::RetryUnlessRow, Others::Refused), Step::Again);
-        assert_eq!(step(Remedy::StopUnlessRow, Others::Unknown), Step::Later, "the table is empty yet");
-        assert_eq!(step(Remedy::StopUnlessRow, Others::Refused), Step::Stop);
+        assert_eq!(step(Remedy::RetryUnlessRow, OtherRows::Written), Step::Later);
+        assert_eq!(step(Remedy::RetryUnlessRow, OtherRows::Refused), Step::Again);
+        assert_eq!(step(Remedy::StopUnlessRow, OtherRows::Unknown), Step::Later, "the table is empty yet");
+        assert_eq!(step(Remedy::StopUnlessRow, OtherRows::Refused), Step::Stop);
     }
 }

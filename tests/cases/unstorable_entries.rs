@@ -1,4 +1,4 @@
-//! Tests that what cannot be stored is kept, acknowledged and reported, and costs nothing else.
+//! Tests that an entry which cannot be stored is kept as a dead letter, acknowledged and reported, and costs no other entry.
 
 use redis::cmd;
 use sluicegate::batch::Digest;
@@ -117,44 +117,4 @@ fn a_redelivered_letter_is_kept_once_and_another_of_the_same_id_as_well() {
     let kept: Vec<Option<Fields>> =
         scene.database.letters().into_iter().map(|letter| letter.fields).collect();
     assert_eq!(kept, [Some(fields([("data", "one")])), Some(fields([("data", "two")]))]);
-}
-
-/// The operator's own constraint refuses one row, and the operator's trigger another.
-#[test]
-fn a_row_that_only_postgres_refuses_costs_its_own_entry() {
-    let scene = Scene::new();
-    scene.start().stop(); // makes the table
-    scene.database.execute(
-        "ALTER TABLE events ADD CONSTRAINT no_mallory CHECK (user_id <> 'mallory');
-         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-             IF NEW.event_type = 'forbidden' THEN RAISE EXCEPTION 'forbidden by the operator'; END IF;
-             RETURN NEW; END $$;
-         CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()",
-    );
-    let mut events: Vec<Event> = (0..60).map(|_| Event::new()).collect();
-    events[17].user_id = "mallory".to_owned();
-    events[18].event_type = "forbidden".to_owned();
-    let entries: Vec<Fields> = events.iter().map(Event::data).collect();
-    scene.stream.add_all(&entries);
-    let service = scene.start();
-    let letters = until_letters(&scene, 2);
-    let mut messages: Vec<(Option<Fields>, String)> = letters
-        .into_iter()
-        .map(|letter| {
-            assert_eq!((letter.reason.as_str(), letter.codes()), ("refused", vec!["refused"]));
-            (letter.fields, letter.violations[0]["message"].as_str().unwrap().to_owned())
-        })
-        .collect();
-    messages.sort_by_key(|(fields, _)| entries.iter().position(|entry| Some(entry) == fields.as_ref()));
-    for ((fields, message), (i, wanted)) in
-        messages.iter().zip([(17, "no_mallory"), (18, "forbidden by the operator")])
-    {
-        assert_eq!(fields.as_ref(), Some(&entries[i]));
-        assert!(message.contains(wanted), "{message}");
-    }
-    for i in [18, 17] {
-        events.remove(i);
-    }
-    assert_eq!(scene.database.events(), events);
-    assert_eq!(service.stop().metrics().tally(), [58, 0, 0, 0, 2]);
 }

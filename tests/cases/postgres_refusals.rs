@@ -1,4 +1,4 @@
-//! Tests whose fault it is that PostgreSQL does not take a batch: a row's, or the server's.
+//! Tests what is done when PostgreSQL refuses a batch: whether a row is to blame for it, or the server.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -211,4 +211,46 @@ fn a_row_that_a_trigger_drops_is_told() {
             assert_eq!(tally, [29, 1, 0, 0, 1]);
         }
     }
+}
+
+/// The operator's own constraint refuses one row, and the operator's trigger another.
+#[test]
+fn a_row_that_only_postgres_refuses_costs_its_own_entry() {
+    let scene = Scene::new();
+    scene.start().stop(); // makes the table
+    scene.database.execute(
+        "ALTER TABLE events ADD CONSTRAINT no_mallory CHECK (user_id <> 'mallory');
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF NEW.event_type = 'forbidden' THEN RAISE EXCEPTION 'forbidden by the operator'; END IF;
+             RETURN NEW; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()",
+    );
+    let mut events: Vec<Event> = (0..60).map(|_| Event::new()).collect();
+    events[17].user_id = "mallory".to_owned();
+    events[18].event_type = "forbidden".to_owned();
+    let entries: Vec<Fields> = events.iter().map(Event::data).collect();
+    scene.stream.add_all(&entries);
+    let service = scene.start();
+    scene.stream.until_drained();
+    let letters = scene.database.letters();
+    assert_eq!(letters.len(), 2, "{letters:?}");
+    let mut messages: Vec<(Option<Fields>, String)> = letters
+        .into_iter()
+        .map(|letter| {
+            assert_eq!((letter.reason.as_str(), letter.codes()), ("refused", vec!["refused"]));
+            (letter.fields, letter.violations[0]["message"].as_str().unwrap().to_owned())
+        })
+        .collect();
+    messages.sort_by_key(|(fields, _)| entries.iter().position(|entry| Some(entry) == fields.as_ref()));
+    for ((fields, message), (i, wanted)) in
+        messages.iter().zip([(17, "no_mallory"), (18, "forbidden by the operator")])
+    {
+        assert_eq!(fields.as_ref(), Some(&entries[i]));
+        assert!(message.contains(wanted), "{message}");
+    }
+    for i in [18, 17] {
+        events.remove(i);
+    }
+    assert_eq!(scene.database.events(), events);
+    assert_eq!(service.stop().metrics().tally(), [58, 0, 0, 0, 2]);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch as channel;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::feed::News;
+use super::deployment_feed::News;
 use super::load::load_stored;
 use super::{Refusal, Refused, RulesLoader};
 use crate::batch::Digest;
@@ -34,7 +34,7 @@ struct Loads {
 
 impl RulesLoader {
     /// Does what each deployment wants, until the shutdown.
-    pub async fn follow(self: Arc<Self>, mut feed: channel::Receiver<News>) {
+    pub async fn apply_deployments(self: Arc<Self>, mut feed: channel::Receiver<News>) {
         let mut loads = Loads::default();
         let mut forgotten = 0;
         let mut again = LONG;
