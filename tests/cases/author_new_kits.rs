@@ -2,11 +2,10 @@
 //! and with rules that use all of the kit (`tests/kits`).
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sluicegate_tests::{GRANTS, STATEMENTS, cached, guests, rules_in as rules};
+use sluicegate_tests::{GRANTS, STATEMENTS, guests, kits, rules_in as rules};
 use tempfile::TempDir;
 
 /// An entry for which the rules of `tests/kits` fail.
@@ -22,13 +21,14 @@ struct New {
 }
 
 impl New {
-    /// Makes a project with the tools of the cache: `tools` is where they are there, and where the project has them.
-    fn project(language: &str, list: &str, tools: [&str; 2]) -> Self {
+    /// Makes a project, with the tools of the cache beside it.
+    fn project(language: &str) -> Self {
         let parent = TempDir::with_prefix("sluicegate-test-").unwrap();
         let made = rules(parent.path(), &["new", "my-rules", "--lang", language]);
         assert_eq!(made.code, Some(0), "{}", made.err);
-        let kept = cached(list, "kits");
-        symlink(kept.with_file_name(tools[0]), parent.path().join("my-rules").join(tools[1])).unwrap();
+        let bin = parent.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        kits::provide(&bin);
         Self { parent }
     }
 
@@ -36,16 +36,14 @@ impl New {
         self.parent.path().join("my-rules")
     }
 
-    /// Runs `make test` with the program of this build, and returns what it printed.
-    fn make_test(&self) -> String {
+    /// Runs `make` with the program of this build, and returns what it printed.
+    fn make(&self, target: &str) -> String {
+        let bin = self.parent.path().join("bin");
         let program = guests::program("sluicegate");
-        let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
+        let path = std::env::var("PATH").unwrap();
+        let path = format!("{}:{}:{path}", bin.display(), program.parent().unwrap().display());
         let mut make = Command::new("make");
-        // What was linked is older than the list that it was made of, and right.
-        make.args(["test", "-o", "node_modules", "-o", ".venv"])
-            .current_dir(self.folder())
-            .env("PATH", path)
-            .env("PYTHONDONTWRITEBYTECODE", "1");
+        make.arg(target).current_dir(self.folder()).env("PATH", path).envs([kits::OFFLINE]);
         // Those of the make that runs the tests.
         make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
         let output = make.output().unwrap();
@@ -92,8 +90,8 @@ fn the_kits_pass_their_own_tests() {
 
 #[test]
 fn a_project_in_javascript_is_built_and_its_tests_pass() {
-    let project = New::project("js", "kit-js/package-lock.json", ["node_modules", "node_modules"]);
-    let told = project.make_test();
+    let project = New::project("js");
+    let told = project.make("test");
     assert!(told.contains("4 of 4 as expected"), "{told}");
     project.extend(
         "more.ts",
@@ -108,14 +106,15 @@ fn a_project_in_javascript_is_built_and_its_tests_pass() {
             ),
         ],
     );
-    let told = project.make_test();
+    let told = project.make("test");
     assert!(told.contains("12 of 12 as expected"), "{told}");
 }
 
 /// A mistake in the types of a project is told before anything runs.
 #[test]
 fn types_of_the_contract_are_checked() {
-    let project = New::project("js", "kit-js/package-lock.json", ["node_modules", "node_modules"]);
+    let project = New::project("js");
+    project.make("node_modules");
     let rules = project.folder().join("src/rules.js");
     let text = fs::read_to_string(&rules).unwrap();
     fs::write(&rules, text.replace("accept(event)", "accept({ ...event, user_id: 7 })")).unwrap();
@@ -129,7 +128,7 @@ fn types_of_the_contract_are_checked() {
 
 #[test]
 fn a_project_in_python_is_built_and_its_tests_pass() {
-    let project = New::project("python", "kit-python/requirements.txt", ["venv", ".venv"]);
+    let project = New::project("python");
     project.extend(
         "more.py",
         "AttributeError: 'Event' object has no attribute 'missing', at crash (src/more.py:50) < judge (src/more.py:18)",
@@ -143,6 +142,6 @@ fn a_project_in_python_is_built_and_its_tests_pass() {
             ),
         ],
     );
-    let told = project.make_test();
+    let told = project.make("test");
     assert!(told.contains("12 of 12 as expected"), "{told}");
 }

@@ -27,6 +27,7 @@ mod collector;
 mod database;
 mod events;
 pub mod guests;
+pub mod kits;
 mod letters;
 mod load;
 mod producer;

@@ -1,7 +1,9 @@
 //! Runs the program's commands, as an operator does, and finds the tools of others.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 
 use crate::service::Launch;
@@ -59,6 +61,13 @@ pub(crate) fn cache() -> PathBuf {
             .unwrap_or_default()
             .join("sluicegate"),
     })
+}
+
+/// Puts a script onto the path.
+pub(crate) fn script(bin: &Path, name: &str, lines: &str) {
+    let file = bin.join(name);
+    fs::write(&file, format!("#!/bin/sh\n{lines}\n")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Finds a program in the cache. The target of make provides it.

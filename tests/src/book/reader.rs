@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,9 +12,9 @@ use sluicegate_demo::servers::{Options, Redis};
 
 use super::page::{Fence, Page, repository};
 use super::shown::is_as_shown;
-use crate::tool::cache;
+use crate::tool::{cache, script};
 use crate::wait::until;
-use crate::{Scene, guests, service};
+use crate::{Scene, guests, kits, service};
 
 /// Names the folder of the cache with the servers' clients: see `tests/setup/servers.sh`.
 const SERVERS: &str = "servers-trixie-2";
@@ -162,7 +161,7 @@ impl Reader {
         shell.env("PATH", format!("{}:{}:{path}", self.state.join("bin").display(), tools.display()));
         shell.env("LANG", "C.UTF-8").env("COMPONENTS", guests::folder());
         shell.env("REDIS_URL", self.redis.url()).env("POSTGRES_URL", for_psql(&self.scene.database.url()));
-        shell.env("ADMIN_LISTEN", format!("{}:8700", self.address));
+        shell.env("ADMIN_LISTEN", format!("{}:8700", self.address)).envs([kits::OFFLINE]);
         shell
     }
 }
@@ -183,29 +182,31 @@ fn for_psql(url: &str) -> String {
     format!("{server}?{}", pairs.collect::<Vec<_>>().join("&"))
 }
 
-/// Puts onto the path what a reader has: the program, cargo, and clients of the servers.
+/// Puts onto the path what a reader has: the program, clients of the servers, and the tools of each language.
 fn provide(bin: &Path) {
-    let script = |name: &str, lines: &str| {
-        let file = bin.join(name);
-        fs::write(&file, format!("#!/bin/sh\n{lines}\n")).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
-    };
     // It ends with the shell that started it, however that ends.
-    script("sluicegate", &format!("exec setpriv --pdeathsig KILL {} \"$@\"", service::program().display()));
+    script(
+        bin,
+        "sluicegate",
+        &format!("exec setpriv --pdeathsig KILL {} \"$@\"", service::program().display()),
+    );
     for client in ["redis-cli", "psql"] {
         // Else the machine has its own, as it has its own servers.
         let unpacked = cache().join(SERVERS).join("bin").join(client);
         if unpacked.is_file() {
-            script(client, &format!("exec {} \"$@\"", unpacked.display()));
+            script(bin, client, &format!("exec {} \"$@\"", unpacked.display()));
         }
     }
+    let shared = guests::program("new-projects");
+    fs::create_dir_all(&shared).unwrap();
     // All projects share what they are made of, in the versions of this repository, which are here already. Other tests run
     // beside this one, and some of them have limits of time.
     let lines = format!(
         "[ -e Cargo.lock ] || cp {lock} .\n[ -e target ] || ln -s {target} target\nunset RUSTFLAGS\nexport CARGO_PROFILE_RELEASE_LTO=off\nexec nice -n 10 {cargo} \"$@\"",
         lock = repository().join("Cargo.lock").display(),
-        target = guests::program("new-projects").display(),
+        target = shared.display(),
         cargo = env!("CARGO"),
     );
-    script("cargo", &lines);
+    script(bin, "cargo", &lines);
+    kits::provide(bin);
 }
