@@ -24,6 +24,8 @@ macro_rules! pages {
 pages! {
     readme: "README.md",
     tutorial: "docs/tutorial.md",
+    tutorial_javascript: "docs/tutorial-javascript.md",
+    tutorial_python: "docs/tutorial-python.md",
     tutorial_without_code: "docs/tutorial-without-code.md",
     recipes: "docs/recipes.md",
     rules: "docs/rules.md",
