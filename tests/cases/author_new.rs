@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use sluicegate_tests::{guests, rules_in as rules};
+use sluicegate_tests::{builder, guests, rules_in as rules};
 use tempfile::TempDir;
 
 /// Runs a tool of others in the folder of a project, and expects it to succeed.
@@ -24,8 +24,12 @@ fn a_project_in_rust_is_built_and_its_tests_pass() {
         .unwrap();
     let target: PathBuf = guests::program("new-projects");
     let cargo = |arguments: &[&str]| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(arguments).env("CARGO_TARGET_DIR", &target).env_remove("RUSTFLAGS");
+        let mut cargo = builder(env!("CARGO"));
+        cargo
+            .args(arguments)
+            .env("CARGO_TARGET_DIR", &target)
+            .env_remove("RUSTFLAGS")
+            .env("CARGO_PROFILE_RELEASE_LTO", "off");
         run(&project, &mut cargo)
     };
     cargo(&["build", "--release", "--target", "wasm32-wasip2"]);

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sluicegate_tests::{GRANTS, STATEMENTS, guests, kits, rules_in as rules};
+use sluicegate_tests::{GRANTS, STATEMENTS, builder, guests, kits, rules_in as rules};
 use tempfile::TempDir;
 
 /// An entry for which the rules of `tests/kits` fail.
@@ -42,7 +42,7 @@ impl New {
         let program = guests::program("sluicegate");
         let path = std::env::var("PATH").unwrap();
         let path = format!("{}:{}:{path}", bin.display(), program.parent().unwrap().display());
-        let mut make = Command::new("make");
+        let mut make = builder("make");
         make.arg(target).current_dir(self.folder()).env("PATH", path).envs([kits::OFFLINE]);
         // Those of the make that runs the tests.
         make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL");

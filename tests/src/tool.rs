@@ -1,10 +1,11 @@
 //! Runs the program's commands, as an operator does, and finds the tools of others.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 
 use crate::service::Launch;
 
@@ -49,6 +50,14 @@ pub fn counted(out: &str, rest: &str) -> u64 {
 pub fn second_line(replay: &mut Child) -> String {
     let lines = BufReader::new(replay.stderr.take().unwrap()).lines();
     lines.map_while(Result::ok).nth(1).unwrap_or_default()
+}
+
+/// Returns a tool that builds something, to be run. It gives way to the other tests: some of them have limits of time, and
+/// the service compiles components at a low priority.
+pub fn builder(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("nice");
+    command.args(["-n", "19"]).arg(program);
+    command
 }
 
 /// Finds the cache by the same rule as `tests/setup/cache.sh`.

@@ -36,8 +36,9 @@ const MAX_EXPANSION: u64 = 32;
 const MIN_CODE_BYTES: u64 = 1 << 20;
 /// Bounds the bytes that are kept of what the child says is wrong.
 const MAX_ERROR_BYTES: u64 = 4 << 10;
-/// Lowers the child's priority, since batches come first.
-const NICENESS: i32 = 19;
+/// Lowers the child's priority, since batches come first: it gets a tenth of a processor beside a process that takes all it
+/// can get. At the lowest priority that would be a seventieth, and new rules would wait for minutes on a busy machine.
+const NICENESS: i32 = 10;
 /// Bounds the child's time by the clock, as a multiple of its processor time: on a busy machine it waits for a
 /// processor.
 const WALL_TIMES: u32 = 10;

@@ -202,7 +202,7 @@ fn provide(bin: &Path) {
     // All projects share what they are made of, in the versions of this repository, which are here already. Other tests run
     // beside this one, and some of them have limits of time.
     let lines = format!(
-        "[ -e Cargo.lock ] || cp {lock} .\n[ -e target ] || ln -s {target} target\nunset RUSTFLAGS\nexport CARGO_PROFILE_RELEASE_LTO=off\nexec nice -n 10 {cargo} \"$@\"",
+        "[ -e Cargo.lock ] || cp {lock} .\n[ -e target ] || ln -s {target} target\nunset RUSTFLAGS\nexport CARGO_PROFILE_RELEASE_LTO=off\nexec nice -n 19 {cargo} \"$@\"",
         lock = repository().join("Cargo.lock").display(),
         target = shared.display(),
         cargo = env!("CARGO"),
