@@ -73,7 +73,7 @@ soak: build servers ## random faults for SOAK_SECONDS; SOAK_SEED repeats a sched
 
 # Events a second, the price of the sandbox, transactions an event.
 bench: build servers ## events a second
-	cargo bench --locked -p sluicegate --bench throughput
+	cargo bench --locked --workspace --bench throughput
 
 servers: ## private Redis and TimescaleDB, fetched once
 	@tests/setup/servers.sh
