@@ -1,5 +1,10 @@
 //! Tests the tools of those who write rules. They need no server.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
 use serde_json::{Value, json};
 use sluicegate_tests::{GRANTS, Project, STATEMENTS, Told, guests};
 
@@ -414,4 +419,34 @@ fn a_bench_holds_a_bound_for_fuel() {
     let told = project.rules(&["bench", "rules.wasm", "--events", "events.jsonl"]);
     assert_eq!(told.code, Some(2), "{}", told.err);
     assert!(told.err.contains("the rules fail for all of the 1 entries"), "{}", told.err);
+}
+
+/// A component of Python takes ten seconds to compile, and an author tests it again and again.
+#[test]
+fn what_a_command_has_compiled_is_there_for_the_next_one() {
+    let project = Project::new(&guests::scripted(), "");
+    project.write("events.jsonl", &accepted());
+    let home = project.folder().join("home");
+    fs::create_dir(&home).unwrap();
+    let run = || project.rules_at(&home, &["run", "events.jsonl"]);
+    let first = run();
+    assert_eq!((first.code, first.err.as_str()), (Some(0), ""));
+    let cache = home.join(".cache/sluicegate/compiled");
+    assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
+    let files: Vec<PathBuf> = fs::read_dir(&cache).unwrap().map(|file| file.unwrap().path()).collect();
+    let [file] = files.as_slice() else { panic!("{files:?}") };
+    let long_ago = SystemTime::UNIX_EPOCH;
+    fs::File::options().write(true).open(file).unwrap().set_modified(long_ago).unwrap();
+    assert_eq!(run().out, first.out);
+    assert!(fs::metadata(file).unwrap().modified().unwrap() > long_ago, "it was used");
+
+    // How long it takes is told all the same.
+    let checked = project.rules_at(&home, &["check", "--json"]);
+    let compile_ms = serde_json::from_str::<Value>(&checked.out).unwrap()["compile_ms"].as_f64();
+    assert!(compile_ms.is_some_and(|took| took > 0.0), "{}", checked.out);
+    // No cache is no trouble.
+    fs::remove_dir_all(&home).unwrap();
+    fs::write(&home, "no folder").unwrap();
+    let without = run();
+    assert_eq!((without.err.as_str(), without.out), ("", first.out));
 }

@@ -47,7 +47,12 @@ impl Project {
         self.rules_reading("", arguments)
     }
 
-    /// Does the same with this text as standard input.
+    /// Does the same for a user with this home.
+    pub fn rules_at(&self, home: &Path, arguments: &[&str]) -> Told {
+        crate::tool::rules(Launch::new(self.folder()).set("HOME", home.display()), arguments)
+    }
+
+    /// Does the same as [`rules`](Self::rules) with this text as standard input.
     pub fn rules_reading(&self, input: &str, arguments: &[&str]) -> Told {
         let mut command = Launch::new(self.folder()).tool(&[&["rules"], arguments].concat());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

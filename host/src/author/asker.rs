@@ -36,9 +36,9 @@ impl Asker {
         Self::with_rules(project, Arc::new(project.load()?))
     }
 
-    /// Also returns how many bytes of native code the rules have.
-    pub(super) fn with_code(project: &Project) -> Result<(Self, u64), Error> {
-        let guest = project.load()?;
+    /// Compiles the rules, and also returns how many bytes of native code they have.
+    pub(super) fn compiled(project: &Project) -> Result<(Self, u64), Error> {
+        let guest = project.compile()?;
         let code_bytes = guest.code_bytes();
         Ok((Self::with_rules(project, Arc::new(guest))?, code_bytes))
     }

@@ -74,7 +74,7 @@ pub(super) async fn check(project: &Project, json: bool, out: &mut dyn Write) ->
 
 async fn load(project: &Project, interfaces: &Interfaces) -> Result<Loaded, Error> {
     let before = children_time();
-    let (asker, code_bytes) = Asker::with_code(project)?;
+    let (asker, code_bytes) = Asker::compiled(project)?;
     let compile = before.zip(children_time()).map(|(before, after)| after.saturating_sub(before));
     let (mut starts, mut memory_bytes) = (Vec::new(), 0);
     for _ in 0..STARTS {

@@ -70,13 +70,23 @@ impl Project {
     }
 
     pub(super) fn engine(&self) -> Result<SandboxEngine, Error> {
-        SandboxEngine::new(&self.config).map_err(Error::Sandbox)
+        SandboxEngine::for_author(&self.config).map_err(Error::Sandbox)
     }
 
     /// Loads the rules as the service would, and refuses what it would refuse.
     pub(super) fn load(&self) -> Result<Guest, Error> {
-        let (engine, component) = (self.engine()?, self.component()?);
-        rules::load_component_of(&engine, &self.tenant, &component)
+        self.load_by(&self.engine()?)
+    }
+
+    /// Does the same, and compiles them in any case.
+    pub(super) fn compile(&self) -> Result<Guest, Error> {
+        let config = Config { guest_cache: None, ..self.config.clone() };
+        self.load_by(&SandboxEngine::new(&config).map_err(Error::Sandbox)?)
+    }
+
+    fn load_by(&self, engine: &SandboxEngine) -> Result<Guest, Error> {
+        let component = self.component()?;
+        rules::load_component_of(engine, &self.tenant, &component)
             .map_err(|reason| Error::Refused { name: self.component_name(), reason: Box::new(reason) })
     }
 

@@ -283,6 +283,11 @@ impl Config {
         UrlSource { name: "POSTGRES_URL", given, file }
     }
 
+    /// Returns how many tenants there is to be room for. More may come while the service runs.
+    pub(crate) fn room_for_tenants(&self) -> usize {
+        if self.has_named_tenants { self.tenants.len().max(2) } else { 1 }
+    }
+
     /// Returns `POSTGRES_CONNECTIONS`, or more if a tenant would lack its `COMMITS_IN_FLIGHT`.
     pub fn connections_for_writing(&self) -> usize {
         let most = self.tenants.iter().map(|tenant| tenant.commits_in_flight).max();

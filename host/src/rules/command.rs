@@ -168,7 +168,7 @@ pub async fn run(command: Command, config: &Config, out: &mut dyn Write) -> Resu
             let unreadable = |source| Error::Unreadable { file: file.clone(), source };
             let bytes = file::read(&file, most).map_err(unreadable)?;
             let settings = (!settings.is_empty()).then(|| settings.into_iter().collect::<BTreeMap<_, _>>());
-            let engine = SandboxEngine::new(config).map_err(Error::Sandbox)?;
+            let engine = SandboxEngine::for_author(config).map_err(Error::Sandbox)?;
             let source = file.display().to_string();
             let deployed = operator.deploy(&engine, bytes, source.clone(), settings).await;
             record(&operator, "rules deploy", &source, deployed.as_ref().map(named)).await?;

@@ -16,6 +16,7 @@ use wasmtime::Engine;
 
 use super::code::{self, NativeCode};
 use crate::batch::{Digest, Digester};
+use crate::config::Config;
 use crate::text::hex;
 
 /// Says how many files are kept at least. Those that nobody has used for the longest time go first.
@@ -23,6 +24,8 @@ const MIN_FILES: usize = 32;
 /// Says how many files are kept for each tenant, where that makes more: the version in force, and the one before it to
 /// go back to.
 const FILES_A_TENANT: usize = 2;
+/// Says how many files are kept for the commands of a user. One of a component in Python has some 50 MB.
+const FILES_OF_USER: usize = 8;
 /// Names the extension of the cache's files.
 const EXTENSION: &str = "native";
 /// Holds Linux's `O_NOFOLLOW`, by the name that rustix has for it.
@@ -46,7 +49,7 @@ impl<W: Write> Write for Both<'_, W> {
     }
 }
 
-/// Keeps native code in the folder that `GUEST_CACHE` names.
+/// Keeps native code in a folder.
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
     folder: PathBuf,
@@ -58,6 +61,21 @@ impl Cache {
     pub(super) fn new(folder: &Path, tenants: usize) -> Self {
         let max_files = MIN_FILES.max(tenants.saturating_mul(FILES_A_TENANT));
         Self { folder: folder.to_owned(), max_files }
+    }
+
+    /// Returns the cache that the settings name, if they name one.
+    pub(super) fn configured(config: &Config) -> Option<Self> {
+        config.guest_cache.as_deref().map(|folder| Self::new(folder, config.room_for_tenants()))
+    }
+
+    /// Returns the cache in which this user's commands keep what they compile, if its folder is there or can be made.
+    pub(super) fn of_user() -> Option<Self> {
+        // By the XDG Base Directory Specification, a path that is not absolute does not count.
+        let set = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+        let caches = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
+        let folder = caches.join("sluicegate/compiled");
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder).ok()?;
+        Some(Self { folder, max_files: FILES_OF_USER })
     }
 
     /// Returns how many bytes of code there are of this component, or 0 if there are none.

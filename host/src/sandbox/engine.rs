@@ -78,10 +78,19 @@ impl SandboxEngine {
         Self::with_program(config, PROGRAM.into())
     }
 
+    /// Makes an engine for a command of somebody who writes rules. Where `GUEST_CACHE` is not set, what it compiles is kept
+    /// for the next command in the user's own cache: a component of Python takes ten seconds or more.
+    pub fn for_author(config: &Config) -> wasmtime::Result<Self> {
+        Self::with_cache(config, PROGRAM.into(), Cache::configured(config).or_else(Cache::of_user))
+    }
+
     /// Makes an engine with another program that has the commands `compile` and `worker`.
     pub fn with_program(config: &Config, program: PathBuf) -> wasmtime::Result<Self> {
-        // More may come while the service runs.
-        let tenants = if config.has_named_tenants { config.tenants.len().max(2) } else { 1 };
+        Self::with_cache(config, program, Cache::configured(config))
+    }
+
+    fn with_cache(config: &Config, program: PathBuf, cache: Option<Cache>) -> wasmtime::Result<Self> {
+        let tenants = config.room_for_tenants();
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let calls = u32::try_from(CALLS_PER_PROCESSOR * processors).unwrap_or(u32::MAX);
         let calls = usize::try_from(calls.clamp(*CALLS.start(), *CALLS.end())).unwrap_or(1);
@@ -93,7 +102,7 @@ impl SandboxEngine {
             code_room: Arc::new(CodeRoom::new(config.guest_code.0, tenants)),
             ready: Mutex::default(),
             ready_bytes: config.guest_code.0 / READY_SHARE,
-            cache: config.guest_cache.as_deref().map(|folder| Cache::new(folder, tenants)),
+            cache,
             workers: Workers::new(program, config.guest_idle.0, accepts_missing_walls)?,
         })))
     }
