@@ -1,7 +1,7 @@
 //! Sluicegate as a library: the service.
 //!
 //! The modules in the order in which an entry meets them: [`stream`] reads it, [`judge`] asks the
-//! rules in their [`sandbox`] and lets [`validate`](sluicegate_verdicts::validate()) check what they say, [`batch_budget`] cuts what
+//! rules in their [`sandbox`] and lets [`validate`](sluicegate_verdicts::validate) check what they say, [`batch_budget`] cuts what
 //! is too much for one transaction, [`store`] commits its outcome, [`stream`] acknowledges it.
 //! [`pipeline`] joins these steps, [`tenant`] starts and drains a pipeline, [`service`] runs all
 //! tenants, [`rules`] decides which version of the rules is in force, [`metrics`] tells what

@@ -332,8 +332,15 @@ fn the_document_describes_every_page() {
     // What curl sends with -d, unless it is told otherwise.
     let form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 2\r\n\r\n{}";
     let pause = format!("POST /v1/tenants/default/rules/pause HTTP/1.1\r\nHost: localhost\r\n{form}");
-    assert!(admin.send(&pause).problem(415).contains("wanted the header Content-Type: application/json"));
+    assert!(admin.send(&pause).problem(415).contains("Content-Type: application/json"));
     assert_eq!(admin.ask("DELETE", "/v1/tenants").problem(405), "method not allowed");
+    let paused = admin.post_json("/v1/tenants/default/rules/pause", &json!(["now"]));
+    assert!(paused.problem(422).contains("expected a map"), "a list of values is no object");
+    assert_eq!(
+        admin.post_json("/v1/tenants/default/rules/resume", &Value::Null).status,
+        200,
+        "null is no body"
+    );
     service.stop();
 }
 

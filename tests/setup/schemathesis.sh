@@ -41,7 +41,7 @@ ask() {
         sleep 0.1
     done
     address=$(sed -n 's/.*admin=\([0-9.:]*\).*/\1/p' "$work/log")
-    (cd "$work" && exec "$tool/bin/python" "$tool/bin/schemathesis" run "http://$address/v1/openapi.json" ${header:+--header "$header"} \
+    (cd "$work" && exec "$tool/bin/python" "$tool/bin/schemathesis" --config-file "$folder/schemathesis.toml" run "http://$address/v1/openapi.json" ${header:+--header "$header"} \
         --checks all --max-examples "${EXAMPLES:-100}" --exclude-path-regex '/tap$' --continue-on-failure \
         --report-dir "$work") || failed=$?
     kill $service

@@ -4,7 +4,7 @@
 //! - [`Verdict`]: what a guest returns for it
 //! - [`validate`]: checks a verdict
 //! - [`Outcome`]: what comes of the entry
-//! - [`format`]: entries and outcomes as JSON lines
+//! - [`mod@format`]: entries and outcomes as JSON lines
 //! - [`bounded`]: verdicts that are read from a stranger's bytes
 
 pub mod bounded;

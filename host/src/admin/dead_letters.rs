@@ -60,13 +60,13 @@ struct Asked {
     /// With this number.
     id: Option<i64>,
     /// With this reason: rejected, undecodable, trapped, …
-    #[param(value_type = Option<String>, max_length = 1000)]
+    #[param(value_type = Option<String>, max_length = 1000, pattern = r"^[^\u0000]*$")]
     reason: Option<Text>,
     /// With a violation of this code.
-    #[param(value_type = Option<String>, max_length = 1000)]
+    #[param(value_type = Option<String>, max_length = 1000, pattern = r"^[^\u0000]*$")]
     code: Option<Text>,
     /// From this stream.
-    #[param(value_type = Option<String>, max_length = 1000)]
+    #[param(value_type = Option<String>, max_length = 1000, pattern = r"^[^\u0000]*$")]
     stream: Option<Text>,
     /// Judged by this version of the rules, or this component, by its first digits.
     #[param(value_type = Option<String>, pattern = "^[0-9a-fA-F]{1,64}$")]

@@ -1,7 +1,7 @@
 //! Reads queries, paths and bodies. What does not read is told as a problem.
 
 use axum::Json;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequest, Request};
 use axum::http::request::Parts;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -47,8 +47,19 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let body = Json::from_request(request, state).await;
+        let body = <Json<Object<T>> as FromRequest<S>>::from_request(request, state).await;
         body.map(|Json(Object(body))| Self(body))
+            .map_err(|error| Problem::new(error.status(), error.body_text()))
+    }
+}
+
+/// Nothing and `null` are no body.
+impl<S: Send + Sync, T: DeserializeOwned> OptionalFromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Problem> {
+        let body = <Json<Option<Object<T>>> as OptionalFromRequest<S>>::from_request(request, state).await;
+        body.map(|body| body.and_then(|Json(body)| body).map(|Object(body)| Self(body)))
             .map_err(|error| Problem::new(error.status(), error.body_text()))
     }
 }

@@ -32,7 +32,8 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 struct Asked {
     /// Of this tenant.
     tenant: Option<String>,
-    /// In this state: queued, running, done, failed or cancelled.
+    /// In this state.
+    #[param(pattern = "^(queued|running|done|failed|cancelled)$")]
     state: Option<String>,
     /// Only jobs with numbers below this one: `next_before_id` of the page before.
     before_id: Option<i64>,

@@ -87,10 +87,7 @@ pub(super) async fn in_one_form(response: Response) -> Response {
         false => response,
         true => {
             let allow = response.headers().get(header::ALLOW).cloned();
-            let mut detail = status.canonical_reason().unwrap_or_default().to_lowercase();
-            if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-                detail.push_str("; wanted the header Content-Type: application/json");
-            }
+            let detail = status.canonical_reason().unwrap_or_default().to_lowercase();
             let mut problem = Problem::new(status, detail).into_response();
             if let Some(allow) = allow {
                 problem.headers_mut().insert(header::ALLOW, allow);

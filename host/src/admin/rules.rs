@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::body::{Body, to_bytes};
+use axum::body::{self, to_bytes};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::answers::{OfChange, OfStoredLook};
 use super::audit::Told;
-use super::extract::{Path, Query};
+use super::extract::{Body, Path, Query};
 use super::problem::{CONTENT_TYPE, bad, limit};
 use super::{Access, Api, Problem};
 use crate::config::Tenant;
@@ -60,9 +60,12 @@ struct Limit {
 #[serde(deny_unknown_fields)]
 struct Deploy {
     /// Why, for the history.
-    #[param(max_length = 1000)]
+    #[param(max_length = 1000, pattern = r"^[^\u0000]*$")]
     message: Option<String>,
     /// What the rules read by `wasi:config`, as a JSON object of text; those of the tenant without it.
+    #[param(
+        pattern = r#"^[ \t\n\r]*\{[ \t\n\r]*("([^"\\\u0000-\u001f]|\\["\\/bfnrt])*"[ \t\n\r]*:[ \t\n\r]*"([^"\\\u0000-\u001f]|\\["\\/bfnrt])*"[ \t\n\r]*(,[ \t\n\r]*"([^"\\\u0000-\u001f]|\\["\\/bfnrt])*"[ \t\n\r]*:[ \t\n\r]*"([^"\\\u0000-\u001f]|\\["\\/bfnrt])*"[ \t\n\r]*)*)?\}[ \t\n\r]*$"#
+    )]
     settings: Option<String>,
 }
 
@@ -71,7 +74,7 @@ struct Deploy {
 #[serde(deny_unknown_fields)]
 struct Change {
     /// Why, for the history.
-    #[schema(max_length = 1000)]
+    #[schema(max_length = 1000, pattern = r"^[^\u0000]*$")]
     message: Option<String>,
 }
 
@@ -82,7 +85,7 @@ struct Rollback {
     #[schema(min_length = 4, max_length = 64, pattern = "^[0-9a-fA-F]+$")]
     version: Option<String>,
     /// Why, for the history.
-    #[schema(max_length = 1000)]
+    #[schema(max_length = 1000, pattern = r"^[^\u0000]*$")]
     message: Option<String>,
 }
 
@@ -224,7 +227,7 @@ async fn deploy(
     access: Access,
     Path(name): Path<String>,
     Query(Deploy { message, settings }): Query<Deploy>,
-    body: Body,
+    body: body::Body,
 ) -> Result<Answer, Problem> {
     let scope = Scope::new(api, &access, &name, message)?;
     let settings = settings.map(|text| serde_json::from_str::<BTreeMap<String, String>>(&text)).transpose();
@@ -254,9 +257,9 @@ async fn rollback(
     State(api): State<Api>,
     access: Access,
     Path(name): Path<String>,
-    asked: Option<Json<Option<Rollback>>>,
+    asked: Option<Body<Rollback>>,
 ) -> Result<Answer, Problem> {
-    let Rollback { version, message } = asked.and_then(|Json(asked)| asked).unwrap_or_default();
+    let Rollback { version, message } = asked.map(|Body(asked)| asked).unwrap_or_default();
     let scope = Scope::new(api, &access, &name, message)?;
     let version = version.as_deref().map(digits).transpose()?;
     let operator = scope.operator()?;
@@ -281,9 +284,9 @@ async fn pause(
     State(api): State<Api>,
     access: Access,
     Path(name): Path<String>,
-    asked: Option<Json<Option<Change>>>,
+    asked: Option<Body<Change>>,
 ) -> Result<Json<StatusView>, Problem> {
-    let message = asked.and_then(|Json(asked)| asked?.message);
+    let message = asked.and_then(|Body(asked)| asked.message);
     read_or_not(Scope::new(api, &access, &name, message)?, true).await
 }
 
@@ -298,9 +301,9 @@ async fn resume(
     State(api): State<Api>,
     access: Access,
     Path(name): Path<String>,
-    asked: Option<Json<Option<Change>>>,
+    asked: Option<Body<Change>>,
 ) -> Result<Json<StatusView>, Problem> {
-    let message = asked.and_then(|Json(asked)| asked?.message);
+    let message = asked.and_then(|Body(asked)| asked.message);
     read_or_not(Scope::new(api, &access, &name, message)?, false).await
 }
 

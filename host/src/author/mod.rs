@@ -1,7 +1,6 @@
 //! Tools for those who write rules: `sluicegate rules run` and its kin. They need no server, except to read what really came.
 //!
 //! - `new`: `rules new`
-//! - [`mod@format`]: entries and what came of them, as JSON lines
 //! - `project`: the settings, and the rules that they name
 //! - `asker`: asks the rules as the service does
 //! - `fakes`: answers what they ask of the host

@@ -25,17 +25,17 @@ pub struct Which {
     /// With this reason: rejected, undecodable, trapped, …
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, max_length = 1000)]
+    #[schema(value_type = Option<String>, max_length = 1000, pattern = r"^[^\u0000]*$")]
     pub reason: Option<Text>,
     /// With a violation of this code: missing, `wrong_type`, …
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, max_length = 1000)]
+    #[schema(value_type = Option<String>, max_length = 1000, pattern = r"^[^\u0000]*$")]
     pub code: Option<Text>,
     /// From this stream
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, max_length = 1000)]
+    #[schema(value_type = Option<String>, max_length = 1000, pattern = r"^[^\u0000]*$")]
     pub stream: Option<Text>,
     /// Judged by this version of the rules: the first digits of its digest or its component's, as `show` and the log have it
     #[arg(long, value_name = "DIGEST")]
