@@ -81,7 +81,7 @@ servers: ## private Redis and TimescaleDB, fetched once
 redis-7.0: ## the oldest Redis that is supported, fetched once
 	@tests/setup/servers.sh redis-7.0
 
-# Not a part of the tests: it takes PyPI, and a quarter of an hour.
+# Not a part of the tests: it takes PyPI, and some minutes.
 schemathesis: build servers ## asks the admin API all that its document allows, EXAMPLES (100) times
 	$(DEMO) servers -- tests/setup/schemathesis.sh
 

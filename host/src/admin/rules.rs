@@ -181,7 +181,7 @@ async fn versions(
     get, path = "/tenants/{name}/rules/versions/{version}", tag = "rules",
     params(
         ("name" = String, Path, description = "The tenant's name"),
-        ("version" = String, Path, description = "The first digits of the version"),
+        ("version" = String, Path, description = "The first digits of the version", pattern = "^[0-9a-fA-F]{4,64}$"),
     ),
     responses(
         (status = 200, description = "The version", body = VersionView),
