@@ -138,6 +138,49 @@ fn a_number_keeps_its_digits_beside_what_is_changed() {
 }
 
 #[test]
+fn a_number_becomes_the_time_that_it_counts() {
+    let mapping = r#"
+[fields]
+timestamp = "created"
+[[step]]
+if = 'event_type != "number"'
+epoch = { "timestamp" = "seconds", "properties.seen" = "milliseconds", "properties.at.ns" = "nanoseconds" }
+"#;
+    let properties = json!({ "seen": 1_731_700_000_250_u64, "at": { "ns": -1 }, "sum": 1_731_700_000 });
+    let created = |event_type: &str, number: &str| {
+        let mut event = event(event_type, &properties);
+        event["created"] = serde_json::from_str(number).unwrap();
+        event
+    };
+    let found = outcomes(
+        mapping,
+        "",
+        &[
+            created("whole", "1731700000"),
+            created("fraction", "1731700000.25"),
+            created("string", r#""1731700000""#),
+            created("far", "1731700000000"),
+            created("number", "1731700000"),
+            created("text", r#""2024-11-15T20:46:40+01:00""#),
+        ],
+    );
+    let (whole, fraction) = (&found[0]["accept"], &found[1]["accept"]);
+    assert_eq!(whole["time"], "2024-11-15T19:46:40.000000Z", "{}", found[0]);
+    assert_eq!(
+        whole["properties"],
+        json!({
+            "seen": "2024-11-15T19:46:40.25Z", "at": { "ns": "1969-12-31T23:59:59.999999Z" }, "sum": 1_731_700_000,
+        })
+    );
+    assert_eq!(fraction["time"], "2024-11-15T19:46:40.250000Z", "{}", found[1]);
+    assert_eq!(violations(&found[2]), [("timestamp", "invalid_timestamp")], "a text is left as it is");
+    for left in [&found[3], &found[4]] {
+        assert_eq!(violations(left), [("timestamp", "wrong_type")], "{left}");
+    }
+    assert_eq!(found[5]["accept"]["time"], whole["time"], "{}", found[5]);
+}
+
+#[test]
 fn what_cannot_be_done_to_an_event_is_told_and_no_fault() {
     let mapping = r#"
 [[step]]
@@ -262,6 +305,8 @@ default = {{ properties.a = 1 }}
 split = "properties"
 [[step]]
 if = 'true'
+[[step]]
+epoch = {{ "timestamp" = "hours", "created" = "seconds" }}
 "#
     );
     project.write("mapping.toml", &told_once);
@@ -285,6 +330,11 @@ if = 'true'
         ("step[12].default.\"properties\"", "in quotes"),
         ("step[13].split", "within `properties`"),
         ("step[14]", "0 actions"),
+        (
+            "step[15].epoch.\"timestamp\"",
+            "`hours`, expected one of `seconds`, `milliseconds`, `microseconds`, `nanoseconds`",
+        ),
+        ("step[15].epoch.\"created\"", "`created`"),
     ] {
         let line = told.err.lines().find(|line| line.contains(&format!("mapping.toml: at `{key}`: ")));
         assert!(line.is_some_and(|line| line.contains(word)), "{key}: {}", told.err);
@@ -292,6 +342,7 @@ if = 'true'
     for (mapping, key, code) in [
         ("[[step]]\nuppercase = [\"user_id\"]", "`step[0].uppercase`", 3),
         ("[[step]]\ntruncate = { \"properties.a\" = -1 }", "`step[0].truncate.properties.a`", 3),
+        ("[[step]]\nepoch = { \"timestamp\" = 1000 }", "`step[0].epoch.timestamp`", 3),
         ("[[step]\n", "line 1", 2),
     ] {
         project.write("mapping.toml", mapping);

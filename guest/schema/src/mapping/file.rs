@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Number, Value};
 
 use super::condition::{self, Compiler};
+use super::epoch::Unit;
 use super::path::{FIELDS, Path};
 use super::step::{Action, Limits, Step};
 use super::{DATA, Mapping};
@@ -45,6 +46,7 @@ struct StepTable {
     uuid: Option<Vec<String>>,
     truncate: Option<BTreeMap<String, usize>>,
     clamp: Option<BTreeMap<String, LimitsTable>>,
+    epoch: Option<BTreeMap<String, String>>,
     discard: Option<String>,
     split: Option<String>,
 }
@@ -135,6 +137,9 @@ fn step(number: usize, table: StepTable, compiler: &mut Compiler, wrong: &mut Wr
     if let Some(limits) = table.clamp {
         actions.push(Action::Clamp(each(limits, &key, "clamp", wrong, clamp)));
     }
+    if let Some(units) = table.epoch {
+        actions.push(Action::Epoch(each(units, &key, "epoch", wrong, |name| unit(&name))));
+    }
     if let Some(reason) = table.discard {
         let reason = if is_code(&reason) {
             Ok(reason)
@@ -204,6 +209,13 @@ fn clamp(LimitsTable { min, max }: LimitsTable) -> Result<Limits, String> {
         }
         _ => Ok(Limits { min, max }),
     }
+}
+
+fn unit(name: &str) -> Result<Unit, String> {
+    Unit::ALL.into_iter().find(|unit| unit.name() == name).ok_or_else(|| {
+        let names = Unit::ALL.map(|unit| format!("`{}`", unit.name()));
+        format!("found the unit `{name}`, expected one of {}", names.join(", "))
+    })
 }
 
 /// Returns whether a reason can be counted: see the contract in `wit/`.

@@ -7,9 +7,11 @@
 //! | `object.rs` | a JSON object in the producer's words |
 //! | `condition.rs` | conditions in CEL |
 //! | `step.rs` | what can be done to an event |
+//! | `epoch.rs` | times that are numbers, as text |
 //! | `hash.rs` | hashes with a key |
 
 mod condition;
+mod epoch;
 mod file;
 mod hash;
 mod object;

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use sluicegate_kit::{Uuid, Violation, ids, quote, violation};
 
 use super::condition::Condition;
+use super::epoch::{self, Unit};
 use super::hash;
 use super::object::{Node, Object};
 use super::path::{Path, shown};
@@ -38,6 +39,8 @@ pub(crate) enum Action {
     Truncate(Vec<(Path, usize)>),
     /// Brings numbers into limits.
     Clamp(Vec<(Path, Limits)>),
+    /// Makes times of numbers.
+    Epoch(Vec<(Path, Unit)>),
     /// Drops the event, for a reason.
     Discard(String),
     /// Makes a row of each item of an array.
@@ -100,6 +103,13 @@ impl Action {
                 for (path, limits) in limits {
                     if let Some(node) = event.get_mut(path.names()) {
                         clamp(node, limits);
+                    }
+                }
+            }
+            Self::Epoch(units) => {
+                for (path, unit) in units {
+                    if let Some(node) = event.get_mut(path.names()) {
+                        tell_time(node, *unit);
                     }
                 }
             }
@@ -173,6 +183,13 @@ fn clamp(node: &mut Node<'_>, Limits { min, max }: &Limits) {
     };
     if let Some(bound) = bound {
         *node = Node::Text(Cow::Owned(bound.to_string()));
+    }
+}
+
+/// Writes a number as a time. What is none, or is too far away, is left to the rules.
+fn tell_time(node: &mut Node<'_>, unit: Unit) {
+    if let Some(time) = node.text().and_then(|json| epoch::rfc3339(json, unit)) {
+        *node = Node::string(&time);
     }
 }
 
