@@ -102,14 +102,19 @@ fn more_changes_than_allowed_are_an_exit_code() {
 #[test]
 fn captured_goldens_pass_at_once_and_hide_what_is_masked() {
     let project = project();
-    let capture =
-        ["capture", "--events", "events.jsonl", "--mask", "user_id,event_id,properties.amount,none"];
+    let capture = ["capture", "--events", "events.jsonl", "--mask", "user_id,event_id,properties.amount"];
     let told = project.rules(&[&capture[..], &["-o", "tests/captured.jsonl"]].concat());
     assert_eq!(told.code, Some(1), "there is no such folder");
     project.write("tests/README", "");
     let told = project.rules(&[&capture[..], &["-o", "tests/captured.jsonl"]].concat());
     assert_eq!(told.code, Some(0), "{}", told.err);
-    assert_eq!(told.err, "sluicegate: 30 goldens\nsluicegate: no entry has none, which was to be masked\n");
+    assert_eq!(
+        told.err,
+        "sluicegate: 30 goldens\n\
+         sluicegate: 1 of 30 entries has no user_id: nothing is masked in it\n\
+         sluicegate: 1 of 30 entries has no event_id: nothing is masked in it\n\
+         sluicegate: 25 of 30 entries have no properties.amount: nothing is masked in them\n"
+    );
     let goldens = project.read("tests/captured.jsonl");
     assert!(!goldens.contains("ann@") && !goldens.contains("0c7b6b3e-"), "{goldens}");
     let users: Vec<&str> = goldens.split('"').filter(|text| text.ends_with("@masked.invalid")).collect();
@@ -118,6 +123,17 @@ fn captured_goldens_pass_at_once_and_hide_what_is_masked() {
     assert_eq!(tested.code, Some(0), "{}{}", tested.out, tested.err);
     let again = project.rules(&[&capture[..], &["-o", "tests/captured.jsonl"]].concat());
     assert_eq!(again.code, Some(1), "nothing is overwritten");
+    assert_eq!(project.read("tests/captured.jsonl"), goldens);
+
+    let none = ["capture", "--events", "events.jsonl", "--mask", "user_id,none,data.user_id"];
+    for output in [&[][..], &["-o", "tests/none.jsonl"]] {
+        let told = project.rules(&[&none[..], output].concat());
+        assert_eq!((told.code, told.out.as_str()), (Some(1), ""), "{}", told.err);
+        let why =
+            "none of the 30 entries has none, data.user_id, which was to be masked, so nothing was written";
+        assert!(told.err.contains(why), "{}", told.err);
+    }
+    assert!(!project.folder().join("tests/none.jsonl").exists());
 
     project.write("short.key", "short");
     let keyed = project.rules(&[&capture[..], &["--mask-key-file", "short.key"]].concat());

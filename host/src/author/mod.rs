@@ -119,6 +119,11 @@ pub enum Error {
         "the key in {file}: {found}; wanted 16 to 4096 bytes, such as those of `head -c 32 /dev/urandom`"
     )]
     Key { file: PathBuf, found: String },
+    /// A mask that hides nothing is misspelt, and what it was meant for would be written in clear.
+    #[error(
+        "none of the {entries} entries has {places}, which was to be masked, so nothing was written; wanted the name of a field of the entries as they came, or such as data.properties.email"
+    )]
+    NothingToMask { places: String, entries: u64 },
     #[error(transparent)]
     FromSchema(#[from] from_schema::Error),
     /// The program has a defect.
@@ -166,6 +171,7 @@ impl Error {
             | Self::NoneInForce { .. }
             | Self::Sandbox(_) => ExitCode::from(REFUSED),
             Self::OtherFuel
+            | Self::NothingToMask { .. }
             | Self::Store(_)
             | Self::Stream(_)
             | Self::Panicked(_)

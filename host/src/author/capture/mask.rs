@@ -52,7 +52,9 @@ impl fmt::Display for Place {
 
 /// What is to be hidden, and by which key.
 pub(super) struct Mask {
-    places: Vec<(Place, bool)>,
+    /// Counts the entries that have each place.
+    places: Vec<(Place, u64)>,
+    entries: u64,
     key: Vec<u8>,
 }
 
@@ -63,14 +65,16 @@ impl Mask {
             None => [Uuid::new_v4().into_bytes(), Uuid::new_v4().into_bytes()].concat(),
             Some(file) => read_key(file).map_err(|found| Error::Key { file: file.to_owned(), found })?,
         };
-        Ok(Self { places: places.iter().map(|place| (place.clone(), false)).collect(), key })
+        Ok(Self { places: places.iter().map(|place| (place.clone(), 0)).collect(), entries: 0, key })
     }
 
     /// Hides what is to be hidden of an entry.
     pub(super) fn hide(&mut self, fields: &mut [Field]) {
-        let Self { places, key } = self;
+        let Self { places, entries, key } = self;
         let hash = Hash { key };
-        for (place, is_seen) in places {
+        *entries += 1;
+        for (place, having) in places {
+            let mut is_there = false;
             for (_, value) in fields.iter_mut().filter(|(name, _)| name == place.field.as_bytes()) {
                 let hidden = match (std::str::from_utf8(value), place.members.as_slice()) {
                     (Err(_), _) => Some(hash.text(value)),
@@ -78,15 +82,30 @@ impl Mask {
                     (Ok(text), members) => hash.within(text, members),
                 };
                 if let Some(hidden) = hidden {
-                    (*value, *is_seen) = (hidden.into_bytes(), true);
+                    (*value, is_there) = (hidden.into_bytes(), true);
                 }
             }
+            *having += u64::from(is_there);
         }
+    }
+
+    /// Returns how many entries there were so far.
+    pub(super) fn entries(&self) -> u64 {
+        self.entries
     }
 
     /// Returns the places that no entry has had so far.
     pub(super) fn unseen(&self) -> impl Iterator<Item = &Place> {
-        self.places.iter().filter(|(_, is_seen)| !is_seen).map(|(place, _)| place)
+        self.places.iter().filter(|(_, having)| *having == 0).map(|(place, _)| place)
+    }
+
+    /// Returns the places that some entries do not have, and how many these are.
+    pub(super) fn lacking(&self) -> impl Iterator<Item = (&Place, u64)> {
+        let lacking = |having: u64| self.entries.saturating_sub(having);
+        self.places
+            .iter()
+            .map(move |(place, having)| (place, lacking(*having)))
+            .filter(|(_, count)| *count > 0)
     }
 }
 
@@ -300,6 +319,21 @@ mod tests {
         let unseen: Vec<String> = mask.unseen().map(Place::to_string).collect();
         assert_eq!(unseen, ["data.none", "gone"]);
         assert_eq!(hidden(&mut mask, "no JSON"), "no JSON");
+        let lacking: Vec<(String, u64)> =
+            mask.lacking().map(|(place, count)| (place.to_string(), count)).collect();
+        let expected = [("data.user.email", 1), ("data.items.sku", 1), ("data.none", 2), ("gone", 2)];
+        assert_eq!(lacking, expected.map(|(place, count)| (place.to_owned(), count)));
+    }
+
+    #[test]
+    fn of_packed_bytes_only_the_whole_is_hidden() {
+        let mut mask = mask(&["packed.user", "bytes"]);
+        let mut fields =
+            ["packed", "bytes"].map(|name| (name.as_bytes().to_vec(), b"\xa4user\xffann".to_vec()));
+        mask.hide(&mut fields);
+        for (_, value) in fields {
+            assert!(value.starts_with(b"masked-") && value.is_ascii(), "{value:?}");
+        }
     }
 
     #[test]

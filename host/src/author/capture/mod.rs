@@ -5,9 +5,9 @@
 mod mask;
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -39,19 +39,58 @@ pub struct Options {
 
 /// The most kinds of outcomes that are counted for `--each`. Entries of further ones are left out.
 const MAX_KINDS: usize = 10_000;
+/// The most bytes of goldens that wait for an entry with a place that is to be masked.
+const MAX_HELD_BYTES: usize = 64 << 20;
+
+/// Where goldens go. They are held back until it is certain that they are to be written.
+struct Goldens<'a> {
+    file: Option<(&'a Path, BufWriter<File>)>,
+    out: &'a mut dyn Write,
+    held: Vec<u8>,
+}
+
+impl<'a> Goldens<'a> {
+    fn new(path: Option<&'a Path>, out: &'a mut dyn Write) -> Result<Self, Error> {
+        let make = |path: &'a Path| match File::create_new(path) {
+            Ok(file) => Ok((path, BufWriter::new(file))),
+            Err(source) => Err(Error::Unwritable { file: path.to_owned(), source }),
+        };
+        Ok(Self { file: path.map(make).transpose()?, out, held: Vec::new() })
+    }
+
+    /// Writes what was held back.
+    fn release(&mut self) -> io::Result<()> {
+        match &mut self.file {
+            Some((_, file)) => file.write_all(&self.held)?,
+            None => self.out.write_all(&self.held)?,
+        }
+        self.held.clear();
+        Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        self.release()?;
+        match self.file {
+            Some((_, mut file)) => file.flush(),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes nothing: neither is there a file afterwards.
+    fn discard(self) -> io::Result<()> {
+        match self.file {
+            Some((path, _)) => fs::remove_file(path),
+            None => Ok(()),
+        }
+    }
+}
 
 /// Writes goldens, and says how many.
 pub(super) async fn capture(project: &Project, options: &Options, out: &mut dyn Write) -> Result<(), Error> {
     let mut mask = Mask::new(&options.mask, options.mask_key_file.as_deref())?;
     let asker = Asker::new(project)?;
     let mut entries = options.source.open(project).await?;
-    let mut file = match &options.output {
-        Some(path) => {
-            let made = File::create_new(path).map(BufWriter::new);
-            Some(made.map_err(|source| Error::Unwritable { file: path.clone(), source })?)
-        }
-        None => None,
-    };
+    let mut goldens = Goldens::new(options.output.as_deref(), out)?;
     let (mut seen, mut written) = (BTreeMap::<String, u64>::new(), 0_u64);
     loop {
         let mut batch = entries.next_batch(project.tenant.batch_size).await?;
@@ -66,20 +105,30 @@ pub(super) async fn capture(project: &Project, options: &Options, out: &mut dyn 
                 continue;
             }
             let line = golden_line(judged.entry.id, fields, &view)?;
-            match &mut file {
-                Some(file) => writeln!(file, "{line}")?,
-                None => writeln!(out, "{line}")?,
-            }
+            writeln!(goldens.held, "{line}")?;
             written += 1;
         }
+        if mask.unseen().next().is_none() {
+            goldens.release()?;
+        } else if goldens.held.len() > MAX_HELD_BYTES {
+            break;
+        }
     }
-    if let Some(mut file) = file {
-        file.flush()?;
+    let unseen: Vec<String> = mask.unseen().map(Place::to_string).collect();
+    if mask.entries() > 0 && !unseen.is_empty() {
+        goldens.discard()?;
+        return Err(Error::NothingToMask { places: unseen.join(", "), entries: mask.entries() });
     }
+    goldens.finish()?;
     let mut err = io::stderr();
     writeln!(err, "sluicegate: {written} goldens")?;
-    for place in mask.unseen() {
-        writeln!(err, "sluicegate: no entry has {place}, which was to be masked")?;
+    for (place, lacking) in mask.lacking() {
+        let (have, them) = if lacking == 1 { ("has", "it") } else { ("have", "them") };
+        let entries = mask.entries();
+        writeln!(
+            err,
+            "sluicegate: {lacking} of {entries} entries {have} no {place}: nothing is masked in {them}"
+        )?;
     }
     if options.source.is_live() && options.mask.is_empty() {
         writeln!(err, "sluicegate: nothing was masked: the goldens hold what users have sent (--mask)")?;
