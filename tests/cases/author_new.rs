@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use sluicegate_tests::{builder, guests, rules_in as rules};
+use sluicegate_tests::{builder, guests, new_projects_lock, rules_in as rules};
 use tempfile::TempDir;
 
 /// Runs a tool of others in the folder of a project, and expects it to succeed.
@@ -32,8 +32,11 @@ fn a_project_in_rust_is_built_and_its_tests_pass() {
             .env("CARGO_PROFILE_RELEASE_LTO", "off");
         run(&project, &mut cargo)
     };
+    let lock = std::fs::File::create(new_projects_lock()).unwrap();
+    lock.lock().unwrap();
     cargo(&["build", "--release", "--target", "wasm32-wasip2"]);
     std::fs::copy(target.join("wasm32-wasip2/release/my_rules.wasm"), project.join("rules.wasm")).unwrap();
+    drop(lock);
     cargo(&["test"]);
     let tested = rules(&project, &["test"]);
     assert_eq!(tested.code, Some(0), "{}{}", tested.out, tested.err);

@@ -107,7 +107,7 @@ fn rules_that_are_too_slow_for_a_batch_are_told_once() {
     let scene = Scene::new();
     let slow = guests::handmade_of(
         "(func $provoked (param i32) (local $i i32)
-            (loop $more (br_if $more (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 3000000)))))",
+            (loop $more (br_if $more (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 10000000)))))",
     );
     let file = scene.folder().join("slow.wasm");
     fs::write(&file, slow).unwrap();

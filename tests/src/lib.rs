@@ -66,5 +66,5 @@ pub use soak::Soak;
 pub use stage::{GRANTS, STATEMENTS, Stage, event_of, purchase_of};
 pub use stream::Stream;
 pub use tenants::{Tenants, until_running};
-pub use tool::{Told, builder, cached, counted, rules, second_line, told, top};
+pub use tool::{Told, builder, cached, counted, new_projects_lock, rules, second_line, told, top};
 pub use wait::{block_on, until, until_within};

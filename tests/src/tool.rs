@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
+use crate::guests;
 use crate::service::Launch;
 
 /// Holds what a run of the command gave.
@@ -58,6 +59,12 @@ pub fn builder(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("nice");
     command.args(["-n", "19"]).arg(program);
     command
+}
+
+/// Returns the file that whoever builds a new project in Rust holds locked, until the component is copied: all of them share
+/// a folder for what is built.
+pub fn new_projects_lock() -> PathBuf {
+    guests::program("new-projects.lock")
 }
 
 /// Finds the cache by the same rule as `tests/setup/cache.sh`.

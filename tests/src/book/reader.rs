@@ -12,7 +12,7 @@ use sluicegate_demo::servers::{Options, Redis};
 
 use super::page::{Fence, Page, repository};
 use super::shown::is_as_shown;
-use crate::tool::{cache, script};
+use crate::tool::{cache, new_projects_lock, script};
 use crate::wait::until;
 use crate::{Scene, guests, kits, service};
 
@@ -92,9 +92,15 @@ impl Reader {
     fn run(&mut self, fence: &Fence, number: usize, shown: Option<&str>, place: &str) {
         if fence.has("background") {
             self.keep_commands(&fence.text, number);
-            let log = fs::File::create(self.state.join(format!("log-{number}"))).unwrap();
+            let file = self.state.join(format!("log-{number}"));
+            let log = fs::File::create(&file).unwrap();
             let mut shell = self.shell(number, "background");
             self.background.push(shell.stdout(log).process_group(0).spawn().unwrap());
+            // It is the service, in all pages, and a reader sees it run.
+            until("the service to run", || match fs::read_to_string(&file).unwrap() {
+                log if log.contains("running redis=") => Ok(()),
+                _ => Err(self.logs()),
+            });
             return;
         }
         let look = || {
@@ -208,5 +214,11 @@ fn provide(bin: &Path) {
         cargo = env!("CARGO"),
     );
     script(bin, "cargo", &lines);
+    // Projects of one name have their component in one place, until make has copied it.
+    let lines = format!(
+        "make=$(PATH=${{PATH#*:}} command -v make)\n[ -e Cargo.toml ] || exec \"$make\" \"$@\"\nexec flock {lock} \"$make\" \"$@\"",
+        lock = new_projects_lock().display(),
+    );
+    script(bin, "make", &lines);
     kits::provide(bin);
 }
