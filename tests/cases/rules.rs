@@ -221,6 +221,54 @@ fn replicas_converge() {
     two.stop();
 }
 
+/// A pod that starts and whoever deploys come at the same time, as a rule.
+#[test]
+fn a_deployment_during_a_start_is_not_taken_back() {
+    let scene = Scene::new();
+    let strict = component(&scene, "strict.wasm", guests::STRICT);
+    let other = component(&scene, "other.wasm", &guests::relabelled(guests::STRICT, 1));
+    // The first start would want the default rules, and the second one those of before with other settings.
+    for (settings, file) in [("{}", strict), ("{a = \"1\"}", other)] {
+        let launch = || scene.service().set("GUEST_SETTINGS", settings);
+        let service = launch().with_failpoints("before_record=delay:3000/1").start_unready();
+        service.until_logged(&["failpoint", "before_record"]);
+        let told = rules(launch(), &["deploy", file.to_str().unwrap(), "--wait", "--json"]);
+        assert_eq!(told.code, Some(0), "{told:?}");
+        let version = serde_json::from_str::<Value>(&told.out).unwrap()["deployed"].clone();
+        assert_eq!(judged(&scene), version);
+        assert_eq!(status(&scene)["version"], version);
+        service.stop();
+    }
+}
+
+/// Who waits for a deployment is told when it was overtaken.
+#[test]
+fn a_deployment_that_is_overtaken_is_told() {
+    let scene = Scene::new();
+    let (strict, other) = (
+        component(&scene, "strict.wasm", guests::STRICT),
+        component(&scene, "other.wasm", &guests::relabelled(guests::STRICT, 1)),
+    );
+    ran(&scene, &["deploy", strict.to_str().unwrap()]);
+    let waiting = std::thread::scope(|scope| {
+        // There is no replica yet, so it waits.
+        let waiting = scope.spawn(|| run(&scene, &["deploy", strict.to_str().unwrap(), "--wait", "20s"]));
+        until("the first to wait", || {
+            match scene.database.value::<i64>("SELECT count(*) FROM admin_audit") {
+                0..2 => Err("it was not recorded yet".to_owned()),
+                _ => Ok(()),
+            }
+        });
+        ran(&scene, &["deploy", other.to_str().unwrap()]);
+        let service = scene.start();
+        let waiting = waiting.join().unwrap();
+        service.stop();
+        waiting
+    });
+    assert_eq!(waiting.code, Some(4), "{waiting:?}");
+    assert!(waiting.out.contains("another version was deployed after this one"), "{waiting:?}");
+}
+
 /// A database that is killed in mid-deployment has it afterwards or has it not, and every replica sees the same.
 #[test]
 fn a_database_that_is_killed_in_mid_deployment_leaves_one_version_everywhere() {

@@ -56,7 +56,7 @@ impl Project {
     pub(super) fn component_name(&self) -> String {
         match &self.tenant.guest {
             Some(file) => file.display().to_string(),
-            None => "inside the program".to_owned(),
+            None => "the default rules".to_owned(),
         }
     }
 
@@ -70,7 +70,7 @@ impl Project {
     }
 
     pub(super) fn engine(&self) -> Result<SandboxEngine, Error> {
-        SandboxEngine::for_author(&self.config).map_err(Error::Sandbox)
+        SandboxEngine::for_command(&self.config).map_err(Error::Sandbox)
     }
 
     /// Loads the rules as the service would, and refuses what it would refuse.

@@ -161,7 +161,7 @@ pub async fn run(
             }
         }
         Command::Replay { which, dry_run, wait, force } => {
-            let engine = SandboxEngine::new(config).map_err(Error::Sandbox)?;
+            let engine = SandboxEngine::for_command(config).map_err(Error::Sandbox)?;
             let means = replay::Means { config, database: &database, engine: &engine };
             let how = replay::How { dry_run, wait: wait.0, force };
             let mut meter = ProgressMeter::new(progress);

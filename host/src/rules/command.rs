@@ -168,7 +168,7 @@ pub async fn run(command: Command, config: &Config, out: &mut dyn Write) -> Resu
             let unreadable = |source| Error::Unreadable { file: file.clone(), source };
             let bytes = file::read(&file, most).map_err(unreadable)?;
             let settings = (!settings.is_empty()).then(|| settings.into_iter().collect::<BTreeMap<_, _>>());
-            let engine = SandboxEngine::for_author(config).map_err(Error::Sandbox)?;
+            let engine = SandboxEngine::for_command(config).map_err(Error::Sandbox)?;
             let source = file.display().to_string();
             let deployed = operator.deploy(&engine, bytes, source.clone(), settings).await;
             record(&operator, "rules deploy", &source, deployed.as_ref().map(named)).await?;
@@ -278,7 +278,16 @@ async fn wait(
         None => return Ok(ExitCode::SUCCESS),
     };
     listing::deployed(deployed, &status, change.which.json, out)?;
-    Ok(if change.wait.is_some() { code_of(&status) } else { ExitCode::SUCCESS })
+    let wanted = status.wanted.version.as_ref().map(|wanted| wanted.version.digest);
+    let is_overtaken = deployed.is_some_and(|deployed| wanted != Some(deployed.version.digest));
+    if is_overtaken && !change.which.json {
+        writeln!(out, "another version was deployed after this one")?;
+    }
+    Ok(match change.wait {
+        Some(_) if is_overtaken => ExitCode::from(NOT_EVERYWHERE),
+        Some(_) => code_of(&status),
+        None => ExitCode::SUCCESS,
+    })
 }
 
 fn code_of(status: &Status) -> ExitCode {

@@ -80,6 +80,9 @@ pub enum Error {
     /// No version of the database can be used.
     #[error("the version {version} is refused, and there is none before it to go on with: {reason}")]
     Stored { version: Version, reason: Box<Refusal> },
+    /// What was to begin with is not wanted any more, or by another deployment.
+    #[error("another version was deployed during the start")]
+    Overtaken,
     #[error("postgres: {0}")]
     Store(#[from] store::Error),
     #[error("wasmtime: {0}")]
@@ -203,6 +206,14 @@ struct Made {
     source: String,
 }
 
+impl Made {
+    /// Returns what is to be recorded; `manifest` is the canonical form of its own.
+    fn new_version<'a>(&'a self, manifest: &'a str) -> NewVersion<'a> {
+        let digest = Digest::new(manifest.as_bytes());
+        NewVersion { digest, component: self.component, manifest, source: &self.source }
+    }
+}
+
 impl RulesLoader {
     /// Returns where the pipeline sees the version in force.
     pub fn in_force(&self) -> RulesInForce {
@@ -261,17 +272,31 @@ fn settings_digest(tenant: &Tenant) -> Digest {
 async fn record(
     database: &Database,
     request: &Request<'_>,
-    Made { component, manifest, source }: &Made,
+    made: &Made,
     action: Action,
     read: impl Fn() -> Result<Vec<u8>, LoadError>,
 ) -> Result<(Version, i64), RecordError> {
-    let component = *component;
-    database.store_component(component, || read().map_err(RecordError::from)).await?;
-    let manifest = manifest.canonical();
-    let digest = Digest::new(manifest.as_bytes());
-    let new = NewVersion { digest, component, manifest: &manifest, source };
+    database.store_component(made.component, || read().map_err(RecordError::from)).await?;
+    let manifest = made.manifest.canonical();
+    let new = made.new_version(&manifest);
     let (number, deployment) = database.deploy(request, &new, action).await?;
-    Ok((Version { digest, component, number: Some(number) }, deployment))
+    Ok((new.numbered(number), deployment))
+}
+
+/// Does the same if the version that is wanted is still that of the deployment with this number. Otherwise returns `None`.
+async fn record_in_place_of(
+    deployment: i64,
+    database: &Database,
+    request: &Request<'_>,
+    made: &Made,
+    action: Action,
+    read: impl Fn() -> Result<Vec<u8>, LoadError>,
+) -> Result<Option<(Version, i64)>, RecordError> {
+    database.store_component(made.component, || read().map_err(RecordError::from)).await?;
+    let manifest = made.manifest.canonical();
+    let new = made.new_version(&manifest);
+    let deployed = database.deploy_in_place_of(deployment, request, &new, action).await?;
+    Ok(deployed.map(|(number, deployment)| (new.numbered(number), deployment)))
 }
 
 /// Stands for the bytes of a component that the database has.

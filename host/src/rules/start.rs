@@ -13,10 +13,11 @@ use super::file::Stamp;
 use super::load::{load_again, load_default, load_file, load_stored, read_file};
 use super::{
     DEFAULT, Error, LastReport, Loaded, OWN, RecordError, Refusal, Refused, RulesLoader, Sources, author,
-    record, settings_digest, stored_component,
+    record, record_in_place_of, settings_digest, stored_component,
 };
 use crate::batch::Digest;
 use crate::config::Tenant;
+use crate::failpoint::failpoint;
 use crate::judge::Rules as _;
 use crate::metrics::{Counters, Dependency};
 use crate::retry::Retry;
@@ -63,7 +64,13 @@ impl RulesLoader {
         let startup = Startup { sources: &sources, tenant, counters };
         let Started { guest, refused: reason, has_settings } = match &tenant.guest {
             Some(file) => startup.with_file(file, refused).await?,
-            None => startup.with_deployments().await?,
+            // What is wanted may become another deployment during the start, and a start takes none back.
+            None => loop {
+                match startup.with_deployments().await {
+                    Err(Error::Overtaken) => {}
+                    started => break started?,
+                }
+            },
         };
         let is_of_file = tenant.guest.is_some();
         let wanted = startup.ask(|| sources.database.wanted(&tenant.name, is_of_file)).await?;
@@ -116,7 +123,7 @@ impl Startup<'_> {
             };
             let component = loaded.guest.version().component;
             let read = || read_file(file, self.tenant.guest_component.bytes(), component);
-            match self.record(loaded, Action::File, read).await {
+            match self.record(loaded, Action::File, None, read).await {
                 Err(Error::Stored { .. }) if replaced < MAX_RELOADS => replaced += 1,
                 recorded => return recorded,
             }
@@ -139,12 +146,13 @@ impl Startup<'_> {
         let (name, database) = (&self.tenant.name, &self.sources.database);
         let wanted = self.ask(|| database.wanted(name, false)).await?;
         let Some(stored) = wanted.version else {
-            return self.record_default().await;
+            return self.record_default(wanted.row).await;
         };
         let last = self.ask(|| database.wanted(name, true)).await?;
         if last.row != wanted.row {
             // GUEST was unset: the history is to say that its file does not rule any more.
-            self.deploy_again(&stored).await?;
+            self.deploy_again(&stored, wanted.row).await?;
+            return Err(Error::Overtaken);
         }
         // A newer program brings newer rules; an older one beside it does not bring back its own.
         let is_own =
@@ -152,14 +160,16 @@ impl Startup<'_> {
         if is_own && stored.version.component != Digest::new(DEFAULT) {
             let default = Digest::new(DEFAULT);
             if !self.ask(|| database.has_version_of(name, default)).await? {
-                return self.record_default().await;
+                return self.record_default(wanted.row).await;
             }
         }
         let settings = settings_digest(self.tenant);
         let mut refused = None;
         if !self.ask(|| database.knows_settings(name, settings)).await? {
             match self.load_again(&stored).await? {
-                Ok(loaded) => return self.record(loaded, Action::Settings, stored_component).await,
+                Ok(loaded) => {
+                    return self.record(loaded, Action::Settings, Some(wanted.row), stored_component).await;
+                }
                 Err(reason) => {
                     let reason = reason.to_string();
                     self.note_refused(&reason).await?;
@@ -190,8 +200,8 @@ impl Startup<'_> {
         Ok(Started { guest, refused: Some(reason.to_string()), has_settings: false })
     }
 
-    /// Wants a version of the database once more.
-    async fn deploy_again(&self, stored: &StoredVersion) -> Result<(), Error> {
+    /// Wants a version of the database once more, in the place of the deployment with this number.
+    async fn deploy_again(&self, stored: &StoredVersion, in_place_of: i64) -> Result<(), Error> {
         let author = author(&self.sources.database);
         let request = Request { tenant: &self.tenant.name, author: &author, message: "" };
         let new = NewVersion {
@@ -200,30 +210,38 @@ impl Startup<'_> {
             manifest: &stored.manifest,
             source: &stored.source,
         };
-        self.ask(|| self.sources.database.deploy(&request, &new, Action::Settings)).await?;
+        let database = &self.sources.database;
+        self.ask(|| database.deploy_in_place_of(in_place_of, &request, &new, Action::Settings)).await?;
         Ok(())
     }
 
-    async fn record_default(&self) -> Result<Started, Error> {
+    async fn record_default(&self, in_place_of: i64) -> Result<Started, Error> {
         let (sources, tenant) = (self.sources.clone(), self.tenant.clone());
         let loaded = self.blocking(move || load_default(&sources.engine, &tenant)).await??;
-        self.record(loaded, Action::Default, || Ok(DEFAULT.to_vec())).await
+        self.record(loaded, Action::Default, Some(in_place_of), || Ok(DEFAULT.to_vec())).await
     }
 
-    /// Records what was loaded.
+    /// Records what was loaded, in the place of the deployment with this number, if there is one.
     async fn record(
         &self,
         loaded: Loaded,
         action: Action,
+        in_place_of: Option<i64>,
         read: impl Fn() -> Result<Vec<u8>, LoadError>,
     ) -> Result<Started, Error> {
         let author = author(&self.sources.database);
         let request = Request { tenant: &self.tenant.name, author: &author, message: "" };
         let mut retry = self.retry();
+        failpoint!("before_record", Error::Overtaken);
         loop {
-            let recorded = record(&self.sources.database, &request, &loaded.made, action, &read).await;
+            let (database, made) = (&self.sources.database, &loaded.made);
+            let recorded = match in_place_of {
+                None => record(database, &request, made, action, &read).await.map(Some),
+                Some(other) => record_in_place_of(other, database, &request, made, action, &read).await,
+            };
             match retry.after(recorded).await {
-                Ok(Some((version, _))) => {
+                Ok(Some(None)) => return Err(Error::Overtaken),
+                Ok(Some(Some((version, _)))) => {
                     let guest = loaded.guest.with_version(version);
                     return Ok(Started { guest, refused: None, has_settings: true });
                 }

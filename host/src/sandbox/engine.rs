@@ -78,9 +78,9 @@ impl SandboxEngine {
         Self::with_program(config, PROGRAM.into())
     }
 
-    /// Makes an engine for a command of somebody who writes rules. Where `GUEST_CACHE` is not set, what it compiles is kept
-    /// for the next command in the user's own cache: a component of Python takes ten seconds or more.
-    pub fn for_author(config: &Config) -> wasmtime::Result<Self> {
+    /// Makes an engine for a command. Where `GUEST_CACHE` is not set, what it compiles is kept for the next one in the user's
+    /// own cache: a component of Python takes ten seconds or more.
+    pub fn for_command(config: &Config) -> wasmtime::Result<Self> {
         Self::with_cache(config, PROGRAM.into(), Cache::configured(config).or_else(Cache::of_user))
     }
 

@@ -97,6 +97,13 @@ pub struct NewVersion<'a> {
     pub source: &'a str,
 }
 
+impl NewVersion<'_> {
+    /// Returns its name when it has this number.
+    pub fn numbered(&self, number: i32) -> Version {
+        Version { digest: self.digest, component: self.component, number: Some(number) }
+    }
+}
+
 /// Who wants something of a tenant's rules, and why.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
@@ -194,31 +201,22 @@ impl Database {
         new: &NewVersion<'_>,
         action: Action,
     ) -> Result<(i32, i64), Error> {
-        let Request { tenant, author, message } = *request;
+        in_order!(self, |connection| { deploy(request, new, action, connection).await })
+    }
+
+    /// Does the same if the version that is wanted is still that of the deployment with this number. Otherwise returns `None`.
+    pub async fn deploy_in_place_of(
+        &self,
+        deployment: i64,
+        request: &Request<'_>,
+        new: &NewVersion<'_>,
+        action: Action,
+    ) -> Result<Option<(i32, i64)>, Error> {
         in_order!(self, |connection| {
-            sqlx::query(INSERT_VERSION)
-                .bind(tenant.as_str())
-                .bind(new.digest.as_bytes())
-                .bind(new.component.as_bytes())
-                .bind(new.manifest)
-                .bind(new.source)
-                .bind(author)
-                .bind(message)
-                .execute(&mut *connection)
-                .await?;
-            let number = "SELECT number FROM rules_versions WHERE tenant = $1 AND version = $2";
-            let number = sqlx::query_scalar(number).bind(tenant.as_str()).bind(new.digest.as_bytes());
-            let number: i32 = number.fetch_one(&mut *connection).await?;
-            let newest = wanted(tenant, true, connection).await?;
-            // A file counts for replicas with that file only, so for the others this may be news all the same.
-            let is_known = newest.is_of(new.digest)
-                && (action == Action::File || wanted(tenant, false, connection).await?.is_of(new.digest));
-            if is_known {
-                return Ok((number, newest.deployment));
+            match wanted(request.tenant, false, connection).await?.row == deployment {
+                true => Ok(Some(deploy(request, new, action, connection).await?)),
+                false => Ok(None),
             }
-            let id =
-                insert_deployment(request, action, Some(new.digest), Some(new.component), connection).await?;
-            Ok((number, id))
         })
     }
 
@@ -334,6 +332,37 @@ impl Database {
             Ok(())
         })
     }
+}
+
+async fn deploy(
+    request: &Request<'_>,
+    new: &NewVersion<'_>,
+    action: Action,
+    connection: &mut PgConnection,
+) -> Result<(i32, i64), Error> {
+    let Request { tenant, author, message } = *request;
+    sqlx::query(INSERT_VERSION)
+        .bind(tenant.as_str())
+        .bind(new.digest.as_bytes())
+        .bind(new.component.as_bytes())
+        .bind(new.manifest)
+        .bind(new.source)
+        .bind(author)
+        .bind(message)
+        .execute(&mut *connection)
+        .await?;
+    let number = "SELECT number FROM rules_versions WHERE tenant = $1 AND version = $2";
+    let number = sqlx::query_scalar(number).bind(tenant.as_str()).bind(new.digest.as_bytes());
+    let number: i32 = number.fetch_one(&mut *connection).await?;
+    let newest = wanted(tenant, true, connection).await?;
+    // A file counts for replicas with that file only, so for the others this may be news all the same.
+    let is_known = newest.is_of(new.digest)
+        && (action == Action::File || wanted(tenant, false, connection).await?.is_of(new.digest));
+    if is_known {
+        return Ok((number, newest.deployment));
+    }
+    let id = insert_deployment(request, action, Some(new.digest), Some(new.component), connection).await?;
+    Ok((number, id))
 }
 
 async fn insert_deployment(
