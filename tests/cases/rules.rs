@@ -9,7 +9,8 @@ use serde_json::Value;
 use sluicegate::batch::Digest;
 use sluicegate_demo::servers::{Options, Postgres};
 use sluicegate_tests::{
-    Event, GRANTS, Load, STATEMENTS, Scene, Service, Stage, Told, guests, rules, shared_redis_url, until,
+    Event, GRANTS, Load, STATEMENTS, Scene, Service, Stage, Told, guests, rules, shared_redis_url, told,
+    until,
 };
 
 /// Writes a component into the scene's folder.
@@ -474,12 +475,18 @@ fn a_grant_that_is_taken_away_is_gone_with_the_next_start() {
     let launch = || stage.service(&format!("{GRANTS}{STATEMENTS}")).unset("GUEST");
     let service = launch().start();
     let enrich = guests::built("guest_enrich.wasm");
-    let told = rules(launch(), &["deploy", enrich.to_str().unwrap(), "--wait"]);
-    assert_eq!(told.code, Some(0), "{told:?}");
+    let deployed = rules(launch(), &["deploy", enrich.to_str().unwrap(), "--wait"]);
+    assert_eq!(deployed.code, Some(0), "{deployed:?}");
     let event = Event { user_id: "ada".to_owned(), ..Event::new() };
     stage.add(&[event]);
     stage.scene.until_stored(1);
     assert_eq!(stage.counted("ada"), 1);
+    stage.scene.stream.add(&sluicegate_tests::fields([("data", "no event")]));
+    stage.scene.stream.until_drained();
+    // A replay does not have more than its own settings grant either.
+    let replayed = told(stage.service("").unset("GUEST"), &["replay"]);
+    assert_ne!(replayed.code, Some(0), "{replayed:?}");
+    assert!(replayed.err.contains("made with grants that the settings do not give now"), "{replayed:?}");
     service.stop();
     // The versions of that component were made with it. The default rules use no grant.
     let service = stage.service("").unset("GUEST").start();

@@ -218,6 +218,10 @@ pub async fn load_for_replay(
                     |reason: Refusal| Error::Stored { version: stored.version, reason: Box::new(reason) };
                 let manifest = Manifest::parse(&stored.manifest, stored.version.digest);
                 let manifest = manifest.map_err(|error| refused(error.into()))?;
+                let lacks = manifest.lacks(&tenant);
+                if !force && !lacks.is_empty() {
+                    return Err(refused(Refusal::Grants(lacks.join(", "))));
+                }
                 let with = match force {
                     true => tenant,
                     // Raising a limit may be what a letter needs.
