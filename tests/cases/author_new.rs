@@ -34,10 +34,13 @@ fn a_project_in_rust_is_built_and_its_tests_pass() {
     };
     let lock = std::fs::File::create(new_projects_lock()).unwrap();
     lock.lock().unwrap();
+    // To cargo it is the project that was built there last, unless its sources are newer.
+    let source = std::fs::File::options().write(true).open(project.join("src/lib.rs")).unwrap();
+    source.set_modified(std::time::SystemTime::now()).unwrap();
     cargo(&["build", "--release", "--target", "wasm32-wasip2"]);
     std::fs::copy(target.join("wasm32-wasip2/release/my_rules.wasm"), project.join("rules.wasm")).unwrap();
-    drop(lock);
     cargo(&["test"]);
+    drop(lock);
     let tested = rules(&project, &["test"]);
     assert_eq!(tested.code, Some(0), "{}{}", tested.out, tested.err);
     assert!(tested.out.contains("4 of 4 as expected"), "{}", tested.out);

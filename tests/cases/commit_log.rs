@@ -1,9 +1,11 @@
 //! Tests that what is committed but not acknowledged at a crash is not decided a second time.
 
+use std::collections::BTreeMap;
+
 use redis::cmd;
 use rustix::process::Signal;
 use sluicegate_tests::{
-    Event, Fields, GRANTS, STATEMENTS, Scene, Service, Stage, block_on, event_of, guests, until,
+    Event, Fields, GRANTS, STATEMENTS, Scene, Service, Stage, Stream, block_on, event_of, guests, until,
 };
 
 /// Starts the service with these rules, and waits until it dies right after its first commit.
@@ -21,6 +23,15 @@ fn until_dead(mut service: Service) {
 
 fn start(scene: &Scene, rules: &[u8]) -> Service {
     scene.service().set("GUEST", scene.guest(rules)).start()
+}
+
+/// Returns the clients of a Redis, each with its flags, among which `b` says that it waits in a blocking call.
+fn clients(stream: &Stream) -> BTreeMap<String, String> {
+    let list: String = stream.run(cmd("CLIENT").arg("LIST"));
+    let of = |line: &str, name: &str| {
+        line.split(' ').find_map(|field| field.strip_prefix(name)).unwrap_or_default().to_owned()
+    };
+    list.lines().map(|line| (of(line, "id="), of(line, "flags="))).collect()
 }
 
 /// Makes an event that only the default rules store.
@@ -255,11 +266,22 @@ fn what_another_has_decided_before_a_set_back_is_not_decided_again() {
         let launch = |consumer: &str| {
             stage.service(&format!("{GRANTS}{STATEMENTS}")).set("CONSUMER_NAME", consumer).start()
         };
-        let (first, second) = (launch("first"), launch("second"));
+        let first = launch("first");
+        let others: Vec<String> = clients(stream).into_keys().collect();
+        let second = launch("second");
         stage.add(&[event_of("ada")]);
         stage.scene.until_stored(1);
         stream.until_drained();
         second.signal(Signal::STOP);
+        // Redis gives entries to a client that waits for some, though its process stands still.
+        until("Redis to wait for the second no more", || {
+            let waits =
+                |(client, flags): &(&String, &String)| !others.contains(client) && flags.contains('b');
+            match clients(stream).iter().find(waits) {
+                Some((client, flags)) => Err(format!("the client {client} with the flags {flags}")),
+                None => Ok(()),
+            }
+        });
         stage.add(&(0..60).map(|_| event_of("ada")).collect::<Vec<_>>());
         stage.scene.until_stored(61);
         stream.until_drained();

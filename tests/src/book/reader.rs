@@ -205,10 +205,11 @@ fn provide(bin: &Path) {
     }
     let shared = guests::program("new-projects");
     fs::create_dir_all(&shared).unwrap();
-    // All projects share what they are made of, in the versions of this repository, which are here already. Other tests run
-    // beside this one, and some of them have limits of time.
+    // All projects share what they are made of, in the versions of this repository, which are here already. To cargo they are
+    // the same project, whose sources have changed if they are newer than what was built last. Other tests run beside this
+    // one, and some of them have limits of time.
     let lines = format!(
-        "[ -e Cargo.lock ] || cp {lock} .\n[ -e target ] || ln -s {target} target\nunset RUSTFLAGS\nexport CARGO_PROFILE_RELEASE_LTO=off\nexec nice -n 19 {cargo} \"$@\"",
+        "[ -e Cargo.lock ] || cp {lock} .\n[ -e target ] || ln -s {target} target\nfind . -name '*.rs' -exec touch {{}} +\nunset RUSTFLAGS\nexport CARGO_PROFILE_RELEASE_LTO=off\nexec nice -n 19 {cargo} \"$@\"",
         lock = repository().join("Cargo.lock").display(),
         target = shared.display(),
         cargo = env!("CARGO"),
