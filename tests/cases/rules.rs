@@ -242,6 +242,23 @@ fn a_deployment_during_a_start_is_not_taken_back() {
     }
 }
 
+/// The file held what was deployed before it, after it had held something else.
+#[test]
+fn a_file_that_held_the_same_may_go() {
+    let scene = Scene::new();
+    let strict = component(&scene, "strict.wasm", guests::STRICT);
+    let other = component(&scene, "other.wasm", &guests::relabelled(guests::STRICT, 1));
+    let service = scene.start();
+    let version = deploy(&scene, &strict);
+    service.stop();
+    for file in [&other, &strict] {
+        scene.service().set("GUEST", file.display()).start().stop();
+    }
+    let service = scene.start();
+    assert_eq!(judged(&scene), version);
+    service.stop();
+}
+
 /// Who waits for a deployment is told when it was overtaken.
 #[test]
 fn a_deployment_that_is_overtaken_is_told() {

@@ -80,7 +80,7 @@ pub enum Error {
     /// No version of the database can be used.
     #[error("the version {version} is refused, and there is none before it to go on with: {reason}")]
     Stored { version: Version, reason: Box<Refusal> },
-    /// What was to begin with is not wanted any more, or by another deployment.
+    /// What was to begin with is not wanted any more.
     #[error("another version was deployed during the start")]
     Overtaken,
     #[error("postgres: {0}")]

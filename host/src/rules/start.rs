@@ -149,18 +149,18 @@ impl Startup<'_> {
             return self.record_default(wanted.row).await;
         };
         let last = self.ask(|| database.wanted(name, true)).await?;
-        if last.row != wanted.row {
+        let row = match last.row == wanted.row {
+            true => wanted.row,
             // GUEST was unset: the history is to say that its file does not rule any more.
-            self.deploy_again(&stored, wanted.row).await?;
-            return Err(Error::Overtaken);
-        }
+            false => self.deploy_again(&stored, wanted.row).await?,
+        };
         // A newer program brings newer rules; an older one beside it does not bring back its own.
         let is_own =
             stored.source == OWN && matches!(wanted.action, Some(Action::Default | Action::Settings));
         if is_own && stored.version.component != Digest::new(DEFAULT) {
             let default = Digest::new(DEFAULT);
             if !self.ask(|| database.has_version_of(name, default)).await? {
-                return self.record_default(wanted.row).await;
+                return self.record_default(row).await;
             }
         }
         let settings = settings_digest(self.tenant);
@@ -168,7 +168,7 @@ impl Startup<'_> {
         if !self.ask(|| database.knows_settings(name, settings)).await? {
             match self.load_again(&stored).await? {
                 Ok(loaded) => {
-                    return self.record(loaded, Action::Settings, Some(wanted.row), stored_component).await;
+                    return self.record(loaded, Action::Settings, Some(row), stored_component).await;
                 }
                 Err(reason) => {
                     let reason = reason.to_string();
@@ -200,8 +200,9 @@ impl Startup<'_> {
         Ok(Started { guest, refused: Some(reason.to_string()), has_settings: false })
     }
 
-    /// Wants a version of the database once more, in the place of the deployment with this number.
-    async fn deploy_again(&self, stored: &StoredVersion, in_place_of: i64) -> Result<(), Error> {
+    /// Wants a version of the database once more, in the place of the deployment with this number. Returns the number of the
+    /// deployment by which it is wanted then: the same one if the file held that version too.
+    async fn deploy_again(&self, stored: &StoredVersion, in_place_of: i64) -> Result<i64, Error> {
         let author = author(&self.sources.database);
         let request = Request { tenant: &self.tenant.name, author: &author, message: "" };
         let new = NewVersion {
@@ -212,7 +213,11 @@ impl Startup<'_> {
         };
         let database = &self.sources.database;
         self.ask(|| database.deploy_in_place_of(in_place_of, &request, &new, Action::Settings)).await?;
-        Ok(())
+        let wanted = self.ask(|| database.wanted(&self.tenant.name, false)).await?;
+        match wanted.version {
+            Some(version) if version.version.digest == stored.version.digest => Ok(wanted.row),
+            _ => Err(Error::Overtaken),
+        }
     }
 
     async fn record_default(&self, in_place_of: i64) -> Result<Started, Error> {
