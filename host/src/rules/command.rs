@@ -21,7 +21,7 @@ pub const EXIT_CODES: &str = "Exit codes:
   1  a server, the settings or the machine is at fault
   2  the command line is wrong
   3  it is refused: the component, the version, or the tenant
-  4  of `status` and with --wait: not every replica has in force what is wanted";
+  4  of `status` and with --wait: not every replica has in force what is wanted, or another version was deployed after this one";
 
 /// What to do with the rules of a tenant.
 #[derive(Debug, Subcommand)]
