@@ -48,6 +48,8 @@ pub(crate) struct Outcome {
     pub(crate) memory_mb: f64,
     /// Holds the user and system time of the process.
     pub(crate) cpu_micros_an_event: f64,
+    /// Holds the time for which any process used a processor, those of Redis and PostgreSQL too.
+    pub(crate) machine_micros_an_event: f64,
 }
 
 pub(crate) struct Bench {
@@ -110,7 +112,7 @@ impl Bench {
             process.0.wait()?;
             return Ok(Outcome { events_a_second: count(self.events) / seconds, ..Outcome::default() });
         }
-        let events_a_second = self.runtime.block_on(self.watch())?;
+        let (events_a_second, machine_micros_an_event) = self.runtime.block_on(self.watch())?;
         let (memory_mb, cpu_seconds) = process.usage()?;
         watchers.map(Watchers::finish).transpose()?;
         process.terminate()?;
@@ -127,20 +129,24 @@ impl Bench {
             events_a_second,
             memory_mb,
             cpu_micros_an_event: cpu_seconds * 1e6 / count(self.events),
+            machine_micros_an_event,
         })
     }
 
-    /// Returns the events per second, from the first sign of life to the last acknowledgement.
-    async fn watch(&self) -> anyhow::Result<f64> {
+    /// Returns the events per second, from the first sign of life to the last acknowledgement, and the microseconds of the
+    /// machine's processors that each took.
+    async fn watch(&self) -> anyhow::Result<(f64, f64)> {
         let deadline = Instant::now() + DEADLINE;
-        let mut begun: Option<(Instant, usize)> = None;
+        let mut begun: Option<(Instant, f64, usize)> = None;
         while Instant::now() < deadline {
             let (read, pending) = self.progress().await?;
             let done = read.saturating_sub(pending);
             match begun {
-                None if read > 0 => begun = Some((Instant::now(), done)),
-                Some((at, before)) if read == self.events && pending == 0 => {
-                    return Ok(count(self.events - before) / at.elapsed().as_secs_f64());
+                None if read > 0 => begun = Some((Instant::now(), machine_seconds()?, done)),
+                Some((at, used_before, before)) if read == self.events && pending == 0 => {
+                    let events = count(self.events - before);
+                    let used = machine_seconds()? - used_before;
+                    return Ok((events / at.elapsed().as_secs_f64(), used * 1e6 / events));
                 }
                 _ => {}
             }
@@ -322,6 +328,23 @@ fn usage_of(pid: &str) -> anyhow::Result<(f64, f64)> {
     let ticks: f64 =
         after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
     Ok((memory_kb / 1024.0, ticks / 100.0))
+}
+
+/// Returns for how long all processors together have been used since the machine was started.
+fn machine_seconds() -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let ticks: Vec<f64> = stat
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("cpu "))
+        .context("no sum of processors in /proc/stat")?
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    let [user, nice, system, _idle, _waiting, interrupts, soft_interrupts, ..] = ticks[..] else {
+        bail!("too few times in /proc/stat");
+    };
+    Ok((user + nice + system + interrupts + soft_interrupts) / 100.0)
 }
 
 impl Drop for Process {
