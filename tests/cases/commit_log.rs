@@ -218,10 +218,11 @@ fn what_is_in_flight_is_not_decided_by_a_replica_that_starts_after_a_set_back() 
     for command in ["SETID", "DESTROY"] {
         let stage = Stage::new();
         let stream = &stage.scene.stream;
-        let launch = |consumer: &str| {
-            stage.service(&format!("{GRANTS}{STATEMENTS}")).set("CONSUMER_NAME", consumer).start()
-        };
-        let first = launch("first");
+        let launch =
+            |consumer: &str| stage.service(&format!("{GRANTS}{STATEMENTS}")).set("CONSUMER_NAME", consumer);
+        // While it waits for news it does not see the set-back, which is for the second to find.
+        let others: Vec<String> = clients(stream).into_keys().collect();
+        let first = launch("first").set("BLOCK", "60s").start();
         stage.add(&[event_of("ada")]);
         stage.scene.until_stored(1);
         stream.until_drained();
@@ -233,13 +234,22 @@ fn what_is_in_flight_is_not_decided_by_a_replica_that_starts_after_a_set_back() 
             30 => Ok(()),
             found => Err(format!("{found} pending")),
         });
+        until("the first to wait for news", || {
+            match clients(stream)
+                .iter()
+                .any(|(client, flags)| !others.contains(client) && flags.contains('b'))
+            {
+                true => Ok(()),
+                false => Err(format!("{:?}", clients(stream))),
+            }
+        });
         let mut xgroup = cmd("XGROUP");
         xgroup.arg(command).arg(&stream.name).arg(&stream.group);
         if command == "SETID" {
             xgroup.arg("0");
         }
         stream.run::<redis::Value>(&xgroup);
-        let second = launch("second");
+        let second = launch("second").start();
         until("some in the hands of the second", || {
             let mut ask = cmd("XPENDING");
             ask.arg(&stream.name).arg(&stream.group).arg("-").arg("+").arg(100).arg("second");
