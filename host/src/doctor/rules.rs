@@ -1,11 +1,14 @@
-//! Loads each tenant's rules as the service would: the component is compiled, and tried in a worker behind its walls.
+//! Loads each tenant's rules as the service would, those that the settings name and the version in force: a component is
+//! compiled, and tried in a worker behind its walls.
 
 use std::time::{Duration, Instant};
 
 use super::finding::{Finding, Level, Subject};
 use crate::config::{Config, Tenant, Walls};
-use crate::rules::{DEFAULT, try_settings};
+use crate::rules::{DEFAULT, load_version_of, try_settings};
 use crate::sandbox::{LoadError, SandboxEngine};
+use crate::store::{Database, StoredVersion};
+use crate::text::printable;
 
 /// No further rules are loaded after this. A component may take a minute to compile.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -15,12 +18,29 @@ const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(120);
 /// Loads all rules, and keeps nothing of them: what was compiled goes into no cache.
 pub(super) async fn look(config: &Config) -> Vec<Finding> {
     let config = Config { guest_cache: None, ..config.clone() };
-    let loading = tokio::task::spawn_blocking(move || load_all(&config));
-    match tokio::time::timeout(GIVE_UP_TIMEOUT, loading).await {
-        Ok(Ok(findings)) => findings,
-        Ok(Err(error)) => vec![failed(&error.to_string())],
+    match tokio::time::timeout(GIVE_UP_TIMEOUT, load_all(&config)).await {
+        Ok(findings) => findings,
         Err(_) => vec![failed(&format!("no end within {GIVE_UP_TIMEOUT:?}"))],
     }
+}
+
+async fn load_all(config: &Config) -> Vec<Finding> {
+    let begun = Instant::now();
+    let (mut findings, engine) = match load_settings(config, begun).await {
+        Ok(loaded) => loaded,
+        Err(why) => return vec![failed(&why)],
+    };
+    // A database that is away is told by the look at it.
+    let Ok(database) = Database::new(config) else { return findings };
+    for tenant in &config.tenants {
+        let Ok(wanted) = database.wanted(&tenant.name, tenant.guest.is_some()).await else { continue };
+        if let Some(stored) = wanted.version
+            && begun.elapsed() < LOAD_TIMEOUT
+        {
+            findings.push(load_in_force(&engine, tenant, &database, stored).await);
+        }
+    }
+    findings
 }
 
 fn failed(why: &str) -> Finding {
@@ -33,28 +53,51 @@ fn failed(why: &str) -> Finding {
     )
 }
 
-fn load_all(config: &Config) -> Vec<Finding> {
-    let begun = Instant::now();
-    let mut findings = vec![walls(config)];
-    // What lacks of the walls is told already.
-    let config = Config { guest_walls: Walls::Available, ..config.clone() };
-    let engine = match SandboxEngine::new(&config) {
-        Ok(engine) => engine,
-        Err(error) => return vec![failed(&error.to_string())],
+/// Loads what the settings name. Also returns what it was loaded with.
+async fn load_settings(config: &Config, begun: Instant) -> Result<(Vec<Finding>, SandboxEngine), String> {
+    let config = config.clone();
+    let load = move || {
+        let mut findings = vec![walls(&config)];
+        // What lacks of the walls is told already.
+        let config = Config { guest_walls: Walls::Available, ..config };
+        let engine = SandboxEngine::new(&config).map_err(|error| error.to_string())?;
+        for tenant in &config.tenants {
+            findings.push(match begun.elapsed() < LOAD_TIMEOUT {
+                true => load(&engine, tenant),
+                false => Finding::note(
+                    "rules",
+                    &Subject::Tenant(tenant.name.clone()),
+                    "not tried: the rules of the others took a minute",
+                    "",
+                    "",
+                ),
+            });
+        }
+        Ok((findings, engine))
     };
-    for tenant in &config.tenants {
-        findings.push(match begun.elapsed() < LOAD_TIMEOUT {
-            true => load(&engine, tenant),
-            false => Finding::note(
-                "rules",
-                &Subject::Tenant(tenant.name.clone()),
-                "not tried: the rules of the others took a minute",
-                "",
-                "",
-            ),
-        });
+    tokio::task::spawn_blocking(load).await.map_err(|error| error.to_string())?
+}
+
+/// Loads the version that the next start would begin with.
+async fn load_in_force(
+    engine: &SandboxEngine,
+    tenant: &Tenant,
+    database: &Database,
+    stored: StoredVersion,
+) -> Finding {
+    const ID: &str = "rules-in-force";
+    let subject = Subject::Tenant(tenant.name.clone());
+    let (version, source) = (stored.version, printable(&stored.source).into_owned());
+    match load_version_of(engine, tenant, database, stored).await {
+        Ok(_) => Finding::ok(ID, &subject, format!("{version} ({source}) loads")),
+        Err(error) => Finding::error(
+            ID,
+            &subject,
+            format!("{version} ({source}), which is in force, would be refused at a start: {error}"),
+            "a version in force that loads with the settings of this replica",
+            "change the settings as it says, or put another version into force: sluicegate rules deploy, or rules rollback",
+        ),
     }
-    findings
 }
 
 fn load(engine: &SandboxEngine, tenant: &Tenant) -> Finding {

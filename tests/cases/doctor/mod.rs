@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ::redis::cmd;
 use serde_json::Value;
 use sluicegate_demo::servers::{Options, Postgres, Redis};
-use sluicegate_tests::{Event, Launch, Scene, Tenants, fields};
+use sluicegate_tests::{Event, GRANTS, Launch, STATEMENTS, Scene, Stage, Tenants, fields, guests, rules};
 
 /// Holds what the command has told.
 struct Report {
@@ -111,6 +111,7 @@ fn all_is_well_where_the_service_has_run() {
         "settings",
         "sandbox-walls",
         "rules",
+        "rules-in-force",
         "redis-version",
         "redis-rights",
         "redis-clock",
@@ -241,4 +242,22 @@ fn files_and_names_in_the_settings() {
     assert_eq!((report.code, report.bad()), (Some(1), vec![("settings", "error")]));
     let output = scene.service().tool(&["doctor", "--nonsense"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
+}
+
+/// The settings name no file, so that they say nothing of what was deployed.
+#[test]
+fn a_version_in_force_that_the_next_start_would_refuse_is_an_error() {
+    let stage = Stage::new();
+    let launch = |grants: &str| stage.service(grants).unset("GUEST");
+    let grants = format!("{GRANTS}{STATEMENTS}");
+    let service = launch(&grants).start();
+    let enrich = guests::built("guest_enrich.wasm");
+    let deployed = rules(launch(&grants), &["deploy", enrich.to_str().unwrap(), "--wait"]);
+    assert_eq!(deployed.code, Some(0), "{deployed:?}");
+    service.stop();
+    assert_eq!(examined(launch(&grants), &[]).level("rules-in-force"), "ok");
+    let report = examined(launch(""), &[]);
+    assert_eq!((report.level("rules"), report.bad()), ("ok", vec![("rules-in-force", "error")]));
+    let found = text(report.finding("rules-in-force"), "found");
+    assert!(found.contains("made with grants that the settings do not give now"), "{found}");
 }
