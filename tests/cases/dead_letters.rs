@@ -280,9 +280,12 @@ fn letters_are_counted_by_cause_and_found_by_what_they_have_in_common() {
     assert_eq!(table.lines().count(), 4, "{table}");
     assert!(table.lines().nth(1).unwrap().trim_start().starts_with("5  "), "{table}");
     assert!(table.contains("properties.amount: missing") && table.contains("undecodable"), "{table}");
+    let version: String = scene.database.value("SELECT DISTINCT encode(version, 'hex') FROM dead_letters");
+    assert!(table.contains(&version[..12]), "as `rules status` names them: {table}");
     let lines = run(&scene, &["summary", "--json", "--limit", "1"]);
     let cause: Value = serde_json::from_str(lines.trim()).unwrap();
     assert_eq!((&cause["letters"], &cause["code"]), (&Value::from(5), &Value::from("missing")), "{cause}");
+    assert_eq!(cause["version"], version[..12], "{cause}");
 
     let digest = Digest::new(guests::STRICT).to_string();
     for (filter, found) in [

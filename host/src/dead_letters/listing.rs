@@ -91,7 +91,7 @@ pub(super) fn causes(causes: &[Cause], out: &mut dyn Write) -> io::Result<()> {
             printable(&cause.tenant),
             printable(&cause.stream),
             printable(&cause.reason),
-            cause.component,
+            cause.version.as_ref().unwrap_or(&cause.component),
             printable(&violation),
         )
     })

@@ -94,6 +94,8 @@ pub struct CauseView {
     code: Option<String>,
     /// The component that judged them, by the first digits of its digest.
     component: String,
+    /// The version of the rules, by the first digits of its digest, if it is known.
+    version: Option<String>,
     #[schema(format = DateTime)]
     first: String,
     #[schema(format = DateTime)]
@@ -186,6 +188,7 @@ impl CauseView {
             path: cause.path.clone(),
             code: cause.code.clone(),
             component: cause.component.clone(),
+            version: cause.version.clone(),
             first: second(cause.first),
             last: second(cause.last),
         }

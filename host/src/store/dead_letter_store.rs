@@ -73,6 +73,8 @@ pub struct Cause {
     pub code: Option<String>,
     /// The component that judged them, by the first digits of its digest.
     pub component: String,
+    /// The version of the rules, by its first digits, if the letters are not older than versions are.
+    pub version: Option<String>,
     /// When the first of them was recorded.
     pub first: DateTime<Utc>,
     /// When the last of them was recorded.
@@ -89,6 +91,7 @@ impl Cause {
             path: row.try_get("path")?,
             code: row.try_get("code")?,
             component: first_digits(&row.try_get::<Vec<u8>, _>("component")?),
+            version: row.try_get::<Option<Vec<u8>>, _>("version")?.map(|version| first_digits(&version)),
             first: time(row.try_get("first")?)?,
             last: time(row.try_get("last")?)?,
         })
@@ -119,7 +122,7 @@ const OPEN: &str = "(replay_outcome IS NULL OR replay_outcome NOT IN ('stored', 
 
 /// Selects a row for each tenant, stream, reason, violation and component. Foreign texts are cut.
 const CAUSES: &str =
-    "SELECT tenant, left(stream, 200) AS stream, reason, left(path, 200) AS path, left(code, 200) AS code, component,
+    "SELECT tenant, left(stream, 200) AS stream, reason, left(path, 200) AS path, left(code, 200) AS code, component, version,
         count(*) AS letters, min(recorded_at) AS first, max(recorded_at) AS last
      FROM dead_letters LEFT JOIN LATERAL (
          SELECT DISTINCT violation->>'path' AS path, violation->>'code' AS code
@@ -208,7 +211,7 @@ impl DeadLetterStore {
     pub async fn causes(&self, filter: &Filter, limit: u32) -> Result<Vec<Cause>, Error> {
         let mut query = filter.query(CAUSES);
         query.push(
-            " GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY letters DESC, tenant, stream, reason, path, code LIMIT ",
+            " GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY letters DESC, tenant, stream, reason, path, code LIMIT ",
         );
         query.push_bind(i64::from(limit));
         let rows = self.look(query).await?;
