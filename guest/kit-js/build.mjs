@@ -38,12 +38,18 @@ for (const folder of ["kit", "src", "tests"]) {
 }
 
 const entry = join(OUT, ENTRY);
-const { component } = await componentize({
-    witPath: "wit",
-    world: "rules",
-    jsSource: await readFile(entry, "utf8"),
-    jsPath: entry,
-    moduleRoot: ".", // packages are found in node_modules
-    sync: true, // the service has no asynchronous components
-});
-await writeFile("rules.wasm", component);
+try {
+    const { component } = await componentize({
+        witPath: "wit",
+        world: "rules",
+        jsSource: await readFile(entry, "utf8"),
+        jsPath: entry,
+        moduleRoot: ".", // packages are found in node_modules
+        sync: true, // the service has no asynchronous components
+    });
+    await writeFile("rules.wasm", component);
+} catch (error) {
+    // The trace is of the build, and not of the rules.
+    console.error(error.message.replace(/^[\s:]+/, "").trim());
+    process.exitCode = 1;
+}
