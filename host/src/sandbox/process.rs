@@ -141,10 +141,7 @@ impl Workers {
     }
 
     fn spawn(&self, tenant: &TenantName, code: &NativeCode, load: &Load) -> io::Result<Worker> {
-        let (ours, theirs) = UnixStream::pair()?;
-        for end in [&ours, &theirs] {
-            set_socket_send_buffer_size(end, CHANNEL_BYTES)?;
-        }
+        let (ours, theirs) = channel_pair()?;
         ours.set_read_timeout(Some(SLICE))?;
         ours.set_write_timeout(Some(SLICE))?;
         let mut command = Command::new(&self.program);
@@ -191,6 +188,15 @@ impl Workers {
         }
         Ok(())
     }
+}
+
+/// Makes the two ends of a channel, each of which takes a batch of a thousand usual entries although nobody reads.
+fn channel_pair() -> io::Result<(UnixStream, UnixStream)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    for end in [&ours, &theirs] {
+        set_socket_send_buffer_size(end, CHANNEL_BYTES)?;
+    }
+    Ok((ours, theirs))
 }
 
 /// Ends the workers that nobody has called for so long, or that compute although nobody calls them, and forgets the
@@ -443,5 +449,22 @@ impl Drop for Killed {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_channel_takes_a_usual_batch_although_nobody_reads() {
+        let frame = vec![0; 300_000];
+        let (ours, theirs) = channel_pair().expect("a channel");
+        for mut end in [ours, theirs] {
+            end.set_nonblocking(true).expect("no waiting");
+            assert_eq!(end.write(&frame).expect("room"), frame.len());
+        }
     }
 }
