@@ -11,6 +11,9 @@ use crate::{Code, Entry, Violation, quote, violation};
 /// Names the one field of the JSON form.
 pub(crate) const DATA: &str = "data";
 
+/// Names the one field that is no string.
+const PROPERTIES: &str = "properties";
+
 /// Bounds the names of found fields that a message repeats.
 const QUOTED_NAMES: usize = 8;
 
@@ -34,7 +37,7 @@ pub(crate) struct Field<'a> {
 /// Holds a value in the words of the producer.
 #[derive(Clone, Copy)]
 pub(crate) enum Value<'a> {
-    /// Comes from a stream field, and is any text.
+    /// Comes from a stream field, or from a string without escapes in `data`, and is any text.
     Text(&'a str),
     /// Comes from `data`, and is well-formed JSON of any type, without whitespace around it.
     Json(&'a str),
@@ -63,10 +66,12 @@ fn read_data(text: &str) -> Result<Fields<'_>, Violation> {
     if !text.trim_ascii_start().starts_with('{') {
         object(DATA, text)?;
     }
-    let mut json = serde_json::Deserializer::from_str(text);
-    json.deserialize_map(FieldsVisitor)
-        .and_then(|fields| json.end().map(|()| fields))
-        .map_err(|error| json_syntax(DATA, &error))
+    let parse = |strings| {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let fields = json.deserialize_map(FieldsVisitor { strings })?;
+        json.end().map(|()| fields)
+    };
+    parse(Strings::Plain).or_else(|_| parse(Strings::Raw)).map_err(|error| json_syntax(DATA, &error))
 }
 
 /// Checks that a text is a JSON object, and returns it without the whitespace around it.
@@ -123,7 +128,7 @@ impl<'a> Fields<'a> {
             event_type: Field::new("event_type"),
             user_id: Field::new("user_id"),
             timestamp: Field::new("timestamp"),
-            properties: Field::new("properties"),
+            properties: Field::new(PROPERTIES),
         }
     }
 
@@ -133,7 +138,7 @@ impl<'a> Fields<'a> {
             "event_type" => Some(&mut self.event_type),
             "user_id" => Some(&mut self.user_id),
             "timestamp" => Some(&mut self.timestamp),
-            "properties" => Some(&mut self.properties),
+            PROPERTIES => Some(&mut self.properties),
             _ => None,
         }
     }
@@ -150,6 +155,10 @@ impl<'a> Field<'a> {
         Self { name, value: None, times: 0 }
     }
 
+    fn is_string(&self) -> bool {
+        self.name != PROPERTIES
+    }
+
     fn give(&mut self, value: Value<'a>) {
         self.value = Some(value);
         self.times += 1;
@@ -162,9 +171,18 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Takes the known fields out of a JSON object in one pass. Values stay raw: most are strings
-/// without escapes, which need no more parsing than that.
-struct FieldsVisitor;
+/// Says how to take the values of the fields that are to be strings.
+enum Strings {
+    /// Takes strings without escapes, which most are, and fails for anything else.
+    Plain,
+    /// Takes any value, as JSON.
+    Raw,
+}
+
+/// Takes the known fields out of a JSON object in one pass.
+struct FieldsVisitor {
+    strings: Strings,
+}
 
 impl<'de> Visitor<'de> for FieldsVisitor {
     type Value = Fields<'de>;
@@ -177,6 +195,9 @@ impl<'de> Visitor<'de> for FieldsVisitor {
         let mut fields = Fields::new();
         while let Some(field) = map.next_key_seed(ByName(&mut fields))? {
             match field {
+                Some(field) if field.is_string() && matches!(self.strings, Strings::Plain) => {
+                    field.give(Value::Text(map.next_value()?));
+                }
                 Some(field) => field.give(Value::Json(map.next_value::<&RawValue>()?.get())),
                 None => {
                     map.next_value::<IgnoredAny>()?;
