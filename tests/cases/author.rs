@@ -71,6 +71,13 @@ fn a_trap_costs_its_own_entry() {
     assert_eq!(told.code, Some(0), "{}", told.err);
     let found = lines(&told);
     assert_eq!(found[1]["fault"], json!("trapped"));
+    let message = found[1]["message"].as_str().unwrap();
+    assert!(
+        message
+            .starts_with("the guest trapped: it said: panicked at tests/guests/hostile/examples/panic.rs:4:")
+            && message.contains(": provoked; wasm trap: "),
+        "{message}"
+    );
     assert!(found[0].get("accept").is_some() && found[2].get("accept").is_some(), "{}", told.out);
     assert!(told.err.contains("guest printed to standard error"), "{}", told.err);
 }

@@ -9,7 +9,7 @@ use sluicegate_tests::{GRANTS, STATEMENTS, builder, guests, kits, rules_in as ru
 use tempfile::TempDir;
 
 /// An entry for which the rules of `tests/kits` fail.
-const CRASH: &str = r#"{"name":"an error","fields":{"data":{"event_id":"0c7b6b3e-5a0e-4b0f-9d6c-2f1f6a3c8e11","event_type":"crash","user_id":"ada","timestamp":"2026-01-18T22:17:34.827Z"}},"expect":{"fault":"trapped","message":"; it printed: entry 1700000000001-0: {error}"}}"#;
+const CRASH: &str = r#"{"name":"an error","fields":{"data":{"event_id":"0c7b6b3e-5a0e-4b0f-9d6c-2f1f6a3c8e11","event_type":"crash","user_id":"ada","timestamp":"2026-01-18T22:17:34.827Z"}},"expect":{"fault":"trapped","message":"the guest trapped: it said: entry 1700000000001-0: {error}"}}"#;
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)

@@ -14,6 +14,8 @@ use sluicegate_verdicts::format::time_of;
 
 /// The columns of a value, of which people see the beginning.
 const MAX_COLUMNS: usize = 300;
+/// The columns of a fault's message, which says what the rules said, the cause and the place. A dead letter has as many.
+const MAX_MESSAGE_COLUMNS: usize = 1_000;
 /// Microseconds of a year.
 const YEAR: i64 = 366 * 86_400 * 1_000_000;
 
@@ -145,7 +147,7 @@ fn difference_lines(
         ("", Some(wanted), Some(got)) => {
             let mut lines = vec![format!("{first} {}, {second} {}", summary(wanted), summary(got))];
             if let Some(message) = got.get("message").and_then(Value::as_str) {
-                lines.push(shown(message));
+                lines.push(cut_to_columns(&printable(message), MAX_MESSAGE_COLUMNS).into_owned());
             }
             let messages = got.get("reject").and_then(Value::as_array).into_iter().flatten();
             lines.extend(

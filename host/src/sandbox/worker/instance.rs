@@ -11,7 +11,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::host::HostState;
 use super::meter::{Denied, Meter};
-use super::output::{Output, last_words};
+use super::output::{LastWords, Output, last_words};
 use super::sampler::{self, Sampler};
 use super::time_limit::{TimeLimit, processor_time};
 use super::wasi::{self, Clock, Deadlines};
@@ -309,9 +309,13 @@ impl Callable {
         if cause.contains("resource limit exceeded: instance count") {
             cause.push_str(" (GUEST_INSTANCES)");
         }
-        let printed = printed.map(last_words).unwrap_or_default();
-        let printed = if printed.is_empty() { printed } else { format!("; it printed: {printed}") };
-        Fault::Trapped(format!("{cause}{place}{printed}"))
+        let Some(LastWords { last, before }) = printed.map(last_words).filter(|words| !words.last.is_empty())
+        else {
+            return Fault::Trapped(format!("{cause}{place}"));
+        };
+        // What its author has written comes first: a dead letter and a terminal have room for the beginning.
+        let before = if before.is_empty() { before } else { format!("; before that it printed: {before}") };
+        Fault::Trapped(format!("it said: {last}; {cause}{place}{before}"))
     }
 }
 
