@@ -196,9 +196,6 @@ discard = "never"
 if = 'event_type == "number" && properties.amount'
 discard = "never"
 [[step]]
-if = 'event_type == "hash"'
-hash = ["user_id"]
-[[step]]
 if = 'event_type == "default"'
 default = { "properties.a.b" = 1 }
 [[step]]
@@ -214,7 +211,6 @@ split = "properties.items"
             event("missing", &json!({})),
             event("type", &amount),
             event("number", &amount),
-            event("hash", &amount),
             event("default", &json!({ "a": "text" })),
             event("split", &json!({})),
             event("scalar", &json!({ "items": 7 })),
@@ -226,7 +222,6 @@ split = "properties.items"
         ("mapping.step[1].if", "condition_failed"),
         ("mapping.step[2].if", "condition_failed"),
         ("mapping.step[3].if", "condition_failed"),
-        ("user_id", "no_hash_key"),
         ("properties.a", "wrong_type"),
         ("properties.items", "missing"),
         ("properties.items", "wrong_type"),
@@ -235,7 +230,7 @@ split = "properties.items"
     for (outcome, expected) in found.iter().zip(expected) {
         assert_eq!(violations(outcome), [expected], "{outcome}");
     }
-    assert!(found[8].get("accept").is_some(), "{}", found[8]);
+    assert!(found[7].get("accept").is_some(), "{}", found[7]);
 }
 
 #[test]
@@ -255,6 +250,28 @@ fn the_key_of_a_hash_is_a_setting_of_the_guest_and_not_in_the_component() {
         outcome["accept"]["user_id"], "7d637ec25b1dcc8b6daf709cb6e878b85826281abbdd85369d6aa16d909c1ad7",
         "{outcome}"
     );
+}
+
+/// Without a key all events that are to be hashed would be rejected, one by one.
+#[test]
+fn a_mapping_that_hashes_is_refused_without_a_key() {
+    let mapping =
+        "[[step]]\ndrop = [\"properties.a\"]\n[[step]]\nif = 'event_type == \"x\"'\nhash = [\"user_id\"]";
+    let project = project(mapping, "");
+    let told = project.rules(&COMMAND);
+    assert_eq!(told.code, Some(0), "{}", told.err);
+    for (settings, code) in [
+        ("", 3),
+        ("[guest_settings]\nhash_key = \"short\"\n", 3),
+        ("[guest_settings]\nhash_key = \"of 16 bytes ....\"\n", 0),
+    ] {
+        project.write("sluicegate.toml", &format!("guest = \"rules.wasm\"\n{settings}"));
+        let told = project.rules(&["check"]);
+        assert_eq!(told.code, Some(code), "{settings}: {}{}", told.out, told.err);
+        let why = "it does not start: the guest trapped: it said: [guest_settings] found no setting `hash_key` of 16 bytes or more; \
+                   expected one, with which `step[1].hash` of the mapping hashes";
+        assert_eq!(told.out.contains(why), code == 3, "{}", told.out);
+    }
 }
 
 #[test]

@@ -62,9 +62,20 @@ impl bindings::Guest for Component {
 sluicegate_kit::export!(Component);
 
 #[cfg(target_family = "wasm")]
-#[expect(unsafe_code, reason = "what wit-bindgen makes of an export")]
+#[expect(unsafe_code, reason = "what exports are made of")]
 mod initialiser {
-    use super::{Component, bindings};
+    use super::{Component, RULES, bindings};
 
     bindings::export!(Component with_types_in bindings);
+
+    /// Starts an instance: a core module's function of this name is called when a component is instantiated. What the settings
+    /// lack ends it, so that the service refuses the rules. There are no rules yet when they are made.
+    #[unsafe(export_name = "_initialize")]
+    extern "C" fn start() {
+        sluicegate_kit::settings::__run_constructors();
+        if let Some(why) = RULES.get().and_then(|rules| rules.mapping.as_ref()?.lacks_key()) {
+            eprintln!("[guest_settings] {why}");
+            std::process::abort()
+        }
+    }
 }

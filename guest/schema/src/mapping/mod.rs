@@ -30,7 +30,7 @@ use sluicegate_kit::{
 pub(crate) use file::compile;
 use object::{Node, Object};
 use path::Path;
-use step::{Done, Step};
+use step::{Action, Done, Step};
 
 /// Names the field of an entry that holds a JSON object, unless a mapping names another.
 const DATA: &str = "data";
