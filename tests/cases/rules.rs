@@ -503,11 +503,16 @@ fn a_grant_that_is_taken_away_is_gone_with_the_next_start() {
     // A replay does not have more than its own settings grant either.
     let replayed = told(stage.service("").unset("GUEST"), &["replay"]);
     assert_ne!(replayed.code, Some(0), "{replayed:?}");
-    assert!(replayed.err.contains("made with grants that the settings do not give now"), "{replayed:?}");
+    let lacks =
+        "do not give tenant default now: under [grants] `stream = true`, `metrics = true`, `publish = { ";
+    let statement = "[statements.touch_user] as the manifest in `sluicegate rules show ";
+    let of_replay = format!("made with grants that the settings of this replay {lacks}");
+    assert!(replayed.err.contains(&of_replay) && replayed.err.contains(statement), "{replayed:?}");
     service.stop();
     // The versions of that component were made with it. The default rules use no grant.
     let service = stage.service("").unset("GUEST").start();
-    service.until_logged(&["made with grants that the settings do not give now"]);
+    let of_replica = format!("made with grants that the settings of replica consumer-1 {lacks}");
+    service.until_logged(&[&of_replica, statement]);
     stage.add(&[Event { user_id: "ada".to_owned(), ..Event::new() }]);
     stage.scene.until_stored(2);
     assert_eq!(stage.counted("ada"), 1);

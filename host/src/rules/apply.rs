@@ -8,7 +8,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::deployment_feed::News;
 use super::load::load_stored;
-use super::{Refusal, Refused, RulesLoader};
+use super::{Refusal, Refused, RulesLoader, author};
 use crate::batch::Digest;
 use crate::judge::Rules as _;
 use crate::retry::Retry;
@@ -150,7 +150,13 @@ impl RulesLoader {
         spawn_blocking(move || {
             let _in_span = span.enter();
             let sources = &loader.sources;
-            load_stored(&sources.engine, &loader.tenant, &sources.database, &stored)
+            load_stored(
+                &sources.engine,
+                &loader.tenant,
+                &sources.database,
+                &stored,
+                &author(&sources.database),
+            )
         })
     }
 }

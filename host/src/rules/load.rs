@@ -109,21 +109,27 @@ pub(crate) fn load_component_of(
 }
 
 /// Loads a version of the database, with the settings, grants and limits that it was made with. The component is read
-/// only if nobody has it compiled. Blocks; must be called within the runtime.
+/// only if nobody has it compiled. `whose` settings the tenant's are is for people. Blocks; must be called within the runtime.
 pub(super) fn load_stored(
     engine: &SandboxEngine,
     tenant: &Tenant,
     database: &Database,
     stored: &StoredVersion,
+    whose: &str,
 ) -> Result<Guest, Refusal> {
     let manifest = Manifest::parse(&stored.manifest, stored.version.digest)?;
-    let lacks = manifest.lacks(tenant);
-    if !lacks.is_empty() {
-        return Err(Refusal::Grants(lacks.join(", ")));
-    }
+    granted(&manifest, tenant, whose)?;
     let tenant = manifest.apply(tenant)?;
     load_component(engine, &tenant, database, stored.version.component, stored.bytes)
         .map(|guest| guest.with_version(stored.version))
+}
+
+/// Refuses a version that was made with grants that the settings do not give.
+fn granted(manifest: &Manifest, tenant: &Tenant, whose: &str) -> Result<(), Refusal> {
+    match manifest.lacks(tenant) {
+        None => Ok(()),
+        Some(lacks) => Err(Refusal::Grants { whose: whose.to_owned(), tenant: tenant.name.clone(), lacks }),
+    }
 }
 
 /// Loads a version of the database, for somebody who compares it with another.
@@ -134,7 +140,7 @@ pub(crate) async fn load_version_of(
     stored: StoredVersion,
 ) -> Result<Guest, Refusal> {
     let (engine, tenant, database) = (engine.clone(), tenant.clone(), database.clone());
-    let load = move || load_stored(&engine, &tenant, &database, &stored);
+    let load = move || load_stored(&engine, &tenant, &database, &stored, "this command");
     tokio::task::spawn_blocking(load).await.map_err(Refusal::Panicked)?
 }
 
@@ -218,9 +224,8 @@ pub async fn load_for_replay(
                     |reason: Refusal| Error::Stored { version: stored.version, reason: Box::new(reason) };
                 let manifest = Manifest::parse(&stored.manifest, stored.version.digest);
                 let manifest = manifest.map_err(|error| refused(error.into()))?;
-                let lacks = manifest.lacks(&tenant);
-                if !force && !lacks.is_empty() {
-                    return Err(refused(Refusal::Grants(lacks.join(", "))));
+                if !force {
+                    granted(&manifest, &tenant, "this replay").map_err(refused)?;
                 }
                 let with = match force {
                     true => tenant,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Digest;
-use crate::config::{Grants, Statement, Tenant};
+use crate::config::{Grants, Statement, Tenant, TenantName};
 use crate::sandbox::World;
 
 /// The form of manifests that this program makes and reads.
@@ -103,22 +103,37 @@ impl Manifest {
         Self { grants: grants_of(tenant), statements: tenant.statements.clone(), ..self }
     }
 
-    /// Returns what of its grants the tenant does not have now, with the same SQL. A component that uses no capability
-    /// lacks none.
-    pub fn lacks(&self, tenant: &Tenant) -> Vec<String> {
+    /// Returns the lines that the tenant's settings lack to grant what this version was made with, the same SQL included, or
+    /// `None` if they lack nothing. A component that uses no capability lacks nothing.
+    pub fn lacks(&self, tenant: &Tenant) -> Option<String> {
         if !self.world.imports_capabilities() {
-            return Vec::new();
+            return None;
         }
         let Grants { stream, publish, statements, metrics } = &self.grants;
         let has = &tenant.grants;
-        let mut lacks = Vec::new();
-        lacks.extend((*stream && !has.stream).then(|| "stream".to_owned()));
-        lacks.extend((*metrics && !has.metrics).then(|| "metrics".to_owned()));
+        let mut lines = Vec::new();
+        lines.extend((*stream && !has.stream).then(|| "stream = true".to_owned()));
+        lines.extend((*metrics && !has.metrics).then(|| "metrics = true".to_owned()));
         let streams = publish.iter().filter(|(name, length)| has.publish.get(*name) != Some(*length));
-        lacks.extend(streams.map(|(name, _)| format!("publish to {name}")));
+        let streams: Vec<String> = streams.map(|(name, length)| format!("{name:?} = {length}")).collect();
+        lines.extend((!streams.is_empty()).then(|| format!("publish = {{ {} }}", streams.join(", "))));
+        let names: Vec<&String> = statements.iter().filter(|name| !has.statements.contains(name)).collect();
+        lines.extend((!names.is_empty()).then(|| format!("statements = {names:?}")));
+        let mut lacks: Vec<String> = lines.iter().map(|line| format!("`{line}`")).collect();
+        if let Some(first) = lacks.first_mut() {
+            let table = match tenant.name == TenantName::default() {
+                true => "[grants]".to_owned(),
+                false => format!("[tenants.{}.grants]", tenant.name),
+            };
+            *first = format!("under {table} {first}");
+        }
         let is_same = |name: &&String| self.statements.get(*name) == tenant.statements.get(*name);
-        lacks.extend(statements.iter().filter(|name| !is_same(name)).map(|name| format!("statement {name}")));
-        lacks
+        let version = self.digest();
+        let differ = statements.iter().filter(|name| !is_same(name));
+        lacks.extend(differ.map(|name| {
+            format!("[statements.{name}] as the manifest in `sluicegate rules show {version}` has it")
+        }));
+        (!lacks.is_empty()).then(|| lacks.join(", "))
     }
 
     /// Returns whether both judge alike but for their limits. Raising one may be what a dead letter needs.
@@ -195,13 +210,18 @@ mod tests {
             Tenant { grants, statements: [("a".to_owned(), statement)].into(), ..Tenant::default() }
         };
         let made = Manifest::new(Digest::new(b""), World::Pipeline, &granted("SELECT 1"));
-        assert_eq!(made.lacks(&granted("SELECT 1")), Vec::<String>::new());
-        assert_eq!(made.lacks(&granted("SELECT 2")), ["statement a"]);
-        assert_eq!(made.lacks(&Tenant::default()), ["publish to out", "statement a"]);
+        assert_eq!(made.lacks(&granted("SELECT 1")), None);
+        let statement =
+            format!("[statements.a] as the manifest in `sluicegate rules show {}` has it", made.digest());
+        assert_eq!(made.lacks(&granted("SELECT 2")), Some(statement.clone()));
+        let all = format!("[grants] `publish = {{ \"out\" = 7 }}`, `statements = [\"a\"]`, {statement}");
+        assert_eq!(made.lacks(&Tenant::default()), Some(format!("under {all}")));
+        let acme = Tenant { name: TenantName::new("acme").expect("a name"), ..Tenant::default() };
+        assert_eq!(made.lacks(&acme), Some(format!("under {}", all.replace("[g", "[tenants.acme.g"))));
         let ungranted = Manifest::new(Digest::new(b""), World::Pipeline, &Tenant::default());
-        assert_eq!(ungranted.lacks(&granted("SELECT 1")), Vec::<String>::new());
+        assert_eq!(ungranted.lacks(&granted("SELECT 1")), None);
         let without_capabilities = manifest(&granted("SELECT 1"));
-        assert_eq!(without_capabilities.lacks(&Tenant::default()), Vec::<String>::new());
+        assert_eq!(without_capabilities.lacks(&Tenant::default()), None);
     }
 
     #[test]

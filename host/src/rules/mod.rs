@@ -42,7 +42,7 @@ pub use load::{load_for_replay, try_settings};
 pub use manifest::Manifest;
 
 use crate::batch::{Digest, Version};
-use crate::config::Tenant;
+use crate::config::{Tenant, TenantName};
 use crate::judge::Rules;
 use crate::metrics::Counters;
 use crate::pipeline::RulesInForce;
@@ -100,9 +100,16 @@ pub enum Refusal {
     #[error(transparent)]
     Manifest(#[from] manifest::Error),
     #[error(
-        "it was made with grants that the settings do not give now: {0}; grant them again, or deploy its component again"
+        "it was made with grants that the settings of {whose} do not give tenant {tenant} now: {lacks}; add that there, or deploy \
+         its component again with the settings as they are"
     )]
-    Grants(String),
+    Grants {
+        /// Who has read the settings: a replica, or a command.
+        whose: String,
+        tenant: TenantName,
+        /// The lines to add.
+        lacks: String,
+    },
     /// The database did not hand over the component, which says nothing of the version.
     #[error("postgres: {0}")]
     Store(store::Error),
@@ -118,7 +125,7 @@ impl Retryable for Refusal {
         match self {
             Self::Load(error) => error.is_permanent(),
             Self::Store(error) => error.is_permanent(),
-            Self::Manifest(_) | Self::Grants(_) | Self::Sandbox(_) => true,
+            Self::Manifest(_) | Self::Grants { .. } | Self::Sandbox(_) => true,
             Self::Panicked(_) => false,
         }
     }

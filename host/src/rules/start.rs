@@ -294,7 +294,7 @@ impl Startup<'_> {
 
     async fn load_stored(&self, stored: StoredVersion) -> Result<Result<Guest, Refusal>, Error> {
         let load = move |sources: &Sources, tenant: &Tenant| {
-            load_stored(&sources.engine, tenant, &sources.database, &stored)
+            load_stored(&sources.engine, tenant, &sources.database, &stored, &author(&sources.database))
         };
         self.until_read(load).await
     }
