@@ -109,6 +109,17 @@ pub enum Error {
     Refused { service: String, status: StatusCode, detail: String },
 }
 
+impl Error {
+    /// Returns whether the command line is wrong, or a file that it names.
+    pub fn is_of_command_line(&self) -> bool {
+        match self {
+            Self::Settings(error) => error.is_of_command_line(),
+            Self::Url { .. } | Self::Token { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// A service that can be asked.
 #[derive(Clone, Debug)]
 pub struct Client {

@@ -100,17 +100,20 @@ enum RulesCommand {
 const DOCTOR_HELP: &str = "Exit codes:
   0  no errors; warnings and notes do not count
   1  errors, or with --strict warnings
-  2  it could not look, or could not tell what it found";
+  2  it could not look, or could not tell what it found: the command line is wrong, or a file that it names is missing";
 
 const DEAD_LETTERS_HELP: &str = "Exit codes:
   0  it is done; that may be nothing, where no letter is meant
   1  it is not done, or not all of it, and standard error says why
-  2  the command line is wrong";
+  2  the command line is wrong, or a file that it names";
+
+/// The command line is wrong, or a file that it names cannot be read.
+const WRONG_INPUT: u8 = 2;
 
 const TOP_HELP: &str = "Exit codes:
   0  somebody quit; of `--once`: every service has answered
   1  a service has not answered, or the terminal is at fault
-  2  the command line is wrong";
+  2  the command line is wrong, or a file that it names";
 
 fn settings_help() -> String {
     let mut help = String::from(
@@ -129,7 +132,7 @@ pub(crate) fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 tracing::error!("{error:#}");
-                ExitCode::FAILURE
+                code_of(&error)
             }
         },
         Command::DeadLetters { config, command } => {
@@ -208,6 +211,13 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+/// Returns the code that the program exits with: that of a wrong command line, if a file that it names is missing.
+fn code_of(error: &anyhow::Error) -> ExitCode {
+    let is_missing = error.downcast_ref().is_some_and(config::Error::is_of_command_line)
+        || matches!(error.downcast_ref(), Some(top::Error::Client(error)) if error.is_of_command_line());
+    if is_missing { ExitCode::from(WRONG_INPUT) } else { ExitCode::FAILURE }
+}
+
 /// Runs what is not the service: without a log, and with its error in one line.
 fn tool(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     match runtime().and_then(|runtime| runtime.block_on(work)) {
@@ -215,13 +225,14 @@ fn tool(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
         // Its message names the cause already.
         Err(error) => {
             say(&format!("sluicegate: {error}"));
-            ExitCode::FAILURE
+            code_of(&error)
         }
     }
 }
 
 /// Runs `doctor`, whose exit code tells what it found.
 fn examine(config: Result<Config, config::Error>, how: doctor::How) -> ExitCode {
+    let is_missing = config.as_ref().is_err_and(config::Error::is_of_command_line);
     let told = runtime().and_then(|runtime| {
         let mut out = std::io::stdout().lock();
         let told = runtime.block_on(doctor::run(config, how, &mut out));
@@ -231,10 +242,11 @@ fn examine(config: Result<Config, config::Error>, how: doctor::How) -> ExitCode 
     });
     match told {
         Ok(true) => ExitCode::SUCCESS,
+        Ok(false) if is_missing => ExitCode::from(WRONG_INPUT),
         Ok(false) => ExitCode::from(1),
         Err(error) => {
             say(&format!("sluicegate: {error}"));
-            ExitCode::from(2)
+            ExitCode::from(WRONG_INPUT)
         }
     }
 }
@@ -253,7 +265,7 @@ fn run(file: Option<PathBuf>) -> anyhow::Result<()> {
         Ok(config) => config,
         Err(error) => {
             start_logging(LogFormat::Text, EVERYTHING);
-            return Err(anyhow::anyhow!("{error}"));
+            return Err(error.into());
         }
     };
     start_logging(config.log_format, EVERYTHING);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
-use sluicegate_tests::{GRANTS, Project, STATEMENTS, Told, guests};
+use sluicegate_tests::{GRANTS, Launch, Project, STATEMENTS, Told, guests};
 
 /// Returns what a command printed, line by line.
 fn lines(told: &Told) -> Vec<Value> {
@@ -112,6 +112,55 @@ fn a_component_that_is_refused_is_another_error() {
     let told = project.rules_reading("", &["run"]);
     assert_eq!(told.code, Some(3), "{}", told.err);
     assert!(told.err.contains("GUEST_MEMORY"), "{}", told.err);
+}
+
+/// A file that the command line names and that is missing is a wrong command line, whatever the command.
+#[test]
+fn a_named_file_that_is_missing_is_the_same_exit_code_of_all_commands() {
+    let project = Project::new(&guests::scripted(), "");
+    project.write("any.json", "{}");
+    project.write("events.jsonl", &accepted());
+    project.write("tests/a.jsonl", r#"{"fields":{"a":"b"},"expect":{"discard":"x"}}"#);
+    for command in [
+        "run --config none",
+        "doctor --config none",
+        "dead-letters list --config none",
+        "top --once --config none",
+        "top --once --url http://127.0.0.1:1 --token-file none",
+        "rules status --config none",
+        "rules deploy none",
+        "rules check --config none",
+        "rules check none",
+        "rules run none",
+        "rules run --guest none",
+        "rules test none",
+        "rules bench none",
+        "rules bench --guest none --events events.jsonl",
+        "rules bench --events none",
+        "rules bench --events events.jsonl --baseline none",
+        "rules profile none",
+        "rules diff none rules.wasm --events events.jsonl",
+        "rules diff rules.wasm none --events events.jsonl",
+        "rules diff rules.wasm rules.wasm --events none",
+        "rules capture --events none",
+        "rules capture --events events.jsonl --mask user_id --mask-key-file none",
+        "rules coverage --events none",
+        "rules from-schema none -o made.wasm",
+        "rules from-schema any.json --with none -o made.wasm",
+        "rules from-schema any.json --mapping none -o made.wasm",
+    ] {
+        let arguments: Vec<&str> = command.split(' ').collect();
+        let output = Launch::new(project.folder()).tool(&arguments).output().unwrap();
+        let told =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        assert_eq!(output.status.code(), Some(2), "{command}: {told}");
+        assert!(told.contains("none"), "{command}: {told}");
+    }
+    // What the settings name is theirs.
+    project.write("sluicegate.toml", "guest = \"none.wasm\"\n");
+    let told = project.rules(&["check"]);
+    assert_eq!(told.code, Some(3), "{}", told.err);
+    assert!(told.err.contains("none.wasm, which the settings name (GUEST), cannot be read"), "{}", told.err);
 }
 
 /// Returns a golden: an entry that the default rules accept, with more fields and what is expected.

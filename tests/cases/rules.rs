@@ -116,7 +116,6 @@ fn what_cannot_be_deployed_says_why_and_changes_nothing() {
     let before = status(&scene)["version"].clone();
     let module = component(&scene, "module.wasm", guests::CORE_MODULE);
     refused(&["deploy", module.to_str().unwrap()], "a core module, not a component");
-    refused(&["deploy", "nowhere.wasm"], "cannot be read");
     refused(&["deploy", module.to_str().unwrap(), "--tenant", "acme"], "wanted one of: default");
     refused(&["rollback"], "no other version to go back to");
     refused(&["rollback", "0123456789"], "has no version 0123456789");

@@ -95,7 +95,7 @@ fn a_file_may_be_named() {
     service.stop();
 
     let ended = scene.service().argument("--config").argument("missing.toml").run_to_end();
-    assert_eq!(ended.code, Some(1));
+    assert_eq!(ended.code, Some(2));
     assert!(ended.log.contains("missing.toml does not exist"), "{}", ended.log);
 }
 

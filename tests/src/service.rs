@@ -51,7 +51,7 @@ pub(crate) fn program() -> PathBuf {
 }
 
 impl Launch {
-    pub(crate) fn new(folder: &Path) -> Self {
+    pub fn new(folder: &Path) -> Self {
         // Each service of a test has a log of its own.
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let log = folder.join(format!("service-{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));

@@ -14,25 +14,25 @@ use super::{Error, REFUSED, bench, capture, check, coverage, diff, new, profile,
 const RUN_EXIT_CODES: &str = "Exit codes:
   0  every entry was judged, whatever came of it
   1  the machine is at fault
-  2  the command line is wrong, or the file with entries
+  2  the command line is wrong, or a file that it names
   3  the component is refused, or the settings are wrong";
 
 const FROM_SCHEMA_EXIT_CODES: &str = "Exit codes:
   0  the component is written
   1  the machine is at fault
-  2  the command line is wrong, or a file cannot be read
+  2  the command line is wrong, or a file that it names cannot be read
   3  a schema is refused: standard error names each place";
 
 const TEST_EXIT_CODES: &str = "Exit codes:
   0  all goldens are as expected
   1  one is not, or the machine is at fault
-  2  the command line is wrong, or a golden, or there is none
+  2  the command line is wrong, or a file that it names, or a golden, or there is none
   3  the component is refused, or the settings are wrong";
 
 const DIFF_EXIT_CODES: &str = "Exit codes:
   0  it was compared, and no more changes than --fail-on allows
   1  more changes, or a server or the machine is at fault
-  2  the command line is wrong, or the file with entries
+  2  the command line is wrong, or a file that it names
   3  a component or version is refused, or the settings are wrong";
 
 const CAPTURE_EXIT_CODES: &str = "Exit codes:
@@ -44,13 +44,13 @@ const CAPTURE_EXIT_CODES: &str = "Exit codes:
 const COVERAGE_EXIT_CODES: &str = "Exit codes:
   0  it was looked at
   1  with --strict, something came that no golden has; or a server or the machine is at fault
-  2  the command line is wrong, or a golden, or there is none
+  2  the command line is wrong, or a file that it names, or a golden, or there is none
   3  the component is refused, or the settings are wrong";
 
 const CHECK_EXIT_CODES: &str = "Exit codes:
   0  the service would take it
   1  the machine is at fault
-  2  the command line is wrong
+  2  the command line is wrong, or a file that it names cannot be read
   3  the component would be refused, or the settings are wrong";
 
 const BENCH_EXIT_CODES: &str = "Exit codes:

@@ -68,6 +68,9 @@ pub enum Error {
     NoProject { file: PathBuf },
     #[error("the component {file} cannot be read: {source}")]
     Unreadable { file: PathBuf, source: io::Error },
+    /// It is named by the settings, not by the command line.
+    #[error("the component {file}, which the settings name (GUEST), cannot be read: {source}")]
+    UnreadableGuest { file: PathBuf, source: io::Error },
     #[error("the component {name} is refused: {reason}")]
     Refused { name: String, reason: Box<Refusal> },
     #[error("wasmtime: {0}")]
@@ -153,6 +156,7 @@ impl Error {
         match self {
             Self::NoProject { .. }
             | Self::NotEmpty { .. }
+            | Self::Unreadable { .. }
             | Self::Input(_)
             | Self::Fakes { .. }
             | Self::NoFake(_)
@@ -164,9 +168,10 @@ impl Error {
             | Self::NoGoldens { .. }
             | Self::TooManyGoldens { .. } => ExitCode::from(WRONG_INPUT),
             Self::FromSchema(error) => error.exit_code(),
+            Self::Settings(error) if error.is_of_command_line() => ExitCode::from(WRONG_INPUT),
             Self::Settings(_)
             | Self::Tenant(_)
-            | Self::Unreadable { .. }
+            | Self::UnreadableGuest { .. }
             | Self::Refused { .. }
             | Self::NoneInForce { .. }
             | Self::Sandbox(_) => ExitCode::from(REFUSED),
@@ -182,7 +187,7 @@ impl Error {
     }
 }
 
-/// The command line is wrong, or a file that it names.
+/// The command line is wrong, or a file that it names cannot be read.
 const WRONG_INPUT: u8 = 2;
 /// The settings cannot be used, or the component.
 const REFUSED: u8 = 3;

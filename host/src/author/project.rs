@@ -22,6 +22,8 @@ pub(super) struct Project {
     pub(super) config: Config,
     /// The tenant whose rules are meant, with the component that is meant.
     pub(super) tenant: Tenant,
+    /// Whether the command line names the component.
+    is_guest_named: bool,
     folder: PathBuf,
 }
 
@@ -43,8 +45,9 @@ impl Project {
         let mut tenant = deploy::tenant(&config, tenant)?.clone();
         let folder = file.and_then(Path::parent).unwrap_or(folder).to_owned();
         let built = || Some(folder.join(COMPONENT)).filter(|file| file.is_file());
+        let is_guest_named = guest.is_some();
         tenant.guest = guest.or(tenant.guest).or_else(built);
-        Ok(Self { config, tenant, folder })
+        Ok(Self { config, tenant, is_guest_named, folder })
     }
 
     /// Returns the folder with the goldens.
@@ -64,8 +67,14 @@ impl Project {
     pub(super) fn component(&self) -> Result<Vec<u8>, Error> {
         match &self.tenant.guest {
             None => Ok(DEFAULT.to_vec()),
-            Some(file) => rules::read_component(file, self.tenant.guest_component.bytes())
-                .map_err(|source| Error::Unreadable { file: file.clone(), source }),
+            Some(file) => {
+                rules::read_component(file, self.tenant.guest_component.bytes()).map_err(|source| match self
+                    .is_guest_named
+                {
+                    true => Error::Unreadable { file: file.clone(), source },
+                    false => Error::UnreadableGuest { file: file.clone(), source },
+                })
+            }
         }
     }
 

@@ -218,6 +218,13 @@ enum Problem {
     Range { name: Cow<'static, str>, found: String, wanted: String },
 }
 
+impl Error {
+    /// Returns whether the file that the command line names is missing, and so the command line is wrong.
+    pub fn is_of_command_line(&self) -> bool {
+        matches!(self.problem, Problem::NoFile(_))
+    }
+}
+
 impl From<Problem> for Error {
     fn from(problem: Problem) -> Self {
         Self { tenant: None, problem }

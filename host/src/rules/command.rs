@@ -19,7 +19,7 @@ use crate::store::{self, Database};
 pub const EXIT_CODES: &str = "Exit codes:
   0  it is done; of `status` and with --wait: every replica has in force what is wanted
   1  a server, the settings or the machine is at fault
-  2  the command line is wrong
+  2  the command line is wrong, or a file that it names cannot be read
   3  it is refused: the component, the version, or the tenant
   4  of `status` and with --wait: not every replica has in force what is wanted, or another version was deployed after this one";
 
@@ -138,12 +138,15 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Deploy(error) if error.is_refusal() => ExitCode::from(REFUSED),
-            Self::Unreadable { .. } => ExitCode::from(REFUSED),
+            Self::Unreadable { .. } => ExitCode::from(WRONG_INPUT),
+            Self::Settings(error) if error.is_of_command_line() => ExitCode::from(WRONG_INPUT),
             _ => ExitCode::FAILURE,
         }
     }
 }
 
+/// The command line is wrong, or a file that it names cannot be read.
+const WRONG_INPUT: u8 = 2;
 /// What was wanted is refused.
 const REFUSED: u8 = 3;
 /// Not every replica has in force what is wanted.
@@ -151,6 +154,15 @@ const NOT_EVERYWHERE: u8 = 4;
 
 /// Carries out a command, and returns the code to exit with.
 pub async fn run(command: Command, config: &Config, out: &mut dyn Write) -> Result<ExitCode, Error> {
+    let component = match &command {
+        // No server is asked for what cannot be deployed anyway.
+        Command::Deploy { file, change, .. } => {
+            let tenant = deploy::tenant(config, change.which.tenant.as_deref())?;
+            let unreadable = |source| Error::Unreadable { file: file.clone(), source };
+            file::read(file, tenant.guest_component.bytes()).map_err(unreadable)?
+        }
+        _ => Vec::new(),
+    };
     let database = Database::new(config)?;
     database.prepare().await?;
     let operator = |which: &Which, author: String, message: String| {
@@ -164,13 +176,10 @@ pub async fn run(command: Command, config: &Config, out: &mut dyn Write) -> Resu
     let code = match command {
         Command::Deploy { file, settings, change } => {
             let operator = changing(&change)?;
-            let most = operator.tenant.guest_component.bytes();
-            let unreadable = |source| Error::Unreadable { file: file.clone(), source };
-            let bytes = file::read(&file, most).map_err(unreadable)?;
             let settings = (!settings.is_empty()).then(|| settings.into_iter().collect::<BTreeMap<_, _>>());
             let engine = SandboxEngine::for_command(config).map_err(Error::Sandbox)?;
             let source = file.display().to_string();
-            let deployed = operator.deploy(&engine, bytes, source.clone(), settings).await;
+            let deployed = operator.deploy(&engine, component, source.clone(), settings).await;
             record(&operator, "rules deploy", &source, deployed.as_ref().map(named)).await?;
             let deployed = deployed?;
             tell_deployed(&operator, &change, &deployed, out).await?
