@@ -59,6 +59,8 @@ impl FlatField<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Found<'d> {
     Nothing,
+    /// Something within was asked for, and this is missing.
+    NoParent,
     /// A field of the stream entry.
     Text(&'d FlatField<'d>),
     Json(&'d Value),
@@ -115,7 +117,7 @@ impl<'e> Document<'e> {
     }
 
     /// Returns the field of this path: names with points between, such as `context.traits.email`. It may be missing: what the
-    /// field is read as says what is wrong.
+    /// field is read as says what is wrong. Where an object around it is missing, that is told, once for all that is read within.
     #[must_use]
     pub fn at<'d, 'p>(&'d self, path: &'p str) -> Field<'d, 'p>
     where
@@ -127,7 +129,8 @@ impl<'e> Document<'e> {
                 let name = path.split('.').next().unwrap_or(path);
                 let mut of_name = fields.iter().filter(|field| field.name == name);
                 match (of_name.next(), of_name.count()) {
-                    (None, _) => (Found::Nothing, path),
+                    (None, _) if name.len() == path.len() => (Found::Nothing, path),
+                    (None, _) => (Found::NoParent, name),
                     (Some(field), 0) if name.len() == path.len() => (Found::Text(field), path),
                     (Some(field), 0) => within_text(field, path, name.len()),
                     (Some(_), more) => (Found::Several(more + 1), name),
@@ -156,14 +159,21 @@ pub(crate) fn within_text<'d, 'p>(
     }
 }
 
-/// Goes into a value by what a path has from byte `at` on. Returns what is there, and as much of the path as leads to it.
+/// Goes into a value by what a path has from byte `at` on. Returns what is there, and as much of the path as leads to it: what is
+/// missing is told once, and not for each member that was asked for within it.
 pub(crate) fn within<'d, 'p>(value: &'d Value, path: &'p str, mut at: usize) -> (Found<'d>, &'p str) {
     let mut value = value;
     for name in path.get(at..).unwrap_or_default().split('.') {
         value = match value {
             Value::Object(object) => match object.get(name) {
                 Some(value) => value,
-                None => return (Found::Nothing, path),
+                None => {
+                    let end = at + name.len();
+                    return match path.get(..end).filter(|_| end < path.len()) {
+                        Some(parent) => (Found::NoParent, parent),
+                        None => (Found::Nothing, path),
+                    };
+                }
             },
             // As good as an object without members.
             Value::Null => return (Found::Nothing, path),
@@ -172,4 +182,50 @@ pub(crate) fn within<'d, 'p>(value: &'d Value, path: &'p str, mut at: usize) -> 
         at += name.len() + 1;
     }
     (Found::Json(value), path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Violations;
+
+    /// Reads members of `context` in all ways, and returns the violations.
+    fn wrong(entry: &Entry) -> Vec<(String, String, String)> {
+        let document = Document::read(entry).unwrap();
+        let context = document.at("context");
+        let mut wrong = Violations::new();
+        wrong.take(context.members().map(drop));
+        wrong.take(context.at("page").text());
+        wrong.take(context.at("page.title").nonempty_text());
+        wrong.take(document.at("context.page").number());
+        wrong.take(document.at("context.page.title").uuid());
+        wrong.take(context.at("note").optional(|note| note.text()));
+        wrong.take(document.at("context.note.text").optional(|note| note.text()));
+        wrong.take(context.at("page").at("title").text());
+        wrong.iter().cloned().map(|Violation { path, code, message }| (path, code, message)).collect()
+    }
+
+    fn told(path: &str, code: &str, message: &str) -> (String, String, String) {
+        (path.to_owned(), code.to_owned(), message.to_owned())
+    }
+
+    #[test]
+    fn a_parent_that_is_missing_is_told_once() {
+        for entry in [Entry::of(&[("data", "{}")]), Entry::of(&[("other", "")])] {
+            let expected = [told("context", "missing", "found nothing, expected a JSON object")];
+            assert_eq!(wrong(&entry), expected, "{entry:?}");
+        }
+        let entry = Entry::of(&[("data", r#"{"context": {"page": {}}}"#)]);
+        let title = |expected: &str| told("context.page.title", "missing", expected);
+        let text = title("found nothing, expected a string");
+        assert_eq!(wrong(&entry).iter().filter(|told| told.0 == text.0).collect::<Vec<_>>(), [&text]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_text_of_a_parent_is_told_once() {
+        let entry = Entry::of(&[("context", r#"{"page": "/""#)]);
+        let why = "found no JSON: EOF while parsing an object at line 1 column 12";
+        let wrong = wrong(&entry);
+        assert_eq!(wrong, [told("context", "json_syntax", why)]);
+    }
 }

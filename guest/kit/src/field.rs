@@ -95,6 +95,7 @@ impl<'d, 'p> Field<'d, 'p> {
                 Ok(value) => within(value, path, 0),
                 Err(_) => within_text(field, path, 0),
             },
+            Found::Nothing => (Found::NoParent, ""),
             other => (other, ""),
         };
         Field { found, place: Place { parent: Parent::Field(&self.place), step: Step::Path(path) } }
@@ -109,7 +110,7 @@ impl<'d, 'p> Field<'d, 'p> {
     /// Returns whether there is a value. JSON's `null` is none.
     #[must_use]
     pub const fn is_given(&self) -> bool {
-        !matches!(self.found, Found::Nothing | Found::Json(Value::Null))
+        !matches!(self.found, Found::Nothing | Found::NoParent | Found::Json(Value::Null))
     }
 
     /// Reads the field if it is given.
@@ -266,7 +267,7 @@ impl<'d, 'p> Field<'d, 'p> {
     ///
     /// `missing`, `wrong_type`, `json_syntax`.
     pub fn items<'q>(&'q self) -> Result<impl Iterator<Item = Field<'d, 'q>>, Violation> {
-        match self.json()? {
+        match self.value("an array")? {
             Value::Array(items) => Ok(items.iter().enumerate().map(|(index, item)| Field {
                 found: Found::Json(item),
                 place: Place { parent: Parent::Field(&self.place), step: Step::Item(index) },
@@ -284,7 +285,7 @@ impl<'d, 'p> Field<'d, 'p> {
     where
         'd: 'q,
     {
-        match self.json()? {
+        match self.value("a JSON object")? {
             Value::Object(members) => Ok(members.iter().map(|(name, value)| {
                 let place = Place { parent: Parent::Field(&self.place), step: Step::Member(name) };
                 (name.as_str(), Field { found: Found::Json(value), place })
@@ -299,7 +300,7 @@ impl<'d, 'p> Field<'d, 'p> {
     ///
     /// `missing`, `wrong_type`, `json_syntax`, and what PostgreSQL cannot hold.
     pub fn properties(self) -> Result<String, Violation> {
-        let value = self.json()?;
+        let value = self.value("a JSON object")?;
         if !value.is_object() {
             return Err(self.unfit("a JSON object"));
         }
@@ -316,11 +317,7 @@ impl<'d, 'p> Field<'d, 'p> {
     ///
     /// `missing`, `json_syntax`.
     pub fn json(&self) -> Result<&'d Value, Violation> {
-        match self.found {
-            Found::Json(value) => Ok(value),
-            Found::Text(field) => field.json().map_err(|error| self.no_json(error)),
-            _ => Err(self.unfit("a value")),
-        }
+        self.value("a value")
     }
 
     /// Makes a violation of this field, with a code of your own or a [`Code`]. `expected` completes "found `0`, expected …".
@@ -330,9 +327,20 @@ impl<'d, 'p> Field<'d, 'p> {
             Found::Text(field) => quote(field.text),
             Found::Json(Value::String(text)) => quote(text),
             Found::Json(value) | Found::NoObject(value) => quote(&value.to_string()),
-            Found::Nothing | Found::Several(_) | Found::NoJson(_) => return self.unfit(expected),
+            Found::Nothing | Found::NoParent | Found::Several(_) | Found::NoJson(_) => {
+                return self.unfit(expected);
+            }
         };
         violation(self.path(), code, format!("found {found}, expected {expected}"))
+    }
+
+    /// Returns the value, or says that it is missing where `expected` was.
+    fn value(&self, expected: &str) -> Result<&'d Value, Violation> {
+        match self.found {
+            Found::Json(value) => Ok(value),
+            Found::Text(field) => field.json().map_err(|error| self.no_json(error)),
+            _ => Err(self.unfit(expected)),
+        }
     }
 
     /// Returns a string, of whatever characters.
@@ -349,6 +357,9 @@ impl<'d, 'p> Field<'d, 'p> {
     fn unfit(&self, expected: &str) -> Violation {
         let (code, found) = match self.found {
             Found::Nothing => (Code::Missing, "nothing".to_owned()),
+            Found::NoParent => {
+                return violation(self.path(), Code::Missing, "found nothing, expected a JSON object");
+            }
             Found::Several(times) => {
                 return violation(
                     self.path(),
