@@ -98,9 +98,22 @@ fn what_is_not_supported_is_refused_by_name_and_place() {
     for (schema, place, name) in [
         (r#"{"properties":{"a":{"pattern":"(?=a)b"}}}"#, "#/properties/a/pattern", "(?=a)b"),
         (r#"{"items":{"format":"postcode"}}"#, "#/items/format", "postcode"),
-        (r#"{"$ref":"https://example.com/x.json"}"#, "", "https://example.com/x.json"),
+        (r#"{"$ref":"https://example.com/x.json"}"#, "bad.json: at `#/$ref`: ", "https://example.com/x.json"),
+        (r#"{"items":{"$ref":"other.json#/x"}}"#, "bad.json: at `#/items/$ref`: ", "found `other.json#/x`"),
+        (
+            r##"{"items":{"$ref":"#/$defs/no"},"not":{"$ref":"#"}}"##,
+            "bad.json: at `#/items/$ref`: ",
+            "`#/$defs/no`",
+        ),
+        (r##"{"items":{"$ref":"#none"}}"##, "bad.json: at `#/items/$ref`: ", "`#none`"),
+        (r#"{"items":{"$ref":"http://[x"}}"#, "bad.json: at `#/items/$ref`: ", "`http://[x`"),
         (r#"{"$schema":"http://json-schema.org/draft-06/schema#"}"#, "#/$schema", "draft-06"),
-        (r#"{"type":"strin"}"#, "#/type", ""),
+        (
+            r#"{"type":"strin"}"#,
+            "bad.json: at `#/type`: ",
+            "found `\"strin\"`, expected one of `array`, `boolean`",
+        ),
+        (r#"{"items":{"type":["x"]}}"#, "bad.json: at `#/items/type`: ", "found `[\"x\"]`"),
         ("{", "", "no JSON"),
     ] {
         project.write("bad.json", schema);

@@ -252,6 +252,28 @@ fn the_key_of_a_hash_is_a_setting_of_the_guest_and_not_in_the_component() {
     );
 }
 
+/// What a field of text that is broken JSON may hold is not told as missing.
+#[test]
+fn a_field_that_is_broken_json_is_told_as_that() {
+    let project =
+        project("[fields]\nuser_id = \"context.user\"\nevent_type = [\"note.type\", \"kind\"]\n", "");
+    let told = project.rules(&COMMAND);
+    assert_eq!(told.code, Some(0), "{}", told.err);
+    let entry = |context: &str| {
+        json!({ "fields": {
+            "event_id": "0c7b6b3e-5a0e-4b0f-9d6c-2f1f6a3c8e11", "timestamp": "2026-01-18T22:17:34.827Z",
+            "context": context, "note": "[draft] of a text", "kind": "click",
+        } })
+        .to_string()
+    };
+    let entries = [entry(r#"{"user": "ada"}"#), entry(r#"{"user": "ada""#)].join("\n");
+    let told = project.rules_reading(&entries, &["run"]);
+    let found: Vec<Value> = told.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(found[0]["accept"]["event_type"], json!("click"), "{}", told.out);
+    assert_eq!(violations(&found[1]), [("context", "json_syntax")]);
+    assert!(told.out.contains("found no JSON: EOF while parsing an object at line 1"), "{}", told.out);
+}
+
 /// Without a key all events that are to be hashed would be rejected, one by one.
 #[test]
 fn a_mapping_that_hashes_is_refused_without_a_key() {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use jsonschema::error::ValidationErrorKind as Kind;
 use jsonschema::{PatternOptions, Registry, ValidationError, Validator};
 use serde::Deserialize;
 use serde_json::Value;
-use sluicegate_kit::ids;
+use sluicegate_kit::{ids, quote};
 
-use crate::dialect::{self, Dialect};
+use crate::dialect::{self, Dialect, Reference};
 use crate::mapping;
 use crate::rules::SchemaRules;
 
@@ -50,6 +51,7 @@ struct Schema {
     uri: String,
     value: Value,
     dialect: Dialect,
+    references: Vec<Reference>,
 }
 
 /// Makes the rules, and returns them with what is worth a note.
@@ -81,15 +83,20 @@ pub(crate) fn compile(configuration: &str) -> Result<(SchemaRules, Vec<String>),
     let registry = Registry::new()
         .extend(resources)
         .and_then(|registry| registry.prepare())
-        .map_err(|error| vec![format!("{error}; a `$ref` may point only into the files that are given")])?;
-    let mut validator = |index: usize| match schemas.get(index).map(|schema| build(schema, &registry)) {
-        Some(Ok(validator)) => Some(validator),
-        Some(Err(error)) => {
-            wrong.push(error);
-            None
-        }
-        None => None,
-    };
+        .map_err(|error| astray(&schemas, &error.to_string()).unwrap_or_else(|| vec![error.to_string()]))?;
+    let mut validator =
+        |index: usize| match schemas.get(index).map(|schema| (schema, build(schema, &registry))) {
+            Some((_, Ok(validator))) => Some(validator),
+            Some((schema, Err(error))) => {
+                let places = match error.kind() {
+                    Kind::Referencing(error) => astray(&schemas, &error.to_string()),
+                    _ => None,
+                };
+                wrong.extend(places.unwrap_or_else(|| vec![format!("{}: {}", schema.name, refusal(&error))]));
+                None
+            }
+            None => None,
+        };
     let others = configuration.others.and_then(&mut validator);
     let types = configuration
         .types
@@ -98,6 +105,39 @@ pub(crate) fn compile(configuration: &str) -> Result<(SchemaRules, Vec<String>),
         .collect();
     refuse(wrong)?;
     Ok((SchemaRules { types, others, mapping }, notes))
+}
+
+/// Names the references that an error of the library is about, with file and place: its own text has neither. Returns `None` if
+/// none is found.
+fn astray(schemas: &[Schema], error: &str) -> Option<Vec<String>> {
+    let told = schemas.iter().flat_map(|schema| {
+        let named = schema.references.iter().filter(|reference| is_named(reference, schema, error));
+        named.map(|Reference { pointer, text }| {
+            let expected = match pointer.ends_with("id") {
+                true => "expected a URI",
+                false => {
+                    "which leads nowhere; a `$ref` may point only into the files that are given, to a place that is there"
+                }
+            };
+            format!("{}: at {}: found {}, {expected}", schema.name, place(pointer), quote(text))
+        })
+    });
+    let mut told: Vec<String> = told.collect();
+    told.sort();
+    told.dedup();
+    (!told.is_empty()).then_some(told)
+}
+
+/// Returns whether an error is about this reference: it quotes a place within a file, or names a file or what is no URI.
+fn is_named(Reference { pointer, text }: &Reference, schema: &Schema, error: &str) -> bool {
+    let (file, fragment) = text.split_once('#').unwrap_or((text, ""));
+    if pointer.ends_with("id") {
+        return error.contains(&format!("'{text}'"));
+    }
+    let is_there = file.is_empty() && schema.value.pointer(fragment).is_some();
+    let file = file.trim_start_matches(['.', '/']);
+    let is_fragment = !fragment.is_empty() && !is_there && error.contains(&format!("'{fragment}'"));
+    is_fragment || !file.is_empty() && error.contains(file)
 }
 
 fn refuse(mut wrong: Vec<String>) -> Result<(), Vec<String>> {
@@ -117,17 +157,30 @@ fn parse(document: Document) -> Result<(Schema, Vec<String>), Vec<String>> {
         Ok(meta) => meta
             .iter_errors(&value)
             .take(MAX_TOLD)
-            .map(|error| told(format!("at {}: {}", place(error.instance_path().as_str()), error.masked())))
+            .map(|error| told(format!("at {}: {}", place(error.instance_path().as_str()), breach(&error))))
             .collect(),
         Err(error) => vec![told(error.to_string())],
     };
     refuse(breaches)?;
-    let findings = dialect::look(&value, dialect);
-    refuse(findings.unsupported.into_iter().map(told).collect())?;
-    Ok((Schema { name, uri, value, dialect }, findings.without_effect))
+    let dialect::Findings { unsupported, without_effect, references } = dialect::look(&value, dialect);
+    refuse(unsupported.into_iter().map(told).collect())?;
+    Ok((Schema { name, uri, value, dialect, references }, without_effect))
 }
 
-fn build(schema: &Schema, registry: &Registry<'_>) -> Result<Validator, String> {
+/// Tells how a schema breaks that of schemas.
+fn breach(error: &ValidationError<'_>) -> String {
+    let pointer = error.instance_path().as_str();
+    let expected = match error.kind() {
+        Kind::AnyOf { .. } if pointer == "/type" || pointer.ends_with("/type") => {
+            "one of `array`, `boolean`, `integer`, `null`, `number`, `object` and `string`, or a list of them"
+        }
+        Kind::AnyOf { .. } => "one of the forms that this keyword may have",
+        _ => return error.masked().to_string(),
+    };
+    format!("found {}, expected {expected}", quote(&error.instance().to_string()))
+}
+
+fn build(schema: &Schema, registry: &Registry<'_>) -> Result<Validator, ValidationError<'static>> {
     let options = jsonschema::options()
         .with_draft(schema.dialect.draft())
         .with_base_uri(schema.uri.as_str())
@@ -138,8 +191,7 @@ fn build(schema: &Schema, registry: &Registry<'_>) -> Result<Validator, String> 
         .with_pattern_options(PatternOptions::regex())
         // It is none of draft 7, but used with it everywhere, perhaps in a document that this one refers to.
         .with_format("uuid", |text| ids::read(text).is_some());
-    let validator = options.build(&schema.value);
-    validator.map_err(|error| format!("{}: {}", schema.name, refusal(&error)))
+    options.build(&schema.value)
 }
 
 /// Tells why a schema could not be compiled, with its place.

@@ -20,6 +20,14 @@ pub(crate) struct Findings {
     pub(crate) unsupported: Vec<String>,
     /// Holds keywords that JSON Schema does not know. They may be misspelt.
     pub(crate) without_effect: Vec<String>,
+    /// Holds what leads elsewhere, or says what a schema is called.
+    pub(crate) references: Vec<Reference>,
+}
+
+/// Holds the value of a `$ref`, or of a keyword like it, with its place.
+pub(crate) struct Reference {
+    pub(crate) pointer: String,
+    pub(crate) text: String,
 }
 
 /// Says what the value of a keyword is.
@@ -220,6 +228,9 @@ fn check(
     findings: &mut Findings,
 ) {
     let Value::String(text) = value else { return };
+    if matches!(name, "$ref" | "$dynamicRef" | "$id" | "id") {
+        findings.references.push(Reference { pointer: at.to_owned(), text: text.clone() });
+    }
     let refusal = match name {
         "$schema" => match Dialect::from_uri(text) {
             Ok(found) if found == dialect => return,

@@ -20,6 +20,7 @@ static KEY: OnceLock<Option<String>> = OnceLock::new();
 impl Mapping {
     /// Returns why the settings do not do for this mapping, if it hashes and there is no key. The rules are refused then: every
     /// event that is to be hashed would be rejected.
+    #[cfg_attr(not(target_family = "wasm"), allow(dead_code, reason = "only a component calls it"))]
     pub(crate) fn lacks_key(&self) -> Option<String> {
         let step = self.steps.iter().find(|step| matches!(step.action, Action::Hash(_)))?;
         key().is_none().then(|| {

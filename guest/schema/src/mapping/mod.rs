@@ -61,7 +61,8 @@ impl Mapping {
     /// Makes the events of an entry, and has the default rules judge each, and `further` its type and properties.
     pub(crate) fn judge(&self, entry: &Entry, further: impl Fn(&str, Option<&str>) -> Violations) -> Judged {
         let made = self.read(entry).map_err(Ended::from).and_then(|source| {
-            let (rows, is_split) = self.rows(&source)?;
+            let (source, broken) = source;
+            let (rows, is_split) = self.rows(&source, &broken)?;
             Ok((rows.iter().map(Object::to_json).collect::<Vec<String>>(), is_split))
         });
         match made {
@@ -71,34 +72,44 @@ impl Mapping {
         }
     }
 
-    /// Reads an entry as an object.
-    fn read<'e>(&self, entry: &'e Entry) -> Result<Object<'e>, Violation> {
+    /// Reads an entry as an object, and returns it with what is wrong with fields that begin as JSON and are none: they are text.
+    fn read<'e>(&self, entry: &'e Entry) -> Result<(Object<'e>, Vec<Violation>), Violation> {
         if let Some((_, text)) = entry.fields.iter().rev().find(|(name, _)| *name == self.data) {
-            return serde_json::from_str(text).map_err(|error| {
+            let object = serde_json::from_str(text).map_err(|error| {
                 violation(&self.data, Code::JsonSyntax, format!("found no JSON object: {error}"))
-            });
+            })?;
+            return Ok((object, Vec::new()));
         }
-        let mut object = Object::default();
+        let (mut object, mut broken) = (Object::default(), Vec::new());
         for (name, value) in &entry.fields {
             // A field of text may hold an object or an array. All else in it is text.
             let json = value.trim_ascii_start().starts_with(['{', '[']);
-            let json = json.then(|| serde_json::from_str::<&RawValue>(value).ok()).flatten();
-            let node = match json {
-                Some(json) => Node::Text(Cow::Borrowed(json.get())),
+            let node = match json.then(|| serde_json::from_str::<&RawValue>(value)) {
+                Some(Ok(json)) => Node::Text(Cow::Borrowed(json.get())),
+                Some(Err(error)) => {
+                    broken.push(violation(name, Code::JsonSyntax, format!("found no JSON: {error}")));
+                    Node::string(value)
+                }
                 None => Node::string(value),
             };
             object.push(name, node);
         }
-        Ok(object)
+        Ok((object, broken))
     }
 
     /// Makes the rows, and says whether an array was split for them.
-    fn rows<'s>(&self, source: &'s Object<'s>) -> Result<(Vec<Object<'s>>, bool), Ended> {
+    fn rows<'s>(
+        &self,
+        source: &'s Object<'s>,
+        broken: &[Violation],
+    ) -> Result<(Vec<Object<'s>>, bool), Ended> {
         let mut event = Object::default();
         for (target, sources) in &self.fields {
             let mut values = sources.iter().filter_map(|path| source.get(path.names()));
             if let Some(value) = values.find(|json| json != "null") {
                 step::set(&mut event, target, Node::Text(value))?;
+            } else if let Some(wrong) = sources.iter().find_map(|path| hides(broken, path)) {
+                return Err(wrong.clone().into());
             }
         }
         let (mut rows, mut is_split) = (vec![event], false);
@@ -133,6 +144,14 @@ impl Mapping {
                 condition.holds(&self.env, source, row, || format!("mapping.step[{}].if", step.number))
             }
         }
+    }
+}
+
+/// Returns what is wrong with the field within which this path leads, if it is no JSON: what it may hold is not simply missing.
+fn hides<'b>(broken: &'b [Violation], path: &Path) -> Option<&'b Violation> {
+    match path.names() {
+        [field, _, ..] => broken.iter().find(|wrong| wrong.path == *field),
+        _ => None,
     }
 }
 
