@@ -26,6 +26,10 @@ const MIN_FILES: usize = 32;
 const FILES_A_TENANT: usize = 2;
 /// Says how many files are kept for the commands of a user. One of a component in Python has some 50 MB.
 const FILES_OF_USER: usize = 8;
+/// Names the cache of the service.
+const OF_SERVICE: &str = "GUEST_CACHE";
+/// Names the cache of a user's commands, which no setting names.
+const OF_USER: &str = "the cache of this user's commands, in XDG_CACHE_HOME or else ~/.cache";
 /// Names the extension of the cache's files.
 const EXTENSION: &str = "native";
 /// Holds Linux's `O_NOFOLLOW`, by the name that rustix has for it.
@@ -53,6 +57,8 @@ impl<W: Write> Write for Both<'_, W> {
 #[derive(Clone, Debug)]
 pub(super) struct Cache {
     folder: PathBuf,
+    /// Says what it is, in the words of whoever can change it.
+    name: &'static str,
     max_files: usize,
 }
 
@@ -60,7 +66,7 @@ impl Cache {
     /// Returns the cache in this folder, for the components of so many tenants.
     pub(super) fn new(folder: &Path, tenants: usize) -> Self {
         let max_files = MIN_FILES.max(tenants.saturating_mul(FILES_A_TENANT));
-        Self { folder: folder.to_owned(), max_files }
+        Self { folder: folder.to_owned(), name: OF_SERVICE, max_files }
     }
 
     /// Returns the cache that the settings name, if they name one.
@@ -75,7 +81,7 @@ impl Cache {
         let caches = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
         let folder = caches.join("sluicegate/compiled");
         DirBuilder::new().recursive(true).mode(0o700).create(&folder).ok()?;
-        Some(Self { folder, max_files: FILES_OF_USER })
+        Some(Self { folder, name: OF_USER, max_files: FILES_OF_USER })
     }
 
     /// Returns how many bytes of code there are of this component, or 0 if there are none.
@@ -160,7 +166,8 @@ impl Cache {
         if !found.is_dir() || found.uid() != user() || found.mode() & 0o077 != 0 {
             let what = if found.is_dir() { "a folder" } else { "no folder" };
             return Err(io::Error::other(format!(
-                "GUEST_CACHE: found {what} of the user {} with the mode {:o}; wanted a folder of the user {} with the mode 700",
+                "{}: found {what} of the user {} with the mode {:o}; wanted a folder of the user {} with the mode 700",
+                self.name,
                 found.uid(),
                 found.mode() & 0o777,
                 user()
@@ -258,6 +265,22 @@ mod tests {
         fs::rename(&cache.folder, &moved).expect("moved");
         symlink(&moved, &cache.folder).expect("a link");
         assert_eq!(get(), None, "a link to a folder");
+    }
+
+    /// Who has set no `GUEST_CACHE` does not look for it.
+    #[test]
+    fn a_folder_that_is_refused_is_named_as_what_it_is() {
+        let (_scratch, of_service, engine, digest) = set();
+        of_service.put(&engine, digest, &native(b"code"));
+        fs::set_permissions(&of_service.folder, fs::Permissions::from_mode(0o755)).expect("our own");
+        let why = |cache: &Cache| cache.check_folder().expect_err("others may read it").to_string();
+        assert!(why(&of_service).starts_with("GUEST_CACHE: found a folder of the user "));
+        let of_user = Cache { name: OF_USER, ..of_service };
+        assert!(
+            why(&of_user).starts_with(
+                "the cache of this user's commands, in XDG_CACHE_HOME or else ~/.cache: found a "
+            )
+        );
     }
 
     #[test]
