@@ -60,8 +60,7 @@ impl From<Violation> for Ended {
 impl Mapping {
     /// Makes the events of an entry, and has the default rules judge each, and `further` its type and properties.
     pub(crate) fn judge(&self, entry: &Entry, further: impl Fn(&str, Option<&str>) -> Violations) -> Judged {
-        let made = self.read(entry).map_err(Ended::from).and_then(|source| {
-            let (source, broken) = source;
+        let made = self.read(entry).map_err(Ended::from).and_then(|(source, broken)| {
             let (rows, is_split) = self.rows(&source, &broken)?;
             Ok((rows.iter().map(Object::to_json).collect::<Vec<String>>(), is_split))
         });
