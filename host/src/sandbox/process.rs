@@ -462,7 +462,7 @@ mod tests {
     fn a_channel_takes_a_usual_batch_although_nobody_reads() {
         let frame = vec![0; 300_000];
         let (ours, theirs) = channel_pair().expect("a channel");
-        for mut end in [ours, theirs] {
+        for mut end in [&ours, &theirs] {
             end.set_nonblocking(true).expect("no waiting");
             assert_eq!(end.write(&frame).expect("room"), frame.len());
         }
