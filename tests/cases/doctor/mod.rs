@@ -259,5 +259,5 @@ fn a_version_in_force_that_the_next_start_would_refuse_is_an_error() {
     let report = examined(launch(""), &[]);
     assert_eq!((report.level("rules"), report.bad()), ("ok", vec![("rules-in-force", "error")]));
     let found = text(report.finding("rules-in-force"), "found");
-    assert!(found.contains("made with grants that the settings do not give now"), "{found}");
+    assert!(found.contains("made with grants that the settings of this command do not give"), "{found}");
 }
