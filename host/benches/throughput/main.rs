@@ -7,8 +7,8 @@
 //! - (b) the same pipeline with the default rules as native code, to show what the sandbox costs
 //! - (c) the database alone, fed with the same rows ready-made, to show what is possible
 //!
-//! The events a second vary with what else the machine does; the time of all its processors that an event takes, those of
-//! Redis and PostgreSQL included, varies less.
+//! Besides the events a second, it tells the time that an event takes of all processors, those of Redis and PostgreSQL
+//! included.
 //!
 //! Then it is measured what a hundred slow watchers of the live tap cost the service, and the
 //! transactions of a trickle of 27 events per second are counted. `BENCH_EVENTS` (300000) and
