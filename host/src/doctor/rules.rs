@@ -10,6 +10,10 @@ use crate::sandbox::{LoadError, SandboxEngine};
 use crate::store::{Database, StoredVersion};
 use crate::text::printable;
 
+/// Is the finding about the rules that the settings name.
+const NAMED: &str = "rules";
+/// Is the finding about the version in force.
+const IN_FORCE: &str = "rules-in-force";
 /// No further rules are loaded after this. A component may take a minute to compile.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// The whole is given up after this.
@@ -34,18 +38,18 @@ async fn load_all(config: &Config) -> Vec<Finding> {
     let Ok(database) = Database::new(config) else { return findings };
     for tenant in &config.tenants {
         let Ok(wanted) = database.wanted(&tenant.name, tenant.guest.is_some()).await else { continue };
-        if let Some(stored) = wanted.version
-            && begun.elapsed() < LOAD_TIMEOUT
-        {
-            findings.push(load_in_force(&engine, tenant, &database, stored).await);
-        }
+        let Some(stored) = wanted.version else { continue };
+        findings.push(match begun.elapsed() < LOAD_TIMEOUT {
+            true => load_in_force(&engine, tenant, &database, stored).await,
+            false => not_tried(IN_FORCE, tenant),
+        });
     }
     findings
 }
 
 fn failed(why: &str) -> Finding {
     Finding::error(
-        "rules",
+        NAMED,
         &Subject::Settings,
         format!("the rules could not be tried: {why}"),
         "rules that load",
@@ -64,13 +68,7 @@ async fn load_settings(config: &Config, begun: Instant) -> Result<(Vec<Finding>,
         for tenant in &config.tenants {
             findings.push(match begun.elapsed() < LOAD_TIMEOUT {
                 true => load(&engine, tenant),
-                false => Finding::note(
-                    "rules",
-                    &Subject::Tenant(tenant.name.clone()),
-                    "not tried: the rules of the others took a minute",
-                    "",
-                    "",
-                ),
+                false => not_tried(NAMED, tenant),
             });
         }
         Ok((findings, engine))
@@ -85,13 +83,12 @@ async fn load_in_force(
     database: &Database,
     stored: StoredVersion,
 ) -> Finding {
-    const ID: &str = "rules-in-force";
     let subject = Subject::Tenant(tenant.name.clone());
     let (version, source) = (stored.version, printable(&stored.source).into_owned());
     match load_version_of(engine, tenant, database, stored).await {
-        Ok(_) => Finding::ok(ID, &subject, format!("{version} ({source}) loads")),
+        Ok(_) => Finding::ok(IN_FORCE, &subject, format!("{version} ({source}) loads")),
         Err(error) => Finding::error(
-            ID,
+            IN_FORCE,
             &subject,
             format!("{version} ({source}), which is in force, would be refused at a start: {error}"),
             "a version in force that loads with the settings of this replica",
@@ -100,12 +97,16 @@ async fn load_in_force(
     }
 }
 
+fn not_tried(id: &'static str, tenant: &Tenant) -> Finding {
+    let subject = Subject::Tenant(tenant.name.clone());
+    Finding::note(id, &subject, "not tried: the rules of the others took a minute", "", "")
+}
+
 fn load(engine: &SandboxEngine, tenant: &Tenant) -> Finding {
-    const ID: &str = "rules";
     let subject = Subject::Tenant(tenant.name.clone());
     let refused = |why: String| {
         Finding::error(
-            ID,
+            NAMED,
             &subject,
             why,
             "a component that loads",
@@ -113,7 +114,7 @@ fn load(engine: &SandboxEngine, tenant: &Tenant) -> Finding {
         )
     };
     match try_settings(engine, tenant) {
-        Ok((component, from)) => Finding::ok(ID, &subject, format!("{component} ({from}) loads")),
+        Ok((component, from)) => Finding::ok(NAMED, &subject, format!("{component} ({from}) loads")),
         Err(error) => refused(error.to_string()),
     }
 }
