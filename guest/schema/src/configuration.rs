@@ -80,10 +80,13 @@ pub(crate) fn compile(configuration: &str) -> Result<(SchemaRules, Vec<String>),
         (schema.uri.as_str(), draft.create_resource_ref(&schema.value))
     });
     // Nothing is fetched: a reference to what was not given is an error here.
-    let registry = Registry::new()
-        .extend(resources)
-        .and_then(|registry| registry.prepare())
-        .map_err(|error| astray(&schemas, &error.to_string()).unwrap_or_else(|| vec![error.to_string()]))?;
+    let registry =
+        Registry::new().extend(resources).and_then(|registry| registry.prepare()).map_err(|error| {
+            let error = error.to_string();
+            let place_unknown =
+                || vec![format!("{error}; a `$ref` may point only into the files that are given")];
+            astray(&schemas, &error).unwrap_or_else(place_unknown)
+        })?;
     let mut validator =
         |index: usize| match schemas.get(index).map(|schema| (schema, build(schema, &registry))) {
             Some((_, Ok(validator))) => Some(validator),
